@@ -1,0 +1,1 @@
+"""Exporters: from any gpt-oss checkpoint to what each engine loads."""
