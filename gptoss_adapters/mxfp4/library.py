@@ -1,0 +1,86 @@
+"""Finding and choosing the native kernels: `_mxfp4.so` beside this file, loaded by ctypes (which releases the GIL).
+
+`GPTOSS_MXFP4=portable|avx2|avx512vnni|neon` forces an instruction set, `GPTOSS_MXFP4=torch` the numpy and torch oracles.
+Without a compiled library the oracles serve, so an installation without a compiler works, only slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gptoss_adapters.errors import UsageError
+
+NAMES = ("portable", "avx2", "avx512vnni", "neon", "torch")
+_I64, _I32, _PTR = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
+
+_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
+    "select": (ctypes.c_char_p, [ctypes.c_char_p]),
+    "hf_to_ggml": (None, [_PTR, _PTR, _I64, _I64, _I64, _PTR]),
+    "ggml_to_hf": (None, [_PTR, _I64, _I64, _I64, _PTR, _PTR]),
+    "compare_ggml": (_I64, [_PTR, _PTR, _I64, _I64, _I64, _PTR]),
+    "decode": (None, [_PTR, _PTR, _I64, _I64, _I64, _PTR, _I32]),
+    "encode": (_I64, [_PTR, _I32, _I64, _PTR, _PTR, _PTR]),
+    "to_f32": (None, [_PTR, _I64, _PTR]),
+    "to_f16": (None, [_PTR, _I32, _I64, _PTR]),
+    "to_q8_0": (None, [_PTR, _I32, _I64, _PTR]),
+}
+
+
+class Library:
+    """The exported functions as attributes, without their `mxfp4_` prefix; `name` is the instruction set in use."""
+
+    def __init__(self, path: Path) -> None:
+        dll = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(dll, f"mxfp4_{name}")
+            function.restype, function.argtypes = result, arguments
+            setattr(self, name, function)
+        self.name = ""
+
+    def __getattr__(self, name: str) -> ctypes._NamedFuncPointer:
+        raise AttributeError(name)
+
+
+@cache
+def _load() -> Library | None:
+    path = Path(__file__).with_name("_mxfp4.so")
+    try:
+        return Library(path)
+    except OSError:
+        return None
+
+
+@cache
+def library() -> Library | None:
+    """The native functions, or None when the oracles serve. Raises UsageError when GPTOSS_MXFP4 cannot be obeyed."""
+    wanted = os.environ.get("GPTOSS_MXFP4", "")
+    if wanted not in ("", *NAMES):
+        raise UsageError("unknown GPTOSS_MXFP4", expected="|".join(NAMES), got=wanted)
+    native = None if wanted == "torch" else _load()
+    if native is None:
+        if wanted not in ("", "torch"):
+            raise UsageError(f"GPTOSS_MXFP4={wanted}: the native kernels are not built", hint="run `make native` or reinstall with a compiler")
+        return None
+    name = native.select(wanted.encode())
+    if name is None:
+        raise UsageError(f"GPTOSS_MXFP4={wanted}: this machine cannot run it")
+    native.name = name.decode()
+    return native
+
+
+def backend() -> str:
+    """What serves: "avx512vnni", "avx2", "neon" or "portable" (native), or "torch" (the oracles)."""
+    native = library()
+    return native.name if native else "torch"
+
+
+def address(array: npt.NDArray[np.generic]) -> int:
+    """Where a C-contiguous array begins."""
+    assert array.flags.c_contiguous, "native kernels read dense arrays"
+    return array.ctypes.data

@@ -1,0 +1,77 @@
+// The exported C functions and the choice of instruction set.
+#include <cstring>
+
+#include "codec.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+struct Isa {
+    const char* name;
+    bool (*usable)();
+    const CodecKernels* codec;
+};
+
+bool always() { return true; }
+#if defined(__x86_64__)
+bool has_avx2() {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+bool has_avx512vnni() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+#endif
+#if defined(MXFP4_HAS_neon)
+#include <sys/auxv.h>
+bool has_dotprod() { return getauxval(AT_HWCAP) & (1 << 20); }  // HWCAP_ASIMDDP
+#endif
+
+const Isa ISAS[] = {  // fastest first
+#if defined(MXFP4_HAS_avx512vnni)
+    {"avx512vnni", has_avx512vnni, &codec_avx512vnni},
+#endif
+#if defined(MXFP4_HAS_avx2)
+    {"avx2", has_avx2, &codec_avx2},
+#endif
+#if defined(MXFP4_HAS_neon)
+    {"neon", has_dotprod, &codec_neon},
+#endif
+    {"portable", always, &codec_portable},
+};
+
+const Isa* chosen = nullptr;
+
+}  // namespace
+
+// Selects by name, or the fastest usable for "". Returns its name, or null when it is unknown or this machine lacks it.
+EXPORT const char* mxfp4_select(const char* name) {
+    for (const Isa& isa : ISAS)
+        if ((!*name || strcmp(name, isa.name) == 0) && isa.usable()) {
+            chosen = &isa;
+            return isa.name;
+        }
+    return nullptr;
+}
+
+EXPORT void mxfp4_hf_to_ggml(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, uint8_t* ggml) {
+    chosen->codec->hf_to_ggml(blocks, scales, rows, groups, row_step, ggml);
+}
+EXPORT void mxfp4_ggml_to_hf(const uint8_t* ggml, int64_t rows, int64_t groups, int64_t row_step, uint8_t* blocks, uint8_t* scales) {
+    chosen->codec->ggml_to_hf(ggml, rows, groups, row_step, blocks, scales);
+}
+EXPORT int64_t mxfp4_compare_ggml(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step,
+                                  const uint8_t* ggml) {
+    return chosen->codec->compare_ggml(blocks, scales, rows, groups, row_step, ggml);
+}
+EXPORT void mxfp4_decode(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, void* out, int32_t target) {
+    chosen->codec->decode(blocks, scales, rows, groups, row_step, out, target);
+}
+EXPORT int64_t mxfp4_encode(const void* x, int32_t source, int64_t n_blocks, const EncodeRule* rule, uint8_t* blocks, uint8_t* scales) {
+    return chosen->codec->encode(x, source, n_blocks, rule, blocks, scales);
+}
+EXPORT void mxfp4_to_f32(const uint16_t* bf16, int64_t n, float* out) { chosen->codec->to_f32(bf16, n, out); }
+EXPORT void mxfp4_to_f16(const void* x, int32_t source, int64_t n, uint16_t* out) { chosen->codec->to_f16(x, source, n, out); }
+EXPORT void mxfp4_to_q8_0(const void* x, int32_t source, int64_t n_blocks, uint8_t* out) { chosen->codec->to_q8_0(x, source, n_blocks, out); }

@@ -1,0 +1,338 @@
+// Compiled once per instruction set (MXFP4_ISA). Only intrinsics and file-local functions here: an inline function shared
+// through a header could be linked in its AVX512 form for every machine.
+#include "codec.h"
+
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#define CONCAT_(a, b) a##b
+#define CONCAT(a, b) CONCAT_(a, b)
+
+namespace {
+
+constexpr int QK = 32, HF_BLOCK = 16, GGML_BLOCK = 17, Q8_0_BLOCK = 34;
+
+// ---- nibble permutation -------------------------------------------------------------------------------------------
+
+#if defined(__AVX2__)
+using Nibbles = __m128i;
+inline Nibbles load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+inline void store16(uint8_t* p, Nibbles v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
+inline Nibbles hf_order_to_ggml(Nibbles v) {
+    const __m128i low = _mm_set1_epi8(15);
+    const __m128i even = _mm_and_si128(v, low), odd = _mm_and_si128(_mm_srli_epi16(v, 4), low);
+    const __m128i first = _mm_unpacklo_epi8(even, odd), second = _mm_unpackhi_epi8(even, odd);
+    return _mm_or_si128(first, _mm_slli_epi16(second, 4));
+}
+inline Nibbles ggml_order_to_hf(Nibbles v) {
+    const __m128i low = _mm_set1_epi8(15), pair = _mm_set1_epi16(0x1001);  // even + 16 * odd
+    const __m128i first = _mm_and_si128(v, low), second = _mm_and_si128(_mm_srli_epi16(v, 4), low);
+    return _mm_packus_epi16(_mm_maddubs_epi16(first, pair), _mm_maddubs_epi16(second, pair));
+}
+inline bool same(Nibbles a, Nibbles b) { return _mm_movemask_epi8(_mm_cmpeq_epi8(a, b)) == 0xffff; }
+#elif defined(__ARM_NEON)
+using Nibbles = uint8x16_t;
+inline Nibbles load16(const uint8_t* p) { return vld1q_u8(p); }
+inline void store16(uint8_t* p, Nibbles v) { vst1q_u8(p, v); }
+inline Nibbles hf_order_to_ggml(Nibbles v) {
+    const uint8x16_t even = vandq_u8(v, vdupq_n_u8(15)), odd = vshrq_n_u8(v, 4);
+    return vorrq_u8(vzip1q_u8(even, odd), vshlq_n_u8(vzip2q_u8(even, odd), 4));
+}
+inline Nibbles ggml_order_to_hf(Nibbles v) {
+    const uint8x16_t first = vandq_u8(v, vdupq_n_u8(15)), second = vshrq_n_u8(v, 4);
+    return vorrq_u8(vuzp1q_u8(first, second), vshlq_n_u8(vuzp2q_u8(first, second), 4));
+}
+inline bool same(Nibbles a, Nibbles b) { return vminvq_u8(vceqq_u8(a, b)) == 0xff; }
+#else
+struct Nibbles { uint8_t b[16]; };
+inline Nibbles load16(const uint8_t* p) { Nibbles v; memcpy(v.b, p, 16); return v; }
+inline void store16(uint8_t* p, Nibbles v) { memcpy(p, v.b, 16); }
+inline Nibbles hf_order_to_ggml(Nibbles v) {
+    Nibbles o;
+    for (int j = 0; j < 8; ++j) {
+        o.b[2 * j] = (v.b[j] & 15) | (v.b[8 + j] & 15) << 4;
+        o.b[2 * j + 1] = (v.b[j] >> 4) | (v.b[8 + j] & 0xf0);
+    }
+    return o;
+}
+inline Nibbles ggml_order_to_hf(Nibbles v) {
+    Nibbles o;
+    for (int j = 0; j < 8; ++j) {
+        o.b[j] = (v.b[2 * j] & 15) | (v.b[2 * j + 1] & 15) << 4;
+        o.b[8 + j] = (v.b[2 * j] >> 4) | (v.b[2 * j + 1] & 0xf0);
+    }
+    return o;
+}
+inline bool same(Nibbles a, Nibbles b) { return memcmp(a.b, b.b, 16) == 0; }
+#endif
+
+void hf_to_ggml(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, uint8_t* ggml) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const uint8_t* b = blocks + r * row_step * groups * HF_BLOCK;
+        const uint8_t* s = scales + r * row_step * groups;
+        for (int64_t g = 0; g < groups; ++g, ggml += GGML_BLOCK) {
+            ggml[0] = s[g];
+            store16(ggml + 1, hf_order_to_ggml(load16(b + g * HF_BLOCK)));
+        }
+    }
+}
+
+void ggml_to_hf(const uint8_t* ggml, int64_t rows, int64_t groups, int64_t row_step, uint8_t* blocks, uint8_t* scales) {
+    for (int64_t r = 0; r < rows; ++r) {
+        uint8_t* b = blocks + r * row_step * groups * HF_BLOCK;
+        uint8_t* s = scales + r * row_step * groups;
+        for (int64_t g = 0; g < groups; ++g, ggml += GGML_BLOCK) {
+            s[g] = ggml[0];
+            store16(b + g * HF_BLOCK, ggml_order_to_hf(load16(ggml + 1)));
+        }
+    }
+}
+
+int64_t compare_ggml(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, const uint8_t* ggml) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const uint8_t* b = blocks + r * row_step * groups * HF_BLOCK;
+        const uint8_t* s = scales + r * row_step * groups;
+        for (int64_t g = 0; g < groups; ++g, ggml += GGML_BLOCK)
+            if (ggml[0] != s[g] || !same(load16(ggml + 1), hf_order_to_ggml(load16(b + g * HF_BLOCK)))) return r * groups + g;
+    }
+    return -1;
+}
+
+// ---- decode -------------------------------------------------------------------------------------------------------
+
+// Every MXFP4 value, scale byte 0 (subnormal) and the overflow of 253 and 254 included, is a bf16 value or Inf, and its
+// float32 is that with 16 zero bits: one table serves both, and no arithmetic means no flush-to-zero.
+struct DecodeTable { uint8_t low[256][16], high[256][16]; };
+
+constexpr uint16_t bf16_value(int scale, int code) {
+    constexpr int exponent[8] = {0, -1, 0, 0, 1, 1, 2, 2}, half[8] = {0, 0, 0, 1, 0, 1, 0, 1};
+    if (scale == 255) return 0x7fc0;
+    const int m = code & 7, sign = (code & 8) << 12, field = scale + exponent[m];
+    if (m == 0) return sign;
+    if (field >= 255) return sign | 0x7f80;
+    if (field >= 1) return sign | field << 7 | half[m] << 6;
+    return sign | (128 + 64 * half[m]) >> (1 - field);
+}
+
+constexpr DecodeTable make_table() {
+    DecodeTable t{};
+    for (int s = 0; s < 256; ++s)
+        for (int c = 0; c < 16; ++c) {
+            t.low[s][c] = bf16_value(s, c) & 255;
+            t.high[s][c] = bf16_value(s, c) >> 8;
+        }
+    return t;
+}
+constexpr DecodeTable TABLE = make_table();
+
+#if defined(__AVX2__)
+inline void decode_block(const uint8_t* b, uint8_t scale, uint16_t* out) {
+    const __m128i low4 = _mm_set1_epi8(15), v = load16(b);
+    const __m128i tl = load16(TABLE.low[scale]), th = load16(TABLE.high[scale]);
+    const __m128i even = _mm_and_si128(v, low4), odd = _mm_and_si128(_mm_srli_epi16(v, 4), low4);
+    for (int h = 0; h < 2; ++h) {
+        const __m128i codes = h ? _mm_unpackhi_epi8(even, odd) : _mm_unpacklo_epi8(even, odd);
+        const __m128i lo = _mm_shuffle_epi8(tl, codes), hi = _mm_shuffle_epi8(th, codes);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * h), _mm_unpacklo_epi8(lo, hi));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * h + 8), _mm_unpackhi_epi8(lo, hi));
+    }
+}
+#else
+inline void decode_block(const uint8_t* b, uint8_t scale, uint16_t* out) {
+    const uint8_t *lo = TABLE.low[scale], *hi = TABLE.high[scale];
+    for (int j = 0; j < HF_BLOCK; ++j) {
+        out[2 * j] = lo[b[j] & 15] | hi[b[j] & 15] << 8;
+        out[2 * j + 1] = lo[b[j] >> 4] | hi[b[j] >> 4] << 8;
+    }
+}
+#endif
+
+void to_f32(const uint16_t* bf16, int64_t n, float* out) {
+    for (int64_t i = 0; i < n; ++i) {
+        const uint32_t bits = uint32_t(bf16[i]) << 16;
+        memcpy(out + i, &bits, 4);
+    }
+}
+
+void decode(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, void* out, int32_t target) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const uint8_t* b = blocks + r * row_step * groups * HF_BLOCK;
+        const uint8_t* s = scales + r * row_step * groups;
+        for (int64_t g = 0; g < groups; ++g) {
+            const int64_t at = (r * groups + g) * QK;
+            if (target == SOURCE_BF16) {
+                decode_block(b + g * HF_BLOCK, s[g], static_cast<uint16_t*>(out) + at);
+            } else {
+                uint16_t values[QK];
+                decode_block(b + g * HF_BLOCK, s[g], values);
+                to_f32(values, QK, static_cast<float*>(out) + at);
+            }
+        }
+    }
+}
+
+// ---- encode -------------------------------------------------------------------------------------------------------
+// Plain loops over 32 values: the compiler vectorises them for each instruction set.
+
+inline void load_block(const void* x, int32_t source, int64_t block, float* v) {
+    if (source == SOURCE_BF16) to_f32(static_cast<const uint16_t*>(x) + block * QK, QK, v);
+    else memcpy(v, static_cast<const float*>(x) + block * QK, QK * sizeof(float));
+}
+
+inline int32_t max_magnitude(const int32_t* bits) {
+    int32_t amax = 0;
+    for (int j = 0; j < QK; ++j) {
+        const int32_t a = bits[j] & 0x7fffffff;
+        amax = a > amax ? a : amax;
+    }
+    return amax;
+}
+
+inline float power_of_two(int exponent) {  // -126..127
+    const uint32_t bits = uint32_t(exponent + 127) << 23;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+// Codes without sign for |x| / 2^(scale - 127): the number of thresholds exceeded. A tie that must go up to an even code
+// compares with the float just below its threshold.
+inline void magnitudes(const int32_t* bits, int scale, int ties_to_even, int32_t* code) {
+    static const int32_t threshold[7] = {0x3e800000, 0x3f400000, 0x3fa00000, 0x3fe00000, 0x40200000, 0x40600000, 0x40a00000};
+    const float inverse = power_of_two(127 - scale);
+    for (int j = 0; j < QK; ++j) {
+        const int32_t magnitude = bits[j] & 0x7fffffff;
+        float a;
+        memcpy(&a, &magnitude, 4);
+        a *= inverse;  // exact, or far below the first threshold
+        int32_t scaled, c = 0;
+        memcpy(&scaled, &a, 4);
+        for (int k = 0; k < 7; ++k) c += scaled > threshold[k] - ((k & 1) & ties_to_even);
+        code[j] = c;
+    }
+}
+
+// Sum of squares in four double lanes, added pairwise: the order that the numpy oracle uses too.
+inline double squared_error(const float* x, const int32_t* code, int scale) {
+    static const double value[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+    const double unit = scale ? double(power_of_two(scale - 127)) : 0x1p-127;
+    double lane[4] = {0, 0, 0, 0};
+    for (int j = 0; j < QK; ++j) {
+        const double d = (x[j] < 0 ? -double(x[j]) : double(x[j])) - value[code[j]] * unit;
+        lane[j & 3] += d * d;
+    }
+    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
+}
+
+inline int search_scale(const float* x, const int32_t* bits, int scale, int ties_to_even, int32_t* code) {
+    int best = scale;
+    double least = squared_error(x, code, scale);
+    for (int step = 1; step >= -1; step -= 2) {
+        const int trial = scale + step;
+        if (trial < 0 || trial > 253) continue;
+        int32_t other[QK];
+        magnitudes(bits, trial, ties_to_even, other);
+        const double error = squared_error(x, other, trial);
+        if (error < least) {
+            least = error;
+            best = trial;
+            memcpy(code, other, sizeof other);
+        }
+    }
+    return best;
+}
+
+inline bool encode_block(const float* x, const EncodeRule& rule, uint8_t* block, uint8_t* scale_byte) {
+    int32_t bits[QK], code[QK];
+    memcpy(bits, x, sizeof bits);
+    const int32_t amax = max_magnitude(bits);
+    if (amax >= 0x7f800000) return false;
+    int scale = int((uint32_t(amax) + rule.round_up) >> 23) - 2;
+    scale = scale < 0 ? 0 : scale;
+    magnitudes(bits, scale, rule.ties_to_even, code);
+    if (rule.search && amax) scale = search_scale(x, bits, scale, rule.ties_to_even, code);
+    for (int j = 0; j < QK; ++j) code[j] |= (bits[j] < 0) & ((code[j] != 0) | rule.keep_minus_zero) ? 8 : 0;
+    for (int j = 0; j < HF_BLOCK; ++j) block[j] = uint8_t(code[2 * j] | code[2 * j + 1] << 4);
+    *scale_byte = uint8_t(scale);
+    return true;
+}
+
+int64_t encode(const void* x, int32_t source, int64_t n_blocks, const EncodeRule* rule, uint8_t* blocks, uint8_t* scales) {
+    for (int64_t i = 0; i < n_blocks; ++i) {
+        float v[QK];
+        load_block(x, source, i, v);
+        if (!encode_block(v, *rule, blocks + i * HF_BLOCK, scales + i)) return i;
+    }
+    return -1;
+}
+
+// ---- dense types --------------------------------------------------------------------------------------------------
+
+inline uint16_t half_bits(float f) {  // round to nearest even, overflow to Inf, NaN to a quiet NaN
+#if defined(__F16C__)
+    return uint16_t(_mm_extract_epi16(_mm_cvtps_ph(_mm_set_ss(f), _MM_FROUND_TO_NEAREST_INT), 0));
+#else
+    uint32_t x;
+    memcpy(&x, &f, 4);
+    const uint16_t sign = (x >> 16) & 0x8000;
+    x &= 0x7fffffff;
+    if (x > 0x7f800000) return sign | 0x7e00 | ((x >> 13) & 0x3ff);
+    if (x >= 0x477ff000) return sign | 0x7c00;
+    if (x >= 0x38800000) return sign | uint16_t((x - 0x38000000 + 0xfff + ((x >> 13) & 1)) >> 13);
+    const int shift = 126 - int(x >> 23);  // subnormal half: units of 2^-24
+    if (shift > 24) return sign;
+    const uint32_t m = (x & 0x7fffff) | 0x800000;
+    const uint32_t kept = m >> shift, rest = m & ((1u << shift) - 1), middle = 1u << (shift - 1);
+    return sign | uint16_t(kept + (rest > middle || (rest == middle && (kept & 1))));
+#endif
+}
+
+void to_f16(const void* x, int32_t source, int64_t n, uint16_t* out) {
+    int64_t i = 0;
+#if defined(__F16C__)
+    for (; i + 8 <= n; i += 8) {
+        __m256 v;
+        if (source == SOURCE_BF16) {
+            const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const uint16_t*>(x) + i));
+            v = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+        } else {
+            v = _mm256_loadu_ps(static_cast<const float*>(x) + i);
+        }
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+    }
+#endif
+    for (; i < n; ++i) {
+        float f;
+        if (source == SOURCE_BF16) to_f32(static_cast<const uint16_t*>(x) + i, 1, &f);
+        else f = static_cast<const float*>(x)[i];
+        out[i] = half_bits(f);
+    }
+}
+
+// GGML's Q8_0: d = amax / 127 (stored as half), q = x / d rounded half away from zero, d not yet rounded.
+void to_q8_0(const void* x, int32_t source, int64_t n_blocks, uint8_t* out) {
+    for (int64_t i = 0; i < n_blocks; ++i, out += Q8_0_BLOCK) {
+        float v[QK], amax;
+        int32_t bits[QK];
+        load_block(x, source, i, v);
+        memcpy(bits, v, sizeof bits);
+        const int32_t top = max_magnitude(bits);
+        memcpy(&amax, &top, 4);
+        const float d = amax / 127.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+        const uint16_t h = half_bits(d);
+        memcpy(out, &h, 2);
+        for (int j = 0; j < QK; ++j) {
+            const float q = v[j] * inverse;
+            // 0.49999997 is the float below 0.5: adding 0.5 would round 0.49999997 up to 1.
+            out[2 + j] = uint8_t(int8_t(int32_t(q + (q < 0 ? -0.49999997f : 0.49999997f))));
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" const CodecKernels CONCAT(codec_, MXFP4_ISA) = {hf_to_ggml, ggml_to_hf, compare_ggml, decode, encode, to_f32, to_f16, to_q8_0};

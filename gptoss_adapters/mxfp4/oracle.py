@@ -1,0 +1,129 @@
+"""The MXFP4 codec in plain numpy: slow, obvious, and what every native kernel is compared with, bit for bit.
+
+A block is 32 values: 4-bit e2m1 codes and one e8m0 scale byte, value = e2m1[code] * 2**(scale - 127) (OCP Microscaling
+Formats v1.0). Two nibble orders exist. HF and OpenAI: `blocks[..., G, 16]` uint8, byte j holds value 2j in its low nibble and
+value 2j + 1 in its high one; `scales[..., G]` uint8. GGML: 17 bytes, the scale first, then byte j holds values j and 16 + j.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
+
+QK = 32  # values in a block
+HF_BLOCK, GGML_BLOCK, Q8_0_BLOCK = 16, 17, 34  # bytes in a block
+
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+THRESHOLDS = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)  # midpoints between magnitudes
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a block's scale and codes are chosen.
+
+    `round_up` is added to the float32 bits of the largest magnitude before its exponent is taken, so that it carries into the
+    exponent from a certain mantissa on; the scale is that exponent - 2, so the largest magnitude lies in [4, 8) when nothing
+    is added. `search` also tries the scale one above and one below and keeps the smallest squared error.
+    """
+
+    round_up: int
+    ties_to_even: bool
+    keep_minus_zero: bool
+    search: bool = False
+
+
+RULES = {
+    "ocp": Rule(0, True, True),  # OCP section 6.3: floor(log2 amax) - 2; torchao FLOOR
+    "ggml": Rule(0, False, False),  # quantize_row_mxfp4_ref, its scale clamped at 0 where it would wrap
+    "triton": Rule(0x3FFFFF, True, True),  # ceil(log2(amax / 6)): triton_kernels ROUND_UP, transformers, torchao RCEIL
+    "even": Rule(0x200000, True, True),  # amax >= 1.75 * 2**k counts as 2**(k + 1): torchao EVEN, compressed-tensors
+    "mse": Rule(0, True, True, search=True),
+}
+
+
+def codes(blocks: U8) -> U8:
+    """blocks [..., G, 16] -> codes [..., G, 32] in value order."""
+    return np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*blocks.shape[:-1], QK)
+
+
+def pack(code: U8) -> U8:
+    """codes [..., G, 32] -> blocks [..., G, 16]."""
+    return (code[..., 0::2] | code[..., 1::2] << 4).astype(np.uint8)
+
+
+def decode(blocks: U8, scales: U8) -> F32:
+    """blocks [..., G, 16], scales [..., G] -> float32 [..., G * 32]; scale 255 gives NaN, an overflow (253, 254) Inf."""
+    with np.errstate(over="ignore"):
+        values = np.ldexp(E2M1[codes(blocks)], scales[..., None].astype(np.int32) - 127)
+    values = np.where(scales[..., None] == 255, np.float32(np.nan), values)
+    return values.reshape(*blocks.shape[:-2], -1)
+
+
+def hf_to_ggml(blocks: U8, scales: U8) -> U8:
+    """blocks [R, G, 16], scales [R, G] -> rows [R, G * 17]."""
+    code = codes(blocks)
+    nibbles = code[..., :16] | code[..., 16:] << 4
+    return np.concatenate([scales[..., None], nibbles], axis=-1).reshape(len(blocks), blocks.shape[1] * GGML_BLOCK)
+
+
+def ggml_to_hf(rows: U8) -> tuple[U8, U8]:
+    """rows [R, G * 17] -> blocks [R, G, 16], scales [R, G]."""
+    block = rows.reshape(len(rows), rows.shape[1] // GGML_BLOCK, GGML_BLOCK)
+    nibbles = block[..., 1:]
+    return pack(np.concatenate([nibbles & 15, nibbles >> 4], axis=-1)), np.ascontiguousarray(block[..., 0])
+
+
+def encode(x: F32, rule: Rule) -> tuple[U8, U8]:
+    """Finite float32 [..., G * 32] -> blocks [..., G, 16], scales [..., G]."""
+    v = x.reshape(*x.shape[:-1], -1, QK)
+    amax = np.abs(v).max(axis=-1)
+    scale = np.maximum(((amax.view(np.uint32) + np.uint32(rule.round_up)) >> 23).astype(np.int32) - 2, 0)
+    code = _magnitudes(v, scale, rule)
+    if rule.search:
+        least = _squared_error(v, code, scale)
+        best = scale
+        for trial in (scale + 1, scale - 1):
+            legal = (trial >= 0) & (trial <= 253) & (amax > 0)
+            other = _magnitudes(v, np.clip(trial, 0, 253), rule)
+            error = _squared_error(v, other, np.clip(trial, 0, 253))
+            better = legal & (error < least)
+            least, best = np.where(better, error, least), np.where(better, trial, best)
+            code = np.where(better[..., None], other, code)
+        scale = best
+    negative = np.signbit(v) & ((code > 0) | rule.keep_minus_zero)
+    return pack((code | np.where(negative, 8, 0)).astype(np.uint8)), scale.astype(np.uint8)
+
+
+def _magnitudes(v: F32, scale: npt.NDArray[np.int32], rule: Rule) -> U8:
+    """Codes 0..7 of |v| / 2**(scale - 127), saturating; ties to the smaller magnitude, or to the even code."""
+    a = np.abs(np.ldexp(v.astype(np.float64), 127 - scale[..., None]))
+    above = [(a > t) | ((a == t) & (rule.ties_to_even and k % 2 == 1)) for k, t in enumerate(THRESHOLDS)]
+    total: U8 = np.sum(above, axis=0, dtype=np.uint8)
+    return total
+
+
+def _squared_error(v: F32, code: U8, scale: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """Per block, summed in four interleaved lanes like the native code, so that equal means equal."""
+    d = np.abs(v.astype(np.float64)) - np.ldexp(E2M1[code].astype(np.float64), scale[..., None] - 127)
+    lanes = np.zeros((*v.shape[:-1], 4))
+    for j in range(0, QK, 4):
+        lanes += d[..., j : j + 4] ** 2
+    out: npt.NDArray[np.float64] = (lanes[..., 0] + lanes[..., 1]) + (lanes[..., 2] + lanes[..., 3])
+    return out
+
+
+def to_q8_0(x: F32) -> U8:
+    """float32 [R, n] -> GGML Q8_0 rows [R, n / 32 * 34]: a half d = amax / 127, then 32 int8 of x / d, halves away from 0."""
+    v = x.reshape(len(x), -1, QK)
+    d = (np.abs(v).max(axis=-1, keepdims=True) / np.float32(127)).astype(np.float32)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        q = v * np.where(d == 0, np.float32(0), np.float32(1) / d)
+        rounded = np.sign(q) * (np.floor(np.abs(q)) + (np.abs(q) % 1 >= 0.5))
+        half = d.astype(np.float16)
+    packed = np.concatenate([half.view(np.uint8), rounded.astype(np.int8).view(np.uint8)], axis=-1)
+    return packed.reshape(len(x), -1)
