@@ -1,0 +1,130 @@
+"""The experts of one layer: gathered by expert, gate and up, clamped SwiGLU, down, combined by the router's weights.
+
+Three ways to the same numbers: the oracle (decode one expert, multiply in torch), which works for every stored encoding,
+dtype and device; the native kernels, which multiply MXFP4 without decoding it (CPU, float32 and bfloat16); and on a GPU
+the Triton kernels where they are installed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gptoss_adapters.errors import UsageError
+from gptoss_adapters.linear import as_tensor, linear
+
+if TYPE_CHECKING:
+    from gptoss_adapters.checkpoint import Checkpoint
+
+Experts = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x [N, H], chosen [N, K], weights [N, K]) -> [N, H]
+MODES = ("auto", "q24", "q16", "oracle")
+
+
+def load_experts(checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device: torch.device, mode: str = "auto") -> Experts:
+    """The experts of one layer. mode: see `GptOss.from_checkpoint`. Nothing is decoded here; MXFP4 stays mapped."""
+    if mode not in MODES:
+        raise UsageError("experts must be one of " + ", ".join(MODES), got=mode)
+    packed = checkpoint.tensors[f"layers.{layer}.experts.gate_up.weight"].encoding == "mxfp4"
+    if packed and device.type == "cpu" and dtype != torch.float64 and mode != "oracle":
+        from gptoss_adapters import mxfp4
+
+        if mode != "auto" or mxfp4.backend() not in ("torch", "numpy"):
+            return NativeExperts(checkpoint, layer, "q24" if mode == "auto" else mode)
+    return OracleExperts(checkpoint, layer, dtype, device)
+
+
+def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
+    """x [..., 2I], gate on even and up on odd columns -> [..., I]: clamp, gate * sigmoid(alpha * gate) * (up + 1)."""
+    gate, up = x[..., ::2].clamp(max=limit), x[..., 1::2].clamp(-limit, limit)
+    return gate * torch.sigmoid(alpha * gate) * (up + 1)
+
+
+class OracleExperts:
+    """The slow, obvious way. Holds no weight: each expert is read (and decoded) from the checkpoint when it is chosen.
+
+    On a GPU the layer's packed weights are moved there once.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.config, self.dtype, self.device = checkpoint.config, dtype, device
+        self.weights = {name: _stored(checkpoint, f"layers.{layer}.experts.{name}.weight", device) for name in ("gate_up", "down")}
+        self.biases = {name: as_tensor(checkpoint.array(f"layers.{layer}.experts.{name}.bias")).to(device) for name in ("gate_up", "down")}
+
+    def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        out = x.new_zeros((*chosen.shape, x.shape[1]))  # (N, K, H)
+        for expert, rows, slots in grouped(chosen):
+            h = self._linear("gate_up", expert, x[rows])
+            h = swiglu(h, self.config.swiglu_alpha, self.config.swiglu_limit)
+            out[rows, slots] = self._linear("down", expert, h)
+        return torch.einsum("nkh,nk->nh", out, weights)
+
+    def _linear(self, name: str, expert: int, x: Tensor) -> Tensor:
+        weight = self.weights[name](expert, self.dtype)
+        return linear(x, weight) + self.biases[name][expert].to(x.dtype)
+
+
+def grouped(chosen: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """chosen [N, K] -> (expert, rows, slots) for each expert that anybody chose, in ascending order."""
+    for expert in chosen.unique().tolist():
+        rows, slots = (chosen == expert).nonzero(as_tuple=True)
+        yield int(expert), rows, slots
+
+
+def _stored(checkpoint: Checkpoint, name: str, device: torch.device) -> Callable[[int, torch.dtype], Tensor]:
+    """(expert, dtype) -> that expert's weight [out, in], contiguous, exactly its stored values in dtype."""
+    if checkpoint.tensors[name].encoding != "mxfp4":
+        dense = checkpoint.array(name)
+        return lambda expert, dtype: as_tensor(dense[expert]).to(device, dtype).contiguous()
+    blocks, scales = (as_tensor(a) for a in checkpoint.mxfp4(name))
+    if device.type == "cpu":
+        return lambda expert, dtype: decode(blocks[expert], scales[expert], dtype)
+    blocks, scales = blocks.to(device), scales.to(device)
+    return lambda expert, dtype: decode(blocks[expert], scales[expert], dtype)
+
+
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+
+
+def decode(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """MXFP4 in torch, on any device. blocks [..., G, 16] u8, scales [..., G] u8 -> [..., G * 32] in dtype, exact.
+
+    The low nibble comes first. Scale byte 255 (NaN) is refused when the checkpoint is opened, not here.
+    """
+    table = torch.tensor(_E2M1, dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=blocks.device)
+    codes = torch.stack((blocks & 15, blocks >> 4), dim=-1).flatten(-2)  # (..., G, 32)
+    values = table[codes.int()] * torch.exp2(scales.to(table.dtype) - 127)[..., None]
+    return values.flatten(-2).to(dtype)
+
+
+class NativeExperts:
+    """The native kernels: one call per layer, on blocks and scales as the file holds them.
+
+    precision: "q24" (float32-class) or "q16" (error 1e-4). Results do not depend on the number of threads.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, layer: int, precision: str) -> None:
+        from gptoss_adapters import mxfp4
+
+        self.config, self.precision, self.moe = checkpoint.config, precision, mxfp4.moe
+        self.weights: Any = mxfp4.ExpertWeights(
+            *(part for name in ("gate_up", "down") for part in (
+                *checkpoint.mxfp4(f"layers.{layer}.experts.{name}.weight"),
+                checkpoint.read(f"layers.{layer}.experts.{name}.bias"),
+            ))
+        )  # fmt: skip
+
+    def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        y = self.moe(
+            x.float().contiguous().numpy(), self.weights, chosen.int().contiguous().numpy(), weights.float().contiguous().numpy(),
+            alpha=self.config.swiglu_alpha, limit=self.config.swiglu_limit, threads=threads(), precision=self.precision,
+        )  # fmt: skip
+        return torch.from_numpy(y).to(x.dtype)
+
+
+def threads() -> int:
+    """The kernels follow torch's number of threads, or GPTOSS_THREADS."""
+    return int(os.environ.get("GPTOSS_THREADS", 0)) or torch.get_num_threads()

@@ -1,0 +1,40 @@
+"""Matrix times activations where the weight keeps its stored dtype: bf16 weights, float32 activations, exact products."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK_VALUES = 1 << 22  # weights widened at a time: 16 MB of float32, which stays in the caches' reach
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., in] times weight [out, in] plus bias [out] -> [..., out] in x's dtype.
+
+    Equal dtypes: one matmul. Else the weight is widened to x's dtype by chunks of rows (exact: bf16 and f16 into float32
+    or float64). One or a few float32 rows against bf16 on CPU go through the native kernel, which reads bf16 directly.
+    """
+    if weight.dtype == x.dtype:
+        return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+    y = _widened(x, weight)
+    return y if bias is None else y + bias.to(y.dtype)
+
+
+def _widened(x: Tensor, weight: Tensor) -> Tensor:
+    rows = max(1, CHUNK_VALUES // weight.shape[1])
+    parts = [F.linear(x, w.to(x.dtype)) for w in weight.split(rows)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def as_tensor(array: Any) -> Tensor:
+    """A numpy array (ml_dtypes.bfloat16 included) as a torch tensor over the same memory. Never write to it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "not writable": weights are read only, as we want them
+        if array.dtype.name == "bfloat16":
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)

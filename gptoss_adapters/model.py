@@ -1,0 +1,304 @@
+"""The canonical gpt-oss model in torch: the one place where the architecture is defined.
+
+A decoder-only mixture-of-experts transformer, read here in forward order:
+
+- token embedding; RMSNorm before attention and before the experts; untied output head
+- attention with a learned sink per query head, grouped queries, sliding window on some layers, YaRN RoPE (half-split)
+- experts chosen by top-k of a linear router, softmax over the chosen; clamped SwiGLU; biases everywhere
+- expert weights stay in MXFP4 (blocks and scales as stored, memory-mapped) and are decoded one expert at a time, or
+  multiplied by the native kernels without being decoded at all
+
+The computation is float32 (or float64) on exactly decoded weights: the truth that every engine is judged against.
+bfloat16 follows the rounding points of OpenAI's torch implementation. Dense weights stay in their stored dtype and are
+widened as they are used, so memory is that of the checkpoint.
+
+Formulas: openai/gpt-oss `torch/model.py`; YaRN: Peng et al. 2023, arXiv:2309.00071.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gptoss_adapters.errors import UsageError
+from gptoss_adapters.experts import Experts, load_experts
+from gptoss_adapters.linear import as_tensor, linear
+from gptoss_adapters.spec import SLIDING, GptOssConfig
+
+if TYPE_CHECKING:
+    from gptoss_adapters.checkpoint import Checkpoint
+    from gptoss_adapters.generate import Generation
+
+ATTENTION_BYTES = 64 << 20  # bound on one chunk of attention scores
+
+
+@dataclass(slots=True)
+class Taps:
+    """What a forward pass lets out, and what it lets in, for the parity work. Lists get one entry per layer.
+
+    hidden: [B, T, H] after each layer; router_scores: [B, T, E] before top-k; experts: [B, T, K] int64, by falling score.
+    forced: if given, [B, T, K] per layer: these experts are used (weighted by a softmax over their own scores).
+    """
+
+    hidden: list[Tensor] = field(default_factory=list)
+    router_scores: list[Tensor] = field(default_factory=list)
+    experts: list[Tensor] = field(default_factory=list)
+    forced: Sequence[Tensor] | None = None
+
+
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """x [..., H] -> x / rms(x) * scale, in at least float32, rounded once to x's dtype."""
+    t = x if x.dtype == torch.float64 else x.float()
+    t = t * torch.rsqrt(t.square().mean(-1, keepdim=True) + eps)
+    return (t * scale.to(t.dtype)).to(x.dtype)
+
+
+class Rope:
+    """YaRN rotary embedding: rotates the two halves of a head by position x inverse frequency."""
+
+    def __init__(self, config: GptOssConfig, device: torch.device) -> None:
+        self.concentration = config.concentration
+        self.inv_freq = yarn_inverse_frequencies(config).to(device)  # (hd/2,) float64
+
+    def tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """positions [B, T] -> cos, sin [B, T, 1, hd/2] in dtype, times the concentration factor."""
+        angle = positions[..., None].to(torch.float64) * self.inv_freq
+        return tuple((f(angle) * self.concentration).to(dtype).unsqueeze(-2) for f in (torch.cos, torch.sin))  # type: ignore[return-value]
+
+
+def yarn_inverse_frequencies(config: GptOssConfig) -> Tensor:
+    """(hd/2,) float64: interpolated for slow pairs, as trained for fast ones, a linear ramp in between."""
+    pair = torch.arange(0, config.head_dim, 2, dtype=torch.float64)
+    freq = config.rope_theta ** (pair / config.head_dim)
+    if config.rope_scaling_factor == 1.0:
+        return 1.0 / freq
+    low, high = config.yarn_bounds()
+    ramp = ((pair / 2 - low) / (high - low)).clamp(0, 1)
+    return ramp / (config.rope_scaling_factor * freq) + (1 - ramp) / freq
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [B, T, n, hd] -> the same, rotated."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class Cache:
+    """Keys and values of one layer: [B, S, n_kv, hd] with the position of every column, [B, S] (-1: padding, on the left).
+
+    Columns stand in the order of their positions, so the tail is the most recent. A sliding layer keeps what its window
+    can still reach; a full layer's buffer doubles as it grows.
+    """
+
+    def __init__(self, window: int | None) -> None:
+        self.window, self.used = window, 0
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
+        self.positions: Tensor | None = None
+
+    def extend(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Append T columns; returns every column that the new queries may need: k, v [B, S, n_kv, hd], positions [B, S]."""
+        if self.window is None:
+            return self._append(k, v, positions)
+        if self.k is not None and self.v is not None and self.positions is not None:
+            k, v = torch.cat((self.k, k), 1), torch.cat((self.v, v), 1)
+            positions = torch.cat((self.positions, positions), 1)
+        cut = max(0, positions.shape[1] - (self.window - 1))
+        self.k, self.v, self.positions = (x[:, cut:].clone() for x in (k, v, positions))
+        return k, v, positions
+
+    def _append(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        start, end = self.used, self.used + k.shape[1]
+        self.k, self.v = _room(self.k, k, start, end), _room(self.v, v, start, end)
+        self.positions = _room(self.positions, positions, start, end)
+        self.used = end
+        return self.k[:, :end], self.v[:, :end], self.positions[:, :end]
+
+
+def _room(buffer: Tensor | None, new: Tensor, start: int, end: int) -> Tensor:
+    if buffer is None or buffer.shape[1] < end:
+        size = end if buffer is None else max(end, 2 * buffer.shape[1])
+        grown = new.new_empty((new.shape[0], size, *new.shape[2:]))
+        if buffer is not None:
+            grown[:, :start] = buffer[:, :start]
+        buffer = grown
+    buffer[:, start:end] = new
+    return buffer
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos: Tensor, window: int | None) -> Tensor:
+    """Attention with sinks. q [B, T, n, hd]; k, v [B, S, n_kv, hd]; sinks [n]; positions [B, T] and [B, S] -> [B, T, n * hd].
+
+    Query t sees key s iff 0 <= p_s <= p_t and, in a sliding layer, p_t - p_s < window. The sink is one more score per
+    query head, not scaled, without a value.
+    """
+    b, t, n, hd = q.shape
+    step = max(1, ATTENTION_BYTES // (b * n * k.shape[1] * q.element_size()))
+    past = k.shape[1] - t  # query column lo stands at key column past + lo
+    out = []
+    for lo in range(0, t, step):
+        hi = min(lo + step, t)
+        keys = slice(0 if window is None else max(0, past + lo - window + 1), past + hi)  # all that these queries can see
+        out.append(_attend_chunk(q[:, lo:hi], k[:, keys], v[:, keys], sinks, q_pos[:, lo:hi], k_pos[:, keys], window))
+    return torch.cat(out, 1).reshape(b, t, n * hd)
+
+
+def _attend_chunk(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos: Tensor, window: int | None) -> Tensor:
+    b, t, n, hd = q.shape
+    n_kv = k.shape[2]
+    q = q.view(b, t, n_kv, n // n_kv, hd)  # (B, T, Nkv, G, D)
+    scores = torch.einsum("btkgd,bskd->bkgts", q, k) * hd**-0.5
+    distance = q_pos[:, :, None] - k_pos[:, None, :]  # (B, T, S)
+    hidden = (distance < 0) | (k_pos[:, None, :] < 0)
+    if window is not None:
+        hidden |= distance >= window
+    scores = scores.masked_fill(hidden[:, None, None], -math.inf)
+    sink = sinks.to(scores.dtype).view(1, n_kv, n // n_kv, 1, 1).expand(b, -1, -1, t, 1)
+    weights = torch.cat((scores, sink), -1).softmax(-1)[..., :-1]
+    return torch.einsum("bkgts,bskd->btkgd", weights, v).reshape(b, t, n, hd)
+
+
+class Attention:
+    """Norm, q/k/v, rotation, attention, output projection. Returns what is added to the residual stream."""
+
+    def __init__(self, config: GptOssConfig, weights: dict[str, Tensor], layer: int) -> None:
+        self.config, self.w = config, weights
+        self.window = config.sliding_window if config.layer_types[layer] == SLIDING else None
+
+    def __call__(self, x: Tensor, rope: tuple[Tensor, Tensor], positions: Tensor, cache: Cache | None) -> Tensor:
+        b, t, _ = x.shape
+        hd, w = self.config.head_dim, self.w
+        x = rms_norm(x, w["attn_norm.weight"], self.config.rms_norm_eps)
+        q, k, v = (linear(x, w[f"{p}_proj.weight"], w[f"{p}_proj.bias"]).view(b, t, -1, hd) for p in "qkv")
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        k_pos = positions
+        if cache is not None:
+            k, v, k_pos = cache.extend(k, v, positions)
+        out = attend(q, k, v, w["sinks"], positions, k_pos, self.window)
+        return linear(out, w["o_proj.weight"], w["o_proj.bias"])
+
+
+class MoE:
+    """Norm, router, top-k experts. Returns what is added to the residual stream."""
+
+    def __init__(self, config: GptOssConfig, weights: dict[str, Tensor], experts: Experts) -> None:
+        self.config, self.w, self.experts = config, weights, experts
+
+    def __call__(self, x: Tensor, layer: int, taps: Taps | None) -> Tensor:
+        x = rms_norm(x, self.w["mlp_norm.weight"], self.config.rms_norm_eps)
+        scores = linear(x, self.w["router.weight"], self.w["router.bias"])  # (B, T, E)
+        if taps is not None and taps.forced is not None:
+            chosen = taps.forced[layer].to(scores.device)
+            top = scores.gather(-1, chosen)
+        else:
+            top, chosen = scores.topk(self.config.experts_per_token, dim=-1, sorted=True)
+        if taps is not None:
+            taps.router_scores.append(scores)
+            taps.experts.append(chosen)
+        weights = top.softmax(-1)  # over the chosen ones only
+        flat = self.experts(x.flatten(0, 1), chosen.flatten(0, 1), weights.flatten(0, 1))
+        return flat.view_as(x)
+
+
+class GptOss:
+    """A gpt-oss model over a checkpoint's weights. `model(ids [B, T]) -> logits [B, T, V]`.
+
+    Attributes: config, dtype (of activations), device, layers (list of (Attention, MoE)), checkpoint.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
+                 experts: str = "auto") -> None:  # fmt: skip
+        self.checkpoint, self.config = checkpoint, checkpoint.config
+        self.dtype, self.device = dtype, torch.device(device)
+        self.rope = Rope(self.config, self.device)
+        self.embedding, self.norm, self.unembedding = (self._dense(f"{n}.weight") for n in ("embedding", "norm", "unembedding"))
+        self.layers: list[tuple[Attention, MoE]] = []
+        for n in range(self.config.num_hidden_layers):
+            w = {name: self._dense(f"layers.{n}.{name}") for name in LAYER_TENSORS}
+            moe = MoE(self.config, w, load_experts(checkpoint, n, dtype, self.device, experts))
+            self.layers.append((Attention(self.config, w, n), moe))
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path | Checkpoint, dtype: torch.dtype = torch.float32,
+                        device: str | torch.device = "cpu", experts: str = "auto") -> GptOss:  # fmt: skip
+        """Open a checkpoint of any kind. dtype: float32 (the truth), float64 or bfloat16.
+
+        experts: "auto" (native kernels where they run, else torch), "q24", "q16" (native precisions), "oracle" (decode one
+        expert at a time in torch; bit-identical logits between the layouts). Raises BadInput naming file and tensor.
+        """
+        from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
+
+        if dtype not in (torch.float32, torch.float64, torch.bfloat16):
+            raise UsageError("dtype must be float32, float64 or bfloat16", got=dtype)
+        checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
+        return cls(checkpoint, dtype, device, experts)
+
+    def new_cache(self) -> list[Cache]:
+        """An empty KV cache: one Cache per layer."""
+        return [Cache(attention.window) for attention, _ in self.layers]
+
+    @torch.inference_mode()
+    def __call__(self, input_ids: Tensor, *, cache: list[Cache] | None = None, positions: Tensor | None = None,
+                 taps: Taps | None = None, last_only: bool = False) -> Tensor:  # fmt: skip
+        """input_ids [B, T] int64 -> logits [B, T, V] in the model's dtype.
+
+        positions [B, T]: of each token, ascending, -1 for padding on the left (its logits mean nothing). Default: 0.. after
+        what the cache holds.
+        last_only: logits of the last column only, [B, 1, V]. Raises UsageError for ids or lengths out of range.
+        """
+        ids = input_ids.to(self.device)
+        positions = self._check(ids, positions, cache)
+        x = F.embedding(ids, self.embedding).to(self.dtype)  # (B, T, H)
+        rope = self.rope.tables(positions.clamp(min=0), self.dtype)
+        for n, (attention, moe) in enumerate(self.layers):
+            x = x + attention(x, rope, positions, None if cache is None else cache[n])
+            x = x + moe(x, n, taps)
+            if taps is not None:
+                taps.hidden.append(x)
+        x = rms_norm(x[:, -1:] if last_only else x, self.norm, self.config.rms_norm_eps)
+        return linear(x, self.unembedding)
+
+    def generate(self, input_ids: Tensor | Sequence[Sequence[int]] | Sequence[int], **options: Any) -> list[Generation]:
+        """Continue prompts (ragged lists are fine): see `gptoss_adapters.generate.generate`."""
+        from gptoss_adapters.generate import generate
+
+        return generate(self, input_ids, **options)
+
+    def _check(self, ids: Tensor, positions: Tensor | None, cache: list[Cache] | None) -> Tensor:
+        if ids.dim() != 2 or ids.is_floating_point():
+            raise UsageError("input_ids must be integers of shape [B, T]", got=f"{ids.dtype} {list(ids.shape)}")
+        low, high = (int(ids.min()), int(ids.max())) if ids.numel() else (0, -1)
+        if low < 0 or high >= self.config.vocab_size:
+            raise UsageError("input_ids: token id outside the vocabulary", expected=f"0..{self.config.vocab_size - 1}", got=low if low < 0 else high)
+        if positions is None:
+            past = _next_position(cache)
+            positions = torch.arange(past, past + ids.shape[1], device=self.device).expand(ids.shape[0], -1)
+        longest = int(positions.max()) + 1 if positions.numel() else 0
+        if longest > self.config.max_position_embeddings:
+            raise UsageError("prompt is longer than the context", expected=f"<= {self.config.max_position_embeddings}", got=longest)
+        if bool((positions.diff(dim=1) < 0).any()):
+            raise UsageError("positions must ascend in each row, padding (-1) on the left")
+        return positions.to(self.device)
+
+    def _dense(self, name: str) -> Tensor:
+        quantised = self.checkpoint.tensors[name].encoding == "q8_0"
+        tensor = as_tensor(self.checkpoint.read(name) if quantised else self.checkpoint.array(name))
+        return tensor if self.device.type == "cpu" else tensor.to(self.device)
+
+
+def _next_position(cache: list[Cache] | None) -> int:
+    seen = [int(c.positions[:, : c.used or None].max()) + 1 for c in cache or () if c.positions is not None]
+    return max(seen, default=0)
+
+
+LAYER_TENSORS = (
+    "attn_norm.weight", *(f"{p}_proj.{w}" for p in "qkvo" for w in ("weight", "bias")), "sinks",
+    "mlp_norm.weight", "router.weight", "router.bias",
+)  # fmt: skip
