@@ -7,21 +7,50 @@ name of a submodule: importing that submodule would replace the name by the modu
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_MODULE_OF = {
-    name: module
-    for module, names in {
-        "errors": ("DecodeError", "HarmonyError", "LayoutError", "ParseError", "RenderError"),
-        "messages": (
-            "ChannelConfig", "Conversation", "DeveloperContent", "HeaderForm", "Message", "Part", "ReasoningEffort",
-            "Role", "SystemContent", "Text", "Tool", "ToolNamespace",
-        ),
-    }.items()
-    for name in names
-}  # fmt: skip
+if TYPE_CHECKING:  # the same names once more, for type checkers; a test compares the two
+    from .builtin_tools import builtin_namespace as builtin_namespace
+    from .errors import DecodeError as DecodeError
+    from .errors import HarmonyError as HarmonyError
+    from .errors import LayoutError as LayoutError
+    from .errors import ParseError as ParseError
+    from .errors import RenderError as RenderError
+    from .messages import ChannelConfig as ChannelConfig
+    from .messages import Conversation as Conversation
+    from .messages import DeveloperContent as DeveloperContent
+    from .messages import HeaderForm as HeaderForm
+    from .messages import Message as Message
+    from .messages import ReasoningEffort as ReasoningEffort
+    from .messages import Role as Role
+    from .messages import SystemContent as SystemContent
+    from .messages import Text as Text
+    from .messages import Tool as Tool
+    from .messages import ToolNamespace as ToolNamespace
+    from .renderer import Renderer as Renderer
+    from .renderer import Rendering as Rendering
+    from .renderer import Span as Span
+    from .renderer import render as render
+    from .renderer import render_pieces as render_pieces
+    from .renderer import render_spans as render_spans
+    from .renderer import render_text as render_text
+    from .schema import typescript as typescript
+    from .vocabulary import Tokenizer as Tokenizer
+    from .vocabulary import Vocabulary as Vocabulary
+    from .vocabulary import load_vocabulary as load_vocabulary
 
-__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+_NAMES = {
+    "builtin_tools": "builtin_namespace",
+    "errors": "DecodeError HarmonyError LayoutError ParseError RenderError",
+    "messages": "ChannelConfig Conversation DeveloperContent HeaderForm Message ReasoningEffort Role SystemContent Text Tool"
+    " ToolNamespace",
+    "renderer": "Renderer Rendering Span render render_pieces render_spans render_text",
+    "schema": "typescript",
+    "vocabulary": "Tokenizer Vocabulary load_vocabulary",
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

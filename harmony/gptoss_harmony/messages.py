@@ -69,6 +69,18 @@ class ToolNamespace:
     def functions(cls, tools: Iterable[Tool]) -> ToolNamespace:
         return cls("functions", None, list(tools))
 
+    def to_dict(self) -> Json:
+        tools = [{"name": t.name, "description": t.description, "parameters": t.parameters} for t in self.tools]
+        return {"name": self.name, "description": self.description, "tools": tools}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "namespace") -> ToolNamespace:
+        data = _expect(data, dict, where)
+        entries = _expect(data.get("tools"), list, f"{where}.tools")
+        tools = [_tool_from_dict(entry, f"{where}.tools[{i}]") for i, entry in enumerate(entries)]
+        name = _expect(data.get("name"), str, f"{where}.name")
+        return cls(name, _optional(data.get("description"), str, f"{where}.description"), tools)
+
 
 @dataclass(slots=True)
 class ChannelConfig:
@@ -229,7 +241,7 @@ class Conversation:
 def _part_to_dict(part: Part) -> Json:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
-    tools = None if part.tools is None else {key: _namespace_to_dict(space) for key, space in part.tools.items()}
+    tools = None if part.tools is None else {key: space.to_dict() for key, space in part.tools.items()}
     if isinstance(part, DeveloperContent):
         return {"type": "developer_content", "instructions": part.instructions, "tools": tools}
     effort, channels = part.reasoning_effort, part.channel_config
@@ -243,11 +255,6 @@ def _part_to_dict(part: Part) -> Json:
         and {"valid_channels": list(channels.valid_channels), "channel_required": channels.channel_required},
         "tools": tools,
     }
-
-
-def _namespace_to_dict(space: ToolNamespace) -> Json:
-    tools = [{"name": t.name, "description": t.description, "parameters": t.parameters} for t in space.tools]
-    return {"name": space.name, "description": space.description, "tools": tools}
 
 
 def _part_from_dict(data: Any, where: str) -> Part:
@@ -289,14 +296,7 @@ def _channels_from_dict(data: Any, where: str) -> ChannelConfig | None:
 def _tools_from_dict(data: Any, where: str) -> dict[str, ToolNamespace] | None:
     if data is None:
         return None
-    return {key: _namespace_from_dict(space, f"{where}.{key}") for key, space in _expect(data, dict, where).items()}
-
-
-def _namespace_from_dict(data: Any, where: str) -> ToolNamespace:
-    data = _expect(data, dict, where)
-    tools = [_tool_from_dict(t, f"{where}.tools[{i}]") for i, t in enumerate(_expect(data.get("tools"), list, f"{where}.tools"))]
-    name = _expect(data.get("name"), str, f"{where}.name")
-    return ToolNamespace(name, _optional(data.get("description"), str, f"{where}.description"), tools)
+    return {key: ToolNamespace.from_dict(space, f"{where}.{key}") for key, space in _expect(data, dict, where).items()}
 
 
 def _tool_from_dict(data: Any, where: str) -> Tool:

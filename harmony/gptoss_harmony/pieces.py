@@ -1,0 +1,71 @@
+"""One message as pieces: special ids and texts.
+
+    <|start|> author [:name] [ to=recipient] [<|channel|> channel] [ content type] <|message|> part... end
+
+Every text piece is encoded by itself, as ordinary text. So nothing that a user, a tool or a schema says can become a
+control token, and ids do not depend on what stands in the next piece.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from .errors import RenderError
+from .messages import DeveloperContent, Message, Role, SystemContent, Text
+from .sections import part_text
+from .tokens import CALL, CHANNEL, CONSTRAIN, END, FIRST_SPECIAL, MESSAGE, SPECIAL_NAMES, START
+
+Piece: TypeAlias = int | str
+"""A special id, or a text to be encoded by itself."""
+
+_ROLE_OF: dict[type, Role] = {SystemContent: Role.SYSTEM, DeveloperContent: Role.DEVELOPER}
+_CONSTRAIN_TEXT = SPECIAL_NAMES[CONSTRAIN - FIRST_SPECIAL]
+
+
+def message_pieces(message: Message, functions: bool = False) -> list[Piece]:
+    """The whole message; `functions`: the conversation declares function tools. Raises RenderError."""
+    return [*header_pieces(message), *content_texts(message, functions), end_token(message)]
+
+
+def header_pieces(message: Message) -> list[Piece]:
+    """From ``<|start|>`` to ``<|message|>``. Raises RenderError for a tool message without a name."""
+    pieces = [START, *author_pieces(message)]
+    if message.recipient is not None and message.recipient != "all":
+        pieces.append(f" to={message.recipient}")
+    if message.channel is not None:
+        pieces += CHANNEL, message.channel
+    if message.content_type is not None:
+        pieces += _content_type_pieces(message.content_type)
+    pieces.append(MESSAGE)
+    return pieces
+
+
+def author_pieces(message: Message) -> list[Piece]:
+    """The role, or a tool's name alone; what a prompt gives and the model does not write."""
+    if message.role == Role.TOOL:
+        if message.name is None:
+            raise RenderError("Tools should have a name!", code="tool_without_name")
+        return [message.name]
+    role = Role(message.role).value
+    return [role] if message.name is None else [role, f":{message.name}"]
+
+
+def content_texts(message: Message, functions: bool) -> list[str]:
+    """The text of each part. Raises RenderError for system or developer content in another role's message."""
+    for part in message.content:
+        if not isinstance(part, Text) and _ROLE_OF[type(part)] != message.role:
+            kind, only, role = type(part).__name__, _ROLE_OF[type(part)].value, Role(message.role).value
+            raise RenderError(f"{kind} may only appear in {only} messages, found in {role.capitalize()}", "misplaced_content")
+    return [part_text(part, functions) for part in message.content]
+
+
+def end_token(message: Message) -> int:
+    """An assistant message with any recipient (even ``all`` or an empty one) ends as a call."""
+    return CALL if message.role == Role.ASSISTANT and message.recipient is not None else END
+
+
+def _content_type_pieces(content_type: str) -> list[Piece]:
+    if not content_type.startswith(_CONSTRAIN_TEXT):
+        return [f" {content_type}"]
+    rest = content_type.removeprefix(_CONSTRAIN_TEXT)
+    return [" ", CONSTRAIN, rest] if rest else [" ", CONSTRAIN]
