@@ -1,0 +1,226 @@
+"""A checkpoint of any kind as canonical tensors, read lazily from memory-mapped files.
+
+    >>> c = open_checkpoint("gpt-oss-20b")
+    >>> c.kind, c.config.num_hidden_layers
+    ('hf-mxfp4', 24)
+    >>> c.array("layers.0.q_proj.weight")                  # a view, nothing is copied
+    >>> blocks, scales = c.mxfp4("layers.0.experts.down.weight")
+    >>> c.read("layers.0.experts.down.weight", np.float32, expert=3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.checkpoint.files import U8, Array, MappedFile, Source
+from gptoss_adapters.checkpoint.layouts import Part
+from gptoss_adapters.errors import BadInput
+from gptoss_adapters.spec import MXFP4_BLOCK, GptOssConfig
+
+GGML_MXFP4_BYTES = MXFP4_BLOCK // 2 + 1
+Q8_0_BYTES = MXFP4_BLOCK + 2
+DENSE = {"BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
+ENCODINGS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "Q8_0": "q8_0", "MXFP4": "mxfp4"}
+_ROLE_DTYPES = {"blocks": ("U8",), "scales": ("U8",)}  # every other role: the kind's dense dtypes
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One canonical tensor: logical shape [.., out, in], encoding ("mxfp4", "bf16", "f16", "f32", "q8_0"), bytes stored, and where."""
+
+    name: str
+    shape: tuple[int, ...]
+    encoding: str
+    nbytes: int
+    sources: tuple[Source, ...]
+    roles: tuple[str, ...]
+
+
+@dataclass
+class Checkpoint:
+    """See the module's text. `stored` maps each file to its reader; `oddities` lists what is unusual but harmless."""
+
+    kind: str
+    path: Path
+    config: GptOssConfig
+    stored: dict[Path, MappedFile]
+    tensors: dict[str, TensorInfo]
+    config_file: Path | None = None
+    tokenizer_files: dict[str, Path] = field(default_factory=dict)
+    chat_template: str | None = None
+    generation_config: dict[str, Any] | None = None
+    license_text: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    oddities: list[str] = field(default_factory=list)
+
+    def raw(self, source: Source) -> U8:
+        """The stored bytes of one source, a flat read-only view."""
+        return self.stored[source.file].data[source.offset : source.offset + source.nbytes]
+
+    def array(self, name: str, expert: int | None = None) -> Array:
+        """A dense tensor in its stored dtype: a view on the file, except gate_up of a GGUF, which is put together.
+
+        `expert` takes one index of the first axis. Raises TypeError for MXFP4 and Q8_0, which `read` decodes.
+        """
+        info = self.tensors[name]
+        if info.encoding in ("mxfp4", "q8_0"):
+            raise TypeError(f"{name} is stored as {info.encoding}: use read(), or mxfp4() for its blocks")
+        typed = [_rows(self.raw(s).view(DENSE[s.dtype]).reshape(s.shape), expert) for s in info.sources]
+        return _squeeze(self._assemble(info, typed), expert)
+
+    def mxfp4(self, name: str, expert: int | None = None) -> tuple[U8, U8]:
+        """blocks [E, O, G, 16] and scales [E, O, G] in HF nibble order: views, or converted copies for GGUF.
+
+        With `expert`, [O, G, 16] and [O, G]. Raises TypeError when the tensor is not stored as MXFP4.
+        """
+        info = self.tensors[name]
+        if info.encoding != "mxfp4":
+            raise TypeError(f"{name} is stored as {info.encoding}, not mxfp4")
+        if info.roles == ("blocks", "scales"):
+            blocks, scales = (_squeeze(_rows(self.raw(s).reshape(s.shape), expert), expert) for s in info.sources)
+            return blocks, scales
+        return self._mxfp4_from_ggml(info, expert)
+
+    def _mxfp4_from_ggml(self, info: TensorInfo, expert: int | None) -> tuple[U8, U8]:
+        from gptoss_adapters import mxfp4
+
+        lead = (*((1,) if expert is not None else info.shape[:1]), *info.shape[1:-1])
+        groups = info.shape[-1] // MXFP4_BLOCK
+        blocks, scales = np.empty((*lead, groups, MXFP4_BLOCK // 2), np.uint8), np.empty((*lead, groups), np.uint8)
+        for source, role in zip(info.sources, info.roles, strict=True):
+            rows = _rows(self.raw(source).reshape(source.shape[0], -1), expert).reshape(-1, groups * GGML_MXFP4_BYTES)
+            mxfp4.ggml_to_hf(rows, blocks, scales, row_start=int(role == "up"), row_step=2 if role in ("gate", "up") else 1)
+        return _squeeze(blocks, expert), _squeeze(scales, expert)
+
+    def expert(self, name: str, e: int) -> Array | tuple[U8, U8]:
+        """One expert as it is stored: (blocks [O, G, 16], scales [O, G]) for MXFP4, else a dense [O, I] or [O] array."""
+        return self.mxfp4(name, e) if self.tensors[name].encoding == "mxfp4" else self.array(name, e)
+
+    def read(self, name: str, dtype: npt.DTypeLike = np.float32, expert: int | None = None) -> Array:
+        """A decoded copy of the tensor (or of one expert) in `dtype`. Exact in float32 and float64."""
+        encoding = self.tensors[name].encoding
+        if encoding == "mxfp4":
+            from gptoss_adapters import mxfp4
+
+            blocks, scales = self.mxfp4(name, expert)
+            return mxfp4.decode(blocks, scales, dtype)
+        if encoding == "q8_0":
+            return self._read_q8_0(name, expert).astype(dtype, copy=False)
+        return np.array(self.array(name, expert), dtype=dtype, order="C")
+
+    def _read_q8_0(self, name: str, expert: int | None) -> Array:
+        info = self.tensors[name]
+        parts = []
+        for source in info.sources:
+            rows = _rows(self.raw(source).reshape(source.shape[0], -1), expert)
+            parts.append(decode_q8_0(rows).reshape(len(rows), *source.shape[1:]))
+        return _squeeze(self._assemble(info, parts), expert)
+
+    def _assemble(self, info: TensorInfo, parts: list[Array]) -> Array:
+        if len(parts) == 1:
+            return layouts.view(parts[0], info.roles[0], self.config)
+        out = np.empty((len(parts[0]), *info.shape[1:]), parts[0].dtype)
+        for part, role in zip(parts, info.roles, strict=True):
+            out[layouts.place(role)] = part
+        return out
+
+    def check(self, name: str) -> None:
+        """Reads a tensor's bytes to refuse what no engine computes alike: scale byte 255, NaN and Inf. Raises BadInput."""
+        info = self.tensors[name]
+        for source, role in zip(info.sources, info.roles, strict=True):
+            data = self.raw(source)
+            if role == "scales":
+                _refuse_255(data.reshape(source.shape), source)
+            elif source.dtype == "MXFP4":
+                _refuse_255(data.reshape(-1, GGML_MXFP4_BYTES)[:, 0], source)
+            elif source.dtype in DENSE:
+                _refuse_nonfinite(data.view(DENSE[source.dtype]), source)
+
+    def check_unchanged(self) -> None:
+        """Raises BadInput when one of the files changed since the checkpoint was opened."""
+        for file in self.stored.values():
+            file.check_unchanged()
+
+
+def _rows(array: Array, expert: int | None) -> Array:
+    return array if expert is None else array[expert : expert + 1]
+
+
+def _squeeze(array: Array, expert: int | None) -> Array:
+    return array if expert is None else array[0]
+
+
+def decode_q8_0(rows: U8) -> npt.NDArray[np.float32]:
+    """GGML Q8_0 blocks (f16 scale, 32 int8) [..] -> flat float32 values, exact."""
+    blocks = np.ascontiguousarray(rows).reshape(-1, Q8_0_BYTES)
+    values = blocks[:, 2:].view(np.int8).astype(np.float32)
+    values *= np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32)
+    return values.reshape(-1)
+
+
+def _refuse_255(scales: U8, source: Source) -> None:
+    from gptoss_adapters.mxfp4 import check_scales
+
+    check_scales(scales, source.file, source.name)
+
+
+_CHUNK = 1 << 20  # values that one step of a scan looks at: keeps its temporaries in cache
+
+
+def _refuse_nonfinite(values: Array, source: Source) -> None:
+    for begin in range(0, values.size, _CHUNK):
+        bad = ~np.isfinite(values[begin : begin + _CHUNK])
+        if bad.any():
+            where = [int(i) for i in np.unravel_index(begin + int(np.argmax(bad)), source.shape)]
+            raise BadInput(f"NaN or Inf at {where}", file=source.file, tensor=source.name)
+
+
+def resolve(kind: str, path: Path, config: GptOssConfig, sources: Mapping[str, Source], dense: tuple[str, ...]) -> dict[str, TensorInfo]:
+    """The canonical tensors of a checkpoint of this kind out of its stored ones, in forward order.
+
+    Every name, shape and dtype is checked before a byte is read; `dense` lists the dtypes that unquantised parts may have.
+    Raises BadInput naming file and tensor: a missing or left-over tensor, a wrong shape or dtype.
+    """
+    if config.hidden_size % MXFP4_BLOCK or config.intermediate_size % MXFP4_BLOCK:
+        raise BadInput(f"hidden_size and intermediate_size must be multiples of {MXFP4_BLOCK}", file=path, got=f"{config.hidden_size}, {config.intermediate_size}")
+    wanted = layouts.stored(kind, config)
+    for name, source in sources.items():
+        if name not in wanted:
+            raise BadInput(f"unexpected tensor in a checkpoint of kind {kind} with {config.num_hidden_layers} layers", file=source.file, tensor=name)
+    for name, spec in wanted.items():
+        if name not in sources:
+            raise BadInput("the tensor is missing", file=path, tensor=name)
+        _check_source(sources[name], spec, dense)
+    shapes = layouts.canonical(config)
+    return {name: _info(name, shapes[name], parts, sources, wanted) for name, parts in layouts.parts(kind, config).items()}
+
+
+def _check_source(source: Source, spec: layouts.Stored, dense: tuple[str, ...]) -> None:
+    allowed = _ROLE_DTYPES.get(spec.terms[0][1], dense)
+    if source.dtype not in allowed:
+        raise BadInput("wrong dtype", file=source.file, tensor=source.name, expected=" or ".join(allowed), got=source.dtype)
+    if source.shape != spec.shape:
+        raise BadInput("the shape does not fit the config", file=source.file, tensor=source.name, expected=list(spec.shape), got=list(source.shape))
+
+
+def _info(name: str, shape: tuple[int, ...], parts: tuple[Part, ...], sources: Mapping[str, Source], wanted: Mapping[str, layouts.Stored]) -> TensorInfo:
+    found = tuple(sources[p.name] for p in parts)
+    roles = tuple(p.role for p in parts)
+    encodings = {"mxfp4" if role in _ROLE_DTYPES else ENCODINGS[s.dtype] for s, role in zip(found, roles, strict=True)}
+    if len(encodings) > 1:
+        raise BadInput("gate and up are stored in different types", file=found[0].file, tensor=found[0].name, got=", ".join(sorted(encodings)))
+    count = 1
+    for d in shape:
+        count *= d
+    nbytes = sum(s.nbytes for s in found)
+    if roles[0] in ("q", "k", "v"):
+        nbytes = count * DENSE[found[0].dtype].itemsize
+    return TensorInfo(name, shape, encodings.pop(), nbytes, found, roles)

@@ -1,0 +1,161 @@
+"""The files of a checkpoint: opened without following links out of the named folder, regular files only, read-only mappings.
+
+A name that an index gives is a plain file name. Links are refused unless they stay inside the folder or follow the layout of
+the Hugging Face cache (`models--X/snapshots/REV/name -> models--X/blobs/HASH`).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gptoss_adapters.errors import BadInput, OutputError
+
+U8 = npt.NDArray[np.uint8]
+Array = npt.NDArray[Any]
+MAX_JSON_BYTES = 100_000_000
+MAX_JSON_DEPTH = 64
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_PICKLE_MAGICS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one stored tensor's bytes lie: `nbytes` at `offset` from the start of `file`; `shape` is row-major."""
+
+    file: Path
+    name: str
+    dtype: str  # as the format spells it: BF16, F32, U8, ... and for GGUF also MXFP4, Q8_0
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+class MappedFile:
+    """A file as a read-only byte array `data` backed by a mapping. Raises BadInput or OutputError naming the file.
+
+    `real`, from `locate`, is what is opened when `path`, which messages show, is a permitted link.
+    """
+
+    def __init__(self, path: Path, real: Path | None = None) -> None:
+        self.path = path
+        descriptor = _open_regular(real or path)
+        try:
+            self.stamp = _stamp(os.fstat(descriptor))
+            size = self.stamp[0]
+            self.data: U8 = np.frombuffer(mmap.mmap(descriptor, size, prot=mmap.PROT_READ), np.uint8) if size else np.empty(0, np.uint8)
+        finally:
+            os.close(descriptor)
+
+    def check_unchanged(self) -> None:
+        """Raises BadInput when the file was replaced, resized or rewritten since it was opened."""
+        try:
+            now = _stamp(self.path.stat())
+        except OSError:
+            now = None
+        if now != self.stamp:
+            raise BadInput("the file changed while it was being read", file=self.path, hint="run again when nothing writes to it")
+
+
+def _stamp(s: os.stat_result) -> tuple[int, int, int, int]:
+    return s.st_size, s.st_mtime_ns, s.st_ino, s.st_dev
+
+
+def _open_regular(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise BadInput("no such file", file=path) from None
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.EMLINK):
+            raise BadInput("is a symbolic link", file=path) from None
+        raise OutputError(f"cannot be opened ({e.strerror})", file=path) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadInput("is not a regular file", file=path)
+    return descriptor
+
+
+def locate(root: Path, name: str) -> Path:
+    """The real path of the file `name` of the resolved folder `root`. Raises BadInput when it is missing or lies elsewhere."""
+    if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
+        raise BadInput("a file name that an index gives must be a plain name inside the folder", file=root, got=repr(name))
+    path = root / name
+    try:
+        real = path.resolve(strict=True)
+    except FileNotFoundError:
+        raise BadInput("no such file", file=path) from None
+    except (OSError, RuntimeError):
+        raise BadInput("is a link that leads nowhere", file=path) from None
+    if real.parent == root or real.is_relative_to(root) or _in_hub_cache(root, real):
+        return real
+    raise BadInput("is a link that leaves its folder", file=path, got=real, hint="name the folder that holds the file")
+
+
+def _in_hub_cache(root: Path, real: Path) -> bool:
+    """Whether `root` is (inside) a snapshot of the Hugging Face cache and `real` one of that repository's blobs."""
+    return any(p.parent.name == "snapshots" and real.parent == p.parent.parent / "blobs" for p in (root, *root.parents))
+
+
+def refuse_pickle(path: Path, real: Path | None = None) -> None:
+    """Raises BadInput for a pickle checkpoint, known by its name or by its first bytes. Nothing is ever unpickled."""
+    hint = "convert it to safetensors with the tool that made it"
+    if path.suffix in PICKLE_SUFFIXES:
+        raise BadInput("is a pickle checkpoint, which can run code when loaded", file=path, hint=hint)
+    if MappedFile(path, real).data[:4].tobytes().startswith(_PICKLE_MAGICS):
+        raise BadInput("holds a pickle, whatever its name says", file=path, hint=hint)
+
+
+def read_json(path: Path, real: Path | None = None) -> dict[str, Any]:
+    """One JSON object, strictly: UTF-8, no duplicate key, no NaN or Infinity, at most 64 levels. Raises BadInput."""
+    data = MappedFile(path, real).data
+    if data.size > MAX_JSON_BYTES:
+        raise BadInput("the JSON file is too large", file=path, expected=f"at most {MAX_JSON_BYTES} bytes", got=data.size)
+    return parse_json(data.tobytes(), path)
+
+
+def parse_json(data: bytes, file: Path) -> dict[str, Any]:
+    """`data` as one strict JSON object; see read_json."""
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        raise BadInput("the JSON is nested too deeply", file=file, expected=f"at most {MAX_JSON_DEPTH} levels") from None
+    except UnicodeDecodeError:
+        raise BadInput("the JSON is not UTF-8", file=file) from None
+    except ValueError as e:
+        raise BadInput(f"the JSON is malformed: {e}", file=file) from None
+    if not isinstance(value, dict):
+        raise BadInput("the JSON must be an object", file=file, got=type(value).__name__)
+    _check_depth(value, file)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        seen: set[str] = set()
+        name = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        raise ValueError(f"duplicate key {name!r}")
+    return out
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _check_depth(value: Any, file: Path) -> None:
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [x for v in level if isinstance(v, dict | list) for x in (v.values() if isinstance(v, dict) else v) if isinstance(x, dict | list)]
+        if not level:
+            return
+    raise BadInput("the JSON is nested too deeply", file=file, expected=f"at most {MAX_JSON_DEPTH} levels")

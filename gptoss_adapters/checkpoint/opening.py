@@ -1,0 +1,141 @@
+"""`open_checkpoint`: tells what a path holds and opens it.
+
+Only the named folder is read, nothing is unpickled, and no code that a config names is ever imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gptoss_adapters.checkpoint import layouts, safetensors
+from gptoss_adapters.checkpoint.base import DENSE, Checkpoint, resolve
+from gptoss_adapters.checkpoint.files import PICKLE_SUFFIXES, MappedFile, Source, locate, read_json, refuse_pickle
+from gptoss_adapters.errors import BadInput
+from gptoss_adapters.spec import GptOssConfig
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+_MAX_TEXT = 10_000_000
+
+
+def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bool = True) -> Checkpoint:
+    """A checkpoint from a file (safetensors, GGUF), a folder, or a Hub repository id `owner/name` (at `revision`).
+
+    Names, shapes and dtypes are checked against the config before anything is read; tensor contents are not (`Checkpoint.check`).
+    Raises BadInput, naming file and tensor. `strict=False`, for inspection, turns a config with `auto_map` into an oddity.
+    """
+    from gptoss_adapters.checkpoint.hub import resolve_path
+
+    where = resolve_path(path, revision=revision)
+    if where.is_dir():
+        return _open_folder(where.resolve(), strict)
+    with_magic = MappedFile(where, where.resolve()).data[:4].tobytes()
+    if with_magic == b"GGUF":
+        from gptoss_adapters.checkpoint.gguf import open_gguf
+
+        return open_gguf(where)
+    refuse_pickle(where, where.resolve())
+    root = where.parent.resolve()
+    return _open_safetensors(where, root, [safetensors.SafetensorsFile(root / where.name, where.resolve())], [], strict)
+
+
+def _open_folder(root: Path, strict: bool) -> Checkpoint:
+    if not any(root.glob("*.safetensors")) and not (root / safetensors.INDEX).exists():
+        if ggufs := sorted(root.glob("*.gguf")):
+            from gptoss_adapters.checkpoint.gguf import open_gguf
+
+            return open_gguf(_only_gguf(root, ggufs))
+        for file in sorted(root.iterdir()):
+            if file.suffix in PICKLE_SUFFIXES:
+                refuse_pickle(file)
+    files, odd = safetensors.open_folder(root)
+    return _open_safetensors(root, root, files, odd, strict)
+
+
+def _only_gguf(root: Path, ggufs: list[Path]) -> Path:
+    first = [p for p in ggufs if "-of-" not in p.name or "-00001-of-" in p.name]
+    if len(first) != 1:
+        raise BadInput("which GGUF file is meant is unclear", file=root, got=", ".join(p.name for p in ggufs), hint="name the file")
+    return locate(root, first[0].name)
+
+
+def _open_safetensors(path: Path, root: Path, files: list[safetensors.SafetensorsFile], odd: list[str], strict: bool) -> Checkpoint:
+    raw = read_json(root / "config.json", locate(root, "config.json"))
+    odd += _refuse_code(raw, root / "config.json", strict)
+    config, spelling = read_config(raw, str(root / "config.json"))
+    sources: dict[str, Source] = {name: s for f in files for name, s in f.tensors.items()}
+    try:
+        kind = layouts.tell_kind(sources, config, (layouts.OPENAI, layouts.HF_MXFP4, layouts.HF_BF16))
+    except BadInput as e:
+        raise BadInput(e.what, file=path, got=e.got) from None
+    tensors = resolve(kind, path if path.is_file() or len(files) > 1 else files[0].path, config, sources, tuple(DENSE))
+    odd += _odd_config(raw, kind, spelling) + [f"{p.name}: a pickle file, not read" for p in sorted(root.iterdir()) if p.suffix in PICKLE_SUFFIXES]
+    stored: dict[Path, MappedFile] = {f.path: f for f in files}
+    checkpoint = Checkpoint(kind, path, config, stored, tensors, config_file=root / "config.json", oddities=odd)
+    _add_companions(checkpoint, root)
+    return checkpoint
+
+
+def read_config(raw: Mapping[str, Any], file: str) -> tuple[GptOssConfig, str]:
+    """The config and its spelling ("openai" or "hf"), told by its keys."""
+    if "num_experts" in raw and "rope_scaling_factor" in raw and "model_type" not in raw:
+        return GptOssConfig.from_openai(raw, file), "openai"
+    if raw.get("model_type", "gpt_oss") != "gpt_oss":
+        raise BadInput("config field model_type is not one of gpt-oss", file=file, expected="gpt_oss", got=raw["model_type"])
+    return GptOssConfig.from_hf(raw, file), "hf"
+
+
+def _refuse_code(raw: Mapping[str, Any], file: Path, strict: bool) -> list[str]:
+    if "auto_map" not in raw:
+        return []
+    what = "config field auto_map names code to run with the checkpoint"
+    if strict:
+        raise BadInput(what, file=file, hint="gpt-oss needs none: remove the field if you trust the weights")
+    return [f"config.json: {what}"]
+
+
+def _odd_config(raw: Mapping[str, Any], kind: str, spelling: str) -> list[str]:
+    """What other programs may stumble over. Tensor names decide, whatever the config says."""
+    odd = []
+    quantised = raw.get("quantization_config")
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+    if kind == layouts.HF_BF16 and quantised is not None:
+        odd.append(f"config.json states quant_method {method}, but the experts are stored dense: the entry is stale")
+    if kind == layouts.HF_MXFP4 and method != "mxfp4":
+        odd.append(f"the experts are stored as MXFP4, but config.json states quant_method {method}: transformers and llama.cpp's converter go by that")
+    if (kind == layouts.OPENAI) != (spelling == "openai"):
+        odd.append(f"config.json is in {'OpenAI' if spelling == 'openai' else 'Hugging Face'} spelling, the tensors are of kind {kind}")
+    return odd
+
+
+def _add_companions(checkpoint: Checkpoint, root: Path) -> None:
+    """Tokenizer files, chat template, generation config and licence that lie in the folder."""
+    there = {name: locate(root, name) for name in (*TOKENIZER_FILES, *_LICENSES, "generation_config.json") if (root / name).exists()}
+    checkpoint.tokenizer_files = {name: there[name] for name in TOKENIZER_FILES if name in there}
+    if "generation_config.json" in there:
+        checkpoint.generation_config = read_json(root / "generation_config.json", there["generation_config.json"])
+    checkpoint.chat_template = _chat_template(root, there)
+    checkpoint.license_text = next((_text(root / name, there[name]) for name in _LICENSES if name in there), None)
+    if "tokenizer.json" not in there:
+        checkpoint.oddities.append("no tokenizer.json in the folder")
+
+
+def _chat_template(root: Path, there: Mapping[str, Path]) -> str | None:
+    if "chat_template.jinja" in there:
+        return _text(root / "chat_template.jinja", there["chat_template.jinja"])
+    if "tokenizer_config.json" in there:
+        template = read_json(root / "tokenizer_config.json", there["tokenizer_config.json"]).get("chat_template")
+        return template if isinstance(template, str) else None
+    return None
+
+
+def _text(path: Path, real: Path) -> str:
+    data = MappedFile(path, real).data
+    if data.size > _MAX_TEXT:
+        raise BadInput("the text file is too large", file=path, expected=f"at most {_MAX_TEXT} bytes", got=data.size)
+    try:
+        return data.tobytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadInput("the text is not UTF-8", file=path) from None

@@ -1,0 +1,76 @@
+"""The layout table: every row, both directions, against the names and counts of the published checkpoints."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.errors import BadInput
+from gptoss_adapters.spec import GPT_OSS_20B, GPT_OSS_120B, GptOssConfig
+
+SMALL = GptOssConfig(num_hidden_layers=2, num_experts=3, experts_per_token=2, vocab_size=40, hidden_size=96, intermediate_size=64,
+                     head_dim=16, num_attention_heads=6, num_key_value_heads=2)  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "per_layer"), [("openai", 15), ("hf-mxfp4", 19), ("hf-bf16", 17), ("gguf", 19)])
+def test_counts_are_the_published_ones(kind: str, per_layer: int) -> None:
+    for config in (GPT_OSS_20B, GPT_OSS_120B):
+        assert len(layouts.stored(kind, config)) == per_layer * config.num_hidden_layers + 3
+
+
+@pytest.mark.parametrize("config", [GPT_OSS_20B, GPT_OSS_120B])
+def test_bytes_are_the_published_ones(config: GptOssConfig) -> None:
+    published = {24: (13_761_264_768, 41_829_514_368), 36: (65_248_815_744, 233_658_313_344)}[config.num_hidden_layers]
+    for kind, want in zip(("hf-mxfp4", "hf-bf16"), published, strict=True):
+        total = 0
+        for s in layouts.stored(kind, config).values():
+            total += int(np.prod(s.shape)) * (1 if s.terms[0][1] in ("blocks", "scales") else 2)
+        assert total == want
+
+
+@pytest.mark.parametrize("kind", layouts.KINDS)
+def test_every_row_goes_there_and_back(kind: str) -> None:
+    """Each canonical element is stored exactly once: filling the stored arrays and reading them back loses nothing."""
+    shapes, parts = layouts.canonical(SMALL), layouts.parts(kind, SMALL)
+    rng = np.random.default_rng(0)
+    whole = {name: rng.integers(0, 1 << 30, shape) for name, shape in shapes.items()}
+    stores = {name: np.full(s.shape, -1) for name, s in layouts.stored(kind, SMALL).items()}
+    for name, array in whole.items():
+        for part in parts[name]:
+            if part.role in ("blocks", "scales"):
+                stores[part.name][...] = array.reshape(*array.shape[:-1], -1, 32)[..., : stores[part.name].shape[-1] if part.role == "blocks" else 1].reshape(stores[part.name].shape)
+            else:
+                layouts.view(stores[part.name], part.role, SMALL)[...] = array[layouts.place(part.role)]
+    assert all((s >= 0).all() for s in stores.values()), "a stored element that no canonical tensor fills"
+    for name, array in whole.items():
+        for part in parts[name]:
+            if part.role not in ("blocks", "scales"):
+                assert np.array_equal(layouts.view(stores[part.name], part.role, SMALL), array[layouts.place(part.role)])
+
+
+def test_fused_qkv_is_q_then_k_then_v() -> None:
+    qkv = layouts.stored("openai", SMALL)["block.1.attn.qkv.weight"]
+    assert qkv.shape == (6 * 16 + 2 * 2 * 16, 96)
+    assert qkv.terms == tuple((f"layers.1.{x}_proj.weight", x) for x in "qkv")
+
+
+def test_gguf_names_and_shapes() -> None:
+    stored = layouts.stored("gguf", GPT_OSS_20B)
+    assert stored["blk.23.ffn_up_exps.weight"].shape == (32, 2880, 2880)
+    assert stored["blk.0.attn_sinks.weight"].shape == (64,)
+    assert stored["blk.0.post_attention_norm.weight"].terms == (("layers.0.mlp_norm.weight", "whole"),)
+
+
+def test_kind_is_told_by_names() -> None:
+    for kind in layouts.KINDS:
+        names = list(layouts.stored(kind, SMALL))
+        assert layouts.tell_kind(names, SMALL) == kind
+    with pytest.raises(BadInput, match="no tensor name is one of gpt-oss"):
+        layouts.tell_kind(["model.layers.0.mlp.up_proj.weight"], SMALL)
+
+
+def test_forward_order() -> None:
+    names = list(layouts.canonical(dataclasses.replace(SMALL, layer_types=())))
+    assert names[0] == "embedding.weight" and names[-2:] == ["norm.weight", "unembedding.weight"]
+    assert len(names) == 17 * 2 + 3 and names[1] == "layers.0.attn_norm.weight"
