@@ -16,6 +16,12 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from .errors import LayoutError as LayoutError
     from .errors import ParseError as ParseError
     from .errors import RenderError as RenderError
+    from .events import Delta as Delta
+    from .events import Header as Header
+    from .events import MessageEnd as MessageEnd
+    from .events import MessageStart as MessageStart
+    from .events import TokenCounts as TokenCounts
+    from .machine import State as State
     from .messages import ChannelConfig as ChannelConfig
     from .messages import Conversation as Conversation
     from .messages import DeveloperContent as DeveloperContent
@@ -27,6 +33,8 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from .messages import Text as Text
     from .messages import Tool as Tool
     from .messages import ToolNamespace as ToolNamespace
+    from .parser import Parser as Parser
+    from .parser import parse as parse
     from .renderer import Renderer as Renderer
     from .renderer import Rendering as Rendering
     from .renderer import Span as Span
@@ -34,6 +42,8 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from .renderer import render_pieces as render_pieces
     from .renderer import render_spans as render_spans
     from .renderer import render_text as render_text
+    from .repair import first_json_value as first_json_value
+    from .repair import tool_names as tool_names
     from .schema import typescript as typescript
     from .vocabulary import Tokenizer as Tokenizer
     from .vocabulary import Vocabulary as Vocabulary
@@ -42,9 +52,13 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
 _NAMES = {
     "builtin_tools": "builtin_namespace",
     "errors": "DecodeError HarmonyError LayoutError ParseError RenderError",
+    "events": "Delta Header MessageEnd MessageStart TokenCounts",
+    "machine": "State",
     "messages": "ChannelConfig Conversation DeveloperContent HeaderForm Message ReasoningEffort Role SystemContent Text Tool"
     " ToolNamespace",
+    "parser": "Parser parse",
     "renderer": "Renderer Rendering Span render render_pieces render_spans render_text",
+    "repair": "first_json_value tool_names",
     "schema": "typescript",
     "vocabulary": "Tokenizer Vocabulary load_vocabulary",
 }
