@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +33,7 @@ def load_experts(checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device:
     if packed and device.type == "cpu" and dtype != torch.float64 and mode != "oracle":
         from gptoss_adapters import mxfp4
 
-        if mode != "auto" or mxfp4.backend() not in ("torch", "numpy"):
+        if mode != "auto" or (hasattr(mxfp4, "moe") and mxfp4.backend() not in ("torch", "numpy")):
             return NativeExperts(checkpoint, layer, "q24" if mode == "auto" else mode)
     return OracleExperts(checkpoint, layer, dtype, device)
 
@@ -77,12 +78,10 @@ def grouped(chosen: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
 def _stored(checkpoint: Checkpoint, name: str, device: torch.device) -> Callable[[int, torch.dtype], Tensor]:
     """(expert, dtype) -> that expert's weight [out, in], contiguous, exactly its stored values in dtype."""
     if checkpoint.tensors[name].encoding != "mxfp4":
-        dense = checkpoint.array(name)
-        return lambda expert, dtype: as_tensor(dense[expert]).to(device, dtype).contiguous()
-    blocks, scales = (as_tensor(a) for a in checkpoint.mxfp4(name))
+        return lambda expert, dtype: as_tensor(checkpoint.read(name, np.float32, expert=expert)).to(device, dtype)
     if device.type == "cpu":
-        return lambda expert, dtype: decode(blocks[expert], scales[expert], dtype)
-    blocks, scales = blocks.to(device), scales.to(device)
+        return lambda expert, dtype: decode(*map(as_tensor, checkpoint.mxfp4(name, expert)), dtype)
+    blocks, scales = (as_tensor(part).to(device) for part in checkpoint.mxfp4(name))
     return lambda expert, dtype: decode(blocks[expert], scales[expert], dtype)
 
 

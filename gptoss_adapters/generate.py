@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -149,8 +149,8 @@ def pick(logp: Tensor, sampling: Sampling, rng: torch.Generator) -> Tensor:
 
 
 def _rows(prompts: Tensor | Sequence[Sequence[int]] | Sequence[int]) -> list[list[int]]:
-    given = prompts.tolist() if isinstance(prompts, Tensor) else list(prompts)
-    rows = [given] if given and isinstance(given[0], int) else [list(row) for row in given]
+    given: list[Any] = prompts.tolist() if isinstance(prompts, Tensor) else list(prompts)
+    rows: list[list[int]] = [given] if given and isinstance(given[0], int) else [list(row) for row in given]
     if not rows or not all(rows):
         raise UsageError("a prompt is empty")
     return rows

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from gptoss_adapters.errors import UsageError
 from gptoss_adapters.experts import Experts, load_experts
 from gptoss_adapters.linear import as_tensor, linear
-from gptoss_adapters.spec import SLIDING, GptOssConfig
+from gptoss_adapters.spec import MXFP4_BLOCK, SLIDING, GptOssConfig
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint import Checkpoint
@@ -302,3 +302,14 @@ LAYER_TENSORS = (
     "attn_norm.weight", *(f"{p}_proj.{w}" for p in "qkvo" for w in ("weight", "bias")), "sinks",
     "mlp_norm.weight", "router.weight", "router.bias",
 )  # fmt: skip
+
+
+def plan_memory(config: GptOssConfig, context: int, dtype: torch.dtype = torch.float32) -> dict[str, int]:
+    """Bytes of a whole model in MXFP4 at this context: experts, dense (bf16), kv_cache (in dtype, one row), total."""
+    total, _ = config.parameters()
+    per_expert = 3 * config.hidden_size * config.intermediate_size
+    packed = config.num_hidden_layers * config.num_experts * per_expert
+    experts = packed // 2 + packed // MXFP4_BLOCK
+    columns = sum(min(context, config.sliding_window - 1) if kind == SLIDING else context for kind in config.layer_types)
+    plan = {"experts": experts, "dense": (total - packed) * 2, "kv_cache": columns * 2 * config.kv_rows * dtype.itemsize}
+    return plan | {"total": sum(plan.values())}

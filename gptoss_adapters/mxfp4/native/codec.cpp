@@ -70,11 +70,38 @@ inline Nibbles ggml_order_to_hf(Nibbles v) {
 inline bool same(Nibbles a, Nibbles b) { return memcmp(a.b, b.b, 16) == 0; }
 #endif
 
+#if defined(__AVX512BW__)
+// Four blocks per load.
+inline void hf_quad_to_ggml(const uint8_t* b, const uint8_t* s, uint8_t* ggml) {
+    const __m512i v = _mm512_loadu_si512(b), low = _mm512_set1_epi8(15);
+    const __m512i even = _mm512_and_si512(v, low), odd = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+    const __m512i o = _mm512_or_si512(_mm512_unpacklo_epi8(even, odd), _mm512_slli_epi16(_mm512_unpackhi_epi8(even, odd), 4));
+    store16(ggml + 1, _mm512_castsi512_si128(o));
+    store16(ggml + 18, _mm512_extracti32x4_epi32(o, 1));
+    store16(ggml + 35, _mm512_extracti32x4_epi32(o, 2));
+    store16(ggml + 52, _mm512_extracti32x4_epi32(o, 3));
+    for (int k = 0; k < 4; ++k) ggml[k * GGML_BLOCK] = s[k];
+}
+#else
+inline void hf_quad_to_ggml(const uint8_t* b, const uint8_t* s, uint8_t* ggml) {
+    for (int k = 0; k < 4; ++k) {
+        ggml[k * GGML_BLOCK] = s[k];
+        store16(ggml + k * GGML_BLOCK + 1, hf_order_to_ggml(load16(b + k * HF_BLOCK)));
+    }
+}
+#endif
+
 void hf_to_ggml(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, uint8_t* ggml) {
+    const int64_t stride = row_step * groups * HF_BLOCK;
     for (int64_t r = 0; r < rows; ++r) {
-        const uint8_t* b = blocks + r * row_step * groups * HF_BLOCK;
+        const uint8_t* b = blocks + r * stride;
         const uint8_t* s = scales + r * row_step * groups;
-        for (int64_t g = 0; g < groups; ++g, ggml += GGML_BLOCK) {
+        int64_t g = 0;
+        for (; g + 4 <= groups; g += 4, ggml += 4 * GGML_BLOCK) {
+            __builtin_prefetch(b + g * HF_BLOCK + stride);  // the same column of the next row taken; past the end it is harmless
+            hf_quad_to_ggml(b + g * HF_BLOCK, s + g, ggml);
+        }
+        for (; g < groups; ++g, ggml += GGML_BLOCK) {
             ggml[0] = s[g];
             store16(ggml + 1, hf_order_to_ggml(load16(b + g * HF_BLOCK)));
         }

@@ -1,0 +1,92 @@
+"""Decoding: cached equals uncached, batched equals single, and the sampling filters do what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptoss_adapters.errors import UsageError
+from gptoss_adapters.generate import Sampling, generate, pick, stream
+from gptoss_adapters.model import GptOss
+
+TINY = Path(__file__).parent / "data" / "checkpoints" / "tiny" / "hf-mxfp4"
+PROMPTS = [[5, 17, 300, 2], list(range(40, 60)), [9]]
+
+
+@pytest.fixture(scope="module")
+def model() -> GptOss:
+    return GptOss.from_checkpoint(TINY, dtype=torch.float64)  # no rounding: equality of tokens is then exact
+
+
+def greedy_without_cache(model: GptOss, prompt: list[int], n: int) -> list[int]:
+    ids = list(prompt)
+    for _ in range(n):
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def test_greedy_with_a_cache_and_ragged_rows_equals_running_everything_again(model: GptOss) -> None:
+    answers = generate(model, PROMPTS, max_tokens=12, stop_ids=[])
+    assert [a.tokens for a in answers] == [greedy_without_cache(model, p, 12) for p in PROMPTS]
+    assert {a.finish_reason for a in answers} == {"length"}
+
+
+def test_stream_gives_the_same_tokens_and_stops_at_a_stop_id(model: GptOss) -> None:
+    whole = generate(model, PROMPTS[0], max_tokens=12, stop_ids=[])[0]
+    assert [step.token for step in stream(model, PROMPTS[0], max_tokens=12, stop_ids=[])] == whole.tokens
+    stop = whole.tokens[4]
+    cut = generate(model, PROMPTS[0], max_tokens=12, stop_ids=[stop])[0]
+    assert cut.tokens == whole.tokens[: whole.tokens.index(stop) + 1]
+    assert cut.finish_reason == "stop"
+
+
+def test_logprobs_are_those_of_the_forward_pass(model: GptOss) -> None:
+    answer = generate(model, PROMPTS[1], max_tokens=3, stop_ids=[], top_logprobs=5)[0]
+    want = model(torch.tensor([PROMPTS[1] + answer.tokens]))[0].float().log_softmax(-1)
+    for i, token in enumerate(answer.tokens):
+        row = want[len(PROMPTS[1]) - 1 + i]
+        assert answer.logprobs[i] == pytest.approx(float(row[token]), abs=1e-5)
+        assert [t for t, _ in answer.top_logprobs[i]] == row.topk(5).indices.tolist()
+
+
+def test_a_seed_repeats_and_temperature_zero_is_greedy(model: GptOss) -> None:
+    hot = Sampling(temperature=1.5, seed=3)
+    first, again = (generate(model, PROMPTS, max_tokens=8, sampling=hot, stop_ids=[]) for _ in range(2))
+    assert [a.tokens for a in first] == [a.tokens for a in again]
+    other = generate(model, PROMPTS, max_tokens=8, sampling=Sampling(temperature=1.5, seed=4), stop_ids=[])
+    assert [a.tokens for a in first] != [a.tokens for a in other]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "allowed"),
+    [
+        (Sampling(temperature=1.0, top_k=2, seed=0), {1, 3}),
+        (Sampling(temperature=1.0, top_p=0.6, seed=0), {1, 3}),  # 0.5 is not enough, 0.75 is
+        (Sampling(temperature=1.0, min_p=0.3, seed=0), {0, 1, 3}),
+        (Sampling(temperature=1.0, top_p=0.4, seed=0), {1}),
+        (Sampling(temperature=1e-4, seed=0), {1}),
+    ],
+)
+def test_filters_keep_what_they_say(sampling: Sampling, allowed: set[int]) -> None:
+    logp = torch.tensor([0.2, 0.5, 0.05, 0.25]).log().expand(4000, -1)
+    drawn = pick(logp, sampling, torch.Generator().manual_seed(0)).tolist()
+    assert set(drawn) == allowed
+
+
+def test_draws_follow_the_distribution() -> None:
+    probabilities = torch.tensor([0.2, 0.5, 0.05, 0.25])
+    drawn = pick(probabilities.log().expand(40_000, -1), Sampling(temperature=1.0), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.bincount(minlength=4) / 40_000, probabilities, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"min_p": -0.1}, {"top_k": -1}])
+def test_sampling_out_of_range_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        Sampling(**options)  # type: ignore[arg-type]
+
+
+def test_an_empty_prompt_is_refused(model: GptOss) -> None:
+    with pytest.raises(UsageError, match="empty"):
+        generate(model, [[1, 2], []])
