@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Literal, Protocol
 
 from .errors import DecodeError
@@ -21,7 +20,7 @@ PUBLISHED_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb
 PACKED_SHA256 = "440741350e7cfa1c0f4869ce742d1b043550adbda5187adcac9e787edac6fba9"
 """sha256 of the unpacked data file. A test proves that data of this hash gives `PUBLISHED_SHA256`."""
 
-_RANKS_FILE = Path(__file__).parent / "data" / "o200k_base.zlib"
+_RANKS_FILE = "data/o200k_base.zlib"
 
 PATTERN = "|".join(
     (
@@ -119,10 +118,12 @@ def _ranks() -> Iterator[bytes]:
     """Token bytes in rank order; raises RuntimeError if the data file is not the published vocabulary."""
     import hashlib
     import zlib
+    from pathlib import Path
 
-    packed = zlib.decompress(_RANKS_FILE.read_bytes())
+    file = Path(__file__).parent / _RANKS_FILE
+    packed = zlib.decompress(file.read_bytes())
     if hashlib.sha256(packed).hexdigest() != PACKED_SHA256:
-        raise RuntimeError(f"{_RANKS_FILE}: damaged vocabulary (sha256 differs): install gptoss-adapters again")
+        raise RuntimeError(f"{file}: damaged vocabulary (sha256 differs): install gptoss-adapters again")
     bounds = accumulate(packed[:N_RANKS], initial=N_RANKS)
     return (packed[begin:end] for begin, end in pairwise(bounds))
 

@@ -1,6 +1,7 @@
 """Importing gptoss_harmony: lazy, quick, and no public name is shadowed by a submodule."""
 
 import itertools
+import os
 import pkgutil
 import re
 import subprocess
@@ -16,7 +17,8 @@ HEAVY = {"tiktoken", "toktok", "torch", "transformers", "numpy", "pydantic", "re
 
 
 def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # compiled, as installed
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -57,7 +59,7 @@ def test_import_loads_nothing_heavy() -> None:
 
 
 def test_import_is_quick() -> None:
-    """50 ms is promised; measured as the best of five against the bare interpreter."""
+    """50 ms of CPU time are promised; the best of five, as other programs on the machine slow some down."""
     code = "import time; t = time.process_time(); import gptoss_harmony; from gptoss_harmony import Message, render\n"
     seconds = min(float(python(code + "print(time.process_time() - t)")) for _ in range(5))
     assert seconds <= 0.05
