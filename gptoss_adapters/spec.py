@@ -9,6 +9,7 @@ Sources: openai/gpt-oss `torch/model.py` (OpenAI spelling, formulas), the publis
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +21,8 @@ GGUF_ARCH = "gpt-oss"
 MXFP4_BLOCK = 32  # values that share one scale, along the input dimension
 RMS_NORM_EPS, SWIGLU_ALPHA, SWIGLU_LIMIT = 1e-5, 1.702, 7.0
 MAX_POSITIONS = 131072
+MAX_LAYERS, MAX_EXPERTS = 1024, 65536  # nobody's model; bounds what a hostile config can make us allocate
+_MAX_F32 = 3.4028234663852886e38
 BOS_TOKEN_ID, PAD_TOKEN_ID = 199998, 199999
 EOS_TOKEN_IDS = (200002, 199999, 200012)  # <|return|>, <|endoftext|>, <|call|>; the first is the one that HF and GGUF call eos
 
@@ -59,7 +62,7 @@ class GptOssConfig:
 
     def __post_init__(self) -> None:
         if not self.layer_types and isinstance(self.num_hidden_layers, int):
-            object.__setattr__(self, "layer_types", alternating(max(self.num_hidden_layers, 0)))
+            object.__setattr__(self, "layer_types", alternating(min(self.num_hidden_layers, MAX_LAYERS)))
 
     # Derived sizes ------------------------------------------------------------------------------------------------
 
@@ -112,6 +115,8 @@ class GptOssConfig:
         for name in _POSITIVE_INTS:
             value = getattr(self, name)
             need(isinstance(value, int) and not isinstance(value, bool) and value > 0, name, "must be a positive integer", value)
+        need(self.num_hidden_layers <= MAX_LAYERS, "num_hidden_layers", f"exceeds {MAX_LAYERS}", self.num_hidden_layers)
+        need(self.num_experts <= MAX_EXPERTS, "num_experts", f"exceeds {MAX_EXPERTS}", self.num_experts)
         for name in _POSITIVE_FLOATS:
             value = getattr(self, name)
             need(_is_number(value) and math.isfinite(value) and value > 0, name, "must be a positive number", value)
@@ -122,6 +127,11 @@ class GptOssConfig:
         need(len(self.layer_types) == self.num_hidden_layers, "layer_types", f"must have {self.num_hidden_layers} entries", len(self.layer_types))
         for kind in self.layer_types:
             need(kind in (SLIDING, FULL), "layer_types", f"may hold {SLIDING} and {FULL} only", kind)
+        factor = self.attention_factor
+        need(factor is None or (_is_number(factor) and math.isfinite(factor) and factor > 0), "attention_factor", "must be a positive number", factor)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(self, name)
+            need(value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0), name, "must be a token id", value)
         need(self.rope_theta > 1, "rope_theta", "must exceed 1", self.rope_theta)
         if self.rope_scaling_factor != 1.0:
             low, high = self.yarn_bounds()
@@ -173,14 +183,18 @@ class GptOssConfig:
         layer_types = take("layer_types")
         if layer_types is not None and not isinstance(layer_types, list | tuple):
             raise BadInput("config field layer_types must be a list", file=file, got=layer_types)
+        null = next((key for key in (*_HF, "num_hidden_layers") if key in raw and raw[key] is None), None)
+        if null:
+            raise BadInput(f"config field {null} is null", file=file)
         values = {ours: take(theirs) for ours, theirs in _HF.items()}
         topk = take("num_experts_per_tok", take("experts_per_token"))
-        experts = take("num_local_experts", take("num_experts"))
+        experts = take.integer("num_local_experts" if "num_local_experts" in raw else "num_experts")
         eos = take("eos_token_id")
         return cls(
             **{k: v for k, v in values.items() if v is not None},
             num_hidden_layers=take.integer("num_hidden_layers"),
-            **{k: v for k, v in (("num_experts", experts), ("experts_per_token", topk)) if v is not None},
+            num_experts=experts,
+            **{k: v for k, v in (("experts_per_token", topk),) if v is not None},
             layer_types=tuple(layer_types or ()),
             rope_theta=inner.number("rope_theta", 150000.0),
             rope_scaling_factor=inner.number("factor") if yarn else 1.0,
@@ -188,8 +202,8 @@ class GptOssConfig:
             max_position_embeddings=max_positions,
             yarn_beta_fast=inner.number("beta_fast", 32.0),
             yarn_beta_slow=inner.number("beta_slow", 1.0),
-            yarn_truncate=bool(rope.get("truncate", yarn)),  # an absent key means rounding, as in transformers
-            attention_factor=rope.get("attention_factor"),
+            yarn_truncate=inner.boolean("truncate", yarn),  # an absent key means rounding, as in transformers
+            attention_factor=inner("attention_factor"),
             bos_token_id=take("bos_token_id"),
             eos_token_id=eos[0] if isinstance(eos, list) and eos else eos,
             pad_token_id=take("pad_token_id"),
@@ -237,24 +251,34 @@ class GptOssConfig:
         if arch != GGUF_ARCH:
             raise BadInput("general.architecture is not gpt-oss", file=file, expected=GGUF_ARCH, got=arch)
         own = {key.removeprefix(f"{arch}."): value for key, value in metadata.items() if key.startswith(f"{arch}.")}
-        take = _Taker(own, file)
-        values = {ours: take(theirs) for ours, theirs in _GGUF.items() if take(theirs) is not None}
+        for key in _GGUF_REQUIRED:
+            if key not in own:
+                raise BadInput(f"metadata key {arch}.{key} is missing", file=file, hint="llama.cpp does not load such a file")
+        take = _Taker({key: _shortest(value) for key, value in own.items()}, file)
+        heads, context = take.integer("attention.head_count"), take.integer("context_length")
+        defaults = {"attention.head_count_kv": heads, "attention.key_length": take.integer("embedding_length") // max(heads, 1),
+                    "rope.freq_base": 10000.0, "rope.scaling.original_context_length": context}  # fmt: skip
+        values = {ours: take(theirs, defaults.get(theirs)) for ours, theirs in _GGUF.items()}
         layers = take.integer("block_count")
+        for key in ("attention.value_length", "rope.dimension_count"):
+            if take.integer(key, values["head_dim"]) != values["head_dim"]:
+                raise BadInput(f"metadata key {arch}.{key} differs from the head dimension", file=file, expected=values["head_dim"], got=own[key])
+        if own.get("rope.scaling.type", "none") not in ("yarn", "none") or ("rope.scaling.factor" in own and "rope.scaling.type" not in own):
+            raise BadInput(f"metadata key {arch}.rope.scaling.type is not one of gpt-oss", file=file, expected="yarn", got=own.get("rope.scaling.type"))
         factor = take.number("rope.scaling.factor", 1.0) if own.get("rope.scaling.type") == "yarn" else 1.0
-        multiplier = own.get("rope.scaling.attn_factor")
+        multiplier = take.number("rope.scaling.attn_factor", 1.0)
+        ours = _Taker({key: _shortest(value) for key, value in metadata.items()}, file)
         return cls(
-            **values,
+            **{k: v for k, v in values.items() if v is not None},
             num_hidden_layers=layers,
             vocab_size=vocab_size,
-            layer_types=_types_from_pattern(own.get("attention.sliding_window_pattern"), layers),
+            layer_types=_types_from_pattern(own.get("attention.sliding_window_pattern"), layers, file),
             rope_scaling_factor=factor,
-            yarn_truncate=bool(metadata.get("gptoss_adapters.yarn_truncate", True)),
-            swiglu_alpha=float(metadata.get("gptoss_adapters.swiglu_alpha", SWIGLU_ALPHA)),
-            swiglu_limit=float(metadata.get("gptoss_adapters.swiglu_limit", SWIGLU_LIMIT)),
-            attention_factor=None if multiplier is None else multiplier * (0.1 * math.log(factor) + 1.0),
-            bos_token_id=metadata.get("tokenizer.ggml.bos_token_id"),
-            eos_token_id=metadata.get("tokenizer.ggml.eos_token_id"),
-            pad_token_id=metadata.get("tokenizer.ggml.padding_token_id"),
+            yarn_truncate=ours.boolean("gptoss_adapters.yarn_truncate", True),
+            swiglu_alpha=ours.number("gptoss_adapters.swiglu_alpha", SWIGLU_ALPHA),
+            swiglu_limit=ours.number("gptoss_adapters.swiglu_limit", SWIGLU_LIMIT),
+            attention_factor=None if multiplier == 1.0 else multiplier * (0.1 * math.log(max(factor, 1.0)) + 1.0),
+            **{f"{name}_token_id": ours(f"tokenizer.ggml.{key}_token_id") for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))},
         ).validate(file)
 
     # --------------------------------------------------------------------------------------------------------------
@@ -273,13 +297,23 @@ def alternating(layers: int) -> tuple[str, ...]:
     return tuple(FULL if n % 2 else SLIDING for n in range(layers))
 
 
-def _types_from_pattern(pattern: Any, layers: int) -> tuple[str, ...]:
+def _types_from_pattern(pattern: Any, layers: int, file: str | None) -> tuple[str, ...]:
     """llama.cpp's pattern: one flag per layer, or a period n (layer i slides iff i % n < n - 1; 0: all slide)."""
-    if pattern is None:
-        return alternating(layers)
+    if pattern is None or not 0 < layers <= MAX_LAYERS:
+        return ()
     if isinstance(pattern, int):
         return tuple(SLIDING if not pattern or i % pattern < pattern - 1 else FULL for i in range(layers))
+    if getattr(getattr(pattern, "dtype", None), "kind", "") not in ("b", "u", "i"):
+        raise BadInput("metadata key attention.sliding_window_pattern must hold one flag per layer", file=file, got=pattern)
     return tuple(SLIDING if flag else FULL for flag in pattern)
+
+
+def _shortest(value: Any) -> Any:
+    """The shortest decimal that rounds to the same float32: GGUF stores 1e-05 as 9.999999747378752e-06."""
+    if not isinstance(value, float) or not math.isfinite(value) or abs(value) > _MAX_F32:
+        return value
+    f32 = struct.Struct("<f")
+    return next((s for s in (float(f"{value:.{digits}g}") for digits in range(1, 10)) if f32.pack(s) == f32.pack(value)), value)
 
 
 # Field of ours -> key of theirs; what needs more than a rename is handled by hand above.
@@ -310,6 +344,10 @@ _GGUF = {
     "max_position_embeddings": "context_length", "yarn_beta_fast": "rope.scaling.yarn_beta_fast",
     "yarn_beta_slow": "rope.scaling.yarn_beta_slow",
 }  # fmt: skip
+_GGUF_REQUIRED = (
+    "block_count", "context_length", "embedding_length", "attention.head_count", "attention.layer_norm_rms_epsilon",
+    "attention.sliding_window", "expert_count", "expert_used_count", "expert_feed_forward_length",
+)  # fmt: skip
 _POSITIVE_INTS = (
     "num_hidden_layers", "num_experts", "experts_per_token", "vocab_size", "hidden_size", "intermediate_size", "head_dim",
     "num_attention_heads", "num_key_value_heads", "sliding_window", "initial_context_length", "max_position_embeddings",
@@ -340,6 +378,12 @@ class _Taker:
         if not _is_number(value):
             raise BadInput(f"config field {key} must be a number", file=self.file, got="nothing" if value is None else value)
         return float(value)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self(key, default)
+        if not isinstance(value, bool):
+            raise BadInput(f"config field {key} must be true or false", file=self.file, got=value)
+        return value
 
     def mapping(self, key: str) -> dict[str, Any] | None:
         value = self(key)

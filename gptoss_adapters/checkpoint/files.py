@@ -41,7 +41,7 @@ class Source:
 
 
 class MappedFile:
-    """A file as a read-only byte array `data` backed by a mapping. Raises BadInput or OutputError naming the file.
+    """A file as a read-only mapping `buffer`, seen as the byte array `data`. Raises BadInput or OutputError naming the file.
 
     `real`, from `locate`, is what is opened when `path`, which messages show, is a permitted link.
     """
@@ -52,7 +52,8 @@ class MappedFile:
         try:
             self.stamp = _stamp(os.fstat(descriptor))
             size = self.stamp[0]
-            self.data: U8 = np.frombuffer(mmap.mmap(descriptor, size, prot=mmap.PROT_READ), np.uint8) if size else np.empty(0, np.uint8)
+            self.buffer: mmap.mmap | bytes = mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b""
+            self.data: U8 = np.frombuffer(self.buffer, np.uint8)
         finally:
             os.close(descriptor)
 
