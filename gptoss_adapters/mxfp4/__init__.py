@@ -3,6 +3,7 @@
     >>> blocks, scales = mxfp4.encode(weights, rule="mse")        # [..., G * 32] -> [..., G, 16], [..., G]
     >>> mxfp4.decode(blocks, scales, np.float32)                  # exact
     >>> mxfp4.hf_to_ggml(blocks, scales, row_start=0, row_step=2) # the gate half of gate_up, as GGUF stores it
+    >>> mxfp4.moe(x, experts, topk_ids, topk_weights, alpha, limit)  # one expert layer, weights straight from the file
 
 `backend()` tells which kernels serve; each has a slow twin in `oracle.py` that it equals bit for bit.
 """
@@ -20,9 +21,11 @@ from gptoss_adapters.mxfp4.codec import (
 )
 from gptoss_adapters.mxfp4.library import backend
 from gptoss_adapters.mxfp4.oracle import RULES
+from gptoss_adapters.mxfp4.products import ExpertWeights, linear_bf16, matmul, moe
 
 __all__ = [
     "RULES",
+    "ExpertWeights",
     "backend",
     "check_scales",
     "compare_ggml",
@@ -30,6 +33,9 @@ __all__ = [
     "encode",
     "ggml_to_hf",
     "hf_to_ggml",
+    "linear_bf16",
+    "matmul",
+    "moe",
     "to_f16",
     "to_f32",
     "to_q8_0",

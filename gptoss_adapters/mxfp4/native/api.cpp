@@ -1,7 +1,11 @@
 // The exported C functions and the choice of instruction set.
 #include <cstring>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 #include "codec.h"
+#include "drivers.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -11,6 +15,7 @@ struct Isa {
     const char* name;
     bool (*usable)();
     const CodecKernels* codec;
+    const MatmulKernels* matmul;
 };
 
 bool always() { return true; }
@@ -25,21 +30,20 @@ bool has_avx512vnni() {
 }
 #endif
 #if defined(MXFP4_HAS_neon)
-#include <sys/auxv.h>
 bool has_dotprod() { return getauxval(AT_HWCAP) & (1 << 20); }  // HWCAP_ASIMDDP
 #endif
 
 const Isa ISAS[] = {  // fastest first
 #if defined(MXFP4_HAS_avx512vnni)
-    {"avx512vnni", has_avx512vnni, &codec_avx512vnni},
+    {"avx512vnni", has_avx512vnni, &codec_avx512vnni, &matmul_avx512vnni},
 #endif
 #if defined(MXFP4_HAS_avx2)
-    {"avx2", has_avx2, &codec_avx2},
+    {"avx2", has_avx2, &codec_avx2, &matmul_avx2},
 #endif
 #if defined(MXFP4_HAS_neon)
-    {"neon", has_dotprod, &codec_neon},
+    {"neon", has_dotprod, &codec_neon, &matmul_neon},
 #endif
-    {"portable", always, &codec_portable},
+    {"portable", always, &codec_portable, &matmul_portable},
 };
 
 const Isa* chosen = nullptr;
@@ -75,3 +79,13 @@ EXPORT int64_t mxfp4_encode(const void* x, int32_t source, int64_t n_blocks, con
 EXPORT void mxfp4_to_f32(const uint16_t* bf16, int64_t n, float* out) { chosen->codec->to_f32(bf16, n, out); }
 EXPORT void mxfp4_to_f16(const void* x, int32_t source, int64_t n, uint16_t* out) { chosen->codec->to_f16(x, source, n, out); }
 EXPORT void mxfp4_to_q8_0(const void* x, int32_t source, int64_t n_blocks, uint8_t* out) { chosen->codec->to_q8_0(x, source, n_blocks, out); }
+
+EXPORT void mxfp4_moe(const MoeArguments* a) { run_moe(*chosen->matmul, *a); }
+EXPORT void mxfp4_matmul(const uint8_t* blocks, const uint8_t* scales, const float* bias, int64_t rows, int64_t groups, int64_t tokens,
+                         const float* x, int32_t precision, int32_t threads, float* y) {
+    run_matmul(*chosen->matmul, {blocks, scales, bias, groups, rows}, tokens, x, precision, threads, y);
+}
+EXPORT void mxfp4_linear_bf16(const uint16_t* w, const float* bias, int64_t rows, int64_t k, int64_t tokens, const float* x, int32_t threads,
+                              float* y) {
+    run_linear_bf16(*chosen->matmul, w, bias, rows, k, tokens, x, threads, y);
+}

@@ -1,0 +1,20 @@
+// What the exported products do, for any instruction set: share rows among threads, group tokens by expert.
+#pragma once
+#include "matmul.h"
+
+struct MoeArguments {  // mirrored by _Moe in products.py
+    const uint8_t *gate_up_blocks, *gate_up_scales, *down_blocks, *down_scales;
+    const float *gate_up_bias, *down_bias;  // [E, 2I], [E, H]
+    int64_t hidden, inter, experts, tokens, top_k;
+    const float* x;         // [T, H]
+    const int32_t* ids;     // [T, K]
+    const float* weights;   // [T, K]
+    float* y;               // [T, H]
+    float alpha, limit;
+    int32_t precision, threads;
+};
+
+void run_moe(const MatmulKernels& kernels, const MoeArguments& a);
+void run_matmul(const MatmulKernels& kernels, const Rows& w, int64_t tokens, const float* x, int32_t precision, int threads, float* y);
+void run_linear_bf16(const MatmulKernels& kernels, const uint16_t* w, const float* bias, int64_t rows, int64_t k, int64_t tokens, const float* x,
+                     int threads, float* y);

@@ -1,0 +1,239 @@
+// Compiled once per instruction set (MXFP4_ISA); file-local functions and intrinsics only, see codec.cpp.
+//
+// Activations become block fixed-point numbers: x = v * d with d = amax / LIMIT for each block of 32, v an integer of 8, 16 or
+// 24 bits split into int8 planes. Weights are exact small integers, so the sum over 8 values is exact and only the sums of
+// those round, in float32. A prepared vector is a run of groups of 4 blocks:
+//   planes [P][even, odd][16 lanes][4 bytes], scales d / 2 [16] float, corrections -WEIGHT_BIAS * sum(v) [16] int32
+// where lane 4 b + q is quarter q (8 values) of block b.
+#include "matmul.h"
+
+#include "codec.h"
+#include "vec.h"
+
+#define CONCAT_(a, b) a##b
+#define CONCAT(a, b) CONCAT_(a, b)
+
+extern "C" const CodecKernels CONCAT(codec_, MXFP4_ISA);
+
+namespace {
+
+constexpr int QK = 32, GROUP = 4, HF_BLOCK = 16;
+
+template <int P> constexpr int64_t group_bytes() { return 128 * P + 128; }
+
+int64_t prepared_bytes(int32_t precision, int64_t groups) { return (groups + GROUP - 1) / GROUP * (128 * precision + 128); }
+
+// ---- activations --------------------------------------------------------------------------------------------------
+
+// Rounds to nearest even by adding 1.5 * 2^23 (2^52): what is left of the sum's low bits is the integer.
+template <int P> INLINE void quantise(const float* x, float amax, int32_t* v, float* half_scale) {
+    if constexpr (P == Q24) {
+        const double limit = 127.0 * 65536, inverse = amax > 0 ? limit / amax : 0;
+        for (int j = 0; j < QK; ++j) {
+            const double r = x[j] * inverse + 6755399441055744.0;
+            int64_t bits;
+            memcpy(&bits, &r, 8);
+            v[j] = int32_t(bits);
+        }
+        *half_scale = float(amax / limit * 0.5);
+    } else {
+        const float limit = P == Q16 ? 127.0f * 256 : 127.0f, inverse = amax > 0 ? limit / amax : 0;
+        for (int j = 0; j < QK; ++j) {
+            const float r = x[j] * inverse + 12582912.0f;
+            int32_t bits;
+            memcpy(&bits, &r, 4);
+            v[j] = bits - 0x4b400000;
+        }
+        *half_scale = amax / limit * 0.5f;
+    }
+}
+
+template <int P> INLINE void store_planes(const int32_t* v, int block, uint8_t* group) {
+    int32_t rest[QK];
+    memcpy(rest, v, sizeof rest);
+    for (int p = 0; p < P; ++p) {
+        int8_t byte[QK];
+        for (int j = 0; j < QK; ++j) {
+            byte[j] = int8_t(rest[j]);
+            rest[j] = (rest[j] - byte[j]) >> 8;
+        }
+        uint8_t* even = group + 128 * p + 16 * block;
+        for (int j = 0; j < 16; ++j) {
+            even[j] = uint8_t(byte[2 * j]);
+            even[64 + j] = uint8_t(byte[2 * j + 1]);
+        }
+    }
+}
+
+template <int P> bool prepare_as(const float* x, int64_t groups, uint8_t* out) {
+    memset(out + (groups - 1) / GROUP * group_bytes<P>(), 0, group_bytes<P>());
+    for (int64_t b = 0; b < groups; ++b) {
+        int32_t bits[QK], v[QK], top = 0;
+        memcpy(bits, x + b * QK, sizeof bits);
+        for (int j = 0; j < QK; ++j) top = top > (bits[j] & 0x7fffffff) ? top : (bits[j] & 0x7fffffff);
+        if (top && (top < (127 - 100) << 23 || top > (127 + 100) << 23)) return false;
+        float amax, scales[4];
+        int32_t corrections[4] = {0, 0, 0, 0};
+        memcpy(&amax, &top, 4);
+        quantise<P>(x + b * QK, amax, v, scales);
+        scales[1] = scales[2] = scales[3] = scales[0];
+        for (int j = 0; j < QK; ++j) corrections[j / 8] -= WEIGHT_BIAS * v[j];
+        uint8_t* group = out + b / GROUP * group_bytes<P>();
+        store_planes<P>(v, b % GROUP, group);
+        memcpy(group + 128 * P + 16 * (b % GROUP), scales, 16);
+        memcpy(group + 128 * P + 64 + 16 * (b % GROUP), corrections, 16);
+    }
+    return true;
+}
+
+bool prepare(int32_t precision, const float* x, int64_t groups, uint8_t* out) {
+    if (precision == Q8) return prepare_as<Q8>(x, groups, out);
+    if (precision == Q16) return prepare_as<Q16>(x, groups, out);
+    return prepare_as<Q24>(x, groups, out);
+}
+
+// ---- rows ---------------------------------------------------------------------------------------------------------
+
+// One vector of weights for R rows and T tokens. The arithmetic of a (row, token) pair depends neither on R nor on T, so
+// results are the same however rows are shared out and tokens are grouped.
+template <int P, int T, int R, bool PART> INLINE void step(const Rows& w, int64_t row, int64_t v, const uint8_t* const* x, Float (*acc)[T]) {
+    const int64_t at = v / (GROUP / BLOCKS) * group_bytes<P>() + v % (GROUP / BLOCKS) * BLOCKS * 16;
+    for (int j = 0; j < R; ++j) {
+        const uint8_t* b = w.blocks + ((row + j) * w.groups + v * BLOCKS) * HF_BLOCK;
+        const uint8_t* s = w.scales + (row + j) * w.groups + v * BLOCKS;
+        uint8_t s_part[4] = {0, 0, 0, 0};
+        const int left = PART ? int(w.groups - v * BLOCKS) : BLOCKS;
+        if (PART)
+            for (int i = 0; i < left; ++i) s_part[i] = s[i];
+        else __builtin_prefetch(b + R * w.groups * HF_BLOCK);  // the same column of the next tile; past the end it is harmless
+        const Weights u = PART ? weights_part(b, left) : weights(b);
+        const Float unit = scale(PART ? s_part : s);
+        for (int t = 0; t < T; ++t)
+            acc[j][t] = accumulate(acc[j][t], dot<P>(u, x[t] + at, x[t] + at + 128 * P + 64), x[t] + at + 128 * P, unit);
+    }
+}
+
+template <int P, int T, int R> INLINE void tile(const Rows& w, int64_t row, const uint8_t* const* x, float* const* y) {
+    Float acc[R][T];
+    for (int j = 0; j < R; ++j)
+        for (int t = 0; t < T; ++t) acc[j][t] = zero();
+    for (int64_t v = 0; v < w.groups / BLOCKS; ++v) step<P, T, R, false>(w, row, v, x, acc);
+    if (w.groups % BLOCKS) step<P, T, R, true>(w, row, w.groups / BLOCKS, x, acc);
+    for (int j = 0; j < R; ++j)
+        for (int t = 0; t < T; ++t) y[t][row + j] = sum(acc[j][t]) + (w.bias ? w.bias[row + j] : 0.0f);
+}
+
+template <int P, int T> void tiles(const Rows& w, const uint8_t* const* x, float* const* y) {
+    int64_t row = 0;
+    for (; row + TILE_ROWS[T] <= w.rows; row += TILE_ROWS[T]) tile<P, T, TILE_ROWS[T]>(w, row, x, y);
+    for (; row < w.rows; ++row) tile<P, T, 1>(w, row, x, y);
+}
+
+template <int P> void rows_as(const Rows& w, int64_t tokens, const uint8_t* const* x, float* const* y) {
+    for (; tokens >= 4; tokens -= 4, x += 4, y += 4) tiles<P, 4>(w, x, y);
+    if (tokens == 3) tiles<P, 3>(w, x, y);
+    if (tokens == 2) tiles<P, 2>(w, x, y);
+    if (tokens == 1) tiles<P, 1>(w, x, y);
+}
+
+void rows(int32_t precision, const Rows& w, int64_t tokens, const uint8_t* const* x, float* const* y) {
+    if (precision == Q8) rows_as<Q8>(w, tokens, x, y);
+    else if (precision == Q16) rows_as<Q16>(w, tokens, x, y);
+    else rows_as<Q24>(w, tokens, x, y);
+}
+
+// Sixteen partial sums in a fixed order, so that every instruction set and thread count agrees; infinities and NaN come out
+// as IEEE arithmetic makes them.
+constexpr int LANES = 16;
+INLINE float sum_lanes(float* lane) {
+    for (int half = LANES / 2; half; half /= 2)
+        for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+    return lane[0];
+}
+
+void rows_f32(const Rows& w, const float* x, float* y) {
+    for (int64_t r = 0; r < w.rows; ++r) {
+        float lane[LANES] = {};
+        for (int64_t b = 0; b < w.groups; ++b) {
+            float v[QK];
+            const int64_t at = r * w.groups + b;
+            CONCAT(codec_, MXFP4_ISA).decode(w.blocks + at * HF_BLOCK, w.scales + at, 1, 1, 1, v, SOURCE_F32);
+            for (int j = 0; j < QK; ++j) lane[j % LANES] += v[j] * x[b * QK + j];
+        }
+        y[r] = sum_lanes(lane) + (w.bias ? w.bias[r] : 0.0f);
+    }
+}
+
+// ---- SwiGLU -------------------------------------------------------------------------------------------------------
+
+// exp to about 1 ulp in [-87, 88]: 2^n times the Taylor series of the rest, |rest| <= ln 2 / 2. Plain C, so that it vectorises.
+INLINE float exp_f32(float x) {
+    x = x < -87.0f ? -87.0f : x;  // a NaN stays
+    x = x > 88.0f ? 88.0f : x;
+    const float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.0f / 5040;
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    int32_t bits;
+    memcpy(&bits, &shifted, 4);
+    bits = (bits - 0x4b400000 + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return p * power;
+}
+
+void swiglu(const float* h, int64_t n, float alpha, float limit, float* out) {
+    for (int64_t i = 0; i < n; ++i) {
+        const float gate = h[2 * i], up = h[2 * i + 1];
+        const float g = gate > limit ? limit : gate;
+        const float c = up > limit ? limit : up, u = c < -limit ? -limit : c;
+        out[i] = g / (1.0f + exp_f32(-alpha * g)) * (u + 1.0f);
+    }
+}
+
+// ---- dense bfloat16 -----------------------------------------------------------------------------------------------
+
+template <int T> INLINE void bf16_row(const uint16_t* w, int64_t k, const float* const* x, float* total) {
+    float lane[T][2 * LANES] = {};
+    int64_t i = 0;
+    for (; i + 2 * LANES <= k; i += 2 * LANES)
+        for (int l = 0; l < 2 * LANES; ++l) {
+            const uint32_t bits = uint32_t(w[i + l]) << 16;
+            float f;
+            memcpy(&f, &bits, 4);
+            for (int t = 0; t < T; ++t) lane[t][l] += f * x[t][i + l];
+        }
+    for (int t = 0; t < T; ++t) {
+        for (int l = 0; l < LANES; ++l) lane[t][l] += lane[t][l + LANES];
+        total[t] = sum_lanes(lane[t]);
+    }
+    for (; i < k; ++i) {
+        const uint32_t bits = uint32_t(w[i]) << 16;
+        float f;
+        memcpy(&f, &bits, 4);
+        for (int t = 0; t < T; ++t) total[t] += f * x[t][i];
+    }
+}
+
+template <int T> void bf16_tiles(const uint16_t* w, const float* bias, int64_t n, int64_t k, const float* const* x, float* const* y) {
+    for (int64_t r = 0; r < n; ++r) {
+        float total[T];
+        bf16_row<T>(w + r * k, k, x, total);
+        for (int t = 0; t < T; ++t) y[t][r] = total[t] + (bias ? bias[r] : 0.0f);
+    }
+}
+
+void rows_bf16(const uint16_t* w, const float* bias, int64_t n, int64_t k, int64_t tokens, const float* const* x, float* const* y) {
+    for (; tokens >= 4; tokens -= 4, x += 4, y += 4) bf16_tiles<4>(w, bias, n, k, x, y);
+    for (; tokens; --tokens, ++x, ++y) bf16_tiles<1>(w, bias, n, k, x, y);
+}
+
+}  // namespace
+
+extern "C" const MatmulKernels CONCAT(matmul_, MXFP4_ISA) = {prepared_bytes, prepare, rows, rows_f32, swiglu, rows_bf16};

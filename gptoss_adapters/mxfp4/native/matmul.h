@@ -1,0 +1,32 @@
+// Products of MXFP4 rows (HF layout) with activations, one table of functions per instruction set.
+#pragma once
+#include <cstdint>
+
+// How activations are held. Q8, Q16 and Q24: per block of 32 a scale and integers of that many bits, in 1, 2 or 3 int8 planes.
+enum Precision : int32_t { F32 = 0, Q8 = 1, Q16 = 2, Q24 = 3 };
+
+struct Rows {  // consecutive output rows of one expert
+    const uint8_t* blocks;
+    const uint8_t* scales;
+    const float* bias;  // of these rows, or null
+    int64_t groups;     // blocks per row
+    int64_t rows;
+};
+
+struct MatmulKernels {
+    int64_t (*prepared_bytes)(int32_t precision, int64_t groups);
+    // False when the row needs the F32 path: a NaN, an Inf, or a block whose largest magnitude is not within 2^-100..2^100 or 0.
+    bool (*prepare)(int32_t precision, const float* x, int64_t groups, uint8_t* out);
+    // y[t][r] = bias[r] + sum over k of W[r][k] * x_t[k], for `tokens` prepared vectors.
+    void (*rows)(int32_t precision, const Rows& w, int64_t tokens, const uint8_t* const* x, float* const* y);
+    // The same for one vector in plain float32: slow, and right for every input.
+    void (*rows_f32)(const Rows& w, const float* x, float* y);
+    // out[i] = g * sigmoid(alpha * g) * (u + 1), g = min(h[2i], limit), u = clip(h[2i + 1], -limit, limit)
+    void (*swiglu)(const float* h, int64_t n, float alpha, float limit, float* out);
+    // y[t][r] = bias[r] + sum over k of w[r][k] * x[t][k]; w bfloat16 [rows, k], row stride k.
+    void (*rows_bf16)(const uint16_t* w, const float* bias, int64_t rows, int64_t k, int64_t tokens, const float* const* x, float* const* y);
+};
+
+extern "C" {
+extern const MatmulKernels matmul_portable, matmul_avx2, matmul_avx512vnni, matmul_neon;
+}

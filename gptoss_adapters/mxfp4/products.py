@@ -1,0 +1,165 @@
+"""Products with MXFP4 weights as they are: one matrix, and the whole expert layer in one call.
+
+`precision` says how activations enter the native products; the weights are exact in all of them.
+    "q24"  24-bit fixed point per block of 32: float32-class, relative rms error about 2e-7; the default
+    "q16"  16-bit: about 5e-5; faster where arithmetic and not memory is the limit
+    "q8"   8-bit: about 1e-2 with outliers; what llama.cpp does; never a default
+    "f32"  plain float32, slow; inputs that are not finite or too large for fixed point take this path by themselves
+Results do not depend on the number of threads, nor on how tokens are batched as far as one kernel serves them.
+float64 input, and an installation without native kernels, take the numpy oracle at full precision.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gptoss_adapters.mxfp4 import oracle
+from gptoss_adapters.mxfp4.library import address, library
+from gptoss_adapters.mxfp4.oracle import F32, HF_BLOCK, QK, U8
+
+PRECISIONS = {"f32": 0, "q8": 1, "q16": 2, "q24": 3}
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ExpertWeights:
+    """One layer's experts in the HF layout, C-contiguous; E experts, hidden size H, intermediate size I.
+
+    The arrays may be views into a mapped file: nothing is copied, and rows are read once per call.
+    """
+
+    gate_up_blocks: U8  # [E, 2I, H / 32, 16], rows interleaved: gate 0::2, up 1::2
+    gate_up_scales: U8  # [E, 2I, H / 32]
+    gate_up_bias: F32  # [E, 2I]
+    down_blocks: U8  # [E, H, I / 32, 16]
+    down_scales: U8  # [E, H, I / 32]
+    down_bias: F32  # [E, H]
+
+    def __post_init__(self) -> None:
+        e, two_i, groups = self.gate_up_scales.shape
+        h, i = groups * QK, two_i // 2
+        expected = {
+            "gate_up_blocks": (e, two_i, groups, HF_BLOCK),
+            "gate_up_scales": (e, two_i, groups),
+            "gate_up_bias": (e, two_i),
+            "down_blocks": (e, h, i // QK, HF_BLOCK),
+            "down_scales": (e, h, i // QK),
+            "down_bias": (e, h),
+        }
+        for field in fields(self):
+            array, dtype = getattr(self, field.name), np.float32 if field.name.endswith("bias") else np.uint8
+            if array.shape != expected[field.name] or array.dtype != dtype or not array.flags.c_contiguous or i % QK:
+                raise ValueError(f"{field.name}: expected contiguous {np.dtype(dtype)} {expected[field.name]}, got {array.dtype} {array.shape}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(experts, hidden, intermediate)"""
+        e, h = self.down_bias.shape
+        return e, h, self.gate_up_bias.shape[1] // 2
+
+
+class _Moe(ctypes.Structure):  # MoeArguments in drivers.h
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("gate_up_blocks", "gate_up_scales", "down_blocks", "down_scales", "gate_up_bias", "down_bias")),
+        *((name, ctypes.c_int64) for name in ("hidden", "inter", "experts", "tokens", "top_k")),
+        *((name, ctypes.c_void_p) for name in ("x", "ids", "weights", "y")),
+        ("alpha", ctypes.c_float),
+        ("limit", ctypes.c_float),
+        ("precision", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+    )
+
+
+def moe(
+    x: Array,
+    experts: ExpertWeights,
+    topk_ids: npt.NDArray[np.int32],
+    topk_weights: Array,
+    alpha: float,
+    limit: float,
+    threads: int = 0,
+    precision: str = "q24",
+) -> Array:
+    """x [T, H], chosen experts topk_ids [T, K] with topk_weights [T, K] -> [T, H] of x's dtype (float32 or float64).
+
+    y[t] = sum over k of weight * (down(swiglu(gate_up(x) + bias)) + bias), swiglu as in `swiglu`. `threads` 0: all cores
+    this process may use. Raises ValueError for shapes or expert ids that do not fit.
+    """
+    (tokens, top_k), (e, h, i) = topk_ids.shape, experts.shape
+    if x.shape != (tokens, h) or topk_weights.shape != (tokens, top_k):
+        raise ValueError(f"expected x ({tokens}, {h}) and weights ({tokens}, {top_k}), got {x.shape} and {topk_weights.shape}")
+    if topk_ids.size and not 0 <= int(topk_ids.min()) <= int(topk_ids.max()) < e:
+        raise ValueError(f"expert ids must be in 0..{e - 1}, got {int(topk_ids.min())}..{int(topk_ids.max())}")
+    native = library()
+    if not native or x.dtype == np.float64:
+        return moe_oracle(x, experts, topk_ids, topk_weights, alpha, limit)
+    x, w, y = np.ascontiguousarray(x, np.float32), np.ascontiguousarray(topk_weights, np.float32), np.empty((tokens, h), np.float32)
+    ids = np.ascontiguousarray(topk_ids, np.int32)
+    weights = (experts.gate_up_blocks, experts.gate_up_scales, experts.down_blocks, experts.down_scales, experts.gate_up_bias, experts.down_bias)
+    arrays = (address(x), address(ids), address(w), address(y))
+    arguments = _Moe(*(address(a) for a in weights), h, i, e, tokens, top_k, *arrays, alpha, limit, PRECISIONS[precision], _threads(threads))
+    native.moe(ctypes.addressof(arguments))
+    return y
+
+
+def moe_oracle(x: Array, experts: ExpertWeights, topk_ids: npt.NDArray[np.int32], topk_weights: Array, alpha: float, limit: float) -> Array:
+    """`moe` by decoding each chosen expert and multiplying in x's dtype."""
+    y = np.zeros_like(x)
+    z = np.empty((*topk_ids.shape, x.shape[1]), x.dtype)
+    for e in np.unique(topk_ids):
+        token, slot = np.nonzero(topk_ids == e)
+        up = oracle.decode(experts.gate_up_blocks[e], experts.gate_up_scales[e]).astype(x.dtype, copy=False)
+        down = oracle.decode(experts.down_blocks[e], experts.down_scales[e]).astype(x.dtype, copy=False)
+        h = x[token] @ up.T + experts.gate_up_bias[e]
+        z[token, slot] = swiglu(h, alpha, limit) @ down.T + experts.down_bias[e]
+    for k in range(topk_ids.shape[1]):
+        y += topk_weights[:, k : k + 1].astype(x.dtype, copy=False) * z[:, k]
+    return y
+
+
+def swiglu(h: Array, alpha: float, limit: float) -> Array:
+    """h [..., 2I], gate and up interleaved -> g * sigmoid(alpha * g) * (u + 1) with g clamped from above, u on both sides."""
+    g, u = np.minimum(h[..., 0::2], limit), np.clip(h[..., 1::2], -limit, limit)
+    with np.errstate(over="ignore"):
+        out: Array = g / (1 + np.exp(-alpha * g)) * (u + 1)
+    return out
+
+
+def matmul(x: Array, blocks: U8, scales: U8, bias: F32 | None = None, threads: int = 0, precision: str = "q24") -> Array:
+    """x [T, G * 32] times MXFP4 rows blocks [N, G, 16], scales [N, G], plus bias [N] -> [T, N] of x's dtype."""
+    rows, groups = scales.shape
+    if blocks.shape != (rows, groups, HF_BLOCK) or x.ndim != 2 or x.shape[1] != groups * QK or (bias is not None and bias.shape != (rows,)):
+        raise ValueError(f"x {x.shape} and blocks {blocks.shape}, scales {scales.shape} do not fit")
+    native = library()
+    if not native or x.dtype == np.float64:
+        y: Array = x @ oracle.decode(blocks, scales).astype(x.dtype, copy=False).T
+        return y if bias is None else y + bias
+    x, out = np.ascontiguousarray(x, np.float32), np.empty((len(x), rows), np.float32)
+    b = None if bias is None else address(np.ascontiguousarray(bias, np.float32))
+    native.matmul(address(blocks), address(scales), b, rows, groups, len(x), address(x), PRECISIONS[precision], _threads(threads), address(out))
+    return out
+
+
+def linear_bf16(x: F32, weight: Array, bias: F32 | None = None, threads: int = 0) -> F32:
+    """x float32 [T, K] times weight bfloat16 (or its uint16 bits) [N, K], plus bias float32 [N] -> float32 [T, N].
+
+    Products are exact and sums float32: for the few tokens of decoding, where reading the weights is the whole cost.
+    """
+    (rows, k), bits = weight.shape, weight.view(np.uint16)
+    native = library()
+    if not native:
+        y: F32 = x @ (bits.astype(np.uint32) << 16).view(np.float32).T
+        return y if bias is None else y + bias
+    x, out = np.ascontiguousarray(x, np.float32), np.empty((len(x), rows), np.float32)
+    native.linear_bf16(address(bits), None if bias is None else address(bias), rows, k, len(x), address(x), _threads(threads), address(out))
+    return out
+
+
+def _threads(threads: int) -> int:
+    return threads or len(os.sched_getaffinity(0))
