@@ -27,12 +27,9 @@ class MessageStart:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Delta:
-    """Text of the open message. One `feed` gives at most one Delta between two other events, never an empty one.
-
-    Frozen because parsers share them: a token always gives the same one.
-    """
+    """Text of the open message. One `feed` gives at most one Delta between two other events, never an empty one."""
 
     text: str
 

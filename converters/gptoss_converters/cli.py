@@ -1,0 +1,31 @@
+"""The `gptoss-convert` program: each command lives in a module of its own and is added here."""
+
+from __future__ import annotations
+
+import typer
+
+from gptoss_adapters import console
+from gptoss_converters.cli_to_gguf import to_gguf
+
+app = typer.Typer(
+    name="gptoss-convert",
+    help="Carry gpt-oss checkpoints between formats, and prove that nothing changed on the way.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("to-gguf")(to_gguf)
+
+
+@app.callback()
+def _program() -> None:
+    """Exit codes: 0 ok, 1 a check said no, 2 usage, 3 bad input, 4 I/O or space, 130 interrupted. GPTOSS_DEBUG=1 shows tracebacks."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    console.run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""`gptoss-convert to-gguf`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gptoss_converters.console import (
+    JsonOption,
+    Output,
+    PathArgument,
+    ProgressBar,
+    RevisionOption,
+    ThreadsOption,
+    human,
+    parse_size,
+)
+
+
+class Dense(StrEnum):
+    bf16 = "bf16"
+    f16 = "f16"
+    f32 = "f32"
+    q8_0 = "q8_0"
+
+
+class Experts(StrEnum):
+    mxfp4 = "mxfp4"
+    bf16 = "bf16"
+    f16 = "f16"
+    f32 = "f32"
+    q8_0 = "q8_0"
+
+
+def to_gguf(
+    path: PathArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The GGUF file to write.")],
+    dense: Annotated[Dense | None, typer.Option(help="Type of attention, embedding and head (default: as stored).")] = None,
+    experts: Annotated[Experts | None, typer.Option(help="Type of the experts (default: as stored; MXFP4 then moves byte for byte).")] = None,
+    tokenizer: Annotated[str | None, typer.Option(metavar="DIR|none", help="Folder with tokenizer.json, or none for a file without vocabulary.")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in the file (default: from the folder's name).")] = None,
+    split_max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Split into files of at most SIZE tensor bytes, e.g. 4G.")] = None,
+    sha256: Annotated[bool | None, typer.Option("--sha256/--no-sha256", help="Hash sources and output into the file (default: for Hub sources).")] = None,
+    allow_lossy: Annotated[bool, typer.Option("--allow-lossy", help="Go on when llama.cpp cannot compute what the config says.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    threads: ThreadsOption = None,
+    revision: RevisionOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a checkpoint for llama.cpp and Ollama, with every weight byte accounted for.
+
+    Examples:
+
+        gptoss-convert to-gguf ./gpt-oss-20b -o gpt-oss-20b.gguf
+
+        gptoss-convert to-gguf openai/gpt-oss-120b -o 120b.gguf --dense q8_0 --split-max-size 40G
+
+        gptoss-convert to-gguf ./my-tune -o tune.gguf --experts mxfp4 --dry-run
+    """
+    from gptoss_adapters.checkpoint import open_checkpoint
+    from gptoss_adapters.checkpoint.writer import write
+    from gptoss_converters.to_gguf import GgufOptions, plan_gguf
+
+    out = Output(as_json)
+    hashes = sha256 if sha256 is not None else not Path(path).exists()
+    options = GgufOptions(dense and dense.value, experts and experts.value, tokenizer, name, parse_size(split_max_size), hashes, allow_lossy)
+    made = plan_gguf(open_checkpoint(path, revision=revision), output, options)
+    for notice in made.notices:
+        out.note(notice)
+    if dry_run:
+        out.result(_plan_text(made.plan), **_plan_json(made.plan), notices=made.notices)
+        return
+    with ProgressBar() as bar:
+        written = write(made.plan, threads=threads, resume=resume, force=force, progress=bar)
+    files = [str(f.path) for f in made.plan.files]
+    out.result(_summary(files, written), files=files, notices=made.notices, **asdict(written))
+
+
+def _plan_json(plan: Any) -> dict[str, Any]:
+    tensors = [
+        {"file": f.path.name, **asdict(t), "offset": o} for f in plan.files for t, o in zip(f.tensors, f.offsets, strict=True)
+    ]  # fmt: skip
+    return {"bytes": plan.nbytes, "files": {f.path.name: f.size for f in plan.files}, "tensors": tensors}
+
+
+def _plan_text(plan: Any) -> str:
+    lines = []
+    for file in plan.files:
+        lines.append(f"{file.path}: {file.size} bytes ({human(file.size)}), {len(file.tensors)} tensors")
+        for t, offset in zip(file.tensors, file.offsets, strict=True):
+            shape = "x".join(map(str, t.shape))
+            lines.append(f"  {offset:>12} {t.nbytes:>12}  {t.dtype:<5} {shape:<16} {t.name:<34} <- {t.source}")
+    return "\n".join(lines)
+
+
+def _summary(files: list[str], written: Any) -> str:
+    seconds = sum(written.seconds.values())
+    first = Path(files[0])
+    lines = [f"wrote {', '.join(files)}: {human(written.nbytes)} in {seconds:.1f} s, read back and equal to the source"]
+    if written.resumed:
+        lines.append(f"  {human(written.resumed)} of it by the interrupted run")
+    lines += [f"  sha256 {digest}  {name}" for name, digest in written.sha256.items()]
+    lines += ["next:", f"  llama-server -m {first} --jinja", f"  printf 'FROM {first.resolve()}\\n' > Modelfile && ollama create {first.stem} -f Modelfile"]
+    return "\n".join(lines)

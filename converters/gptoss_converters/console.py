@@ -1,0 +1,89 @@
+"""What every `gptoss-convert` command shares: one output object, progress on a terminal, options in one spelling."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gptoss_adapters.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint: a file, a folder, or a Hub repository id (owner/name).")]
+RevisionOption = Annotated[str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a Hub repository.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Worker threads (default: one per core).")]
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+class Output:
+    """The result on stdout, as text or as one JSON object; notes on stderr."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def note(self, line: str) -> None:
+        print(f"note: {line}", file=sys.stderr)
+
+    def result(self, text: str, **data: Any) -> None:
+        print(json.dumps(data, indent=2, default=str) if self.as_json else text)
+
+
+class ProgressBar:
+    """A bar with bytes, rate and time left while a plan is written; nothing at all unless stderr is a terminal."""
+
+    def __init__(self) -> None:
+        self.bar: Progress | None = None
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> ProgressBar:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+                TransferSpeedColumn,
+            )
+
+            columns = TextColumn("{task.description:>9}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if self.bar:
+            if phase not in self.tasks:
+                self.tasks[phase] = self.bar.add_task(phase, total=total)
+            self.bar.update(self.tasks[phase], completed=done)
+
+
+def parse_size(text: str | None) -> int | None:
+    """`4G`, `500M`, `1000000`: bytes, in powers of 1000 as upstream counts them. Raises UsageError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)([KMGT]?)B?", text.strip().upper())
+    if not match or not int(match[1]):
+        raise UsageError("a size is a number with K, M, G or T", expected="4G", got=text)
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def human(nbytes: float) -> str:
+    """13 761 264 768 -> `13.8 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if nbytes < 1000 or unit == "GB":
+            return f"{nbytes:.0f} {unit}" if unit == "bytes" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    raise AssertionError

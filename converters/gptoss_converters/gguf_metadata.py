@@ -1,0 +1,132 @@
+"""GGUF metadata of a gpt-oss model: the keys that llama.cpp and Ollama read, in upstream's order, and our provenance keys.
+
+Sources: llama.cpp's converter and loader (which keys are obeyed was measured); Ollama reads the same ones. What has no key
+(SwiGLU limit and alpha, YaRN betas, unrounded YaRN bounds) is in `lossy` and `notices`, and recorded under `gptoss_adapters.`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gptoss_adapters.spec import FULL, GGUF_ARCH, SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig, alternating
+
+# Type codes of the GGUF specification.
+U16, U32, I32, F32, BOOL, STRING, ARRAY = 2, 4, 5, 6, 7, 8, 9
+_FORMATS = {U16: "<H", U32: "<I", I32: "<i", F32: "<f", BOOL: "<?"}
+LLAMA_BETA_FAST, LLAMA_BETA_SLOW = 32.0, 1.0
+FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32, "mxfp4": 38}  # by the experts' type, as llama.cpp's quantiser says it
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One metadata entry. An array is `kind` ARRAY with `of` its element type; `value` may be packed bytes with `count`."""
+
+    name: str
+    kind: int
+    value: Any
+    of: int = 0
+    count: int = 0
+
+    def pack(self) -> bytes:
+        head = pack_string(self.name) + struct.pack("<I", self.kind)
+        if self.kind != ARRAY:
+            return head + _pack_value(self.kind, self.value)
+        packed = isinstance(self.value, bytes)
+        body = self.value if packed else b"".join(_pack_value(self.of, v) for v in self.value)
+        return head + struct.pack("<IQ", self.of, self.count if packed else len(self.value)) + body
+
+
+def pack_string(text: str | bytes) -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(data)) + data
+
+
+def _pack_value(kind: int, value: Any) -> bytes:
+    return pack_string(value) if kind == STRING else struct.pack(_FORMATS[kind], value)
+
+
+def model_keys(config: GptOssConfig, name: str, size_label: str, experts: str) -> list[Key]:
+    """The keys of the architecture. `experts` is the type of the expert weights ("mxfp4", "bf16", ...)."""
+    c = config
+    yarn = c.rope_scaling_factor > 1.0
+    rope: list[tuple[str, int, Any]] = [("rope.scaling.type", STRING, "yarn" if yarn else "none")]
+    if yarn:
+        rope += [("rope.scaling.factor", F32, c.rope_scaling_factor), ("rope.scaling.original_context_length", U32, c.initial_context_length),
+                 ("rope.scaling.yarn_beta_fast", F32, c.yarn_beta_fast), ("rope.scaling.yarn_beta_slow", F32, c.yarn_beta_slow)]  # fmt: skip
+    if c.attention_factor is not None:
+        rope.append(("rope.scaling.attn_factor", F32, c.attention_factor / (0.1 * math.log(c.rope_scaling_factor) + 1.0)))
+    own = [
+        ("block_count", U32, c.num_hidden_layers), ("context_length", U32, c.max_position_embeddings),
+        ("embedding_length", U32, c.hidden_size), ("feed_forward_length", U32, c.intermediate_size),
+        ("attention.head_count", U32, c.num_attention_heads), ("attention.head_count_kv", U32, c.num_key_value_heads),
+        *rope, ("rope.freq_base", F32, c.rope_theta), ("attention.layer_norm_rms_epsilon", F32, c.rms_norm_eps),
+        ("expert_count", U32, c.num_experts), ("expert_used_count", U32, c.experts_per_token),
+        ("attention.key_length", U32, c.head_dim), ("attention.value_length", U32, c.head_dim),
+    ]  # fmt: skip
+    return [
+        Key("general.architecture", STRING, GGUF_ARCH),
+        Key("general.type", STRING, "model"),
+        Key("general.name", STRING, name),
+        Key("general.size_label", STRING, size_label),
+        *(Key(f"{GGUF_ARCH}.{key}", kind, value) for key, kind, value in own),
+        Key("general.file_type", U32, FILE_TYPES[experts]),
+        *_window_keys(c),
+        Key(f"{GGUF_ARCH}.expert_feed_forward_length", U32, c.intermediate_size),
+        Key("general.quantization_version", U32, 2),
+    ]
+
+
+def _window_keys(c: GptOssConfig) -> list[Key]:
+    """llama.cpp obeys a pattern, but aborts on one in which no layer slides: then every layer gets a window that hides nothing."""
+    window, pattern = f"{GGUF_ARCH}.attention.sliding_window", f"{GGUF_ARCH}.attention.sliding_window_pattern"
+    if all(kind == FULL for kind in c.layer_types):
+        return [Key(window, U32, max(c.sliding_window, c.max_position_embeddings))]
+    keys = [Key(window, U32, c.sliding_window)]
+    if c.layer_types != alternating(c.num_hidden_layers):
+        keys.append(Key(pattern, ARRAY, [kind == SLIDING for kind in c.layer_types], of=BOOL))
+    return keys
+
+
+def lossy(config: GptOssConfig) -> list[tuple[str, float, float]]:
+    """(field, the checkpoint's value, what llama.cpp computes with) for every field that a GGUF cannot carry."""
+    fixed = [("swiglu_limit", SWIGLU_LIMIT), ("swiglu_alpha", SWIGLU_ALPHA)]
+    if config.rope_scaling_factor > 1.0:
+        fixed += [("yarn_beta_fast", LLAMA_BETA_FAST), ("yarn_beta_slow", LLAMA_BETA_SLOW)]
+    return [(name, getattr(config, name), value) for name, value in fixed if getattr(config, name) != value]
+
+
+def rounds_yarn(config: GptOssConfig) -> bool:
+    """Whether llama.cpp's rounding of the YaRN bounds changes this model."""
+    return config.rope_scaling_factor > 1.0 and not config.yarn_truncate
+
+
+def provenance_keys(config: GptOssConfig, kind: str, version: str) -> list[Key]:
+    """What made the file from what, and what of the config the other keys could not say."""
+    keys = [
+        Key("gptoss_adapters.version", STRING, version),
+        Key("gptoss_adapters.source_kind", STRING, kind),
+        Key("gptoss_adapters.yarn_truncate", BOOL, config.yarn_truncate),
+    ]
+    if all(layer == FULL for layer in config.layer_types):
+        keys.append(Key("gptoss_adapters.sliding_window_pattern", ARRAY, [False] * config.num_hidden_layers, of=BOOL))
+    return keys + [Key(f"gptoss_adapters.{field}", F32, value) for field, value, _ in lossy(config)]
+
+
+def title(name: str) -> str:
+    """`tiny-mxfp4` -> `Tiny Mxfp4`, as upstream derives general.name from a folder's name; sizes and versions stay as they are."""
+    words = re.split(r"[-\s]+", name.strip())
+    return " ".join(w.title() if w.islower() and not re.fullmatch(r"v?\d.*", w) else w for w in words)
+
+
+def size_label(shapes: Iterable[tuple[str, Sequence[int]]], experts: int) -> str:
+    """`32x2.4B` as upstream counts it: one expert's matrices of each layer, and everything else (all experts' biases too)."""
+    count = sum(math.prod(shape) // (experts if "_exps." in name and len(shape) > 2 else 1) for name, shape in shapes)
+    unit, suffix = next(((u, s) for u, s in ((1e12, "T"), (1e9, "B"), (1e6, "M")) if count > u), (1e3, "K"))
+    scaled = count / unit
+    digits = max(2 - len(str(round(scaled)).lstrip("0")), 0)
+    return f"{experts}x{scaled:.{digits}f}{suffix}"

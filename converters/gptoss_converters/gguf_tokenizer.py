@@ -1,0 +1,140 @@
+"""`tokenizer.json` -> GGUF tokenizer keys, packed straight into the bytes that the file holds (650 000 strings in well under a second).
+
+Special tokens must keep their text: llama.cpp finds out what ends a generation by it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from gptoss_adapters.checkpoint.base import Checkpoint
+from gptoss_adapters.checkpoint.files import read_json
+from gptoss_adapters.errors import BadInput
+from gptoss_adapters.spec import GGUF_ARCH, GptOssConfig
+from gptoss_converters.gguf_metadata import ARRAY, BOOL, I32, STRING, U32, Key
+
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+PRE_TOKENIZER = "gpt-4o"  # llama.cpp's name of o200k's splitting rule
+_O200K_MARK = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"  # case-aware words: no other family splits so
+_ROLES = (("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token"))
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """The files a tokenizer is read from; `template` is the text of the chat template that goes with it, if any."""
+
+    tokenizer: Path
+    config: Path | None
+    template: str | None
+
+
+def find_tokenizer(checkpoint: Checkpoint, where: str | None) -> TokenizerFiles:
+    """The checkpoint's own tokenizer, or the one in the folder (or file) `where`. Raises BadInput when there is none."""
+    if where is None:
+        files = checkpoint.tokenizer_files
+        if "tokenizer.json" not in files:
+            raise BadInput("no tokenizer.json beside the weights", file=checkpoint.path, hint="add --tokenizer DIR, or --tokenizer none for a file without vocabulary")
+        return TokenizerFiles(files["tokenizer.json"], files.get("tokenizer_config.json"), checkpoint.chat_template)
+    folder = Path(where) if Path(where).is_dir() else Path(where).parent
+    path = folder / "tokenizer.json" if Path(where).is_dir() else Path(where)
+    if not path.is_file():
+        raise BadInput("no such tokenizer", file=path, hint="--tokenizer names a folder with tokenizer.json, or none")
+    config, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    text = template.read_text("utf-8") if template.is_file() else None
+    return TokenizerFiles(path, config if config.is_file() else None, text or checkpoint.chat_template)
+
+
+def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
+    """Every `tokenizer.*` key. Raises BadInput naming the file and what in it is wrong."""
+    raw = read_json(files.tokenizer)
+    model = raw.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
+        raise BadInput("is not a byte-level BPE tokenizer", file=files.tokenizer, expected="model.vocab and model.merges")
+    _check_splitting(raw, files.tokenizer)
+    added = [t for t in raw.get("added_tokens", []) if isinstance(t, dict)]
+    tokens, types = _token_table(model["vocab"], added, checkpoint.config.vocab_size, files.tokenizer)
+    keys = [
+        Key("tokenizer.ggml.model", STRING, "gpt2"),
+        Key("tokenizer.ggml.pre", STRING, PRE_TOKENIZER),
+        Key("tokenizer.ggml.tokens", ARRAY, _pack_strings(tokens), of=STRING, count=len(tokens)),
+        Key("tokenizer.ggml.token_type", ARRAY, types.tobytes(), of=I32, count=len(types)),
+        Key("tokenizer.ggml.merges", ARRAY, _pack_strings(_merges(model["merges"], files.tokenizer)), of=STRING, count=len(model["merges"])),
+    ]
+    ids = {**{t["content"]: t["id"] for t in added}}
+    settings = read_json(files.config) if files.config else {}
+    keys += _special_ids(settings, ids, checkpoint)
+    keys += [Key(f"tokenizer.ggml.add_{w}_token", BOOL, bool(settings.get(f"add_{w}_token", False))) for w in ("bos", "eos")]
+    return [*keys, Key("tokenizer.chat_template", STRING, files.template or our_template())]
+
+
+def no_vocabulary_keys(config: GptOssConfig) -> list[Key]:
+    """For `--tokenizer none`: llama.cpp then makes filler tokens itself; it wants to know how many."""
+    return [Key(f"{GGUF_ARCH}.vocab_size", U32, config.vocab_size), Key("tokenizer.ggml.model", STRING, "no_vocab")]
+
+
+def our_template() -> str:
+    """The published chat template, for checkpoints that come without one."""
+    from importlib.resources import files
+
+    return (files("gptoss_harmony") / "data" / "chat_template.jinja").read_text("utf-8")
+
+
+def _check_splitting(raw: Mapping[str, Any], file: Path) -> None:
+    """llama.cpp knows splitting rules by name; any other vocabulary would be split wrongly without a word."""
+    if _O200K_MARK not in json.dumps(raw.get("pre_tokenizer")).replace("\\\\", "\\"):
+        raise BadInput("the pre_tokenizer is not the one of gpt-oss (o200k)", file=file, hint="llama.cpp would split text differently")
+
+
+def _token_table(vocab: Mapping[str, int], added: list[dict[str, Any]], size: int, file: Path) -> tuple[list[str], array[int]]:
+    """Token texts and types by id; ids without a token are filled as upstream does."""
+    tokens: list[str | None] = [None] * size
+    types = array("i", [UNUSED]) * size
+    special = {t["content"]: (t["id"], CONTROL if t.get("special") else USER_DEFINED) for t in added}
+    try:
+        for text, number in vocab.items():
+            tokens[number] = text
+            types[number] = NORMAL
+        for text, (number, kind) in special.items():
+            tokens[number] = text
+            types[number] = kind
+    except (IndexError, TypeError):
+        raise BadInput("a token's id lies outside the vocabulary", file=file, expected=f"0 to {size - 1}", got=f"{text!r}: {number}") from None
+    if min(vocab.values(), default=0) < 0 or len(vocab.keys() | special.keys()) != size - tokens.count(None):
+        raise BadInput("two tokens have the same id", file=file)
+    return [f"[PAD{i}]" if t is None else t for i, t in enumerate(tokens)], types
+
+
+def _merges(raw: list[Any], file: Path) -> list[str]:
+    """tokenizers writes a merge as "left right" or, since 0.20, as a pair."""
+    try:
+        return raw if not raw or isinstance(raw[0], str) else [f"{left} {right}" for left, right in raw]
+    except (TypeError, ValueError):
+        raise BadInput("model.merges must hold pairs of strings", file=file) from None
+
+
+def _pack_strings(texts: list[str]) -> bytes:
+    """GGUF string array elements: an 8-byte length and the UTF-8 bytes, each. Lengths repeat, so they are packed once."""
+    data = [t.encode() for t in texts]
+    prefix = {n: struct.pack("<Q", n) for n in set(map(len, data))}
+    return b"".join(chain.from_iterable((prefix[len(d)], d) for d in data))
+
+
+def _special_ids(settings: Mapping[str, Any], ids: Mapping[str, int], checkpoint: Checkpoint) -> list[Key]:
+    """bos, eos and padding: by the text in tokenizer_config.json, else by the model's config."""
+    keys = []
+    for name, field in _ROLES:
+        text = settings.get(field)
+        text = text.get("content") if isinstance(text, dict) else text
+        number = ids.get(text) if isinstance(text, str) else None
+        if number is None:
+            number = getattr(checkpoint.config, f"{field}_id")
+        if number is not None:
+            keys.append(Key(f"tokenizer.ggml.{name}_token_id", U32, number))
+    return keys

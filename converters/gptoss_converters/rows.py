@@ -1,0 +1,173 @@
+"""Rows of a checkpoint's tensors as values, and values as the rows of an output type.
+
+A reader gives rows begin..end of one output tensor as [n, width] bf16, f16 or f32, whatever way the source stores them; `ENCODERS`
+turn those into bytes. What the output type cannot hold is refused by name, never rounded to Inf.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from gptoss_adapters import mxfp4
+from gptoss_adapters.checkpoint.base import DENSE, GGML_MXFP4_BYTES, Q8_0_BYTES, decode_q8_0
+from gptoss_adapters.checkpoint.files import U8, Source
+from gptoss_adapters.checkpoint.fills import ChunkFill, SourceFile
+from gptoss_adapters.errors import BadInput
+from gptoss_adapters.spec import MXFP4_BLOCK
+
+Values = npt.NDArray[Any]
+BF16 = np.dtype(ml_dtypes.bfloat16)
+ROW_BYTES: dict[str, Callable[[int], int]] = {
+    "f32": lambda n: 4 * n,
+    "f16": lambda n: 2 * n,
+    "bf16": lambda n: 2 * n,
+    "q8_0": lambda n: n // MXFP4_BLOCK * Q8_0_BYTES,
+    "mxfp4": lambda n: n // MXFP4_BLOCK * GGML_MXFP4_BYTES,
+}
+REQUANTISE_RULE = "ggml"  # dense experts become MXFP4 as llama.cpp's own quantiser makes them
+
+
+class Reader(Protocol):
+    """`count` rows of `width` values."""
+
+    count: int
+    width: int
+
+    def read(self, begin: int, end: int) -> Values: ...
+
+
+class DenseRows:
+    """Every `stride`-th row, from `start`, of a dense array that begins `offset` bytes into a file."""
+
+    def __init__(self, file: SourceFile, source: Source, width: int, count: int, first: int = 0, start: int = 0, stride: int = 1) -> None:
+        self.file, self.dtype, self.width, self.count = file, DENSE[source.dtype], width, count
+        self.offset = source.offset + first * width * self.dtype.itemsize
+        self.start, self.stride = start, stride
+
+    def read(self, begin: int, end: int) -> Values:
+        row = self.width * self.dtype.itemsize
+        data = self.file.read(self.offset + begin * self.stride * row, (end - begin) * self.stride * row)
+        rows: Values = data.view(self.dtype).reshape(-1, self.width)[self.start :: self.stride]
+        return rows
+
+
+class SwappedRows:
+    """Rows of [E, out, in] that is stored as [E, in, out]: each thread keeps the expert it is at."""
+
+    def __init__(self, file: SourceFile, source: Source, start: int = 0, stride: int = 1) -> None:
+        self.file, self.source, self.start, self.stride = file, source, start, stride
+        experts, self.width, self.out = source.shape
+        self.per_expert = self.out // stride
+        self.count = experts * self.per_expert
+        self._kept = threading.local()
+
+    def read(self, begin: int, end: int) -> Values:
+        result = np.empty((end - begin, self.width), DENSE[self.source.dtype])
+        at = begin
+        while at < end:
+            expert, row = divmod(at, self.per_expert)
+            stop = min(end, at - row + self.per_expert)
+            columns = self._expert(expert)[:, self.start :: self.stride][:, row : row + stop - at]
+            result[at - begin : stop - begin] = columns.T
+            at = stop
+        return result
+
+    def _expert(self, number: int) -> Values:
+        if getattr(self._kept, "number", None) != number:
+            dtype = DENSE[self.source.dtype]
+            nbytes = self.width * self.out * dtype.itemsize
+            self._kept.matrix = self.file.read(self.source.offset + number * nbytes, nbytes).view(dtype).reshape(self.width, self.out)
+            self._kept.number = number
+        matrix: Values = self._kept.matrix
+        return matrix
+
+
+class Mxfp4Rows:
+    """Decoded rows of a blocks and scales pair in HF order; bf16 holds every value."""
+
+    def __init__(self, files: tuple[SourceFile, SourceFile], pair: tuple[Source, Source], start: int = 0, stride: int = 1) -> None:
+        self.files, self.pair, self.start, self.stride = files, pair, start, stride
+        *lead, self.groups = pair[1].shape
+        self.count, self.width = int(np.prod(lead)) // stride, self.groups * MXFP4_BLOCK
+
+    def read(self, begin: int, end: int) -> Values:
+        n, at, g = (end - begin) * self.stride, begin * self.stride, self.groups
+        blocks = self.files[0].read(self.pair[0].offset + at * g * 16, n * g * 16).reshape(n, g, 16)
+        scales = self.files[1].read(self.pair[1].offset + at * g, n * g).reshape(n, g)
+        mxfp4.check_scales(scales, self.files[1].path, self.pair[1].name)
+        return mxfp4.decode(blocks, scales, BF16, row_start=self.start, row_step=self.stride)
+
+
+class GgufRows:
+    """Decoded rows of a GGUF tensor that is stored as MXFP4 or Q8_0."""
+
+    def __init__(self, file: SourceFile, source: Source) -> None:
+        self.file, self.source = file, source
+        *lead, self.width = source.shape
+        self.count = int(np.prod(lead))
+        self.row_bytes = source.nbytes // self.count
+
+    def read(self, begin: int, end: int) -> Values:
+        raw = self.file.read(self.source.offset + begin * self.row_bytes, (end - begin) * self.row_bytes).reshape(end - begin, -1)
+        if self.source.dtype == "Q8_0":
+            return decode_q8_0(raw).reshape(end - begin, self.width)
+        return mxfp4.decode(*mxfp4.ggml_to_hf(raw), BF16)
+
+
+def to_f32(x: Values) -> U8:
+    return (mxfp4.to_f32(x) if x.dtype == BF16 else np.ascontiguousarray(x, np.float32)).view(np.uint8)
+
+
+def to_bf16(x: Values) -> U8:
+    return np.ascontiguousarray(x.astype(BF16, copy=False)).view(np.uint8)
+
+
+def to_f16(x: Values) -> U8:
+    half = np.ascontiguousarray(x) if x.dtype == np.float16 else mxfp4.to_f16(x)
+    if not np.isfinite(half).all():
+        raise BadInput("values beyond the range of float16", got=float(np.abs(x.astype(np.float32)).max()), hint="use bf16 or f32")
+    return half.view(np.uint8)
+
+
+def to_f16_exactly(x: Values) -> U8:
+    """Decoded MXFP4 as float16, which holds it for scale bytes 104..140 only: anything else is refused."""
+    half = mxfp4.to_f16(x)
+    same = half.astype(np.float32) == x.astype(np.float32)
+    if not same.all():
+        raise BadInput("MXFP4 values that float16 cannot hold exactly", got=float(x.astype(np.float32)[~same][0]), hint="use --experts mxfp4, bf16 or f32")
+    return half.view(np.uint8)
+
+
+def to_q8_0(x: Values) -> U8:
+    return mxfp4.to_q8_0(x)
+
+
+def to_mxfp4(x: Values) -> U8:
+    return mxfp4.hf_to_ggml(*mxfp4.encode(x, rule=REQUANTISE_RULE))
+
+
+ENCODERS: dict[str, Callable[[Values], U8]] = {"f32": to_f32, "bf16": to_bf16, "f16": to_f16, "q8_0": to_q8_0, "mxfp4": to_mxfp4}
+
+
+class Encoded(ChunkFill):
+    """Rows of a reader in another type. `source` is what errors name."""
+
+    def __init__(self, reader: Reader, kind: str, source: Source) -> None:
+        super().__init__(reader.count, ROW_BYTES[kind](reader.width))
+        exactly = kind == "f16" and not isinstance(reader, DenseRows | SwappedRows)
+        self.reader, self.source, self.encode = reader, source, to_f16_exactly if exactly else ENCODERS[kind]
+
+    def produce(self, begin: int, end: int) -> Sequence[U8]:
+        values = self.reader.read(begin, end)
+        if not np.isfinite(values).all():
+            raise BadInput("holds NaN or Inf", file=self.source.file, tensor=self.source.name)
+        try:
+            return (self.encode(values),)
+        except BadInput as e:
+            raise BadInput(e.what, file=self.source.file, tensor=self.source.name, expected=e.expected, got=e.got, hint=e.hint) from None

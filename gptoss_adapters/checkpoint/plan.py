@@ -1,0 +1,158 @@
+"""What will be written, known in full before the first byte: files, tensors, offsets, sources and the work that fills them.
+
+    Plan -> PlannedFile(s): path, header bytes, tensors with their offsets
+         -> Work: a Fill (how bytes come about) and the places where its rows go
+         -> Job: a run of rows of one Work; jobs share nothing, so any thread may do any job in any order
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from gptoss_adapters.errors import BadInput
+
+JOB_BYTES = 16 << 20  # what an interrupted run may have to do again, per thread
+Target = tuple[int, int]  # open file descriptor, offset of a tensor's first byte
+
+
+class Fill(Protocol):
+    """The bytes of one or more tensors of equal size, as `rows` rows of `row_bytes` each that any source row run gives.
+
+    `write` puts rows begin..end of every tensor where they belong; `differs` reads them back and compares them with the
+    source: None, or (which tensor, byte offset in it) of the first difference. `step` rows must stay together in one job.
+    """
+
+    rows: int
+    row_bytes: int
+    step: int
+
+    def write(self, begin: int, end: int, targets: Sequence[Target]) -> None: ...
+
+    def differs(self, begin: int, end: int, targets: Sequence[Target]) -> tuple[int, int] | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of the output: `dtype` as the format spells it, `shape` row-major, `source` in words for `--dry-run`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One output file: `header` is its first bytes, `offsets` say where each tensor begins, gaps are zero."""
+
+    path: Path
+    header: bytes
+    tensors: tuple[Tensor, ...]
+    offsets: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Tensor number `tensor` of file number `file`."""
+
+    file: int
+    tensor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A fill and the tensors that it fills, in its order."""
+
+    fill: Fill
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Rows begin..end of work number `work`."""
+
+    work: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """64 characters at `offset` of file 0's header that receive the sha256 of a source file or of an output's tensor data."""
+
+    offset: int
+    of: str  # "source" or "data"
+    index: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole output. `options` and the sources' sizes and times are what a resumed run must find unchanged."""
+
+    files: tuple[PlannedFile, ...]
+    works: tuple[Work, ...]
+    sources: tuple[Path, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seals: tuple[Seal, ...] = ()
+
+    def __post_init__(self) -> None:
+        filled = [p for w in self.works for p in w.places]
+        assert len(set(filled)) == len(filled) == sum(len(f.tensors) for f in self.files), "every tensor is filled once"
+        object.__setattr__(self, "stamps", tuple(stamp(p) for p in self.sources))
+
+    stamps: tuple[tuple[int, int, int], ...] = field(init=False, default=())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(f.size for f in self.files)
+
+    @cached_property
+    def key(self) -> str:
+        """Names this output and its inputs: equal keys give equal bytes."""
+        facts = [
+            [[f.path.name, hashlib.sha256(f.header).hexdigest(), f.size] for f in self.files],
+            [[str(p.resolve()), *s] for p, s in zip(self.sources, self.stamps, strict=True)],
+            dict(self.options), [[s.offset, s.of, s.index] for s in self.seals],
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def jobs(self) -> tuple[Job, ...]:
+        return tuple(job for number, work in enumerate(self.works) for job in _cut(number, work))
+
+    def job_bytes(self, job: Job) -> int:
+        work = self.works[job.work]
+        return (job.end - job.begin) * work.fill.row_bytes * len(work.places)
+
+    def tensor(self, place: Place) -> Tensor:
+        return self.files[place.file].tensors[place.tensor]
+
+    def check_sources(self) -> None:
+        """Raises BadInput when a source was replaced, resized or rewritten since the plan was made."""
+        for path, before in zip(self.sources, self.stamps, strict=True):
+            if stamp(path) != before:
+                raise BadInput("the file changed while it was being read", file=path, hint="run again when nothing writes to it")
+
+
+def stamp(path: Path) -> tuple[int, int, int]:
+    """Size, time of the last change in ns and inode number; zeros for a file that is gone."""
+    try:
+        s = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return s.st_size, s.st_mtime_ns, s.st_ino
+
+
+def _cut(number: int, work: Work) -> Iterator[Job]:
+    fill = work.fill
+    step = max(JOB_BYTES // (fill.row_bytes * len(work.places)) // fill.step, 1) * fill.step
+    for begin in range(0, fill.rows, step):
+        yield Job(number, begin, min(begin + step, fill.rows))
