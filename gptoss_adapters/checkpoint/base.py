@@ -113,21 +113,23 @@ class Checkpoint:
             blocks, scales = self.mxfp4(name, expert)
             return mxfp4.decode(blocks, scales, dtype)
         if encoding == "q8_0":
-            return self._read_q8_0(name, expert).astype(dtype, copy=False)
+            rows = self.q8_0(name, expert)
+            return decode_q8_0(rows).reshape(*rows.shape[:-1], -1).astype(dtype, copy=False)
         return np.array(self.array(name, expert), dtype=dtype, order="C")
 
-    def _read_q8_0(self, name: str, expert: int | None) -> Array:
+    def q8_0(self, name: str, expert: int | None = None) -> U8:
+        """The GGML Q8_0 rows [.., out, in / 32 * 34] of a tensor stored so: a view, or a copy for gate_up."""
         info = self.tensors[name]
-        parts = []
-        for source in info.sources:
-            rows = _rows(self.raw(source).reshape(source.shape[0], -1), expert)
-            parts.append(decode_q8_0(rows).reshape(len(rows), *source.shape[1:]))
+        if info.encoding != "q8_0":
+            raise TypeError(f"{name} is stored as {info.encoding}, not q8_0")
+        width = info.shape[-1] // MXFP4_BLOCK * Q8_0_BYTES
+        parts = [_rows(self.raw(s).reshape(*s.shape[:-1], width), expert) for s in info.sources]
         return _squeeze(self._assemble(info, parts), expert)
 
     def _assemble(self, info: TensorInfo, parts: list[Array]) -> Array:
         if len(parts) == 1:
             return layouts.view(parts[0], info.roles[0], self.config)
-        out = np.empty((len(parts[0]), *info.shape[1:]), parts[0].dtype)
+        out = np.empty((len(parts[0]), info.shape[1], *parts[0].shape[2:]), parts[0].dtype)
         for part, role in zip(parts, info.roles, strict=True):
             out[layouts.place(role)] = part
         return out

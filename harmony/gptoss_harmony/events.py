@@ -27,9 +27,12 @@ class MessageStart:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, frozen=True)
 class Delta:
-    """Text of the open message. One `feed` gives at most one Delta between two other events, never an empty one."""
+    """Text of the open message. One `feed` gives at most one Delta between two other events, never an empty one.
+
+    Frozen because parsers share them: a token always gives the same one.
+    """
 
     text: str
 

@@ -75,17 +75,25 @@ def token_bytes() -> list[bytes]:
 
 
 @cache
-def texts() -> dict[int, str]:
+def deltas() -> dict[int, Delta]:
     """Tokens seen so far that are whole characters: spares most tokens the decoder. Shared by all parsers, only grows."""
     return {}
 
 
-_NO_TEXTS: dict[int, str] = {}
+NO_DELTAS: dict[int, Delta] = {}
 
 
 @cache
 def _role_id(role: Role) -> int:
     return token_bytes().index(role.value.encode())
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Machine:
@@ -125,7 +133,7 @@ class Machine:
         self.current_content_type: str | None = None
         self.last_content_delta = None
         self.name: str | None = None
-        self.fast = _NO_TEXTS  # `texts()` while whole tokens can be looked up there
+        self.fast = NO_DELTAS  # `deltas()` while whole tokens can be looked up there
         self.parts: list[str] = []
         self.header: list[int | str] = []
         self.content_at = len(self.tokens)
@@ -153,21 +161,25 @@ class Machine:
         self.current_recipient, self.current_content_type = header.recipient, header.content_type
         self.content_at = self.at + 1
         self.decoder = self.mode.decoder()
-        self.fast = texts()
+        self.fast = deltas()
         self.events.append(MessageStart(header, tuple(self.flags)))
 
     def append(self, data: bytes) -> None:
         text = self.decoder.decode(data)
-        self.fast = texts() if self.decoder.clean else _NO_TEXTS
+        self.fast = deltas() if self.decoder.clean else NO_DELTAS
         self.emit(text)
 
     def append_run(self, run: list[int]) -> None:
-        """Ordinary tokens. A single one that is whole characters is remembered as text."""
-        data = b"".join(map(token_bytes().__getitem__, run))
-        clean = self.decoder.clean
+        """Ordinary tokens."""
+        table = token_bytes()
+        self.append(b"".join([table[token] for token in run]))
+
+    def append_token(self, token: int) -> None:
+        """One ordinary token. If it is whole characters, its delta is remembered for all parsers."""
+        data = token_bytes()[token]
+        if self.decoder.clean and token not in deltas() and _is_utf8(data):
+            deltas()[token] = Delta(data.decode())
         self.append(data)
-        if len(run) == 1 and clean and self.decoder.clean and "\ufffd" not in self.parts[-1]:
-            texts()[run[0]] = self.parts[-1]
 
     def append_text(self, text: str) -> None:
         self.formed = False
@@ -179,7 +191,7 @@ class Machine:
         self.parts.append(text)
         last = self.events[-1] if self.events else None
         if isinstance(last, Delta):
-            last.text += text
+            self.events[-1] = Delta(last.text + text)
         else:
             self.events.append(Delta(text))
         self.last_content_delta = text if self.last_content_delta is None else self.last_content_delta + text

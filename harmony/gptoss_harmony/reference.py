@@ -116,12 +116,13 @@ def _append(machine: Machine, item: Item) -> None:
         machine.append_run(item)
     else:
         for token in item or ():
-            machine.append_run([token])
+            machine.append_token(token)
 
 
 def _is_utf8(run: list[int]) -> bool:
+    table = token_bytes()
     try:
-        utf_8_decode(b"".join(map(token_bytes().__getitem__, run)), "strict", False)
+        utf_8_decode(b"".join([table[token] for token in run]), "strict", False)
     except UnicodeDecodeError:
         return False
     return True

@@ -1,0 +1,211 @@
+"""Model output as both OpenAI APIs see it: reasoning, text and calls, one piece at a time.
+
+`Reader` takes whole messages or the parser's deltas and makes the same items of both, so a streamed answer and a
+whole one cannot differ. What the APIs have no place for stays in the messages: results of tools and words of users
+that the model made up, calls after the first where parallel calls are off, text after a call's JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from .events import Delta, Event, MessageEnd, MessageStart
+from .messages import Message, Role
+from .openai_request import ToolTable
+from .tokens import ANALYSIS, COMMENTARY, END, FINAL
+
+
+class Kind(Enum):
+    REASONING = "reasoning"
+    PREAMBLE = "preamble"
+    ANSWER = "answer"
+    CALL = "call"
+
+
+class Step(Enum):
+    START = "start"
+    TEXT = "text"
+    END = "end"
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One piece of output. `name` is the API name of the tool of a call; `text` is then its arguments, JSON."""
+
+    kind: Kind
+    name: str = ""
+    text: str = ""
+
+
+class FirstJson:
+    """Passes text through up to the end of its first JSON object or array; what follows is not an argument.
+
+    Text that starts with anything else passes through whole.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = self._escaped = self._done = False
+        self._raw: bool | None = None
+
+    def feed(self, text: str) -> str:
+        if self._raw is None and (start := text.lstrip()):
+            self._raw = start[0] not in "{["
+        if self._raw:
+            return text
+        for i, char in enumerate(text):
+            if self._done:
+                return text[:i]
+            self._step(char)
+        return text
+
+    def _step(self, char: str) -> None:
+        if self._in_string:
+            if self._escaped:
+                self._escaped = False
+            elif char == "\\":
+                self._escaped = True
+            else:
+                self._in_string = char != '"'
+        elif char == '"':
+            self._in_string = True
+        elif char in "{[":
+            self._depth += 1
+        elif char in "}]":
+            self._depth -= 1
+            self._done = self._depth <= 0
+
+
+class CodeArgument:
+    """Raw code as the JSON object ``{"code": ...}``: the python tool takes text, the APIs want JSON arguments."""
+
+    _HEAD, _TAIL = '{"code": "', '"}'
+
+    def __init__(self) -> None:
+        self._open = False
+
+    def feed(self, text: str) -> str:
+        head, self._open = ("" if self._open else self._HEAD), True
+        return head + json.dumps(text, ensure_ascii=False)[1:-1]
+
+    def close(self) -> str:
+        return self._TAIL if self._open else self._HEAD + self._TAIL
+
+    @classmethod
+    def unwrap(cls, arguments: str) -> str:
+        """The code of ``{"code": ...}``; anything else is taken to be code."""
+        try:
+            code = json.loads(arguments)["code"]
+        except (ValueError, TypeError, KeyError):
+            return arguments
+        return code if isinstance(code, str) else arguments
+
+
+class Reader:
+    """Turns messages into items. `items` grows; `current` is the one being written."""
+
+    def __init__(self, tools: ToolTable, parallel: bool = True) -> None:
+        self.items: list[Item] = []
+        self._tools = tools
+        self._parallel = parallel
+        self.current: Item | None = None  # None between messages and in messages that the APIs do not show
+        self._arguments: FirstJson | CodeArgument | None = None
+        self._over = False
+
+    @property
+    def called(self) -> bool:
+        return any(item.kind is Kind.CALL for item in self.items)
+
+    def start(self, role: str, channel: str | None, recipient: str | None) -> Item | None:
+        """Opens the item of a message; None if the APIs do not show that message."""
+        self.current = self._arguments = None
+        name = self._tools.api_name(recipient)
+        if role != Role.ASSISTANT:
+            self._over = self._over or self.called
+        elif self._over or (name is not None and self.called and not self._parallel):
+            self._over = True
+        else:
+            self.current = self._open(channel, name)
+        return self.current
+
+    def _open(self, channel: str | None, name: str | None) -> Item:
+        if name is None:
+            kind = {ANALYSIS: Kind.REASONING, COMMENTARY: Kind.PREAMBLE}.get(channel or "", Kind.ANSWER)
+            item = Item(kind)
+        else:
+            item = Item(Kind.CALL, name)
+            self._arguments = CodeArgument() if name == "python" and self._tools.is_builtin(name) else FirstJson()
+        self.items.append(item)
+        return item
+
+    def delta(self, text: str) -> str:
+        """Adds text to the current item; returns what of it the APIs show (for a call: the JSON of its arguments)."""
+        return self._grow(self._arguments.feed(text) if text and self._arguments else text)
+
+    def end(self, truncated: bool = False) -> str:
+        """Closes the open item; returns the last piece of it. A truncated call keeps its unfinished arguments."""
+        tail = ""
+        if self.current and self.current.kind is Kind.CALL and not truncated:
+            if isinstance(self._arguments, CodeArgument):
+                tail = self._arguments.close()
+            elif not self.current.text.strip():
+                tail = "{}"
+        tail = self._grow(tail)
+        self.current = self._arguments = None
+        return tail
+
+    def _grow(self, text: str) -> str:
+        if self.current is None:
+            return ""
+        self.current.text += text
+        return text
+
+    def feed(self, events: Iterable[Event], truncated: bool) -> Iterator[tuple[Step, Item, str]]:
+        """What the parser's events change: (step, item, new text). `truncated`: the end of the stream is a limit's."""
+        for event in events:
+            if isinstance(event, MessageStart):
+                header = event.header
+                if item := self.start(header.role, header.channel, header.recipient):
+                    yield Step.START, item, ""
+            elif item := self.current:
+                if isinstance(event, Delta):
+                    text = self.delta(event.text)
+                else:
+                    text = self.end(truncated and _broke_off(event.message))
+                if text:
+                    yield Step.TEXT, item, text
+                if isinstance(event, MessageEnd):
+                    yield Step.END, item, ""
+
+
+def read(messages: Iterable[Message], tools: ToolTable, parallel: bool, truncated: bool) -> Reader:
+    """Whole messages at once. `truncated`: generation hit a limit, inside the last one if that was never closed."""
+    reader = Reader(tools, parallel)
+    messages = list(messages)
+    for i, message in enumerate(messages):
+        reader.start(message.role, message.channel, message.recipient)
+        reader.delta(message.text)
+        reader.end(truncated and i == len(messages) - 1 and _broke_off(message))
+    return reader
+
+
+def _broke_off(message: Message) -> bool:
+    """True if the stream ended inside the content, so that the text is a beginning."""
+    return message.end is None and not {"missing_end", "truncated_header"} & set(message.flags)
+
+
+def was_closed(messages: Sequence[Message]) -> bool:
+    """True if the output ends where a model may stop; False if it just broke off, or ends with reasoning or a preamble."""
+    if not messages or messages[-1].end is None:
+        return False
+    last = messages[-1]
+    return last.end != END or last.channel == FINAL or last.recipient is not None
+
+
+def new_id(prefix: str) -> str:
+    """A fresh API id such as ``call_0f3a...`` (96 random bits)."""
+    return f"{prefix}_{secrets.token_hex(12)}"
