@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gptoss_harmony import load_vocabulary
+from gptoss_harmony.tokens import N_RANKS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gptoss_adapters.checkpoint import tokenizer_files
-from gptoss_harmony import load_vocabulary
-from gptoss_harmony.tokens import N_RANKS
 
 PUBLISHED_SIZES = {"tokenizer_config.json": 4200, "special_tokens_map.json": 98, "generation_config.json": 177, "chat_template.jinja": 16738}
 

@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gptoss_adapters.spec import BOS_TOKEN_ID, EOS_TOKEN_IDS, PAD_TOKEN_ID
 from gptoss_harmony.tokens import FIRST_SPECIAL, N_RANKS, SPECIAL_NAMES
 from gptoss_harmony.vocabulary import PATTERN, load_vocabulary
+
+from gptoss_adapters.spec import BOS_TOKEN_ID, EOS_TOKEN_IDS, PAD_TOKEN_ID
 
 ADDED = {FIRST_SPECIAL + n: name for n, name in enumerate(SPECIAL_NAMES[:20])} | {FIRST_SPECIAL + 20: "<|endofprompt|>"}
 """The 21 added tokens of the published files; their names follow tiktoken, which calls the last one endofprompt."""
