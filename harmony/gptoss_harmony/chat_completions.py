@@ -21,7 +21,7 @@ from .errors import LayoutError
 from .events import Event
 from .grammar import Final, Turn
 from .messages import Conversation, Json, Message, Part
-from .openai_output import CodeArgument, Item, Kind, Reader, Step, new_id, read, was_closed
+from .openai_output import Item, Kind, Reader, Step, new_id, read, was_closed
 from .openai_request import (
     ToolTable,
     chosen,
@@ -31,6 +31,7 @@ from .openai_request import (
     joined,
     no_reasoning,
     response_format,
+    result_message,
     text_parts,
     without_finished_reasoning,
 )
@@ -99,9 +100,7 @@ class _Body:
         elif role == "assistant":
             self._add_assistant(message, parts, where)
         elif role == "tool":
-            name = self._tool_of(message, where)
-            channel = COMMENTARY if name.startswith("functions.") else ANALYSIS
-            self.messages.append(Message.tool(name, joined(text_parts(message.get("content"), where)), channel=channel))
+            self.messages.append(result_message(self._tool_of(message, where), message.get("content"), f"{where}.content"))
         elif role in _INSTRUCTING:
             self.messages.append(Message.developer(joined(text_parts(message.get("content"), where))))
         else:
@@ -123,7 +122,7 @@ class _Body:
         function = expect(expect(call, dict, where).get("function"), dict, f"{where}.function")
         name = expect(function.get("name"), str, f"{where}.function.name")
         arguments = expect(function.get("arguments"), str, f"{where}.function.arguments")
-        message = call_message(self._tools, name, arguments)
+        message = self._tools.call(name, arguments)
         self._recipient_of[call.get("id") or ""] = message.recipient or ""
         self.messages.append(message)
 
@@ -134,15 +133,6 @@ class _Body:
         if recipient is None:
             raise LayoutError(f"{where}.tool_call_id", f"no call before it has this id (got {message.get('tool_call_id')!r})")
         return recipient
-
-
-def call_message(tools: ToolTable, name: str, arguments: str) -> Message:
-    """The assistant message that calls a tool by its API name; the text of `arguments` goes in as it is."""
-    recipient = tools.recipient(name)
-    if recipient.startswith("functions."):
-        return Message.assistant(arguments, COMMENTARY, recipient, "<|constrain|>json")
-    code = CodeArgument.unwrap(arguments) if recipient == "python" else arguments
-    return Message.assistant(code, ANALYSIS, recipient, "code")
 
 
 def from_messages(

@@ -34,11 +34,15 @@ class Step(Enum):
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One piece of output. `name` is the API name of the tool of a call; `text` is then its arguments, JSON."""
+    """One piece of output. `name` is the API name of the tool of a call; `text` is then its arguments, JSON.
+
+    `complete` is False while it is written, and stays so if a limit cut it off.
+    """
 
     kind: Kind
     name: str = ""
     text: str = ""
+    complete: bool = False
 
 
 class FirstJson:
@@ -95,15 +99,6 @@ class CodeArgument:
     def close(self) -> str:
         return self._TAIL if self._open else self._HEAD + self._TAIL
 
-    @classmethod
-    def unwrap(cls, arguments: str) -> str:
-        """The code of ``{"code": ...}``; anything else is taken to be code."""
-        try:
-            code = json.loads(arguments)["code"]
-        except (ValueError, TypeError, KeyError):
-            return arguments
-        return code if isinstance(code, str) else arguments
-
 
 class Reader:
     """Turns messages into items. `items` grows; `current` is the one being written."""
@@ -155,6 +150,8 @@ class Reader:
             elif not self.current.text.strip():
                 tail = "{}"
         tail = self._grow(tail)
+        if self.current:
+            self.current.complete = not truncated
         self.current = self._arguments = None
         return tail
 
@@ -175,7 +172,7 @@ class Reader:
                 if isinstance(event, Delta):
                     text = self.delta(event.text)
                 else:
-                    text = self.end(truncated and _broke_off(event.message))
+                    text = self.end(truncated and event.reason == "eos" and _broke_off(event.message))
                 if text:
                     yield Step.TEXT, item, text
                 if isinstance(event, MessageEnd):
@@ -195,7 +192,7 @@ def read(messages: Iterable[Message], tools: ToolTable, parallel: bool, truncate
 
 def _broke_off(message: Message) -> bool:
     """True if the stream ended inside the content, so that the text is a beginning."""
-    return message.end is None and not {"missing_end", "truncated_header"} & set(message.flags)
+    return message.end is None and not {"missing_end", "truncated_header", "stray_text"} & set(message.flags)
 
 
 def was_closed(messages: Sequence[Message]) -> bool:

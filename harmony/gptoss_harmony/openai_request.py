@@ -25,7 +25,7 @@ from .messages import (
     ToolNamespace,
 )
 from .policies import drop_documented
-from .tokens import ANALYSIS
+from .tokens import ANALYSIS, COMMENTARY
 
 _EFFORTS = {
     "none": ReasoningEffort.LOW,
@@ -98,6 +98,14 @@ class ToolTable:
         safe = recipient.removeprefix("functions.")
         return self._api_of.get(safe, safe)
 
+    def call(self, name: str, arguments: str) -> Message:
+        """The assistant message that calls the tool `name` (API name); the text of `arguments` goes in as it is."""
+        recipient = self.recipient(name)
+        if recipient.startswith("functions."):
+            return Message.assistant(arguments, COMMENTARY, recipient, "<|constrain|>json")
+        code = _unwrap_code(arguments) if recipient == "python" else arguments
+        return Message.assistant(code, ANALYSIS, recipient, "code")
+
     def is_builtin(self, name: str) -> bool:
         """True for ``python`` and ``browser.*`` unless the request declares a function of that name."""
         return name not in self._safe_of and (name == "python" or name.startswith("browser."))
@@ -154,6 +162,21 @@ def _text_part(part: Any, where: str) -> Text:
         if isinstance(expect(part, dict, where).get(key), str):
             return Text(part[key])
     raise LayoutError(where, f"gpt-oss reads text only (expected a text part / got type {part.get('type')!r})")
+
+
+def _unwrap_code(arguments: str) -> str:
+    """The code of ``{"code": ...}``; anything else is taken to be code."""
+    try:
+        code = json.loads(arguments)["code"]
+    except (ValueError, TypeError, KeyError):
+        return arguments
+    return code if isinstance(code, str) else arguments
+
+
+def result_message(recipient: str, content: Any, where: str) -> Message:
+    """What the tool `recipient` gave back, on the channel of its call."""
+    channel = COMMENTARY if recipient.startswith("functions.") else ANALYSIS
+    return Message.tool(recipient, joined(text_parts(content, where)), channel=channel)
 
 
 def joined(parts: Sequence[Text]) -> str:
