@@ -83,7 +83,7 @@ class Tensors:
     def _repacked(self, info: TensorInfo, tensors: int) -> Repacked:
         blocks, scales = info.sources
         rows = math.prod(info.shape[:-1]) // tensors
-        return Repacked(self._file(blocks), blocks.offset, self._file(scales), scales.offset, rows, scales.shape[-1], tensors, scales)
+        return Repacked((self._file(blocks), blocks.offset), (self._file(scales), scales.offset), rows, scales.shape[-1], tensors, scales)
 
     def _fill(self, info: TensorInfo, role: str, kind: str) -> tuple[Fill, str]:
         """How one output tensor's bytes come about, and a word for it."""

@@ -14,18 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
+from gptoss_adapters.checkpoint import native_stream
 from gptoss_adapters.checkpoint.files import U8, Source
 from gptoss_adapters.checkpoint.plan import Target
 from gptoss_adapters.errors import BadInput, OutputError
+from gptoss_adapters.mxfp4.oracle import GGML_BLOCK, HF_BLOCK
 
 
 def _chunk_bytes() -> int:
-    """An eighth of the L2 cache: input, output and what the kernel touches stay in it together."""
+    """A power of two such that input, output and what is held back stay in the L2 cache together."""
     try:
         l2 = os.sysconf("SC_LEVEL2_CACHE_SIZE")
     except (ValueError, OSError):
         l2 = 0
-    return min(max(l2 // 8, 128 << 10), 512 << 10) & -4096
+    return 256 << 10 if l2 >= 2 << 20 else 128 << 10
 
 
 CHUNK_BYTES = _chunk_bytes()
@@ -123,42 +125,76 @@ class Produced(ChunkFill):
         return (self.function(begin, end),)
 
 
-class Copied(ChunkFill):
-    """Bytes moved as they are: `nbytes` from `offset` of a file. bf16 weights are checked for NaN and Inf on the way.
+class Streamed(ChunkFill):
+    """A fill that native code can do from file to file; without it, `produce` serves. `source` is what errors name."""
 
-    `source` is what errors name.
-    """
+    groups = 0  # MXFP4 blocks per row; 0: plain bytes
+
+    def __init__(self, rows: int, row_bytes: int, source: Source, inputs: Sequence[tuple[SourceFile, int, int]], step: int = 1) -> None:
+        """inputs: file, offset, and bytes that one row of every output takes."""
+        super().__init__(rows, row_bytes, step)
+        self.source, self.inputs = source, inputs
+
+    def write(self, begin: int, end: int, targets: Sequence[Target]) -> None:
+        if native_stream.available():
+            self._stream(begin, end, targets, compare=False)
+        else:
+            super().write(begin, end, targets)
+
+    def differs(self, begin: int, end: int, targets: Sequence[Target]) -> tuple[int, int] | None:
+        return self._stream(begin, end, targets, compare=True) if native_stream.available() else super().differs(begin, end, targets)
+
+    def _stream(self, begin: int, end: int, targets: Sequence[Target], compare: bool) -> tuple[int, int] | None:
+        sources = [(file.fd, offset + begin * per_row) for file, offset, per_row in self.inputs]
+        places = [(fd, offset + begin * self.row_bytes) for fd, offset in targets]
+        result, a = native_stream.stream(sources, places, end - begin, self.groups, CHUNK_BYTES, compare=compare, refuse_nonfinite_bf16=self._is_bf16())
+        if result == native_stream.SOURCE_ENDS:
+            raise self.inputs[0][0].shrank()
+        if result == native_stream.READ_FAILED:
+            raise OutputError(f"cannot be read ({os.strerror(a.error)})", file=self.source.file)
+        if result == native_stream.BAD_VALUE:
+            raise self.bad_value()
+        return (a.output, begin * self.row_bytes + a.at) if result == native_stream.DIFFERS else None
+
+    def _is_bf16(self) -> bool:
+        return self.source.dtype == "BF16"
+
+    def bad_value(self) -> BadInput:
+        """What no engine computes alike."""
+        what = "holds MXFP4 scale bytes of 255 (NaN)" if self.groups else "holds NaN or Inf"
+        return BadInput(what, file=self.source.file, tensor=self.source.name)
+
+
+class Copied(Streamed):
+    """Bytes moved as they are: `nbytes` from `offset` of a file. bf16 weights are checked for NaN and Inf on the way."""
 
     def __init__(self, file: SourceFile, offset: int, nbytes: int, source: Source) -> None:
-        super().__init__(nbytes, 1, step=4)
-        self.file, self.offset, self.source = file, offset, source
+        super().__init__(nbytes, 1, source, [(file, offset, 1)], step=4)
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:
-        data = self.file.read(self.offset + begin, end - begin)
-        if self.source.dtype == "BF16" and ((data.view(np.uint16) & 0x7F80) == 0x7F80).any():
-            raise BadInput("holds NaN or Inf", file=self.source.file, tensor=self.source.name)
+        file, offset, _ = self.inputs[0]
+        data = file.read(offset + begin, end - begin)
+        if self._is_bf16() and ((data.view(np.uint16) & 0x7F80) == 0x7F80).any():
+            raise self.bad_value()
         return (data,)
 
 
-class Repacked(ChunkFill):
+class Repacked(Streamed):
     """MXFP4 in HF nibble order -> GGML blocks: `tensors` outputs take the source's rows in turn (2: gate and up).
 
-    blocks_at and scales_at are the offsets of [rows * tensors, groups, 16] and [rows * tensors, groups] bytes; `source` is the
-    scales as errors name them: a scale byte of 255 is refused.
+    blocks and scales: file and offset of [rows * tensors, groups, 16] and [rows * tensors, groups] bytes.
     """
 
-    def __init__(self, blocks: SourceFile, blocks_at: int, scales: SourceFile, scales_at: int, rows: int, groups: int, tensors: int, source: Source) -> None:
-        from gptoss_adapters.checkpoint.base import GGML_MXFP4_BYTES
-
-        super().__init__(rows, groups * GGML_MXFP4_BYTES)
-        self.blocks, self.blocks_at, self.scales, self.scales_at = blocks, blocks_at, scales, scales_at
-        self.groups, self.tensors, self.source = groups, tensors, source
+    def __init__(self, blocks: tuple[SourceFile, int], scales: tuple[SourceFile, int], rows: int, groups: int, tensors: int, source: Source) -> None:
+        inputs = [(*blocks, tensors * groups * HF_BLOCK), (*scales, tensors * groups)]
+        super().__init__(rows, groups * GGML_BLOCK, source, inputs)
+        self.groups, self.tensors = groups, tensors
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:
-        from gptoss_adapters.mxfp4 import check_scales, hf_to_ggml
+        from gptoss_adapters.mxfp4 import hf_to_ggml
 
-        g, t = self.groups, self.tensors
-        blocks = self.blocks.read(self.blocks_at + begin * t * g * 16, (end - begin) * t * g * 16).reshape(-1, g, 16)
-        scales = self.scales.read(self.scales_at + begin * t * g, (end - begin) * t * g).reshape(-1, g)
-        check_scales(scales, self.source.file, self.source.name)
-        return [hf_to_ggml(blocks, scales, row_start=k, row_step=t) for k in range(t)]
+        blocks, scales = (file.read(offset + begin * n, (end - begin) * n) for file, offset, n in self.inputs)
+        if (scales == 255).any():
+            raise self.bad_value()
+        blocks, scales = blocks.reshape(-1, self.groups, HF_BLOCK), scales.reshape(-1, self.groups)
+        return [hf_to_ggml(blocks, scales, row_start=k, row_step=self.tensors) for k in range(self.tensors)]

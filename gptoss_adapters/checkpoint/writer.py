@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gptoss_adapters.checkpoint.hashing import Followers
 from gptoss_adapters.checkpoint.journal import Parts, io_error
-from gptoss_adapters.checkpoint.plan import Job, Plan
+from gptoss_adapters.checkpoint.plan import Job, Plan, Seal
 from gptoss_adapters.errors import CheckFailed, GptOssError, OutputError
 
 COMMIT_SECONDS = 5.0  # how much work, in time, an interrupted run loses at most
@@ -104,7 +105,9 @@ class _Run:
     def carry_out(self, force: bool, sync: bool, read_back: bool) -> Written:
         with self._phase("write"):
             self._allocate()
+            followers = Followers(self.plan, self.parts.fds, self._wait)
             self._each_job("write", self._write, [n for n in range(len(self.plan.jobs)) if n not in self.done])
+            self._seal(followers.finish())
         with self._phase("sync"):
             if sync:
                 for fd in self.parts.fds:
@@ -115,6 +118,17 @@ class _Run:
         self.plan.check_sources()
         self.parts.publish(force)
         return self.written
+
+    def _wait(self, number: int) -> bool:
+        with self.changed:
+            self.changed.wait_for(lambda: number in self.done or self.error is not None)
+            return self.error is None
+
+    def _seal(self, digests: Mapping[Seal, str]) -> None:
+        for seal, digest in digests.items():
+            os.pwrite(self.parts.fds[0], digest.encode(), seal.offset)
+            path = self.plan.sources[seal.index] if seal.of == "source" else self.plan.files[seal.index].path
+            self.written.sha256[path.name if seal.of == "source" else f"{path.name} (tensor data)"] = digest
 
     def _phase(self, name: str) -> _Phase:
         return _Phase(self.written, name)
@@ -147,9 +161,9 @@ class _Run:
 
     def _attend(self, workers: list[threading.Thread], phase: str, total: int) -> None:
         last = time.monotonic()
-        while any(w.is_alive() for w in workers):
-            with self.changed:
-                self.changed.wait(0.1)
+        while workers:
+            workers[0].join(0.1)
+            workers = [w for w in workers if w.is_alive()]
             if self.progress:
                 self.progress(phase, self.bytes_done, total)
             if phase == "write" and time.monotonic() - last > self.commit_seconds:
@@ -172,13 +186,13 @@ class _Run:
             with self.changed:
                 self.done.add(number)
                 self.fresh.add(number)
+                self.changed.notify_all()
                 self.bytes_done += self.plan.job_bytes(self.plan.jobs[number])
-        with self.changed:
-            self.changed.notify_all()
 
     def _fail(self, e: BaseException) -> None:
         with self.changed:
             self.error = self.error or e
+            self.changed.notify_all()
 
     def _write(self, job: Job) -> None:
         self.plan.works[job.work].fill.write(job.begin, job.end, self._targets(job))

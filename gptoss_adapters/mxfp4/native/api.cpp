@@ -6,6 +6,7 @@
 
 #include "codec.h"
 #include "drivers.h"
+#include "stream.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -89,3 +90,5 @@ EXPORT void mxfp4_linear_bf16(const uint16_t* w, const float* bias, int64_t rows
                               float* y) {
     run_linear_bf16(*chosen->matmul, w, bias, rows, k, tokens, x, threads, y);
 }
+
+EXPORT int32_t mxfp4_stream(StreamArguments* a) { return run_stream(*chosen->codec, *a); }

@@ -1,0 +1,125 @@
+#include "stream.h"
+
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <unistd.h>
+
+namespace {
+
+constexpr int64_t HF_BYTES = 16, GGML_BYTES = 17;
+
+// Buffered writes to one file exclude each other in the kernel, by spinning: waiting here costs no CPU.
+std::mutex writing;
+
+int32_t read_all(int fd, uint8_t* to, int64_t n, int64_t at, int32_t* error) {
+    while (n > 0) {
+        const ssize_t got = pread(fd, to, size_t(n), at);
+        if (got == 0) return STREAM_SOURCE_ENDS;
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) { *error = errno; return STREAM_READ_FAILED; }
+        to += got, n -= got, at += got;
+    }
+    return STREAM_DONE;
+}
+
+int32_t write_all(int fd, const uint8_t* from, int64_t n, int64_t at, int32_t* error) {
+    const std::lock_guard<std::mutex> alone(writing);
+    while (n > 0) {
+        const ssize_t put = pwrite(fd, from, size_t(n), at);
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) { *error = errno; return STREAM_WRITE_FAILED; }
+        from += put, n -= put, at += put;
+    }
+    return STREAM_DONE;
+}
+
+bool has_nonfinite_bf16(const uint8_t* bytes, int64_t n) {
+    int any = 0;
+    for (int64_t i = 0; i + 1 < n; i += 2) {
+        uint16_t x;
+        memcpy(&x, bytes + i, 2);
+        any |= (x & 0x7f80) == 0x7f80;
+    }
+    return any;
+}
+
+// One output's bytes on their way: rows are appended, and leave in pieces that end on a multiple of the chunk, which the page cache
+// takes as few large folios.
+struct Outlet {
+    int fd;
+    int64_t at;  // where `buffer` goes
+    uint8_t* buffer;
+    int64_t held;
+
+    int32_t flush(int64_t chunk, bool all, int32_t* error) {
+        const int64_t end = all ? at + held : (at + held) & ~(chunk - 1);
+        if (end <= at) return STREAM_DONE;
+        const int64_t n = end - at;
+        if (const int32_t r = write_all(fd, buffer, n, at, error)) return r;
+        memmove(buffer, buffer + n, size_t(held - n));
+        at = end, held -= n;
+        return STREAM_DONE;
+    }
+};
+
+int32_t plain(StreamArguments& a) {
+    uint8_t *data = a.scratch, *written = a.scratch + a.chunk;
+    for (int64_t done = 0; done < a.rows;) {
+        const int64_t at = a.out_at[0] + done, to_edge = a.chunk - (at & (a.chunk - 1));
+        const int64_t n = to_edge < a.rows - done ? to_edge : a.rows - done;
+        if (const int32_t r = read_all(a.in_fd[0], data, n, a.in_at[0] + done, &a.error)) return r;
+        if (a.compare) {
+            if (read_all(a.out_fd[0], written, n, at, &a.error)) return STREAM_WRITE_FAILED;
+            if (memcmp(data, written, size_t(n)) != 0) {
+                int64_t i = 0;
+                while (data[i] == written[i]) ++i;
+                a.at = done + i;
+                return STREAM_DIFFERS;
+            }
+        } else {
+            if (a.refuse_nonfinite_bf16 && has_nonfinite_bf16(data, n)) return STREAM_BAD_VALUE;
+            if (const int32_t r = write_all(a.out_fd[0], data, n, at, &a.error)) return r;
+        }
+        done += n;
+    }
+    return STREAM_DONE;
+}
+
+int32_t repacked(const CodecKernels& codec, StreamArguments& a) {
+    const int64_t row_in = a.groups * HF_BYTES, row_out = a.groups * GGML_BYTES;
+    int64_t step = a.chunk / row_out;  // rows of each output per round
+    if (step < 1) step = 1;
+    // scratch: blocks [step * outputs rows], scales, then per output what a round makes plus what is held back
+    uint8_t* blocks = a.scratch;
+    uint8_t* scales = blocks + step * a.outputs * row_in;
+    uint8_t* buffers = scales + step * a.outputs * a.groups;
+    Outlet outlet[2];
+    for (int k = 0; k < a.outputs; ++k) outlet[k] = {a.out_fd[k], a.out_at[k], buffers + k * (step * row_out + a.chunk), 0};
+    for (int64_t row = 0; row < a.rows; row += step) {
+        const int64_t n = step < a.rows - row ? step : a.rows - row, taken = n * a.outputs, first = row * a.outputs;
+        if (const int32_t r = read_all(a.in_fd[0], blocks, taken * row_in, a.in_at[0] + first * row_in, &a.error)) return r;
+        if (const int32_t r = read_all(a.in_fd[1], scales, taken * a.groups, a.in_at[1] + first * a.groups, &a.error)) return r;
+        if (memchr(scales, 255, size_t(taken * a.groups))) return STREAM_BAD_VALUE;
+        for (int k = 0; k < a.outputs; ++k) {
+            const uint8_t *b = blocks + k * row_in, *s = scales + k * a.groups;
+            Outlet& out = outlet[k];
+            if (a.compare) {
+                if (read_all(out.fd, out.buffer, n * row_out, out.at + row * row_out, &a.error)) return STREAM_WRITE_FAILED;
+                const int64_t block = codec.compare_ggml(b, s, n, a.groups, a.outputs, out.buffer);
+                if (block < 0) continue;
+                a.output = k;
+                a.at = row * row_out + block * GGML_BYTES;
+                return STREAM_DIFFERS;
+            }
+            codec.hf_to_ggml(b, s, n, a.groups, a.outputs, out.buffer + out.held);
+            out.held += n * row_out;
+            if (const int32_t r = out.flush(a.chunk, row + n == a.rows, &a.error)) return r;
+        }
+    }
+    return STREAM_DONE;
+}
+
+}  // namespace
+
+int32_t run_stream(const CodecKernels& codec, StreamArguments& a) { return a.groups ? repacked(codec, a) : plain(a); }
