@@ -165,9 +165,9 @@ class Machine:
         self.events.append(MessageStart(header, tuple(self.flags)))
 
     def append(self, data: bytes) -> None:
-        text = self.decoder.decode(data)
+        for text in self.decoder.decode(data):
+            self.emit(text)
         self.fast = deltas() if self.decoder.clean else NO_DELTAS
-        self.emit(text)
 
     def append_run(self, run: list[int]) -> None:
         """Ordinary tokens."""

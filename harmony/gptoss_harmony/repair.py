@@ -118,7 +118,7 @@ def split_stripped(text: str) -> list[tuple[list[Section], str]]:
     """Header sections and content of each message in a text that lost its special tokens; one item: it did not."""
     parts = _STRIPPED.split(text)
     if len(parts) == 1:
-        return [([(None, "")], text)]
+        return [([(None, "")], text)]  # a bare answer: none of its words is a header
     out = [split_headless([(None, ""), (CHANNEL, part)]) for part in parts]
     if not _LEADING_CHANNEL.match(parts[0]):
         out[0] = ([(None, ""), (CHANNEL, ANALYSIS)], parts[0])
@@ -190,10 +190,11 @@ class _Reader:
         if not _begins_with_role(first, role):
             return role, None
         rest = words.pop(0).removeprefix(role)
-        if given or rest.startswith(role):
+        if given:
             self._flag("repeated_role", role.value)
         while rest.startswith(role):
             rest = rest.removeprefix(role)
+            self._flag("repeated_role", role.value)
         if rest.startswith(":"):
             return role, rest[1:]
         if rest:

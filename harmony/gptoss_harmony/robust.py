@@ -57,8 +57,11 @@ def _flag_last(machine: Machine, flag: str) -> None:
         machine.flags.append(flag)
 
 
-def _nothing(machine: Machine, item: Item) -> None:
-    pass
+def _end(machine: Machine, item: Item) -> None:
+    """The stream is over: flags that wait for a next message go to the last one."""
+    if machine.messages:
+        machine.messages[-1].flags += tuple(machine.flags)
+        machine.flags = []
 
 
 # -- in a header -----------------------------------------------------------------------------------------------------
@@ -67,8 +70,8 @@ def _nothing(machine: Machine, item: Item) -> None:
 def _begin_again(machine: Machine, item: Item) -> None:
     """``<|start|>`` in a header: what came before is a message if it says more than a role."""
     parts = sections(machine)
-    text = "".join([text for _, text in parts])
-    if {CHANNEL, CONSTRAIN}.isdisjoint(marker for marker, _ in parts) and text.strip() in ("", *Role):
+    if _is_only_role(parts):
+        text = "".join([text for _, text in parts])
         if machine.started or text:
             machine.flags.append(f"repeated_start:{text}" if text else "repeated_start")
         _drop_header(machine)
@@ -77,6 +80,11 @@ def _begin_again(machine: Machine, item: Item) -> None:
     else:
         _close_headless(machine, None, "cut")
     machine.begin()
+
+
+def _is_only_role(parts: list[Section]) -> bool:
+    markers, texts = zip(*parts, strict=True)
+    return {CHANNEL, CONSTRAIN}.isdisjoint(markers) and "".join(texts).strip() in ("", *Role)
 
 
 def _collect_channel(machine: Machine, item: Item) -> None:
@@ -120,18 +128,19 @@ def _stop_in_header(machine: Machine, item: Item) -> None:
 
 def _close_headless(machine: Machine, end: int | None, reason: str) -> None:
     """The header ended without ``<|message|>``: its words and the content are told apart."""
-    parts = _join_meaningless(sections(machine))
+    parts = sections(machine)
+    if end is None and machine.started and len(parts) == 1 and _is_only_role(parts):  # a prompt, ready for its completion
+        _drop_header(machine)
+        _end(machine, end)
+        return
+    parts = _join_meaningless(parts)
     if len(parts) == 1 and not machine.started:
         _close_bare(machine, parts[0][1], end, reason)
         return
     head, content = split_headless(parts)
     read = read_header(head, machine.next_role, machine.tools, machine.started)
-    role_only = not content and read.header.channel is None and read.header.recipient is None
-    if end is None and role_only:  # a prompt, ready for its completion
-        _drop_header(machine)
-    else:
-        read.flags.append("missing_message" if content else "truncated_header")
-        _add_message(machine, read, content, end, reason)
+    read.flags.append("missing_message" if content else "truncated_header")
+    _add_message(machine, read, content, end, reason)
 
 
 def _close_bare(machine: Machine, text: str, end: int | None, reason: str) -> None:
@@ -146,7 +155,7 @@ def _close_bare(machine: Machine, text: str, end: int | None, reason: str) -> No
         machine.flags = [flag for flag in machine.flags if flag != "missing_start"]
         _add_message(machine, ReadHeader(Header(Role.ASSISTANT), ["stray_text"]), text, end, reason)
         return
-    messages = split_stripped(text)
+    messages = split_stripped(text) if given is Role.ASSISTANT else [([(None, "")], text)]
     for at, (head, content) in enumerate(messages):
         read = read_header(head, given, machine.tools, started=False)
         read.flags.append("specials_stripped" if len(messages) > 1 else "missing_message")
@@ -239,7 +248,7 @@ ACTIONS: dict[State, dict[Kind, Action]] = {
         Kind.STOP: _skip,
         Kind.SPECIAL: _skip,
         Kind.UNKNOWN: _begin_unknown,
-        Kind.EOS: _nothing,
+        Kind.EOS: _end,
     },
     State.HEADER: {
         Kind.RUN: Machine.collect,

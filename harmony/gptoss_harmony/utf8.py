@@ -20,11 +20,12 @@ class Utf8Decoder:
         """True if the next bytes can be decoded on their own."""
         return not self.pending
 
-    def decode(self, data: bytes) -> str:
+    def decode(self, data: bytes) -> tuple[str, ...]:
+        """The text that is complete now, in pieces that may be empty."""
         data = self.pending + data
         text, used = utf_8_decode(data, "replace", False)
         self.pending = data[used:]
-        return text
+        return (text,)
 
     def flush(self) -> str:
         """The rest, incomplete characters replaced; the decoder is new afterwards."""
@@ -50,16 +51,17 @@ class ReferenceUtf8Decoder(Utf8Decoder):
     def poison(self) -> None:
         self.poisoned = True
 
-    def decode(self, data: bytes) -> str:
+    def decode(self, data: bytes) -> tuple[str, ...]:
         if self.poisoned:
-            return ""
+            return ()
         data = self.pending + data
         try:
             text, used = utf_8_decode(data, "strict", False)
         except UnicodeDecodeError as error:
-            text, used = data[: error.start].decode() + REPLACEMENT, error.end
+            self.pending = data[error.end :]
+            return data[: error.start].decode(), REPLACEMENT
         self.pending = data[used:]
-        return text
+        return (text,)
 
     def flush(self) -> str:
         return (REPLACEMENT if self.poisoned else "") + super().flush()
