@@ -25,7 +25,7 @@ Messages: TypeAlias = Conversation | Iterable[Message]
 _P = TypeVar("_P", bound=Piece)
 
 MEMO_ENTRIES = 4096
-"""Headers that a renderer remembers; there are few different ones in practice."""
+"""Headers, with their end token, that a renderer remembers; there are few different ones in practice."""
 
 
 class Renderer:
@@ -38,7 +38,7 @@ class Renderer:
     def __init__(self, vocabulary: Vocabulary | None = None, cache_tokens: int = 1_000_000) -> None:
         self.vocabulary = vocabulary or load_vocabulary()
         self._limit = cache_tokens // 2
-        self._headers: dict[tuple[object, ...], list[int]] = {}
+        self._headers: dict[tuple[object, ...], tuple[list[int], int]] = {}
         self._new: dict[tuple[object, ...], list[int]] = {}
         self._old: dict[tuple[object, ...], list[int]] = {}
         self._new_tokens = 0
@@ -49,40 +49,46 @@ class Renderer:
             ids += self.vocabulary.encode(piece) if isinstance(piece, str) else (piece,)
         return ids
 
-    def message_ids(self, message: Message, functions: bool = False, headers: Headers = "canonical") -> Sequence[int]:
-        """Ids of one message (not to be changed: they may be the cache's). Raises RenderError."""
+    def extend(self, ids: list[int], message: Message, functions: bool = False, headers: Headers = "canonical") -> None:
+        """Appends the ids of one message; `functions`: the conversation declares function tools. Raises RenderError."""
         if headers == "as_parsed" and message.header is not None:
-            return self._parsed_ids(message)
-        if not self._limit:
-            return self._encode_message(message, functions)
-        key = _message_key(message, functions)
-        ids = self._new.get(key)
-        return self._remember(key, message, functions) if ids is None else ids
+            ids += self._parsed_ids(message)
+        elif self._limit:
+            key = _message_key(message, functions)
+            ids += self._new.get(key) or self._remember(key, message, functions)
+        else:
+            self._encode_message(ids, message, functions)
 
     def _remember(self, key: tuple[object, ...], message: Message, functions: bool) -> list[int]:
         """Two generations: when the new one is full it becomes the old one, whose unused messages are forgotten."""
-        ids = self._old.pop(key, None) or self._encode_message(message, functions)
+        ids = self._old.pop(key, None)
+        if ids is None:
+            self._encode_message(ids := [], message, functions)
         if self._new_tokens + len(ids) > self._limit:
             self._old, self._new, self._new_tokens = self._new, {}, 0
         self._new[key] = ids
         self._new_tokens += len(ids)
         return ids
 
-    def _encode_message(self, message: Message, functions: bool) -> list[int]:
-        ids = self._header_ids(message).copy()
-        for text in content_texts(message, functions):
-            ids += self.vocabulary.encode(text)
-        ids.append(end_token(message))
-        return ids
+    def _encode_message(self, ids: list[int], message: Message, functions: bool) -> None:
+        header, end = self._header_ids(message)
+        encode, parts = self.vocabulary.encode, message.content
+        ids += header
+        if len(parts) == 1 and type(parts[0]) is Text:  # most messages
+            ids += encode(parts[0].text)
+        else:
+            for text in content_texts(message, functions):
+                ids += encode(text)
+        ids.append(end)
 
-    def _header_ids(self, message: Message) -> list[int]:
+    def _header_ids(self, message: Message) -> tuple[list[int], int]:
         key = (message.role, message.name, message.recipient, message.channel, message.content_type)
-        ids = self._headers.get(key)
-        if ids is None:
+        known = self._headers.get(key)
+        if known is None:
             if len(self._headers) >= MEMO_ENTRIES:
                 self._headers.clear()
-            ids = self._headers[key] = self.encode(header_pieces(message))
-        return ids
+            known = self._headers[key] = self.encode(header_pieces(message)), end_token(message)
+        return known
 
     def _parsed_ids(self, message: Message) -> list[int]:
         """The ids that the model wrote, if they still say what the message says; else its text encoded."""
@@ -144,7 +150,7 @@ def render(
     messages, kept, functions = _select(conversation, drop)
     ids: list[int] = []
     for message in compress(messages, kept):
-        ids += renderer.message_ids(message, functions, headers)
+        renderer.extend(ids, message, functions, headers)
     return _finish(ids, messages, mode, renderer.encode(_opening(next_role, prefill)) if mode == "completion" else [])
 
 
@@ -200,7 +206,7 @@ def render_spans(
     spans: list[Span] = []
     for i in compress(range(len(messages)), kept):
         start = len(ids)
-        ids += renderer.message_ids(messages[i], functions, headers)
+        renderer.extend(ids, messages[i], functions, headers)
         author = len(renderer.encode(author_pieces(messages[i])))
         spans.append(Span(i, start, len(ids), start + 1 + author if train(messages[i]) else None))
     return Rendering(_finish(ids, messages, "training", []), spans, _stable(messages, kept, spans, drop))
@@ -223,7 +229,8 @@ def _opening(next_role: Role | str, prefill: Message | None) -> list[Piece]:
 def _finish(out: list[_P], messages: Sequence[Message], mode: Mode, opening: list[_P]) -> list[_P]:
     if mode == "training" and out and messages[-1].role == Role.ASSISTANT and messages[-1].channel == FINAL:
         out[-1] = RETURN  # type: ignore[assignment]
-    return out + opening if opening else out
+    out += opening
+    return out
 
 
 def _stable(messages: Sequence[Message], kept: Sequence[bool], spans: Sequence[Span], drop: Drop) -> int:
