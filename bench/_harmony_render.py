@@ -17,6 +17,9 @@ SIZES = (10, 100, 1000)
 TARGETS = {"tiktoken": 5.0, "fast": 25.0, "cached": 100.0}
 """How many times faster than openai_harmony each way must be; `appended` has no promise."""
 
+WINDOW = 0.05
+"""CPU seconds that each way is run for at a time, so that all are measured equally warm."""
+
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -54,7 +57,7 @@ def render_rows(repeats: int) -> list[dict[str, Any]]:
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for size in SIZES:
         for kind in KINDS:
-            seconds, tokens = _cell(conversation_json(kind, size), max(1, 300 // size), repeats)
+            seconds, tokens = _cell(conversation_json(kind, size), repeats)
             for way in ("tiktoken", "fast", "cached", "appended"):
                 row = rows.setdefault((way, size), {"what": f"render, {way}", "messages": size, "target": TARGETS.get(way), "cells": {}})
                 cell = {"ratio": seconds["openai_harmony"] / seconds[way], "seconds": seconds[way]}
@@ -62,7 +65,7 @@ def render_rows(repeats: int) -> list[dict[str, Any]]:
     return [rows[way, size] for way in ("tiktoken", "fast", "cached", "appended") for size in SIZES]
 
 
-def _cell(data: dict[str, Any], loops: int, repeats: int) -> tuple[dict[str, float], int]:
+def _cell(data: dict[str, Any], repeats: int) -> tuple[dict[str, float], int]:
     theirs = openai_harmony.Conversation(messages=[openai_harmony.Message.from_dict(m) for m in data["messages"]])
     ours = Conversation.from_dict(data)
     renderers = {way: Renderer(load_vocabulary(encoder), 0) for way, encoder in (("tiktoken", "tiktoken"), ("fast", "toktok"))}
@@ -76,9 +79,10 @@ def _cell(data: dict[str, Any], loops: int, repeats: int) -> tuple[dict[str, flo
     }
     assert all(way() == expected for way in ways.values())
     best = dict.fromkeys([*ways, "appended"], float("inf"))
+    loops = {name: int(WINDOW / cpu_time(way, 1)) + 1 for name, way in ways.items()}
     for _ in range(repeats):
         for name, way in ways.items():
-            best[name] = min(best[name], cpu_time(way, max(1, loops // 10) if name == "openai_harmony" else loops))
+            best[name] = min(best[name], cpu_time(way, loops[name]))
         best["appended"] = min(best["appended"], _appended(ours))
     return best, len(expected)
 
