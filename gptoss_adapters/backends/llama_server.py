@@ -1,0 +1,178 @@
+"""llama.cpp's own server, in process through xllamacpp (prebuilt wheels), spoken to over its loopback HTTP port.
+
+One request per generated token. The server's stream, and the probabilities of its longer answers, lose every token whose
+text ends inside a UTF-8 character; the ids of a one-token answer are always whole. The prompt stays in the server's cache,
+so a step costs one decode. Only a grammar, whose state lives as long as a request, is generated in one piece.
+
+The defaults are the parity settings: F32 cache, no flash attention, one thread.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from gptoss_harmony.tokens import FIRST_SPECIAL, GENERATION_STOPS, SPECIAL_NAMES
+
+from gptoss_adapters.backends.protocol import BackendFailed, Capabilities, Engine, Info, Request, Token
+from gptoss_adapters.errors import BadInput, UsageError, missing_extra
+
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0")
+_PRINTABLE = range(256)  # a byte-level vocabulary has the printable ASCII characters among its first ids
+_FORCE = 1e9  # logit bias that makes a token certain; reported probabilities do not see it
+
+
+class LlamaServer(Engine):
+    """Options: n_ctx, n_batch, n_threads, cache_type, flash_attn, as for llama_cpp."""
+
+    reads = "gguf"
+
+    def __init__(
+        self,
+        path: str | None,
+        n_ctx: int = 4096,
+        n_batch: int = 512,
+        n_threads: int = 1,
+        cache_type: str = "f32",
+        flash_attn: bool = False,
+    ) -> None:
+        if path is None:
+            raise UsageError("llama_server needs a GGUF file", expected="llama_server=FILE.gguf")
+        if cache_type not in CACHE_TYPES:
+            raise UsageError("argument cache_type", expected=", ".join(CACHE_TYPES), got=cache_type)
+        settings = {"n_batch": n_batch, "n_threads": n_threads, "cache_type": cache_type, "flash_attn": flash_attn}
+        self._server, address, key, version = _start(path, n_ctx, settings)
+        self._http = _Http(address, key)
+        meta = self._http.get("/v1/models")["data"][0]["meta"]
+        self.info = Info(
+            engine="llama_server",
+            version=version,
+            vocab_size=meta["n_vocab"],
+            n_ctx=meta["n_ctx"],
+            stop_ids=self._stop_ids(),
+            capabilities=Capabilities("top_k", grammar=True),
+            settings=settings,
+        )
+        self._printable = self._find_printable()
+
+    def top_logprobs(self, tokens: Sequence[int], k: int, start: int) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.empty((len(tokens) - start, k), np.int32)
+        logprobs = np.empty((len(tokens) - start, k), np.float32)
+        for row, end in enumerate(range(start + 1, len(tokens) + 1)):
+            best = self._probabilities(tokens[:end], k)
+            if len(best) != k:
+                raise BackendFailed("gave too few probabilities", expected=k, got=len(best))
+            ids[row], logprobs[row] = [i for i, _ in best], [p for _, p in best]
+        return ids, logprobs
+
+    def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
+        if request.grammar is not None:
+            yield from self._whole(request)
+            return
+        tokens = list(request.tokens)
+        for step in range(self.info.n_ctx - len(tokens)):
+            if cancelled():
+                return
+            answer = self._complete(tokens, request, n_predict=1, seed=(request.seed + step) % 2**32)
+            for ident in answer["tokens"]:
+                yield self._token(tokens, ident, request.logprobs)
+                tokens.append(ident)
+            if answer["stop_type"] == "eos":
+                return
+
+    def _whole(self, request: Request) -> Iterator[Token]:
+        answer = self._complete(request.tokens, request, n_predict=request.max_tokens, seed=request.seed)
+        tokens = list(request.tokens)
+        for ident in answer["tokens"]:
+            yield self._token(tokens, ident, request.logprobs)
+            tokens.append(ident)
+
+    def _complete(self, tokens: Sequence[int], request: Request, n_predict: int, seed: int) -> dict[str, Any]:
+        body = {
+            "prompt": list(tokens), "n_predict": n_predict, "return_tokens": True, "cache_prompt": True, "seed": seed,
+            "samplers": ["temperature", "top_k", "top_p", "min_p"], "temperature": request.temperature,
+            "top_k": request.top_k, "top_p": request.top_p, "min_p": request.min_p,
+        }  # fmt: skip
+        return self._http.post("/completion", body | ({"grammar": request.grammar} if request.grammar else {}))
+
+    def _token(self, before: Sequence[int], ident: int, logprobs: int | None) -> Token:
+        if logprobs is None:
+            return Token(ident)
+        best = self._probabilities(before, self.info.vocab_size if logprobs == 0 else max(logprobs, 1))
+        own = dict(best).get(ident)
+        if own is None:  # outside the k best
+            own = dict(self._probabilities(before, self.info.vocab_size))[ident]
+        return Token(ident, own, tuple(best[:logprobs]))
+
+    def _probabilities(self, tokens: Sequence[int], k: int) -> list[tuple[int, float]]:
+        """The k best (id, logprob) after `tokens`. The answered token is forced to a printable one: for a token that ends
+        inside a UTF-8 character the server gives no probabilities at all."""
+        body = {"prompt": list(tokens), "n_predict": 1, "temperature": 0, "n_probs": k, "cache_prompt": True,
+                "logit_bias": [[self._printable, _FORCE]]}  # fmt: skip
+        answer = self._http.post("/completion", body)
+        return [(entry["id"], entry["logprob"]) for entry in answer["completion_probabilities"][0]["top_logprobs"]]
+
+    def _stop_ids(self) -> tuple[int, ...]:
+        """llama.cpp ends a generation at the tokens with these texts; in a vocabulary without them, at its eos."""
+        found = [self._http.post("/tokenize", {"content": SPECIAL_NAMES[t - FIRST_SPECIAL], "parse_special": True})["tokens"]
+                 for t in sorted(GENERATION_STOPS)]  # fmt: skip
+        return tuple(ids[0] for ids in found if len(ids) == 1)
+
+    def _find_printable(self) -> int:
+        for ident in _PRINTABLE:
+            text = self._http.post("/detokenize", {"tokens": [ident]})["content"]
+            if text.isascii() and text.isprintable() and text:
+                return ident
+        raise BackendFailed("the vocabulary has no printable token among its first 256")
+
+
+class _Http:
+    """JSON over one kept connection to the server."""
+
+    def __init__(self, address: str, key: str) -> None:
+        parts = urllib.parse.urlsplit(address)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+
+    def get(self, path: str) -> dict[str, Any]:
+        return self._ask("GET", path, None)
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self._ask("POST", path, json.dumps(body))
+
+    def _ask(self, method: str, path: str, body: str | None) -> dict[str, Any]:
+        self._connection.request(method, path, body, self._headers)
+        response = self._connection.getresponse()
+        answer: dict[str, Any] = json.loads(response.read())
+        if "error" in answer:
+            wrong = UsageError if response.status == 400 else BackendFailed
+            raise wrong(f"llama-server says: {answer['error']['message']}")
+        return answer
+
+
+def _start(path: str, n_ctx: int, settings: dict[str, Any]) -> tuple[Any, str, str, str]:
+    """A running server, its address, its key (the port is open to every local user) and its version."""
+    try:
+        import xllamacpp
+    except ImportError as error:
+        raise missing_extra("xllamacpp", "llama-server") from error
+    params, key = xllamacpp.CommonParams(), secrets.token_hex(16)
+    params.model.path, params.n_ctx, params.n_parallel, params.api_keys = path, n_ctx, 1, [key]
+    params.n_batch = params.n_ubatch = settings["n_batch"]
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["n_threads"]
+    params.cache_type_k = params.cache_type_v = getattr(
+        xllamacpp.ggml_type, f"GGML_TYPE_{settings['cache_type'].upper()}"
+    )
+    kind = "ENABLED" if settings["flash_attn"] else "DISABLED"
+    params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{kind}")
+    params.swa_full, params.warmup, params.fit_params, params.ui = True, False, False, False
+    try:
+        server = xllamacpp.Server(params)
+    except Exception as error:
+        raise BadInput(f"llama-server refuses the file: {error}", file=path) from error
+    return server, server.listening_address, key, f"xllamacpp {xllamacpp.__version__}"

@@ -1,0 +1,177 @@
+"""The common protocol of all backends: what an engine can do, what it is asked, what it gives back.
+
+An *engine* is a class that runs in a child process (`worker.py`); a *backend* (`client.py`) is the parent's handle on
+one. Token ids go in and come out, never text: llama.cpp, for one, turns control-token text into control ids even when
+told not to.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from gptoss_adapters.errors import NotComparable, UsageError
+
+ENGINES = {
+    "llama_cpp": "gptoss_adapters.backends.llama_cpp:LlamaCpp",
+    "llama_server": "gptoss_adapters.backends.llama_server:LlamaServer",
+    "transformers": "gptoss_adapters.backends.transformers:Transformers",
+}
+
+
+class BackendFailed(NotComparable):
+    """An engine died, hung, returned NaN or refused to work; the text names the backend and what happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can be asked for.
+
+    output: "full" = logits over the whole vocabulary at every position; "top_k" = the k best log-probabilities at every
+        position; "text" = generated text only.
+    grammar: generation can be held to a GBNF grammar.
+    taps: hidden states and router scores can be read and the chosen experts forced.
+    """
+
+    output: Literal["full", "top_k", "text"]
+    grammar: bool = False
+    taps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """Who computes: engine and version, the model's vocabulary rows, the context in tokens, the ids that end an answer,
+    and the settings that the numbers depend on (threads, cache type, ...)."""
+
+    engine: str
+    version: str
+    vocab_size: int
+    n_ctx: int
+    stop_ids: tuple[int, ...]
+    capabilities: Capabilities
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Info:
+        return cls(**{**raw, "stop_ids": tuple(raw["stop_ids"]), "capabilities": Capabilities(**raw["capabilities"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off; the filters see probabilities after
+    the temperature, in the order top-k, top-p, min-p. stop_ids None: the engine's own (`Info.stop_ids`).
+    logprobs: None, or how many of the best alternatives to report with each token (0: the token's own only)."""
+
+    tokens: Sequence[int]
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    stop_ids: Sequence[int] | None = None
+    grammar: str | None = None
+    logprobs: int | None = None
+
+    def check(self, info: Info) -> None:
+        """Raises UsageError naming the argument that is out of its range for this engine."""
+        check_tokens(self.tokens, info)
+        ranges = {
+            "max_tokens": self.max_tokens >= 1,
+            "temperature": 0 <= self.temperature < float("inf"),
+            "top_p": 0 < self.top_p <= 1,
+            "top_k": self.top_k >= 0,
+            "min_p": 0 <= self.min_p <= 1,
+            "seed": 0 <= self.seed < 2**32,
+            "logprobs": self.logprobs is None or 0 <= self.logprobs <= info.vocab_size,
+        }
+        for name, good in ranges.items():
+            if not good:
+                raise UsageError(f"argument {name} is out of range", got=getattr(self, name))
+        if self.grammar is not None and not info.capabilities.grammar:
+            raise UsageError(f"{info.engine} takes no grammar")
+
+
+def check_tokens(tokens: Sequence[int], info: Info) -> None:
+    """Raises UsageError for an empty prompt, an id outside the vocabulary, or more tokens than the context holds."""
+    if not len(tokens):
+        raise UsageError("the prompt has no tokens")
+    if len(tokens) > info.n_ctx:
+        raise UsageError(
+            "the prompt is longer than the context", expected=f"<= {info.n_ctx}", got=len(tokens),
+            hint="open the backend with a larger n_ctx",
+        )  # fmt: skip
+    ids = np.asarray(tokens)
+    if ids.dtype.kind not in "iu" or ids.ndim != 1:
+        raise UsageError("a prompt is a flat list of token ids", got=f"{ids.dtype} of shape {ids.shape}")
+    if int(ids.min()) < 0 or int(ids.max()) >= info.vocab_size:
+        raise UsageError("token id outside the vocabulary", expected=f"0..{info.vocab_size - 1}", got=int(ids.max()))
+
+
+class Token(NamedTuple):
+    """One generated token. logprob: natural log of its probability under the raw logits (before temperature, filters and
+    grammar); top: the best alternatives [(id, logprob), ...], best first. Both None/empty when not asked for."""
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+StopReason = Literal["stop", "length", "cancelled", "engine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A finished generation. reason: "stop" = the last token is a stop id (it is included); "length" = max_tokens reached;
+    "cancelled"; "engine" = the engine ended by its own rule (context full, grammar complete)."""
+
+    tokens: tuple[Token, ...]
+    reason: StopReason
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.id for token in self.tokens]
+
+
+class Engine(ABC):
+    """What a backend implements, in the child. `reads`: the kind of model it opens. The constructor sets `info`."""
+
+    reads: ClassVar[Literal["gguf", "hf"]]
+    info: Info
+
+    @abstractmethod
+    def __init__(self, path: str | None, **options: Any) -> None: ...
+
+    def rows(self, tokens: Sequence[int], start: int) -> Iterator[np.ndarray]:
+        """Logits of the positions start..T-1 as successive float32 blocks [n, V]; a block lives until the next."""
+        raise NotComparable(f"{self.info.engine} gives no logits")
+
+    def top_logprobs(self, tokens: Sequence[int], k: int, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids int32 [T-start, k] and log-probabilities float32 [T-start, k] of the k most probable next tokens."""
+        from gptoss_adapters.backends.sampling import top_logprobs
+
+        pairs = [top_logprobs(block, k) for block in self.rows(tokens, start)]
+        return np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+
+    @abstractmethod
+    def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
+        """Tokens without end; the worker stops at a stop id, at max_tokens, or when cancelled. Returning early is allowed
+        (reason "engine"). Long prefills poll `cancelled`."""
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The engine class of a backend name, or of "module:Class". Raises UsageError."""
+    target = ENGINES.get(name, name)
+    module, colon, attribute = target.partition(":")
+    if not colon:
+        raise UsageError(f"unknown backend {name}", expected=", ".join(ENGINES))
+    found: type[Engine] = getattr(importlib.import_module(module), attribute)
+    return found

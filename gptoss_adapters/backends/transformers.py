@@ -1,0 +1,82 @@
+"""transformers' GptOss, from an HF folder: the published implementation, in fp32 and eager attention unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gptoss_adapters.backends.protocol import Capabilities, Engine, Info, Request, Token
+from gptoss_adapters.backends.sampling import Sampler
+from gptoss_adapters.errors import BadInput, UsageError, missing_extra
+
+
+class Transformers(Engine):
+    """Options: dtype ("float32", "bfloat16"), attention ("eager" or another of transformers' names), n_threads, and
+    truncate (None: as the config says; True or False: round the YaRN bounds, as llama.cpp always does, or do not)."""
+
+    reads = "hf"
+
+    def __init__(
+        self,
+        path: str | None,
+        dtype: str = "float32",
+        attention: str = "eager",
+        n_threads: int = 1,
+        truncate: bool | None = None,
+    ) -> None:
+        if path is None:
+            raise UsageError("transformers needs an HF folder", expected="transformers=FOLDER")
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise missing_extra("transformers", "transformers") from error
+        torch.set_num_threads(n_threads)
+        self._torch = torch
+        self._model = _load(transformers, path, getattr(torch, dtype), attention, truncate)
+        eos = self._model.generation_config.eos_token_id
+        self.info = Info(
+            engine="transformers",
+            version=f"transformers {transformers.__version__}, torch {torch.__version__}",
+            vocab_size=self._model.config.vocab_size,
+            n_ctx=self._model.config.max_position_embeddings,
+            stop_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+            capabilities=Capabilities("full"),
+            settings={"dtype": dtype, "attention": attention, "n_threads": n_threads, "truncate": truncate},
+        )
+
+    def rows(self, tokens: Sequence[int], start: int) -> Iterator[np.ndarray]:
+        with self._torch.inference_mode():
+            yield self._forward(tokens, len(tokens) - start)[0]
+
+    def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
+        sampler = Sampler(request)
+        feed: Sequence[int] = request.tokens
+        cache = None
+        with self._torch.inference_mode():
+            for _ in range(self.info.n_ctx - len(request.tokens) + 1):
+                logits, cache = self._forward(feed, 1, cache, use_cache=True)
+                chosen = sampler.pick(logits[0])
+                yield sampler.token(chosen, logits[0])
+                feed = [chosen]
+
+    def _forward(
+        self, tokens: Sequence[int], keep: int, cache: Any = None, use_cache: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        ids = self._torch.tensor([list(tokens)])
+        out = self._model(ids, logits_to_keep=keep, past_key_values=cache, use_cache=use_cache)
+        return out.logits[0].float().numpy(), out.past_key_values
+
+
+def _load(transformers: Any, path: str, dtype: Any, attention: str, truncate: bool | None) -> Any:
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        if truncate is not None:
+            config.rope_parameters["truncate"] = truncate
+        return transformers.GptOssForCausalLM.from_pretrained(
+            path, config=config, dtype=dtype, attn_implementation=attention, local_files_only=True
+        ).eval()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"transformers refuses the checkpoint: {error}", file=path) from error
