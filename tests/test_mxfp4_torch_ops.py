@@ -1,0 +1,64 @@
+"""The torch operators: same numbers as the numpy functions, visible to torch.compile and torch.export."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gptoss_adapters import mxfp4
+from gptoss_adapters.mxfp4 import torch_ops
+from gptoss_adapters.mxfp4.products import ExpertWeights
+
+
+@pytest.fixture
+def layer() -> ExpertWeights:
+    rng = np.random.default_rng(0)
+
+    def part(rows: int, width: int) -> list[np.ndarray]:
+        blocks, scales = mxfp4.encode(rng.standard_normal((4, rows, width)).astype(np.float32))
+        return [blocks, scales, rng.standard_normal((4, rows)).astype(np.float32)]
+
+    return ExpertWeights(*part(128, 96), *part(96, 64))
+
+
+def arguments(layer: ExpertWeights, tokens: int) -> tuple[object, ...]:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((tokens, 96)).astype(np.float32)
+    ids = np.array([rng.permutation(4)[:2] for _ in range(tokens)], np.int32)
+    weights = [torch.from_numpy(getattr(layer, f)) for f in ExpertWeights.__dataclass_fields__]
+    routed = (torch.from_numpy(ids), torch.from_numpy(rng.random((tokens, 2)).astype(np.float32)))
+    return torch.from_numpy(x), *weights, *routed, 1.702, 7.0, "q24"
+
+
+def test_moe_op_is_moe(layer: ExpertWeights) -> None:
+    args = arguments(layer, 5)
+    x, ids, w = args[0].numpy(), args[7].numpy(), args[8].numpy()
+    np.testing.assert_array_equal(torch_ops.mxfp4_moe(*args).numpy(), mxfp4.moe(x, layer, ids, w, 1.702, 7.0))
+
+
+def test_opcheck(layer: ExpertWeights) -> None:
+    args = arguments(layer, 3)
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch_ops.mxfp4_moe, args, test_utils=tests)
+    matrix = (args[0], args[1][0], args[2][0], args[3][0], "q16")
+    torch.library.opcheck(torch_ops.mxfp4_matmul, matrix, test_utils=tests)
+    dense = (args[0], torch.randn(7, 96).bfloat16(), None)
+    torch.library.opcheck(torch_ops.linear_bf16, dense, test_utils=tests)
+
+
+def test_export_and_compile_see_through(layer: ExpertWeights) -> None:
+    class Layer(torch.nn.Module):
+        def forward(self, *args: object) -> torch.Tensor:
+            return torch_ops.mxfp4_moe(*args, 1.702, 7.0, "q24") * 2
+
+    args = arguments(layer, 3)[:-3]
+    expected = torch_ops.mxfp4_moe(*args, 1.702, 7.0, "q24") * 2
+    assert torch.equal(torch.export.export(Layer(), args).module()(*args), expected)
+    compiled = torch.compile(Layer(), backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(*args), expected)
+
+
+def test_linear_bf16_op() -> None:
+    x, w, bias = torch.randn(2, 3, 64), torch.randn(10, 64).bfloat16(), torch.randn(10)
+    torch.testing.assert_close(torch_ops.linear_bf16(x, w, bias), torch.nn.functional.linear(x, w.float(), bias), rtol=1e-5, atol=1e-5)
