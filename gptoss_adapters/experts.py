@@ -7,7 +7,6 @@ the Triton kernels where they are installed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gptoss_adapters import mxfp4
 from gptoss_adapters.errors import UsageError
-from gptoss_adapters.linear import as_tensor, linear
+from gptoss_adapters.linear import as_tensor, linear, threads
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint import Checkpoint
@@ -30,11 +30,9 @@ def load_experts(checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device:
     if mode not in MODES:
         raise UsageError("experts must be one of " + ", ".join(MODES), got=mode)
     packed = checkpoint.tensors[f"layers.{layer}.experts.gate_up.weight"].encoding == "mxfp4"
-    if packed and device.type == "cpu" and dtype != torch.float64 and mode != "oracle":
-        from gptoss_adapters import mxfp4
-
-        if mode != "auto" or (hasattr(mxfp4, "moe") and mxfp4.backend() not in ("torch", "numpy")):
-            return NativeExperts(checkpoint, layer, "q24" if mode == "auto" else mode)
+    native = mode in ("q24", "q16") or (mode == "auto" and mxfp4.backend() != "torch")
+    if native and packed and device.type == "cpu" and dtype != torch.float64:
+        return NativeExperts(checkpoint, layer, "q24" if mode == "auto" else mode)
     return OracleExperts(checkpoint, layer, dtype, device)
 
 
@@ -80,9 +78,13 @@ def _stored(checkpoint: Checkpoint, name: str, device: torch.device) -> Callable
     if checkpoint.tensors[name].encoding != "mxfp4":
         return lambda expert, dtype: as_tensor(checkpoint.read(name, np.float32, expert=expert)).to(device, dtype)
     if device.type == "cpu":
-        return lambda expert, dtype: decode(*map(as_tensor, checkpoint.mxfp4(name, expert)), dtype)
+        return lambda expert, dtype: _decoded(checkpoint.mxfp4(name, expert), dtype)
     blocks, scales = (as_tensor(part).to(device) for part in checkpoint.mxfp4(name))
     return lambda expert, dtype: decode(blocks[expert], scales[expert], dtype)
+
+
+def _decoded(packed: tuple[Any, Any], dtype: torch.dtype) -> Tensor:
+    return decode(as_tensor(packed[0]), as_tensor(packed[1]), dtype)
 
 
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
@@ -106,24 +108,14 @@ class NativeExperts:
     """
 
     def __init__(self, checkpoint: Checkpoint, layer: int, precision: str) -> None:
-        from gptoss_adapters import mxfp4
-
-        self.config, self.precision, self.moe = checkpoint.config, precision, mxfp4.moe
-        self.weights: Any = mxfp4.ExpertWeights(
-            *(part for name in ("gate_up", "down") for part in (
-                *checkpoint.mxfp4(f"layers.{layer}.experts.{name}.weight"),
-                checkpoint.read(f"layers.{layer}.experts.{name}.bias"),
-            ))
-        )  # fmt: skip
+        self.config, self.precision = checkpoint.config, precision
+        gate_up, down = (checkpoint.mxfp4(f"layers.{layer}.experts.{name}.weight") for name in ("gate_up", "down"))
+        biases = [checkpoint.read(f"layers.{layer}.experts.{name}.bias") for name in ("gate_up", "down")]
+        self.weights = mxfp4.ExpertWeights(*gate_up, biases[0], *down, biases[1])
 
     def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        y = self.moe(
+        y = mxfp4.moe(
             x.float().contiguous().numpy(), self.weights, chosen.int().contiguous().numpy(), weights.float().contiguous().numpy(),
             alpha=self.config.swiglu_alpha, limit=self.config.swiglu_limit, threads=threads(), precision=self.precision,
         )  # fmt: skip
         return torch.from_numpy(y).to(x.dtype)
-
-
-def threads() -> int:
-    """The kernels follow torch's number of threads, or GPTOSS_THREADS."""
-    return int(os.environ.get("GPTOSS_THREADS", 0)) or torch.get_num_threads()

@@ -154,3 +154,9 @@ def _rows(prompts: Tensor | Sequence[Sequence[int]] | Sequence[int]) -> list[lis
     if not rows or not all(rows):
         raise UsageError("a prompt is empty")
     return rows
+
+
+if __name__ == "__main__":
+    from gptoss_adapters.chat import main
+
+    main()

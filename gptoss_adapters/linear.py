@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gptoss_adapters import mxfp4
+
+NATIVE_ROWS = 16  # above this, widening a weight once and one matmul is faster
 CHUNK_VALUES = 1 << 22  # weights widened at a time: 16 MB of float32, which stays in the caches' reach
 
 
@@ -21,8 +24,23 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if weight.dtype == x.dtype:
         return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
-    y = _widened(x, weight)
+    y = _native(x, weight) if x.dtype == torch.float32 and weight.dtype == torch.bfloat16 else None
+    y = _widened(x, weight) if y is None else y
     return y if bias is None else y + bias.to(y.dtype)
+
+
+def _native(x: Tensor, weight: Tensor) -> Tensor | None:
+    """The kernel for a few rows, where reading the weight is the whole cost; None where it does not serve."""
+    rows = x.numel() // x.shape[-1]
+    if rows > NATIVE_ROWS or x.device.type != "cpu" or not weight.is_contiguous() or mxfp4.backend() == "torch":
+        return None
+    y = mxfp4.linear_bf16(x.reshape(rows, -1).numpy(), weight.view(torch.int16).numpy(), threads=threads())
+    return torch.from_numpy(y).view(*x.shape[:-1], -1)
+
+
+def threads() -> int:
+    """The kernels use as many threads as torch (`torch.set_num_threads`), so that the two do not compete."""
+    return torch.get_num_threads()
 
 
 def _widened(x: Tensor, weight: Tensor) -> Tensor:
