@@ -19,9 +19,10 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "harmony"), str(ROOT / "harmony")]
 
+from _harmony_parse import parse_rows  # noqa: E402
 from _harmony_render import render_rows, start_rows  # noqa: E402
 
-PARTS = {"start": start_rows, "render": render_rows}
+PARTS = {"start": start_rows, "render": render_rows, "parse": parse_rows}
 """Section of the report -> function(repeats) giving its rows."""
 
 

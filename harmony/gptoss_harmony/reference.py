@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from codecs import utf_8_decode
 from dataclasses import dataclass
 
 from .errors import ParseError
 from .events import Header
-from .machine import KINDS, STOP_REASONS, Action, Item, Kind, Machine, Mode, State, token_bytes
+from .machine import KINDS, STOP_REASONS, Action, Item, Kind, Machine, Mode, State, join_bytes, token_bytes
 from .messages import Message, Role
 from .tokens import CHANNEL, CONSTRAIN, FIRST_SPECIAL, SPECIAL_NAMES, START
-from .utf8 import ReferenceUtf8Decoder
+from .utf8 import REPLACEMENT, ReferenceUtf8Decoder
 
 CHANNEL_MARK = SPECIAL_NAMES[CHANNEL - FIRST_SPECIAL]
 CONSTRAIN_MARK = SPECIAL_NAMES[CONSTRAIN - FIRST_SPECIAL]
@@ -112,19 +111,17 @@ def _append(machine: Machine, item: Item) -> None:
         machine.append_text(item)
     elif isinstance(item, int):
         machine.append(token_bytes()[item])
-    elif item and machine.decoder.clean and _is_utf8(item):
-        machine.append_run(item)
-    else:
-        for token in item or ():
+    elif item and not (machine.decoder.clean and _append_whole(machine, item)):
+        for token in item:
             machine.append_token(token)
 
 
-def _is_utf8(run: list[int]) -> bool:
-    table = token_bytes()
-    try:
-        utf_8_decode(b"".join([table[token] for token in run]), "strict", False)
-    except UnicodeDecodeError:
+def _append_whole(machine: Machine, run: list[int]) -> bool:
+    texts = machine.decoder.decode(join_bytes(run))
+    if REPLACEMENT in texts:  # as a piece of its own: something is broken
+        machine.decoder.pending = b""
         return False
+    machine.emit_pieces(texts)
     return True
 
 

@@ -155,7 +155,8 @@ def _close_bare(machine: Machine, text: str, end: int | None, reason: str) -> No
         machine.flags = [flag for flag in machine.flags if flag != "missing_start"]
         _add_message(machine, ReadHeader(Header(Role.ASSISTANT), ["stray_text"]), text, end, reason)
         return
-    messages = split_stripped(text) if given is Role.ASSISTANT else [([(None, "")], text)]
+    whole: list[tuple[list[Section], str]] = [([(None, "")], text)]
+    messages = split_stripped(text) if given is Role.ASSISTANT else whole
     for at, (head, content) in enumerate(messages):
         read = read_header(head, given, machine.tools, started=False)
         read.flags.append("specials_stripped" if len(messages) > 1 else "missing_message")
