@@ -6,6 +6,7 @@ import typer
 
 from gptoss_adapters import console
 from gptoss_converters.cli_to_gguf import to_gguf
+from gptoss_converters.cli_verify import verify
 
 app = typer.Typer(
     name="gptoss-convert",
@@ -15,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("to-gguf")(to_gguf)
+app.command("verify")(verify)
 
 
 @app.callback()

@@ -6,6 +6,7 @@ Special tokens must keep their text: llama.cpp finds out what ends a generation 
 from __future__ import annotations
 
 import json
+import re
 import struct
 from array import array
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_adapters.checkpoint.base import Checkpoint
-from gptoss_adapters.checkpoint.files import read_json
+from gptoss_adapters.checkpoint.files import MappedFile, parse_json, read_json
+from gptoss_adapters.checkpoint.tokenizer_files import CHAT_TEMPLATE
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import GGUF_ARCH, GptOssConfig
 from gptoss_converters.gguf_metadata import ARRAY, BOOL, I32, STRING, U32, Key
@@ -23,6 +25,12 @@ from gptoss_converters.gguf_metadata import ARRAY, BOOL, I32, STRING, U32, Key
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 PRE_TOKENIZER = "gpt-4o"  # llama.cpp's name of o200k's splitting rule
 _O200K_MARK = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"  # case-aware words: no other family splits so
+_STRING = rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
+_MERGES = re.compile(rb'"merges"\s*:\s*\[')
+_PAIR = re.compile(rb"\s*\[\s*" + _STRING + rb"\s*,\s*" + _STRING + rb"\s*\](?:\s*,(?=\s*\[))?")
+_JOINED = re.compile(rb"\s*" + _STRING + rb'(?:\s*,(?=\s*"))?')
+_LIST_END = re.compile(rb"\s*\]")
+_MAX_MERGE = 4096  # bytes of one merge
 _ROLES = (("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token"))
 
 
@@ -53,9 +61,9 @@ def find_tokenizer(checkpoint: Checkpoint, where: str | None) -> TokenizerFiles:
 
 def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
     """Every `tokenizer.*` key. Raises BadInput naming the file and what in it is wrong."""
-    raw = read_json(files.tokenizer)
+    raw, merges = _read(files.tokenizer)
     model = raw.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or merges is None:
         raise BadInput("is not a byte-level BPE tokenizer", file=files.tokenizer, expected="model.vocab and model.merges")
     _check_splitting(raw, files.tokenizer)
     added = [t for t in raw.get("added_tokens", []) if isinstance(t, dict)]
@@ -65,13 +73,13 @@ def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
         Key("tokenizer.ggml.pre", STRING, PRE_TOKENIZER),
         Key("tokenizer.ggml.tokens", ARRAY, _pack_strings(tokens), of=STRING, count=len(tokens)),
         Key("tokenizer.ggml.token_type", ARRAY, types.tobytes(), of=I32, count=len(types)),
-        Key("tokenizer.ggml.merges", ARRAY, _pack_strings(_merges(model["merges"], files.tokenizer)), of=STRING, count=len(model["merges"])),
+        Key("tokenizer.ggml.merges", ARRAY, bytes(merges[0]), of=STRING, count=merges[1]),
     ]
-    ids = {**{t["content"]: t["id"] for t in added}}
+    ids = {t["content"]: t["id"] for t in added}
     settings = read_json(files.config) if files.config else {}
     keys += _special_ids(settings, ids, checkpoint)
     keys += [Key(f"tokenizer.ggml.add_{w}_token", BOOL, bool(settings.get(f"add_{w}_token", False))) for w in ("bos", "eos")]
-    return [*keys, Key("tokenizer.chat_template", STRING, files.template or our_template())]
+    return [*keys, Key("tokenizer.chat_template", STRING, files.template or CHAT_TEMPLATE.read_text("utf-8"))]
 
 
 def no_vocabulary_keys(config: GptOssConfig) -> list[Key]:
@@ -79,11 +87,36 @@ def no_vocabulary_keys(config: GptOssConfig) -> list[Key]:
     return [Key(f"{GGUF_ARCH}.vocab_size", U32, config.vocab_size), Key("tokenizer.ggml.model", STRING, "no_vocab")]
 
 
-def our_template() -> str:
-    """The published chat template, for checkpoints that come without one."""
-    from importlib.resources import files
+def _read(file: Path) -> tuple[dict[str, Any], tuple[bytearray, int] | None]:
+    """The tokenizer without its merges, and these packed. Parsed as JSON the 446 189 merges would take 200 MB and most of the time."""
+    data = MappedFile(file, file.resolve()).data.tobytes()
+    begin = _MERGES.search(data)
+    if begin is None:
+        return parse_json(data, file), None
+    packed, count, end = _pack_merges(data, begin.end(), file)
+    return parse_json(data[: begin.end()] + data[end:], file), (packed, count)
 
-    return (files("gptoss_harmony") / "data" / "chat_template.jinja").read_text("utf-8")
+
+def _pack_merges(data: bytes, at: int, file: Path) -> tuple[bytearray, int, int]:
+    """Merges from `at` on, each "left right" or, since tokenizers 0.20, a pair: packed strings, their number, where the list ends."""
+    packed, count = bytearray(), 0
+    prefix = [struct.pack("<Q", n) for n in range(_MAX_MERGE)]
+    pattern = _PAIR if _PAIR.match(data, at) else _JOINED
+    for match in pattern.finditer(data, at):
+        if match.start() != at:
+            break
+        parts = match.groups()
+        if match.group().find(b"\\") >= 0:
+            parts = tuple(json.loads(b'"%s"' % p).encode() for p in parts)
+        text = b" ".join(parts)
+        if len(text) >= _MAX_MERGE:
+            break
+        packed += prefix[len(text)]
+        packed += text
+        at, count = match.end(), count + 1
+    if not _LIST_END.match(data, at):
+        raise BadInput(f"model.merges is malformed after {count} merges", file=file)
+    return packed, count, at
 
 
 def _check_splitting(raw: Mapping[str, Any], file: Path) -> None:
@@ -109,14 +142,6 @@ def _token_table(vocab: Mapping[str, int], added: list[dict[str, Any]], size: in
     if min(vocab.values(), default=0) < 0 or len(vocab.keys() | special.keys()) != size - tokens.count(None):
         raise BadInput("two tokens have the same id", file=file)
     return [f"[PAD{i}]" if t is None else t for i, t in enumerate(tokens)], types
-
-
-def _merges(raw: list[Any], file: Path) -> list[str]:
-    """tokenizers writes a merge as "left right" or, since 0.20, as a pair."""
-    try:
-        return raw if not raw or isinstance(raw[0], str) else [f"{left} {right}" for left, right in raw]
-    except (TypeError, ValueError):
-        raise BadInput("model.merges must hold pairs of strings", file=file) from None
 
 
 def _pack_strings(texts: list[str]) -> bytes:
