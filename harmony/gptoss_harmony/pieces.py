@@ -18,7 +18,6 @@ from .tokens import CALL, CHANNEL, CONSTRAIN, END, FIRST_SPECIAL, MESSAGE, SPECI
 Piece: TypeAlias = int | str
 """A special id, or a text to be encoded by itself."""
 
-_ROLE_OF: dict[type, Role] = {SystemContent: Role.SYSTEM, DeveloperContent: Role.DEVELOPER}
 _CONSTRAIN_TEXT = SPECIAL_NAMES[CONSTRAIN - FIRST_SPECIAL]
 
 
@@ -53,10 +52,16 @@ def author_pieces(message: Message) -> list[Piece]:
 def content_texts(message: Message, functions: bool) -> list[str]:
     """The text of each part. Raises RenderError for system or developer content in another role's message."""
     for part in message.content:
-        if not isinstance(part, Text) and _ROLE_OF[type(part)] != message.role:
-            kind, only, role = type(part).__name__, _ROLE_OF[type(part)].value, Role(message.role).value
-            raise RenderError(f"{kind} may only appear in {only} messages, found in {role.capitalize()}", "misplaced_content")
+        if not isinstance(part, Text):
+            _check_place(part, message.role)
     return [part_text(part, functions) for part in message.content]
+
+
+def _check_place(part: SystemContent | DeveloperContent, role: Role) -> None:
+    kind, only = ("SystemContent", Role.SYSTEM) if isinstance(part, SystemContent) else ("DeveloperContent", Role.DEVELOPER)
+    if role != only:
+        found = Role(role).value.capitalize()
+        raise RenderError(f"{kind} may only appear in {only.value} messages, found in {found}", "misplaced_content")
 
 
 def end_token(message: Message) -> int:

@@ -74,8 +74,8 @@ class Renderer:
         header, end = self._header_ids(message)
         encode, parts = self.vocabulary.encode, message.content
         ids += header
-        if len(parts) == 1 and type(parts[0]) is Text:  # most messages
-            ids += encode(parts[0].text)
+        if len(parts) == 1 and isinstance(part := parts[0], Text):  # most messages
+            ids += encode(part.text)
         else:
             for text in content_texts(message, functions):
                 ids += encode(text)
