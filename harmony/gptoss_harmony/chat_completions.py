@@ -5,7 +5,7 @@ How things map (what Harmony has no word for is decided here, once):
 - system and developer messages are the application's instructions: Harmony's system message is ours. Those at the
   start become one developer message, later ones stay where they are.
 - an assistant message is its reasoning (analysis), its content (a preamble on commentary when calls follow, else
-  final) and its calls, in that order. Reasoning before the last final answer is dropped, as the format document asks.
+  final) and its calls, in that order; an empty content beside one of the others is no content. Reasoning before the last final answer is dropped, as the format document asks.
 - commentary without a recipient is content. Pieces of reasoning, and of content, are joined by a newline.
 - the built-in tools are offered as ``{"type": "browser"}`` and ``{"type": "python"}`` and come back as calls of
   ``browser.search`` ... and ``python`` with ``{"code": ...}``; nothing is run here.
@@ -20,7 +20,7 @@ from typing import Any
 from .errors import LayoutError
 from .events import Event
 from .grammar import Final, Turn
-from .messages import Conversation, Json, Message, Part
+from .messages import Conversation, Json, Message, Role, Text
 from .openai_output import Item, Kind, Reader, Step, new_id, read, was_closed
 from .openai_request import (
     ToolTable,
@@ -94,27 +94,25 @@ class _Body:
 
     def add(self, message: Json, where: str) -> None:
         role = message["role"]
-        parts: list[Part] = [*text_parts(message.get("content"), f"{where}.content")]
+        parts = text_parts(message.get("content"), f"{where}.content")
         if role == "user":
-            self.messages.append(Message("user", parts))  # type: ignore[arg-type]
+            self.messages.append(Message(Role.USER, [*parts]))
         elif role == "assistant":
             self._add_assistant(message, parts, where)
         elif role == "tool":
-            self.messages.append(result_message(self._tool_of(message, where), message.get("content"), f"{where}.content"))
+            self.messages.append(result_message(self._tool_of(message, where), parts))
         elif role in _INSTRUCTING:
-            self.messages.append(Message.developer(joined(text_parts(message.get("content"), where))))
+            self.messages.append(Message.developer(joined(parts)))
         else:
             raise LayoutError(f"{where}.role", f"unknown role (expected system, developer, user, assistant or tool / got {role!r})")
 
-    def _add_assistant(self, message: Json, parts: list[Part], where: str) -> None:
+    def _add_assistant(self, message: Json, parts: list[Text], where: str) -> None:
         reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
         calls = message.get("tool_calls") or []
         if reasoning:
             self.messages.append(Message.assistant(expect(reasoning, str, f"{where}.reasoning_content"), ANALYSIS))
-        if parts and (not calls or any(part.text for part in parts)):  # type: ignore[union-attr]
-            said = Message.assistant("", COMMENTARY if calls else FINAL)
-            said.content = parts
-            self.messages.append(said)
+        if parts and (joined(parts) or not (calls or reasoning)):
+            self.messages.append(Message(Role.ASSISTANT, [*parts], channel=COMMENTARY if calls else FINAL))
         for i, call in enumerate(expect(calls, list, f"{where}.tool_calls")):
             self._add_call(call, f"{where}.tool_calls[{i}]")
 

@@ -173,10 +173,10 @@ def _unwrap_code(arguments: str) -> str:
     return code if isinstance(code, str) else arguments
 
 
-def result_message(recipient: str, content: Any, where: str) -> Message:
+def result_message(recipient: str, parts: Sequence[Text]) -> Message:
     """What the tool `recipient` gave back, on the channel of its call."""
     channel = COMMENTARY if recipient.startswith("functions.") else ANALYSIS
-    return Message.tool(recipient, joined(text_parts(content, where)), channel=channel)
+    return Message.tool(recipient, joined(parts), channel=channel)
 
 
 def joined(parts: Sequence[Text]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from .errors import LayoutError
 from .events import Event
 from .grammar import Final, Turn
-from .messages import Conversation, Json, Message, Part
+from .messages import Conversation, Json, Message, Role
 from .openai_output import Item, Kind, Reader, Step, new_id, read, was_closed
 from .openai_request import (
     ToolTable,
@@ -123,18 +123,17 @@ class _Body:
         add(item, where)
 
     def _message(self, item: Json, where: str) -> None:
-        parts: list[Part] = [*text_parts(item.get("content"), f"{where}.content")]
+        parts = text_parts(item.get("content"), f"{where}.content")
         role = item["role"]
         if role == "user":
-            self.messages.append(Message.user(""))
+            self.messages.append(Message(Role.USER, [*parts]))
         elif role == "assistant":
-            self.messages.append(Message.assistant("", COMMENTARY if item.get("phase") == "commentary" else FINAL))
+            channel = COMMENTARY if item.get("phase") == "commentary" else FINAL
+            self.messages.append(Message(Role.ASSISTANT, [*parts], channel=channel))
         elif role in _INSTRUCTING:
-            self.messages.append(Message.developer(joined(text_parts(item.get("content"), where))))
-            return
+            self.messages.append(Message.developer(joined(parts)))
         else:
             raise LayoutError(f"{where}.role", f"unknown role (expected user, assistant, system or developer / got {role!r})")
-        self.messages[-1].content = parts
 
     def _reasoning(self, item: Json, where: str) -> None:
         text = joined(text_parts(item.get("content"), f"{where}.content"))
@@ -153,7 +152,7 @@ class _Body:
         recipient = self._recipient_of.get(item.get("call_id") or "")
         if recipient is None:
             raise LayoutError(f"{where}.call_id", f"no call before it has this id (got {item.get('call_id')!r})")
-        self.messages.append(result_message(recipient, item.get("output"), f"{where}.output"))
+        self.messages.append(result_message(recipient, text_parts(item.get("output"), f"{where}.output")))
 
 
 def from_messages(
