@@ -1,0 +1,58 @@
+"""Token ids as coloured text: what is a role, a channel, a special token, and where one token ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .tokens import CHANNEL, CONSTRAIN, FIRST_SPECIAL, LAST_SPECIAL, MESSAGE, SPECIAL_NAMES, START, is_special
+from .vocabulary import load_vocabulary
+
+_SPECIAL, _ROLE, _CHANNEL, _TYPE, _UNKNOWN = "1;35", "1;34", "1;32", "36", "1;31"
+_SHADES = ("48;5;236", "48;5;239")
+_AFTER = {START: _ROLE, CHANNEL: _CHANNEL, CONSTRAIN: _TYPE}
+_TRAINED = "4"
+
+
+def token_texts(ids: Sequence[int]) -> list[str]:
+    """One text per id; the bytes of a character that spans tokens are shown in hexadecimal, like ⟨F0 9F⟩."""
+    table = load_vocabulary().token_bytes
+    return [_shown(table[token]) if 0 <= token <= LAST_SPECIAL else f"⟨{token}?⟩" for token in ids]
+
+
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+"""Control characters as their pictures: model output must not steer a terminal."""
+
+
+def printable(text: str) -> str:
+    return text.translate(_PICTURES)
+
+
+def _shown(data: bytes) -> str:
+    try:
+        return printable(data.decode())
+    except UnicodeDecodeError:
+        return f"⟨{data.hex(' ').upper()}⟩"
+
+
+def coloured(ids: Sequence[int], trained: Sequence[bool] = ()) -> str:
+    """ANSI text: special tokens, roles, channels and types in colours, ordinary tokens on two alternating shades.
+
+    `trained` (one bool per id, or nothing): tokens that the loss counts are underlined.
+    """
+    return "".join(_pieces(ids, trained))
+
+
+def _pieces(ids: Sequence[int], trained: Sequence[bool]) -> Iterator[str]:
+    style = ""
+    for at, (token, text) in enumerate(zip(ids, token_texts(ids), strict=True)):
+        if is_special(token):
+            style = _AFTER.get(token, "" if token == MESSAGE else style)
+            codes = [_SPECIAL]
+            text = SPECIAL_NAMES[token - FIRST_SPECIAL]
+        else:
+            codes = [_SHADES[at % 2], _UNKNOWN if token > LAST_SPECIAL else style]
+        if trained and trained[at]:
+            codes.append(_TRAINED)
+        # A line feed inside a coloured span would colour the rest of the terminal's line.
+        body = text.replace("\n", "\x1b[0m\n")
+        yield f"\x1b[{';'.join(filter(None, codes))}m{body}\x1b[0m"
