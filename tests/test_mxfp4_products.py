@@ -72,9 +72,10 @@ def test_float64_is_the_oracle_at_full_precision(backend: str) -> None:
 
 @native_only
 @pytest.mark.parametrize("precision", list(products.PRECISIONS))
-def test_equal_on_every_thread_count(backend: str, precision: str) -> None:
+@pytest.mark.parametrize("tokens", [1, 5, 40])
+def test_equal_on_every_thread_count(backend: str, precision: str, tokens: int) -> None:
     blocks, scales = weights(203, 9)
-    x = activations(5, 9)
+    x = activations(tokens, 9)
     first = mxfp4.matmul(x, blocks, scales, threads=1, precision=precision)
     for threads in (2, 3, 4, 7):
         assert mxfp4.matmul(x, blocks, scales, threads=threads, precision=precision).tobytes() == first.tobytes()
@@ -83,23 +84,25 @@ def test_equal_on_every_thread_count(backend: str, precision: str) -> None:
 @native_only
 @pytest.mark.parametrize("precision", list(products.PRECISIONS))
 def test_a_token_does_not_depend_on_its_neighbours(backend: str, precision: str) -> None:
+    """As long as one kernel serves both: AMX takes over from 6 tokens on."""
     blocks, scales = weights(40, 6)
-    x = activations(9, 6)
+    x = activations(5, 6)
     together = mxfp4.matmul(x, blocks, scales, precision=precision)
-    for t in range(9):
+    for t in range(5):
         assert mxfp4.matmul(x[t : t + 1], blocks, scales, precision=precision).tobytes() == together[t].tobytes()
 
 
 @pytest.mark.parametrize("precision", ["q16", "q24", "f32"])
 @pytest.mark.parametrize("scale", [0, 1, 2, 253, 254])
-def test_extreme_scales(backend: str, precision: str, scale: int) -> None:
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_extreme_scales(backend: str, precision: str, scale: int, tokens: int) -> None:
     """2^-127 is subnormal in float32; 2^127 times 6 is not even finite, but a small activation brings it back."""
-    blocks, _ = weights(16, 4)
+    blocks, _ = weights(32, 4)
     codes = blocks.copy()
     if scale > 252:  # keep |code| <= 1.5, so that the weight itself is a float32
         codes &= 0x33
-    scales = np.full((16, 4), scale, np.uint8)
-    x = activations(2, 4) * np.float32(2.0**-20 if scale > 252 else 2.0**40)
+    scales = np.full((32, 4), scale, np.uint8)
+    x = activations(tokens, 4) * np.float32(2.0**-20 if scale > 252 else 2.0**40)
     y = mxfp4.matmul(x, codes, scales, precision=precision)
     assert relative_rms(y, truth(x, codes, scales)) <= BOUND[precision]
 
@@ -123,15 +126,16 @@ def test_subnormal_results_survive_flush_to_zero(backend: str) -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
 def test_non_finite_and_huge_activations_are_float32(backend: str, precision: str, bad: float) -> None:
     """One bad token takes the float32 path: NaN and Inf come out where IEEE arithmetic has them, the other tokens as ever."""
-    blocks, scales = weights(24, 3)
-    x = activations(3, 3)
+    blocks, scales = weights(35, 3)
+    x = activations(9, 3)
     x[1, 40] = bad
     with np.errstate(invalid="ignore", over="ignore"):
         expected = truth(x, blocks, scales).astype(np.float32)
         y = mxfp4.matmul(x, blocks, scales, precision=precision)
     np.testing.assert_array_equal(np.isnan(y[1]), np.isnan(expected[1]))
     np.testing.assert_array_equal(np.isinf(y[1]), np.isinf(expected[1]))
-    assert relative_rms(y[[0, 2]], expected[[0, 2]]) <= BOUND[precision]
+    clean = np.arange(9) != 1
+    assert relative_rms(y[clean], expected[clean]) <= BOUND[precision]
 
 
 @pytest.mark.parametrize("exponent", [-149, -140, -120, -101, -60, 60, 99])
@@ -160,7 +164,7 @@ def test_nothing_outside_the_weights_is_read(backend: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for groups in (1, 2, 3, 5, 6):
-        blocks, scales = weights(3, groups)
+        blocks, scales = weights(35, groups)
         arrays = []
         for source in (blocks, scales):
             page = np.frombuffer(mmap.mmap(-1, 3 * mmap.PAGESIZE), np.uint8)
@@ -168,7 +172,7 @@ def test_nothing_outside_the_weights_is_read(backend: str) -> None:
             view = page[2 * mmap.PAGESIZE - source.size : 2 * mmap.PAGESIZE].reshape(source.shape)
             view[...] = source
             arrays.append(view)
-        x = activations(2, groups)
+        x = activations(8, groups)
         assert mxfp4.matmul(x, *arrays).tobytes() == mxfp4.matmul(x, blocks, scales).tobytes()
         assert mxfp4.hf_to_ggml(*arrays).tobytes() == mxfp4.hf_to_ggml(blocks, scales).tobytes()
 
@@ -220,7 +224,8 @@ def test_moe_equal_on_every_thread_count_and_batch(backend: str) -> None:
     first = mxfp4.moe(x, layer, ids, w, ALPHA, LIMIT, threads=1)
     for threads in (2, 3, 5):
         assert mxfp4.moe(x, layer, ids, w, ALPHA, LIMIT, threads=threads).tobytes() == first.tobytes()
-    for t in range(11):
+    first = mxfp4.moe(x[:5], layer, ids[:5], w[:5], ALPHA, LIMIT)
+    for t in range(5):
         one = mxfp4.moe(x[t : t + 1], layer, ids[t : t + 1], w[t : t + 1], ALPHA, LIMIT)
         assert one.tobytes() == first[t].tobytes()
 

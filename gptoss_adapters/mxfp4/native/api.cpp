@@ -1,6 +1,10 @@
 // The exported C functions and the choice of instruction set.
 #include <cstring>
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
 
@@ -16,7 +20,7 @@ struct Isa {
     const char* name;
     bool (*usable)();
     const CodecKernels* codec;
-    const MatmulKernels* matmul;
+    Kernels kernels;
 };
 
 bool always() { return true; }
@@ -29,22 +33,33 @@ bool has_avx512vnni() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
+// The tile registers must also be asked for, once for the process.
+bool has_amx() {
+    unsigned a, b, c, d;
+    if (!has_avx512vnni() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24;
+    constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
+    return (d & AMX_BF16) && (d & AMX_TILE) && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
 #endif
 #if defined(MXFP4_HAS_neon)
 bool has_dotprod() { return getauxval(AT_HWCAP) & (1 << 20); }  // HWCAP_ASIMDDP
 #endif
 
 const Isa ISAS[] = {  // fastest first
+#if defined(MXFP4_HAS_amx)
+    {"amx", has_amx, &codec_avx512vnni, {&matmul_avx512vnni, &gemm_amx}},
+#endif
 #if defined(MXFP4_HAS_avx512vnni)
-    {"avx512vnni", has_avx512vnni, &codec_avx512vnni, &matmul_avx512vnni},
+    {"avx512vnni", has_avx512vnni, &codec_avx512vnni, {&matmul_avx512vnni, nullptr}},
 #endif
 #if defined(MXFP4_HAS_avx2)
-    {"avx2", has_avx2, &codec_avx2, &matmul_avx2},
+    {"avx2", has_avx2, &codec_avx2, {&matmul_avx2, nullptr}},
 #endif
 #if defined(MXFP4_HAS_neon)
-    {"neon", has_dotprod, &codec_neon, &matmul_neon},
+    {"neon", has_dotprod, &codec_neon, {&matmul_neon, nullptr}},
 #endif
-    {"portable", always, &codec_portable, &matmul_portable},
+    {"portable", always, &codec_portable, {&matmul_portable, nullptr}},
 };
 
 const Isa* chosen = nullptr;
@@ -81,14 +96,14 @@ EXPORT void mxfp4_to_f32(const uint16_t* bf16, int64_t n, float* out) { chosen->
 EXPORT void mxfp4_to_f16(const void* x, int32_t source, int64_t n, uint16_t* out) { chosen->codec->to_f16(x, source, n, out); }
 EXPORT void mxfp4_to_q8_0(const void* x, int32_t source, int64_t n_blocks, uint8_t* out) { chosen->codec->to_q8_0(x, source, n_blocks, out); }
 
-EXPORT void mxfp4_moe(const MoeArguments* a) { run_moe(*chosen->matmul, *a); }
+EXPORT void mxfp4_moe(const MoeArguments* a) { run_moe(chosen->kernels, *a); }
 EXPORT void mxfp4_matmul(const uint8_t* blocks, const uint8_t* scales, const float* bias, int64_t rows, int64_t groups, int64_t tokens,
                          const float* x, int32_t precision, int32_t threads, float* y) {
-    run_matmul(*chosen->matmul, {blocks, scales, bias, groups, rows}, tokens, x, precision, threads, y);
+    run_matmul(chosen->kernels, {blocks, scales, bias, groups, rows}, tokens, x, precision, threads, y);
 }
 EXPORT void mxfp4_linear_bf16(const uint16_t* w, const float* bias, int64_t rows, int64_t k, int64_t tokens, const float* x, int32_t threads,
                               float* y) {
-    run_linear_bf16(*chosen->matmul, w, bias, rows, k, tokens, x, threads, y);
+    run_linear_bf16(chosen->kernels, w, bias, rows, k, tokens, x, threads, y);
 }
 
 EXPORT int32_t mxfp4_stream(StreamArguments* a) { return run_stream(*chosen->codec, *a); }

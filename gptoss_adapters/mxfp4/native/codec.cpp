@@ -1,6 +1,7 @@
 // Compiled once per instruction set (MXFP4_ISA). Only intrinsics and file-local functions here: an inline function shared
 // through a header could be linked in its AVX512 form for every machine.
 #include "codec.h"
+#include "values.h"
 
 #include <cstring>
 #if defined(__AVX2__)
@@ -131,19 +132,7 @@ int64_t compare_ggml(const uint8_t* blocks, const uint8_t* scales, int64_t rows,
 
 // ---- decode -------------------------------------------------------------------------------------------------------
 
-// Every MXFP4 value, scale byte 0 (subnormal) and the overflow of 253 and 254 included, is a bf16 value or Inf, and its
-// float32 is that with 16 zero bits: one table serves both, and no arithmetic means no flush-to-zero.
 struct DecodeTable { uint8_t low[256][16], high[256][16]; };
-
-constexpr uint16_t bf16_value(int scale, int code) {
-    constexpr int exponent[8] = {0, -1, 0, 0, 1, 1, 2, 2}, half[8] = {0, 0, 0, 1, 0, 1, 0, 1};
-    if (scale == 255) return 0x7fc0;
-    const int m = code & 7, sign = (code & 8) << 12, field = scale + exponent[m];
-    if (m == 0) return sign;
-    if (field >= 255) return sign | 0x7f80;
-    if (field >= 1) return sign | field << 7 | half[m] << 6;
-    return sign | (128 + 64 * half[m]) >> (1 - field);
-}
 
 constexpr DecodeTable make_table() {
     DecodeTable t{};

@@ -13,96 +13,150 @@ constexpr int64_t QK = 32, HF_BLOCK = 16;
 // Rows of one work item: some 100 KB of weights, enough items to balance threads, and a multiple of every tile.
 constexpr int64_t CHUNK = 64;
 
-int64_t chunks(int64_t rows) { return (rows + CHUNK - 1) / CHUNK; }
-
-Rows part(const Rows& w, int64_t first) {
-    const int64_t n = std::min(CHUNK, w.rows - first);
+Rows part(const Rows& w, int64_t first, int64_t count = CHUNK) {
+    const int64_t n = std::min(count, w.rows - first);
     return {w.blocks + first * w.groups * HF_BLOCK, w.scales + first * w.groups, w.bias ? w.bias + first : nullptr, w.groups, n};
 }
 
-// The inputs of one product, prepared once: `count` vectors of groups * 32 floats, `stride` floats apart.
-class Inputs {
-  public:
-    Inputs(const MatmulKernels& kernels, int32_t precision, int64_t groups, int64_t count, const float* x)
-        : kernels(kernels), precision(precision), groups(groups), x(x), bytes(precision == F32 ? 0 : kernels.prepared_bytes(precision, groups)),
-          storage(new uint8_t[count * bytes + 63]), fits(new bool[count]) {
-        planes = storage.get() + (-reinterpret_cast<uintptr_t>(storage.get()) & 63);
+// Pairs (token, slot) in order of their expert.
+struct Routing {
+    std::vector<int64_t> begin, order;
+    Routing(const int32_t* ids, int64_t pairs, int64_t experts) : begin(experts + 1), order(pairs) {
+        for (int64_t p = 0; p < pairs; ++p) ++begin[ids[p] + 1];
+        for (int64_t e = 0; e < experts; ++e) begin[e + 1] += begin[e];
+        std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+        for (int64_t p = 0; p < pairs; ++p) order[next[ids[p]]++] = p;
     }
-    void prepare(int64_t i) { fits[i] = precision != F32 && kernels.prepare(precision, x + i * groups * QK, groups, planes + i * bytes); }
+};
 
-    // y[n][0..w.rows) for the vectors `which[0..count)`.
-    void multiply(const Rows& w, const int64_t* which, int64_t count, float* const* y) const {
-        std::vector<const uint8_t*> in;
-        std::vector<float*> out;
-        for (int64_t n = 0; n < count; ++n)
-            if (fits[which[n]]) {
-                in.push_back(planes + which[n] * bytes);
-                out.push_back(y[n]);
-            } else {
-                kernels.rows_f32(w, x + which[n] * groups * QK, y[n]);
-            }
-        if (!in.empty()) kernels.rows(precision, w, int64_t(in.size()), in.data(), out.data());
+// One expert's share of a product: which inputs it multiplies, where the results go.
+struct Work {
+    Rows weights;
+    std::vector<int64_t> in, odd_in;   // indices of inputs; odd ones take the float32 path
+    std::vector<float*> out, odd_out;  // their result vectors
+    uint8_t* panels = nullptr;         // set when the inputs are packed for `gemm`
+};
+
+struct Buffer {  // 64-byte aligned
+    explicit Buffer(int64_t bytes) : owner(new uint8_t[bytes + 63]), data(owner.get() + (-reinterpret_cast<uintptr_t>(owner.get()) & 63)) {}
+    std::unique_ptr<uint8_t[]> owner;
+    uint8_t* data;
+};
+
+// Multiplies the inputs x [count][groups * 32] as `work` says.
+class Product {
+  public:
+    Product(const Kernels& k, int32_t precision, int64_t groups, int64_t count, const float* x, int threads)
+        : k(k), precision(precision), groups(groups), count(count), x(x), threads(threads), fits(new bool[count]) {
+        parallel(threads, count, [&](int64_t i) { fits[i] = precision != F32 && k.matmul->fits(input(i), groups); });
+    }
+    void add(const Rows& weights, const int64_t* pairs, int64_t n, int64_t share, float* out) {
+        Work w;
+        w.weights = weights;
+        for (int64_t i = 0; i < n; ++i) {
+            const bool fit = fits[pairs[i] / share];
+            (fit ? w.in : w.odd_in).push_back(pairs[i] / share);
+            (fit ? w.out : w.odd_out).push_back(out + pairs[i] * weights.rows);
+        }
+        if (n) work.push_back(std::move(w));
+    }
+    void run() {
+        const Buffer panels(pack());
+        const Buffer planes(precision == F32 ? 0 : count * plane_bytes());
+        fill(panels.data, planes.data);
+        std::vector<std::pair<const Work*, int64_t>> items;
+        for (const Work& w : work)
+            for (int64_t first = 0; first < w.weights.rows; first += CHUNK) items.emplace_back(&w, first);
+        parallel(threads, int64_t(items.size()), [&](int64_t i) { multiply(*items[i].first, items[i].second, planes.data); });
     }
 
   private:
-    const MatmulKernels& kernels;
-    const int32_t precision;
-    const int64_t groups;
-    const float* x;
-    const int64_t bytes;
-    std::unique_ptr<uint8_t[]> storage;
-    std::unique_ptr<bool[]> fits;
-    uint8_t* planes;
-};
+    const float* input(int64_t i) const { return x + i * groups * QK; }
+    int64_t plane_bytes() const { return k.matmul->prepared_bytes(precision, groups); }
+    bool packs(const Work& w) const { return k.gemm && int64_t(w.in.size()) >= k.gemm->min_tokens; }
+    int64_t panel_count(const Work& w) const { return packs(w) ? (int64_t(w.in.size()) + k.gemm->panel - 1) / k.gemm->panel : 0; }
 
-// Pairs (token, slot) in order of their expert; those of expert e are order[begin[e] .. begin[e + 1]).
-struct Routing {
-    std::vector<int64_t> begin, order, active;
-    Routing(const MoeArguments& a) : begin(a.experts + 1), order(a.tokens * a.top_k) {
-        const int64_t pairs = a.tokens * a.top_k;
-        for (int64_t p = 0; p < pairs; ++p) ++begin[a.ids[p] + 1];
-        for (int64_t e = 0; e < a.experts; ++e) {
-            if (begin[e + 1]) active.push_back(e);
-            begin[e + 1] += begin[e];
-        }
-        std::vector<int64_t> next(begin.begin(), begin.end() - 1);
-        for (int64_t p = 0; p < pairs; ++p) order[next[a.ids[p]]++] = p;
+    int64_t pack() const {
+        int64_t bytes = 0;
+        for (const Work& w : work)
+            if (packs(w)) bytes += panel_count(w) * k.gemm->packed_bytes(precision, groups);
+        return bytes;
     }
+
+    // Packs panels for the experts with many inputs, and prepares the inputs that any other expert, or a last few rows, need.
+    void fill(uint8_t* panels, uint8_t* planes) {
+        std::vector<char> wanted(count);
+        std::vector<std::pair<Work*, int64_t>> jobs;
+        for (Work& w : work) {
+            if (!packs(w) || w.weights.rows % k.gemm->row_tile)
+                for (int64_t i : w.in) wanted[i] = 1;
+            if (packs(w)) w.panels = panels;
+            for (int64_t p = 0; p < panel_count(w); ++p, panels += k.gemm->packed_bytes(precision, groups)) jobs.emplace_back(&w, p);
+        }
+        const int64_t packing = int64_t(jobs.size());
+        parallel(threads, packing + count, [&](int64_t i) {
+            if (i < packing) pack_panel(*jobs[i].first, jobs[i].second);
+            else if (wanted[i - packing]) k.matmul->prepare(precision, input(i - packing), groups, planes + (i - packing) * plane_bytes());
+        });
+    }
+
+    void pack_panel(const Work& w, int64_t panel) const {
+        std::vector<const float*> in;
+        for (int64_t i = panel * k.gemm->panel; i < std::min<int64_t>((panel + 1) * k.gemm->panel, w.in.size()); ++i) in.push_back(input(w.in[i]));
+        k.gemm->pack(precision, in.data(), int64_t(in.size()), groups, w.panels + panel * k.gemm->packed_bytes(precision, groups));
+    }
+
+    void multiply(const Work& w, int64_t first, const uint8_t* planes) const {
+        Rows rows = part(w.weights, first);
+        for (size_t i = 0; i < w.odd_in.size(); ++i) k.matmul->rows_f32(rows, input(w.odd_in[i]), w.odd_out[i] + first);
+        if (w.in.empty()) return;
+        std::vector<float*> out;
+        for (float* y : w.out) out.push_back(y + first);
+        if (w.panels) {
+            Rows whole = rows;
+            whole.rows -= rows.rows % k.gemm->row_tile;
+            if (!k.gemm->rows(precision, whole, int64_t(out.size()), w.panels, out.data()))
+                for (size_t i = 0; i < w.in.size(); ++i) k.matmul->rows_f32(whole, input(w.in[i]), out[i]);
+            rows = part(w.weights, first + whole.rows, rows.rows - whole.rows);
+            for (float*& y : out) y += whole.rows;
+        }
+        if (!rows.rows) return;
+        std::vector<const uint8_t*> in;
+        for (int64_t i : w.in) in.push_back(planes + i * plane_bytes());
+        k.matmul->rows(precision, rows, int64_t(in.size()), in.data(), out.data());
+    }
+
+    const Kernels& k;
+    const int32_t precision;
+    const int64_t groups, count;
+    const float* x;
+    const int threads;
+    std::unique_ptr<bool[]> fits;
+    std::vector<Work> work;
 };
 
-// out[pair] = experts' rows times that pair's input, for all pairs; `share` pairs use one input (the slots of a token).
-void multiply_experts(const Routing& routing, const Inputs& inputs, int64_t share, const Rows& all, int64_t rows, int threads, float* out) {
-    const int64_t per_expert = chunks(rows), stride = all.groups;
-    parallel(threads, int64_t(routing.active.size()) * per_expert, [&](int64_t item) {
-        const int64_t e = routing.active[item / per_expert], first = item % per_expert * CHUNK;
-        const Rows expert = {all.blocks + e * rows * stride * HF_BLOCK, all.scales + e * rows * stride, all.bias + e * rows, stride, rows};
-        std::vector<int64_t> which;
-        std::vector<float*> y;
-        for (int64_t i = routing.begin[e]; i < routing.begin[e + 1]; ++i) {
-            which.push_back(routing.order[i] / share);
-            y.push_back(out + routing.order[i] * rows + first);
-        }
-        inputs.multiply(part(expert, first), which.data(), int64_t(which.size()), y.data());
-    });
+// out[pair] [rows] = the rows of that pair's expert times its input; `share` pairs (the slots of a token) use one input.
+void multiply_experts(const Kernels& k, const MoeArguments& a, const Routing& routing, const float* x, int64_t share, const Rows& all, float* out) {
+    const int64_t pairs = int64_t(routing.order.size());
+    Product product(k, a.precision, all.groups, pairs / share, x, a.threads);
+    for (int64_t e = 0; e < a.experts; ++e) {
+        const int64_t at = e * all.rows;
+        const Rows expert = {all.blocks + at * all.groups * HF_BLOCK, all.scales + at * all.groups, all.bias + at, all.groups, all.rows};
+        product.add(expert, routing.order.data() + routing.begin[e], routing.begin[e + 1] - routing.begin[e], share, out);
+    }
+    product.run();
 }
 
 }  // namespace
 
-void run_moe(const MatmulKernels& kernels, const MoeArguments& a) {
+void run_moe(const Kernels& k, const MoeArguments& a) {
     const int64_t pairs = a.tokens * a.top_k, H = a.hidden, I = a.inter;
-    const Routing routing(a);
+    const Routing routing(a.ids, pairs, a.experts);
     std::unique_ptr<float[]> h(new float[pairs * 2 * I]), act(new float[pairs * I]), z(new float[pairs * H]);
 
-    Inputs in(kernels, a.precision, H / QK, a.tokens, a.x);
-    parallel(a.threads, a.tokens, [&](int64_t t) { in.prepare(t); });
-    multiply_experts(routing, in, a.top_k, {a.gate_up_blocks, a.gate_up_scales, a.gate_up_bias, H / QK, 0}, 2 * I, a.threads, h.get());
-
-    Inputs mid(kernels, a.precision, I / QK, pairs, act.get());
-    parallel(a.threads, pairs, [&](int64_t p) {
-        kernels.swiglu(h.get() + p * 2 * I, I, a.alpha, a.limit, act.get() + p * I);
-        mid.prepare(p);
-    });
-    multiply_experts(routing, mid, 1, {a.down_blocks, a.down_scales, a.down_bias, I / QK, 0}, H, a.threads, z.get());
+    multiply_experts(k, a, routing, a.x, a.top_k, {a.gate_up_blocks, a.gate_up_scales, a.gate_up_bias, H / QK, 2 * I}, h.get());
+    parallel(a.threads, pairs, [&](int64_t p) { k.matmul->swiglu(h.get() + p * 2 * I, I, a.alpha, a.limit, act.get() + p * I); });
+    multiply_experts(k, a, routing, act.get(), 1, {a.down_blocks, a.down_scales, a.down_bias, I / QK, H}, z.get());
 
     parallel(a.threads, a.tokens, [&](int64_t t) {
         float* y = a.y + t * H;
@@ -112,30 +166,24 @@ void run_moe(const MatmulKernels& kernels, const MoeArguments& a) {
     });
 }
 
-void run_matmul(const MatmulKernels& kernels, const Rows& w, int64_t tokens, const float* x, int32_t precision, int threads, float* y) {
-    Inputs in(kernels, precision, w.groups, tokens, x);
-    parallel(threads, tokens, [&](int64_t t) { in.prepare(t); });
-    parallel(threads, chunks(w.rows), [&](int64_t item) {
-        std::vector<int64_t> which;
-        std::vector<float*> out;
-        for (int64_t t = 0; t < tokens; ++t) {
-            which.push_back(t);
-            out.push_back(y + t * w.rows + item * CHUNK);
-        }
-        in.multiply(part(w, item * CHUNK), which.data(), tokens, out.data());
-    });
+void run_matmul(const Kernels& k, const Rows& w, int64_t tokens, const float* x, int32_t precision, int threads, float* y) {
+    std::vector<int64_t> all(tokens);
+    for (int64_t t = 0; t < tokens; ++t) all[t] = t;
+    Product product(k, precision, w.groups, tokens, x, threads);
+    product.add(w, all.data(), tokens, 1, y);
+    product.run();
 }
 
-void run_linear_bf16(const MatmulKernels& kernels, const uint16_t* w, const float* bias, int64_t rows, int64_t k, int64_t tokens, const float* x,
+void run_linear_bf16(const Kernels& k, const uint16_t* w, const float* bias, int64_t rows, int64_t width, int64_t tokens, const float* x,
                      int threads, float* y) {
-    parallel(threads, chunks(rows), [&](int64_t item) {
+    parallel(threads, (rows + CHUNK - 1) / CHUNK, [&](int64_t item) {
         const int64_t first = item * CHUNK;
         std::vector<const float*> in;
         std::vector<float*> out;
         for (int64_t t = 0; t < tokens; ++t) {
-            in.push_back(x + t * k);
+            in.push_back(x + t * width);
             out.push_back(y + t * rows + first);
         }
-        kernels.rows_bf16(w + first * k, bias ? bias + first : nullptr, std::min(CHUNK, rows - first), k, tokens, in.data(), out.data());
+        k.matmul->rows_bf16(w + first * width, bias ? bias + first : nullptr, std::min(CHUNK, rows - first), width, tokens, in.data(), out.data());
     });
 }

@@ -14,7 +14,12 @@ struct MoeArguments {  // mirrored by _Moe in products.py
     int32_t precision, threads;
 };
 
-void run_moe(const MatmulKernels& kernels, const MoeArguments& a);
-void run_matmul(const MatmulKernels& kernels, const Rows& w, int64_t tokens, const float* x, int32_t precision, int threads, float* y);
-void run_linear_bf16(const MatmulKernels& kernels, const uint16_t* w, const float* bias, int64_t rows, int64_t k, int64_t tokens, const float* x,
+struct Kernels {
+    const MatmulKernels* matmul;
+    const GemmKernels* gemm;  // or null
+};
+
+void run_moe(const Kernels& k, const MoeArguments& a);
+void run_matmul(const Kernels& k, const Rows& w, int64_t tokens, const float* x, int32_t precision, int threads, float* y);
+void run_linear_bf16(const Kernels& k, const uint16_t* w, const float* bias, int64_t rows, int64_t width, int64_t tokens, const float* x,
                      int threads, float* y);

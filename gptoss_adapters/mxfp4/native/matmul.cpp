@@ -65,13 +65,26 @@ template <int P> INLINE void store_planes(const int32_t* v, int block, uint8_t* 
     }
 }
 
-template <int P> bool prepare_as(const float* x, int64_t groups, uint8_t* out) {
+INLINE int32_t max_magnitude(const float* x) {
+    int32_t bits[QK], top = 0;
+    memcpy(bits, x, sizeof bits);
+    for (int j = 0; j < QK; ++j) top = top > (bits[j] & 0x7fffffff) ? top : (bits[j] & 0x7fffffff);
+    return top;
+}
+
+bool fits(const float* x, int64_t groups) {
+    for (int64_t b = 0; b < groups; ++b) {
+        const int32_t top = max_magnitude(x + b * QK);
+        if (top && (top < (127 - 100) << 23 || top > (127 + 100) << 23)) return false;
+    }
+    return true;
+}
+
+template <int P> void prepare_as(const float* x, int64_t groups, uint8_t* out) {
     memset(out + (groups - 1) / GROUP * group_bytes<P>(), 0, group_bytes<P>());
     for (int64_t b = 0; b < groups; ++b) {
-        int32_t bits[QK], v[QK], top = 0;
-        memcpy(bits, x + b * QK, sizeof bits);
-        for (int j = 0; j < QK; ++j) top = top > (bits[j] & 0x7fffffff) ? top : (bits[j] & 0x7fffffff);
-        if (top && (top < (127 - 100) << 23 || top > (127 + 100) << 23)) return false;
+        const int32_t top = max_magnitude(x + b * QK);
+        int32_t v[QK];
         float amax, scales[4];
         int32_t corrections[4] = {0, 0, 0, 0};
         memcpy(&amax, &top, 4);
@@ -83,13 +96,12 @@ template <int P> bool prepare_as(const float* x, int64_t groups, uint8_t* out) {
         memcpy(group + 128 * P + 16 * (b % GROUP), scales, 16);
         memcpy(group + 128 * P + 64 + 16 * (b % GROUP), corrections, 16);
     }
-    return true;
 }
 
-bool prepare(int32_t precision, const float* x, int64_t groups, uint8_t* out) {
-    if (precision == Q8) return prepare_as<Q8>(x, groups, out);
-    if (precision == Q16) return prepare_as<Q16>(x, groups, out);
-    return prepare_as<Q24>(x, groups, out);
+void prepare(int32_t precision, const float* x, int64_t groups, uint8_t* out) {
+    if (precision == Q8) prepare_as<Q8>(x, groups, out);
+    else if (precision == Q16) prepare_as<Q16>(x, groups, out);
+    else prepare_as<Q24>(x, groups, out);
 }
 
 // ---- rows ---------------------------------------------------------------------------------------------------------
@@ -236,4 +248,4 @@ void rows_bf16(const uint16_t* w, const float* bias, int64_t n, int64_t k, int64
 
 }  // namespace
 
-extern "C" const MatmulKernels CONCAT(matmul_, MXFP4_ISA) = {prepared_bytes, prepare, rows, rows_f32, swiglu, rows_bf16};
+extern "C" const MatmulKernels CONCAT(matmul_, MXFP4_ISA) = {fits, prepared_bytes, prepare, rows, rows_f32, swiglu, rows_bf16};

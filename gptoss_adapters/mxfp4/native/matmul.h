@@ -14,9 +14,10 @@ struct Rows {  // consecutive output rows of one expert
 };
 
 struct MatmulKernels {
+    // False when the vector needs rows_f32: a NaN, an Inf, or a block whose largest magnitude is neither 0 nor in 2^-100..2^100.
+    bool (*fits)(const float* x, int64_t groups);
     int64_t (*prepared_bytes)(int32_t precision, int64_t groups);
-    // False when the row needs the F32 path: a NaN, an Inf, or a block whose largest magnitude is not within 2^-100..2^100 or 0.
-    bool (*prepare)(int32_t precision, const float* x, int64_t groups, uint8_t* out);
+    void (*prepare)(int32_t precision, const float* x, int64_t groups, uint8_t* out);
     // y[t][r] = bias[r] + sum over k of W[r][k] * x_t[k], for `tokens` prepared vectors.
     void (*rows)(int32_t precision, const Rows& w, int64_t tokens, const uint8_t* const* x, float* const* y);
     // The same for one vector in plain float32: slow, and right for every input.
@@ -27,6 +28,20 @@ struct MatmulKernels {
     void (*rows_bf16)(const uint16_t* w, const float* bias, int64_t rows, int64_t k, int64_t tokens, const float* const* x, float* const* y);
 };
 
+// Products with many vectors at once, where the machine has matrix registers. Activations are sums of 1, 2 or 3 bfloat16
+// (Q8, Q16, Q24), weights exact bfloat16, sums float32.
+struct GemmKernels {
+    int64_t min_tokens;  // from how many on it is faster than `rows`
+    int64_t panel;       // vectors packed together
+    int64_t row_tile;    // rows are taken in multiples of this
+    int64_t (*packed_bytes)(int32_t precision, int64_t groups);
+    void (*pack)(int32_t precision, const float* const* x, int64_t count, int64_t groups, uint8_t* out);
+    // As MatmulKernels::rows, for vectors packed `panel` at a time, panels packed_bytes apart. w.rows is a multiple of row_tile.
+    // False, and nothing done, when a weight is subnormal or overflows bfloat16, which the registers would change.
+    bool (*rows)(int32_t precision, const Rows& w, int64_t tokens, const uint8_t* packed, float* const* y);
+};
+
 extern "C" {
+extern const GemmKernels gemm_amx;
 extern const MatmulKernels matmul_portable, matmul_avx2, matmul_avx512vnni, matmul_neon;
 }
