@@ -135,6 +135,7 @@ CALLS = {
     "keep analysis": lambda h, e: e.render_conversation_for_training(finished(h), h.RenderConversationConfig(auto_drop_analysis=False)),
     "drop analysis": lambda h, e: e.render_conversation_for_training(finished(h)),
     "conversation json": lambda h, e: json.loads(h.Conversation.from_json(finished(h).to_json()).to_json()),
+    "not messages": lambda h, e: h.Conversation.from_messages([h.SystemContent.new()]),
     "iterate": lambda h, e: [m.channel for m in finished(h)],
     "parse": lambda h, e: e.parse_messages_from_completion_tokens(e.encode("<|channel|>final<|message|>hi<|return|>", allowed_special="all"), h.Role.ASSISTANT),
     "parse without role": lambda h, e: e.parse_messages_from_completion_tokens([5]),

@@ -237,6 +237,10 @@ class Message:
 class Conversation:
     messages: list[Message] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(message, Message) for message in self.messages):
+            raise ValueError("Input should be a valid dictionary or instance of Message")
+
     @classmethod
     def from_messages(cls, messages: Sequence[Message]) -> Conversation:
         return cls(messages=list(messages))
