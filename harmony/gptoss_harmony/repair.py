@@ -133,11 +133,20 @@ def content_flags(message: Message, closed_by: str) -> list[str]:
         flags.append("unclosed_call")
     if not call and closed_by == "call":
         flags.append("call_without_recipient")
-    if call and message.recipient.startswith("functions.") and first_json_value(text)[1]:  # type: ignore[union-attr]
+    if call and message.recipient.startswith("functions.") and not is_json(text):  # type: ignore[union-attr]
         flags.append("arguments_not_json")
-    if message.recipient is None and message.channel == COMMENTARY and text.startswith("{") and not first_json_value(text)[1]:
+    if message.recipient is None and message.channel == COMMENTARY and text.startswith("{") and is_json(text):
         flags.append("json_without_recipient")
     return flags
+
+
+def is_json(text: str) -> bool:
+    """Is the whole text one JSON value?"""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def first_json_value(text: str) -> tuple[object, str]:
@@ -146,7 +155,7 @@ def first_json_value(text: str) -> tuple[object, str]:
     try:
         value, end = json.JSONDecoder().raw_decode(text, start)
     except (ValueError, RecursionError):
-        return None, text or " "
+        return None, text
     return value, text[end:].strip(" \t\n\r")
 
 

@@ -10,7 +10,7 @@ from .errors import HarmonyError
 from .messages import Conversation, DeveloperContent, Message, Role, SystemContent
 from .policies import Drop, kept_messages
 from .renderer import Rendering, render_spans
-from .repair import first_json_value
+from .repair import is_json
 from .tokens import ANALYSIS, CHANNELS, FINAL, SPECIAL_TOKENS
 
 _JSON_TYPES = ("json", "<|constrain|>json", None)
@@ -78,7 +78,7 @@ def _problems_of(message: Message, where: str) -> Iterator[Problem]:
 def _call_problems(message: Message, where: str) -> Iterator[Problem]:
     if message.channel == FINAL:
         yield Problem(f"{where}.channel", "a tool call on final: calls go to commentary (functions) or analysis (built-in tools)")
-    if str(message.recipient).startswith("functions.") and message.content_type in _JSON_TYPES and first_json_value(message.text)[1]:
+    if str(message.recipient).startswith("functions.") and message.content_type in _JSON_TYPES and not is_json(message.text):
         yield Problem(f"{where}.content", "the arguments of a function call are not one JSON value")
 
 
