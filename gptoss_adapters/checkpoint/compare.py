@@ -262,7 +262,8 @@ def _checks(a: str, b: str) -> dict[str, _Check]:
     if a == b or {a, b} in ({"bf16", "f32"}, {"f16", "f32"}):
         checks[BYTES_EQUAL] = (lambda x, y: np.array_equal(x.bits(), y.bits())) if a == b else _same_widened
     checks[VALUES_EQUAL] = lambda x, y: bool(np.array_equal(x.f32(), y.f32()))
-    for one, other, label, turned in ((a, b, "a -> b", False), (b, a, "b -> a", True)):
+    # of two directions that both hold, the one without a choice of rules is named
+    for one, other, label, turned in sorted(((a, b, "a -> b", False), (b, a, "b -> a", True)), key=lambda way: way[1] == "mxfp4"):
         if one != other and (_WIDTH[one] >= _WIDTH[other] or one == "mxfp4"):
             for rule in mxfp4.RULES if other == "mxfp4" else ("",):
                 checks[f"{label}: {other}{rule and f' by rule {rule}'}"] = _recomputed(other, rule, turned)
