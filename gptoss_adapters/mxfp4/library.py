@@ -53,9 +53,11 @@ class Library:
 
 @cache
 def _load() -> Library | None:
-    path = Path(__file__).with_name("_mxfp4.so")
+    import gptoss_adapters.mxfp4 as package  # an editable install has two folders: the sources, and what was built
+
+    built = next((p for folder in package.__path__ if (p := Path(folder, "_mxfp4.so")).exists()), None)
     try:
-        return Library(path)
+        return Library(built) if built else None
     except OSError:
         return None
 
