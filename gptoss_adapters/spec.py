@@ -277,7 +277,7 @@ class GptOssConfig:
             yarn_truncate=ours.boolean("gptoss_adapters.yarn_truncate", True),
             swiglu_alpha=ours.number("gptoss_adapters.swiglu_alpha", SWIGLU_ALPHA),
             swiglu_limit=ours.number("gptoss_adapters.swiglu_limit", SWIGLU_LIMIT),
-            attention_factor=None if multiplier == 1.0 else multiplier * (0.1 * math.log(max(factor, 1.0)) + 1.0),
+            attention_factor=None if multiplier == 1.0 else float(f"{multiplier * (0.1 * math.log(max(factor, 1.0)) + 1.0):.7g}"),  # f32 in the file
             **{f"{name}_token_id": ours(f"tokenizer.ggml.{key}_token_id") for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))},
         ).validate(file)
 

@@ -56,8 +56,10 @@ def model_keys(config: GptOssConfig, name: str, size_label: str, experts: str) -
     yarn = c.rope_scaling_factor > 1.0
     rope: list[tuple[str, int, Any]] = [("rope.scaling.type", STRING, "yarn" if yarn else "none")]
     if yarn:
-        rope += [("rope.scaling.factor", F32, c.rope_scaling_factor), ("rope.scaling.original_context_length", U32, c.initial_context_length),
-                 ("rope.scaling.yarn_beta_fast", F32, c.yarn_beta_fast), ("rope.scaling.yarn_beta_slow", F32, c.yarn_beta_slow)]  # fmt: skip
+        rope.append(("rope.scaling.factor", F32, c.rope_scaling_factor))
+    rope.append(("rope.scaling.original_context_length", U32, c.initial_context_length))
+    if yarn:
+        rope += [("rope.scaling.yarn_beta_fast", F32, c.yarn_beta_fast), ("rope.scaling.yarn_beta_slow", F32, c.yarn_beta_slow)]
     if c.attention_factor is not None:
         rope.append(("rope.scaling.attn_factor", F32, c.attention_factor / (0.1 * math.log(c.rope_scaling_factor) + 1.0)))
     own = [

@@ -149,15 +149,15 @@ class _Run:
             worker.start()
         try:
             self._attend(workers, phase, total)
-        except BaseException:
-            self._fail(KeyboardInterrupt())
+            if self.error:
+                raise self.error
+        except BaseException as e:
+            self._fail(e)
             for worker in workers:
                 worker.join()
-            if phase == "write":
+            if phase == "write" and not isinstance(e, Exception):  # interrupted: keep what is done
                 self._commit()
             raise
-        if self.error:
-            raise self.error
 
     def _attend(self, workers: list[threading.Thread], phase: str, total: int) -> None:
         last = time.monotonic()

@@ -1,0 +1,313 @@
+"""The writer: plan, temporary files, journal, resume, failures. What it writes is checked in test_to_gguf.py."""
+
+import errno
+import fcntl
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gptoss_adapters.checkpoint import plan as plans
+from gptoss_adapters.checkpoint.files import U8, Source
+from gptoss_adapters.checkpoint.fills import ChunkFill, Copied, Produced, SourceFile
+from gptoss_adapters.checkpoint.journal import Parts
+from gptoss_adapters.checkpoint.plan import Place, Plan, PlannedFile, Target, Tensor, Work
+from gptoss_adapters.checkpoint.writer import write
+from gptoss_adapters.errors import BadInput, CheckFailed, OutputError
+
+HEADER = b"header".ljust(64, b"\0")
+ROWS, ROW_BYTES = 1000, 640
+
+
+def content(begin: int, end: int) -> U8:
+    return np.arange(begin * ROW_BYTES, end * ROW_BYTES, dtype=np.uint32).astype(np.uint8)
+
+
+def make_plan(folder: Path, *fills: ChunkFill, sources: Sequence[Path] = (), name: str = "out.bin") -> Plan:
+    """One file: the header, then a tensor per fill, 64 bytes apart."""
+    fills = fills or (Produced(ROWS, ROW_BYTES, content),)
+    tensors, offsets, at = [], [], len(HEADER)
+    for n, fill in enumerate(fills):
+        tensors.append(Tensor(f"t{n}", "U8", (fill.rows, fill.row_bytes), fill.rows * fill.row_bytes, "made"))
+        offsets.append(at)
+        at += fill.rows * fill.row_bytes + 64
+    file = PlannedFile(folder / name, HEADER, tuple(tensors), tuple(offsets), at)
+    return Plan((file,), tuple(Work(f, (Place(0, n),)) for n, f in enumerate(fills)), tuple(sources))
+
+
+@pytest.fixture
+def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "JOB_BYTES", 10_000)
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if "part" in p.name)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.usefixtures("small_jobs")
+def test_writes_header_tensors_and_zero_gaps(threads: int, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, Produced(ROWS, ROW_BYTES, content), Produced(7, 3, lambda b, e: np.full((e - b) * 3, 9, np.uint8)))
+    assert len(plan.jobs) > 60
+    written = write(plan, threads=threads)
+    expected = HEADER + content(0, ROWS).tobytes() + bytes(64) + b"\x09" * 21 + bytes(64)
+    assert (tmp_path / "out.bin").read_bytes() == expected
+    assert written.nbytes == len(expected) and set(written.seconds) == {"write", "sync", "read back"}
+    assert left_behind(tmp_path) == []
+
+
+def test_copied_bytes_of_any_length_and_offset(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 256, 3_000_001, np.uint8)
+    (tmp_path / "in").write_bytes(data.tobytes())
+    file = SourceFile(tmp_path / "in")
+    fills = []
+    for offset, n in ((0, 1), (1, 4095), (17, 262_145), (3, 2_900_000), (2_999_999, 2)):
+        fills.append(Copied(file, offset, n, Source(tmp_path / "in", "t", "U8", (n,), offset, n)))
+    plan = make_plan(tmp_path, *fills, sources=[tmp_path / "in"])
+    write(plan, sync=False)
+    out = (tmp_path / "out.bin").read_bytes()
+    for fill, at in zip(fills, plan.files[0].offsets, strict=True):
+        offset = fill.inputs[0][1]
+        assert out[at : at + fill.rows] == data[offset : offset + fill.rows].tobytes()
+
+
+def test_an_existing_output_stays(tmp_path: Path) -> None:
+    (tmp_path / "out.bin").write_bytes(b"old")
+    with pytest.raises(OutputError, match=r"out.bin: exists already: add --force"):
+        write(make_plan(tmp_path))
+    assert (tmp_path / "out.bin").read_bytes() == b"old"
+    write(make_plan(tmp_path), force=True)
+    assert (tmp_path / "out.bin").read_bytes().startswith(HEADER)
+
+
+def test_an_output_that_appears_meanwhile_stays(tmp_path: Path) -> None:
+    def function(begin: int, end: int) -> U8:
+        (tmp_path / "out.bin").write_bytes(b"theirs")
+        return content(begin, end)
+
+    with pytest.raises(OutputError, match="appeared while"):
+        write(make_plan(tmp_path, Produced(ROWS, ROW_BYTES, function)))
+    assert (tmp_path / "out.bin").read_bytes() == b"theirs" and left_behind(tmp_path) == []
+
+
+def test_a_missing_folder_and_a_folder_as_output(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no such folder"):
+        write(make_plan(tmp_path / "nowhere"))
+    (tmp_path / "out.bin").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        write(make_plan(tmp_path), force=True)
+
+
+def test_space_is_checked_before_it_starts(tmp_path: Path) -> None:
+    rows = 1 << 40
+    with pytest.raises(OutputError, match=r"not enough space \(expected \d+ bytes free, got \d+\)") as e:
+        write(make_plan(tmp_path, Produced(rows, ROW_BYTES, content)))
+    assert e.value.exit_code == 4 and left_behind(tmp_path) == []
+
+
+def test_a_file_size_limit_is_an_output_error(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE stands in for a full disk: in a child, because it cannot be raised again."""
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import test_writer as t; from pathlib import Path; t.write(t.make_plan(Path({str(tmp_path)!r})))"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = subprocess.run([sys.executable, "-c", code], preexec_fn=limit, capture_output=True, text=True, check=False)
+    assert "OutputError" in done.stderr and "cannot be written (File too large)" in done.stderr and "704" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+@pytest.mark.usefixtures("small_jobs")
+def test_a_write_that_fails_leaves_nothing(error: int, tmp_path: Path) -> None:
+    class Failing(Produced):
+        def write(self, begin: int, end: int, targets: Sequence[Target]) -> None:
+            if begin > ROWS // 2:
+                raise OSError(error, os.strerror(error))
+            super().write(begin, end, targets)
+
+    with pytest.raises(OutputError, match=os.strerror(error)) as e:
+        write(make_plan(tmp_path, Failing(ROWS, ROW_BYTES, content)))
+    assert e.value.exit_code == 4 and list(tmp_path.iterdir()) == []
+
+
+def test_read_back_finds_a_flipped_bit(tmp_path: Path) -> None:
+    class Flipping(Produced):
+        def write(self, begin: int, end: int, targets: Sequence[Target]) -> None:
+            super().write(begin, end, targets)
+            fd, offset = targets[0]
+            byte = os.pread(fd, 1, offset + 5000)[0] ^ 4
+            os.pwrite(fd, bytes([byte]), offset + 5000)
+
+    with pytest.raises(CheckFailed, match=r"out.bin: t0: byte 5000 read back differs"):
+        write(make_plan(tmp_path, Flipping(ROWS, ROW_BYTES, content)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_read_back_of_repacked_rows_finds_a_flipped_bit(native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gptoss_adapters.checkpoint import native_stream
+    from gptoss_adapters.checkpoint.fills import Repacked
+
+    if not native:
+        monkeypatch.setattr(native_stream, "available", lambda: False)
+    rng = np.random.default_rng(1)
+    (tmp_path / "in").write_bytes(rng.integers(0, 255, 600 * 5 * 17, np.uint8).tobytes())
+    file = SourceFile(tmp_path / "in")
+    fill = Repacked((file, 0), (file, 600 * 5 * 16), 300, 5, 2, Source(tmp_path / "in", "s", "U8", (600, 5), 0, 3000))
+    with (tmp_path / "out").open("w+b") as f:
+        targets = [(f.fileno(), 11), (f.fileno(), 40_000)]
+        fill.write(0, 300, targets)
+        assert fill.differs(0, 300, targets) is None
+        for at, found in ((11 + 299 * 85 + 84, (0, 299 * 85 + 68)), (40_000 + 17 * 3 + 1, (1, 17 * 3))):
+            byte = os.pread(f.fileno(), 1, at)
+            os.pwrite(f.fileno(), bytes([byte[0] ^ 16]), at)
+            tensor, where = fill.differs(100 if found[0] == 0 else 0, 300, targets) or (-1, -1)
+            assert tensor == found[0] and 0 <= where - found[1] < 17
+            os.pwrite(f.fileno(), byte, at)
+
+
+def test_a_source_that_changes_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.write_bytes(bytes(1000))
+
+    def function(begin: int, end: int) -> U8:
+        os.utime(source, ns=(1, 1))
+        return content(begin, end)
+
+    with pytest.raises(BadInput, match=r"in: the file changed while it was being read"):
+        write(make_plan(tmp_path, Produced(ROWS, ROW_BYTES, function), sources=[source]))
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_source_that_shrinks_is_refused(native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a mapping this would be a SIGBUS."""
+    if not native:
+        monkeypatch.setattr("gptoss_adapters.checkpoint.native_stream.available", lambda: False)
+    source = tmp_path / "in"
+    source.write_bytes(bytes(1_000_000))
+    plan = make_plan(tmp_path, Copied(SourceFile(source), 0, 1_000_000, Source(source, "t", "U8", (1_000_000,), 0, 1_000_000)), sources=[source])
+    os.truncate(source, 500_000)
+    with pytest.raises(BadInput, match="in: the file shrank"):
+        write(plan)
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_two_writers_one_wins(tmp_path: Path) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def slow(begin: int, end: int) -> U8:
+        started.set()
+        release.wait(30)
+        return content(begin, end)
+
+    first = threading.Thread(target=lambda: write(make_plan(tmp_path, Produced(ROWS, ROW_BYTES, slow)), threads=1))
+    first.start()
+    started.wait(30)
+    for plan in (make_plan(tmp_path), make_plan(tmp_path, Produced(ROWS + 1, ROW_BYTES, content))):
+        with pytest.raises(OutputError, match="another run is writing"):
+            write(plan)
+    release.set()
+    first.join()
+    assert (tmp_path / "out.bin").stat().st_size == make_plan(tmp_path).nbytes and left_behind(tmp_path) == []
+
+
+class Stopping(Produced):
+    """Interrupts the run, as a signal would, once it has made half the rows; counts the rows it makes."""
+
+    made = 0
+
+    def __init__(self, stop: bool) -> None:
+        super().__init__(ROWS, ROW_BYTES, self.rows_of)
+        self.stop = stop
+
+    def rows_of(self, begin: int, end: int) -> U8:
+        Stopping.made += end - begin
+        if self.stop and begin > ROWS // 2:
+            raise KeyboardInterrupt
+        return content(begin, end)
+
+
+@pytest.mark.usefixtures("small_jobs")
+def test_resume_continues_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(make_plan(tmp_path, Stopping(True)), threads=2)
+    assert not (tmp_path / "out.bin").exists() and len(left_behind(tmp_path)) == 2
+    Stopping.made = 0
+    written = write(make_plan(tmp_path, Stopping(False)), resume=True, read_back=False)
+    assert written.resumed > 0 and 0 < Stopping.made < ROWS
+    write(make_plan(tmp_path, name="whole.bin"))
+    assert (tmp_path / "out.bin").read_bytes() == (tmp_path / "whole.bin").read_bytes() and left_behind(tmp_path) == []
+
+
+@pytest.mark.usefixtures("small_jobs")
+def test_without_resume_an_interrupted_run_starts_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(make_plan(tmp_path, Stopping(True)))
+    assert write(make_plan(tmp_path)).resumed == 0 and left_behind(tmp_path) == []
+
+
+@pytest.mark.usefixtures("small_jobs")
+@pytest.mark.parametrize("changed", ["source", "options"])
+def test_resume_refuses_when_source_or_options_changed(changed: str, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.write_bytes(b"1")
+    with pytest.raises(KeyboardInterrupt):
+        write(make_plan(tmp_path, Stopping(True), sources=[source]))
+    if changed == "source":
+        source.write_bytes(b"22")
+        plan = make_plan(tmp_path, Stopping(False), sources=[source])
+    else:
+        plan = make_plan(tmp_path, Produced(ROWS + 1, ROW_BYTES, content), sources=[source])
+    with pytest.raises(BadInput, match="changed since the interrupted run: run without --resume"):
+        write(plan, resume=True)
+    assert len(left_behind(tmp_path)) == 2
+    write(plan)
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.usefixtures("small_jobs")
+def test_a_torn_journal_line_is_ignored(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(make_plan(tmp_path, Stopping(True)))
+    journal = next(tmp_path.glob(".*.journal"))
+    with journal.open("ab") as f:
+        f.write(b"[1, 2, 3")
+    write(make_plan(tmp_path, Stopping(False)), resume=True)
+    assert (tmp_path / "out.bin").read_bytes()[64 : 64 + ROWS * ROW_BYTES] == content(0, ROWS).tobytes()
+
+
+def test_a_lock_of_a_dead_run_does_not_matter(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    Parts(plan, resume=False).close()
+    part = next(p for p in tmp_path.iterdir() if not p.name.endswith(".journal"))
+    with part.open("rb") as f:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it
+    write(plan)
+    assert (tmp_path / "out.bin").exists()
+
+
+def test_the_output_may_be_a_name_with_glob_characters(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, name="a[1]*?.bin")
+    write(plan)
+    assert plan.files[0].path.exists() and left_behind(tmp_path) == []
+
+
+def test_a_symlink_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    plan = make_plan(tmp_path)
+    plan.files[0].path.symlink_to(victim)
+    with pytest.raises(OutputError, match="exists already"):
+        write(plan)
+    tmp_path.joinpath(f".out.bin.part-{plan.key}").symlink_to(victim)
+    write(plan, force=True)
+    assert victim.read_bytes() == b"precious" and not plan.files[0].path.is_symlink()
