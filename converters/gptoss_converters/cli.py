@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from gptoss_adapters import console
+from gptoss_converters.cli_inspect import inspect
+from gptoss_converters.cli_new import new
 from gptoss_converters.cli_to_gguf import to_gguf
 from gptoss_converters.cli_verify import verify
 
@@ -15,8 +17,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("to-gguf")(to_gguf)
-app.command("verify")(verify)
+for name, command in (("inspect", inspect), ("to-gguf", to_gguf), ("verify", verify), ("new", new)):
+    app.command(name)(command)
 
 
 @app.callback()
