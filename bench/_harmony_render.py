@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import openai_harmony
@@ -53,19 +54,21 @@ def conversation_json(kind: str, size: int) -> dict[str, Any]:
 
 
 def render_rows(repeats: int) -> list[dict[str, Any]]:
-    """One row per way and size, with a cell per kind of text: CPU times (best of `repeats`, interleaved) and their ratio."""
+    """One row per way and size, with a cell per kind of text: the best CPU times, and the median over `repeats` of the
+    ratio of two times taken one after the other (so that a machine that is slower for a while slows down both)."""
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for size in SIZES:
         for kind in KINDS:
             seconds, tokens = _cell(conversation_json(kind, size), repeats)
+            theirs = seconds["openai_harmony"]
             for way in ("tiktoken", "fast", "cached", "appended"):
                 row = rows.setdefault((way, size), {"what": f"render, {way}", "messages": size, "target": TARGETS.get(way), "cells": {}})
-                cell = {"ratio": seconds["openai_harmony"] / seconds[way], "seconds": seconds[way]}
-                row["cells"][kind] = {**cell, "openai_harmony_seconds": seconds["openai_harmony"], "tokens": tokens}
+                ratio = median(them / us for them, us in zip(theirs, seconds[way], strict=True))
+                row["cells"][kind] = {"ratio": ratio, "seconds": min(seconds[way]), "openai_harmony_seconds": min(theirs), "tokens": tokens}
     return [rows[way, size] for way in ("tiktoken", "fast", "cached", "appended") for size in SIZES]
 
 
-def _cell(data: dict[str, Any], repeats: int) -> tuple[dict[str, float], int]:
+def _cell(data: dict[str, Any], repeats: int) -> tuple[dict[str, list[float]], int]:
     theirs = openai_harmony.Conversation(messages=[openai_harmony.Message.from_dict(m) for m in data["messages"]])
     ours = Conversation.from_dict(data)
     renderers = {way: Renderer(load_vocabulary(encoder), 0) for way, encoder in (("tiktoken", "tiktoken"), ("fast", "toktok"))}
@@ -78,13 +81,13 @@ def _cell(data: dict[str, Any], repeats: int) -> tuple[dict[str, float], int]:
         "cached": lambda: render(ours, renderer=chat),
     }
     assert all(way() == expected for way in ways.values())
-    best = dict.fromkeys([*ways, "appended"], float("inf"))
+    seconds: dict[str, list[float]] = {name: [] for name in [*ways, "appended"]}
     loops = {name: int(WINDOW / cpu_time(way, 1)) + 1 for name, way in ways.items()}
     for _ in range(repeats):
         for name, way in ways.items():
-            best[name] = min(best[name], cpu_time(way, loops[name]))
-        best["appended"] = min(best["appended"], _appended(ours))
-    return best, len(expected)
+            seconds[name].append(cpu_time(way, loops[name]))
+        seconds["appended"].append(_appended(ours))
+    return seconds, len(expected)
 
 
 def _appended(conversation: Conversation) -> float:
