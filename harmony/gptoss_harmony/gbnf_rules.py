@@ -61,7 +61,7 @@ def other_keys(known: Sequence[str]) -> str:
 
     def leave(node: dict[str, Any]) -> str:
         avoid = "".join(_class_char(char) for char in node if char)
-        ways = [rf'[^"\\|{_CONTROL}{avoid}] key-rest']
+        ways = [rf'[^{_CONTROL}"\\|{avoid}] key-rest']
         ways += [f"{literal(char)} ({leave(node[char])})" for char in node if char and char not in '"\\|']
         return " | ".join(ways if "" in node else [*ways, '"\\""'])
 

@@ -98,7 +98,8 @@ class _Gbnf:
         if turn.final is not None:
             endings.append(self._final(turn.final))
         times = "*" if bound is None else f"{{0,{_PASSAGES}}}"
-        root = f"({' | '.join(passages)}){times} ({' | '.join(endings)})"
+        first = f"({' | '.join(passages)}){times} " if passages else ""
+        root = f"{first}({' | '.join(endings)})"
         lines = [f"{name} ::= {body}" for name, body in {"root": root, **self.rules}.items()]
         return Grammar("\n".join(lines) + "\n", tuple(self.schemas.notes))
 
@@ -162,11 +163,14 @@ def structural_tag(turn: Turn, *, bound: int | None = None) -> Json:
     endings = [_call_tag(call, bound) for call in _calls(turn)]
     if turn.final is not None:
         endings.append(_final_tag(turn.final, bound))
-    return {"type": "structural_tag", "format": _sequence({"type": "star", "content": _one_of(passages)}, _one_of(endings))}
+    first = [{"type": "star", "content": _one_of(passages)}] if passages else []
+    return {"type": "structural_tag", "format": _sequence(*first, _one_of(endings))}
 
 
 def _passages(turn: Turn) -> list[str]:
-    return ["analysis", "commentary"] if turn.reasoning else ["commentary"]
+    """Channels that may come first. No preamble where the answer has a schema: the APIs show both as one content."""
+    analysis = ["analysis"] if turn.reasoning else []
+    return analysis if isinstance(turn.final, dict) else [*analysis, "commentary"]
 
 
 def _call_tag(call: _Call, bound: int | None) -> Json:
@@ -197,7 +201,15 @@ def _any_text(bound: int | None) -> Json:
 
 
 def _json(schema: Any) -> Json:
-    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 24}
+    """JSON of a schema. xgrammar can keep control tokens out of strings or count their characters, not both."""
+    counted = _has_key(schema, {"minLength", "maxLength"})
+    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 24, "excludes": [] if counted else ["<|"]}
+
+
+def _has_key(value: Any, keys: set[str]) -> bool:
+    if isinstance(value, dict):
+        return bool(keys & value.keys()) or any(_has_key(inner, keys) for inner in value.values())
+    return isinstance(value, list) and any(_has_key(inner, keys) for inner in value)
 
 
 def _sequence(*elements: Json) -> Json:

@@ -19,6 +19,9 @@ from .gbnf_rules import BASE_RULES, json_literal, other_keys, safe_name, times
 MAX_REPEAT = 1999
 """llama.cpp refuses, or silently drops, higher repetition counts."""
 
+_DEPTH = 3
+"""Nesting of generic values in a bounded grammar."""
+
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment"}
@@ -39,13 +42,14 @@ class Converter:
     """Collects rules for any number of schemas.
 
     `bound` limits what the schemas leave open: characters per string, elements per array or open object; generic
-    values then nest at most 2 deep. Without it a model that never closes a string never ends.
+    values then nest at most 3 deep. Without it a model that never closes a string never ends.
     """
 
     def __init__(self, bound: int | None = None) -> None:
         self.rules: dict[str, str] = {"ws": BASE_RULES["ws"]}
         self.notes: list[str] = []
         self.bound = None if bound is None else min(bound, MAX_REPEAT)
+        self._depth = None if bound is None else _DEPTH
         self._root: Any = True
         self._refs: dict[str, str] = {}
         self._note_scope = ""
@@ -57,7 +61,7 @@ class Converter:
 
     def _visit(self, schema: Any, name: str) -> str:
         if schema is True or schema == {}:
-            return self._value(None if self.bound is None else 2)
+            return self._value(self._depth)
         if not isinstance(schema, Mapping):
             raise LayoutError(name, f"not a JSON schema (expected an object or true / got {schema!r})")
         for keyword, convert in _DECIDING.items():
@@ -70,7 +74,7 @@ class Converter:
             kind = self._guess_type(schema)
             if kind is None:
                 self._ignore(schema, _ANNOTATIONS, name)
-                return self._value(None if self.bound is None else 2)
+                return self._value(self._depth)
         if kind not in _TYPES:
             raise LayoutError(name, f"unknown type (expected one of {', '.join(_TYPES)} / got {kind!r})")
         self._ignore(schema, _ANNOTATIONS | {"type"} | _KNOWN[kind] | (_OF_OTHER_TYPES - _KNOWN[kind]), name)
@@ -133,14 +137,24 @@ class Converter:
 
     def _const(self, schema: Mapping[str, Any], name: str) -> str:
         self._ignore(schema, {"const", "type", "enum"} | _ANNOTATIONS, name)
-        return self._rule(name, json_literal(schema["const"]))
+        return self._value_rule(schema["const"], name)
 
     def _enum(self, schema: Mapping[str, Any], name: str) -> str:
         self._ignore(schema, {"enum", "type"} | _ANNOTATIONS, name)
         values = [value for value in schema["enum"] if "type" not in schema or _is_type(value, schema["type"])]
         if not values:
             raise LayoutError(name, "enum has no value of the schema's type")
-        return self._rule(name, " | ".join(json_literal(value) for value in values))
+        ways = [self._value_rule(v, f"{name}-{i}") if _is_nested(v) else json_literal(v) for i, v in enumerate(values)]
+        return self._rule(name, " | ".join(ways))
+
+    def _value_rule(self, value: Any, name: str) -> str:
+        """Exactly `value`, with the usual freedom of whitespace inside."""
+        if not _is_nested(value):
+            return self._rule(name, json_literal(value))
+        if isinstance(value, dict):
+            fields = {key: {"const": inner} for key, inner in value.items()}
+            return self._object({"properties": fields, "required": list(value), "additionalProperties": False}, name)
+        return self._array({"prefixItems": [{"const": inner} for inner in value], "items": False, "maxItems": len(value)}, name)
 
     def _one_of(self, schema: Mapping[str, Any], name: str) -> str:
         if not _disjoint(schema["oneOf"]):
@@ -221,7 +235,7 @@ class Converter:
         required = set(schema.get("required") or ())
         open_schema = schema.get("additionalProperties", "properties" not in schema)
         if open_schema is True and not properties and not required:
-            return self._generic_object(None if self.bound is None else 2)
+            return self._generic_object(self._depth)
         for key in sorted(required - properties.keys()):
             properties[key] = True if open_schema is False else open_schema
         tail = self._open_tail(open_schema, properties, name)
@@ -346,6 +360,10 @@ def _resolve(root: Any, ref: str, where: str) -> Any:
         except (KeyError, IndexError, ValueError, TypeError):
             raise LayoutError(where, f"nothing at {ref!r}") from None
     return node
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, dict | list)
 
 
 def _is_type(value: Any, kinds: str | list[str]) -> bool:
