@@ -3,7 +3,8 @@
     python bench/fuzz_harmony.py --conversations 5000 --schemas 5000 --streams 20000 --robust 200000 [--seed 0]
 
 The checks are those of tests/harmony/test_differential.py and test_parser_fuzz.py, which run a few of them every time:
-`streams` compares every attribute of the strict parser after every token, `robust` feeds the robust parser in three ways.
+`streams` compares every attribute of the strict parser after every token, `robust` feeds the robust parser in three ways,
+`text` the same as text.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "harmony"), str(ROOT / "harmony")]
 
-from stream_checks import check_reference, check_robust  # noqa: E402
+from stream_checks import check_reference, check_robust, check_text  # noqa: E402
 from test_differential import check_conversation, check_schema  # noqa: E402
 
 CHECKS: dict[str, Callable[[int], None]] = {
@@ -29,6 +30,7 @@ CHECKS: dict[str, Callable[[int], None]] = {
     "schemas": check_schema,
     "streams": check_reference,
     "robust": check_robust,
+    "text": check_text,
 }
 """Option name -> check of one seed."""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from .events import MessageEnd as MessageEnd
     from .events import MessageStart as MessageStart
     from .events import TokenCounts as TokenCounts
+    from .flags import first_json_value as first_json_value
     from .machine import State as State
     from .messages import ChannelConfig as ChannelConfig
     from .messages import Conversation as Conversation
@@ -42,7 +43,6 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from .renderer import render_pieces as render_pieces
     from .renderer import render_spans as render_spans
     from .renderer import render_text as render_text
-    from .repair import first_json_value as first_json_value
     from .repair import tool_names as tool_names
     from .schema import typescript as typescript
     from .vocabulary import Tokenizer as Tokenizer
@@ -53,12 +53,13 @@ _NAMES = {
     "builtin_tools": "builtin_namespace",
     "errors": "DecodeError HarmonyError LayoutError ParseError RenderError",
     "events": "Delta Header MessageEnd MessageStart TokenCounts",
+    "flags": "first_json_value",
     "machine": "State",
     "messages": "ChannelConfig Conversation DeveloperContent HeaderForm Message ReasoningEffort Role SystemContent Text Tool"
     " ToolNamespace",
     "parser": "Parser parse",
     "renderer": "Renderer Rendering Span render render_pieces render_spans render_text",
-    "repair": "first_json_value tool_names",
+    "repair": "tool_names",
     "schema": "typescript",
     "vocabulary": "Tokenizer Vocabulary load_vocabulary",
 }

@@ -108,7 +108,7 @@ class Machine:
     __slots__ = (
         "at", "closed_counts", "content_at", "current_channel", "current_content_type", "current_recipient", "current_role", "decoder",
         "events", "fast", "flags", "formed", "header", "last_content_delta", "last_reason", "messages", "mode", "name", "next_role",
-        "parts", "role", "started", "state", "tokens", "tools",
+        "parts", "role", "started", "state", "textual", "tokens", "tools",
     )  # fmt: skip
 
     def __init__(self, role: Role | None, mode: Mode, tools: frozenset[str]) -> None:
@@ -120,6 +120,7 @@ class Machine:
         self.messages: list[Message] = []
         self.tokens: list[int] = []
         self.events: list[Event] = []
+        self.textual = False  # some of the stream came as text
         self.at = 0  # index in `tokens` of what is being read
         self.flags: list[str] = []  # repairs that concern the open or the next message
         self.closed_counts = TokenCounts()
@@ -158,7 +159,6 @@ class Machine:
             self.header += item
         elif item is not None:
             self.header.append(item)
-            self.formed &= isinstance(item, int)
 
     def open(self, header: Header) -> None:
         self.state = State.CONTENT
@@ -191,7 +191,6 @@ class Machine:
         self.append(data)
 
     def append_text(self, text: str) -> None:
-        self.formed = False
         self.emit(self.decoder.flush() + text)
 
     def emit(self, text: str) -> None:
@@ -221,7 +220,7 @@ class Machine:
         self.expect_start()
 
     def _form(self) -> HeaderForm | None:
-        if not self.formed:
+        if not self.formed or self.textual:
             return None
         header = self.header if self.started or self.role is None else [_role_id(self.role), *self.header]
         return HeaderForm(tuple(header), tuple(self.tokens[self.content_at : self.at]))  # type: ignore[arg-type]

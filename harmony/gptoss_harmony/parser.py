@@ -31,7 +31,7 @@ class Parser(Machine):
     """Reads one completion, or whole conversations (`role=None`), as they come.
 
     `role`: whose message is already open because the prompt ends with ``<|start|>`` and that role; None: the stream
-    begins with ``<|start|>``. `strict`: False never raises and repairs (see `FLAGS` in `repair.py`); True has the
+    begins with ``<|start|>``. `strict`: False never raises and repairs (see `FLAGS` in `flags.py`); True has the
     states, results and errors of openai-harmony 0.0.8, ``"lax"`` those of its strict=False. `tools`: the declared
     tools; with them a call is recognised where a model wrote only a part of its name.
 
@@ -80,7 +80,7 @@ class Parser(Machine):
     def feed_text(self, text: str) -> list[Event]:
         """Reads text in which special tokens stand as their names. An end that may be the beginning of a name is held
         back until the next call. Token counts and `HeaderForm` need ids and are not available."""
-        text, self.held = self.held + text, ""
+        text, self.held, self.textual = self.held + text, "", True
         self._begin_call()
         at = 0
         for found in _SPECIAL_NAME.finditer(text):
@@ -110,7 +110,6 @@ class Parser(Machine):
 
     def _read_text(self, text: str) -> None:
         if text:
-            self.formed = False
             self.act(Kind.RUN, text)
 
     def _read(self, ids: Sequence[int]) -> None:

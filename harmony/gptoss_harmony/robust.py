@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .events import Header
+from .flags import content_flags
 from .machine import KINDS, STOP_REASONS, Action, Item, Kind, Machine, Mode, State, token_bytes
 from .messages import Role
-from .repair import ReadHeader, Section, content_flags, is_header_text, read_header, split_headless, split_stripped
+from .repair import ReadHeader, Section, is_header_text, read_header, split_headless, split_stripped
 from .tokens import CHANNEL, CONSTRAIN, ENDOFTEXT, FIRST_SPECIAL, SPECIAL_NAMES, is_special
 from .utf8 import REPLACEMENT, Utf8Decoder
 

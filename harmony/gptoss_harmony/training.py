@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .errors import HarmonyError
+from .flags import is_json
 from .messages import Conversation, DeveloperContent, Message, Role, SystemContent
 from .policies import Drop, kept_messages
 from .renderer import Rendering, render_spans
-from .repair import is_json
 from .tokens import ANALYSIS, CHANNELS, FINAL, SPECIAL_TOKENS
 
 _JSON_TYPES = ("json", "<|constrain|>json", None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 import openai_harmony
-from gptoss_harmony import Delta, MessageEnd, MessageStart, ParseError, Parser, Role, load_vocabulary, parse
+from gptoss_harmony import Delta, Message, MessageEnd, MessageStart, ParseError, Parser, Role, load_vocabulary, parse
 from gptoss_harmony.parser import Strictness
 from gptoss_harmony.tokens import FIRST_SPECIAL, LAST_SPECIAL, N_RANKS, SPECIAL_NAMES
 from gptoss_harmony.utf8 import REPLACEMENT
@@ -149,3 +150,32 @@ def check_nothing_lost(role: str | None, ids: list[int], parser: Parser) -> None
     kept.update(last if last in ("", *Role) else "")  # a prompt's end: a header that has only a role makes no message
     lost = Counter(text.replace("to=", "")) - kept
     assert not [char for char in lost if not char.isspace()], (role, ids, lost)
+
+
+def check_text(seed: int) -> None:
+    """As text, in one piece and in random chunks: the same messages; and the same as from ids, if text can tell them."""
+    rng = Random(seed)
+    role, ids = any_stream(rng)
+    table = load_vocabulary().token_bytes
+    pieces = [table[token] for token in ids if token <= LAST_SPECIAL]
+    text = b"".join(pieces).decode("utf-8", "replace")
+    whole = _text_messages(role, [text])
+    cuts = sorted(rng.randrange(len(text) + 1) for _ in range(rng.randrange(12)))
+    assert _text_messages(role, [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]) == whole, seed
+    assert _text_messages(role, list(text)) == whole, seed
+    ordinary = b"".join([table[token] if token < N_RANKS else b"\n" for token in ids])
+    spelled = any(name.encode() in ordinary for name in SPECIAL_NAMES)
+    if REPLACEMENT not in text and not spelled and len(pieces) == len(ids):
+        assert whole == [_without_ids(message) for message in parse(ids, role)], seed
+
+
+def _text_messages(role: str | None, chunks: list[str]) -> list[Message]:
+    parser = Parser(role)
+    for chunk in chunks:
+        parser.feed_text(chunk)
+    parser.finish()
+    return parser.messages
+
+
+def _without_ids(message: Message) -> Message:
+    return replace(message, header=None)

@@ -2,7 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stream_checks import check_reference, check_robust
+from stream_checks import check_reference, check_robust, check_text
 
 
 def test_reference_slice() -> None:
@@ -13,6 +13,11 @@ def test_reference_slice() -> None:
 def test_robust_slice() -> None:
     for seed in range(3000):
         check_robust(seed)
+
+
+def test_text_slice() -> None:
+    for seed in range(1500):
+        check_text(seed)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,11 +1,12 @@
 """The 20 patterns of malformed output: what each means, which flags it gets, and that no way of feeding changes it."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from gptoss_harmony import Message, Parser, load_vocabulary, parse
-from gptoss_harmony.repair import FLAGS
+from gptoss_harmony.flags import FLAGS
 from gptoss_harmony.tokens import SPECIAL_NAMES, SPECIAL_TOKENS
 from stream_checks import check_events, check_nothing_lost, follow
 from test_parser_strict import CASES
@@ -148,6 +149,15 @@ def test_every_cut_of_every_fixed_stream(case: dict[str, Any]) -> None:
     for at in range(len(ids)):
         assert follow(role, TOOLS, [ids[:at], ids[at:]])[1] == events
     assert follow(role, TOOLS, [[token] for token in ids])[1] == events
+
+
+@pytest.mark.parametrize("case", [case for case in FIXED if len(case["tokens"]) <= 10], ids=lambda case: case["id"])
+def test_every_way_to_cut_a_short_stream(case: dict[str, Any]) -> None:
+    ids, role = case["tokens"], case["role"]
+    expected = follow(role, TOOLS, [ids])[1]
+    for ends in range(1 << max(len(ids) - 1, 0)):
+        cuts = [0, *(at for at in range(1, len(ids)) if ends >> (at - 1) & 1), len(ids)]
+        assert follow(role, TOOLS, [ids[a:b] for a, b in pairwise(cuts)])[1] == expected
 
 
 def test_every_truncation_of_every_random_gold_stream() -> None:
