@@ -147,7 +147,7 @@ def _close_headless(machine: Machine, end: int | None, reason: str) -> None:
 def _close_bare(machine: Machine, text: str, end: int | None, reason: str) -> None:
     """Text without any markup: the whole answer, or what stands between two messages."""
     given = machine.next_role
-    if not text.strip() and (given is None or not text):
+    if not text or (given is None and text.strip() in ("", *Role)):
         _drop_header(machine)
         if text or end is not None:
             _flag_last(machine, f"stray_text:{text}" if text else f"extra_special:{_name(end)}")

@@ -224,3 +224,27 @@ def test_prose_before_an_unannounced_channel_is_kept_as_a_message() -> None:
 def test_whitespace_between_messages_is_no_message() -> None:
     messages = parse(ids_of("<|channel|>analysis<|message|>a<|end|>\n\n<|start|>assistant<|channel|>final<|message|>b<|return|>\n"))
     assert [(message.text, message.flags) for message in messages] == [("a", ()), ("b", ("repeated_start:\n\n", "stray_text:\n"))]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('<|channel|>commentary to=functions.f<|constrain|>json{"a":1}<|call|>', (C, "functions.f", JSON, '{"a":1}', ["missing_message"])),
+        ('<|channel|>commentary to=functions.f code {"a":1}<|call|>', (C, "functions.f", "code", '{"a":1}', ["missing_message"])),
+        ("<|channel|>commentaryto=functions.f{}<|call|>", (C, "functions.f", None, "{}", ["missing_space", "missing_message"])),
+        ("<|channel|>finalHello<|end|>", (F, None, None, "Hello", ["missing_message"])),
+        ("<|channel|>We need to think<|end|>", (None, None, None, "We need to think", ["empty_channel", "missing_message"])),
+        ("analysis<|message|>x<|end|>", (A, None, None, "x", ["missing_channel_marker"])),
+        ("assistant<|channel|>final<|message|>x<|end|>", (F, None, None, "x", ["repeated_role:assistant"])),
+        ("assistantfinal<|message|>x<|end|>", (F, None, None, "x", ["repeated_role:assistant", "missing_space", "missing_channel_marker"])),
+        (" to=functions.f <|constrain|>json<|channel|>commentary<|message|>{}<|call|>", (C, "functions.f", JSON, "{}", [])),
+        ("<|channel|>commentary to=assistant<|message|>x<|end|>", (C, "assistant", None, "x", ["unclosed_call"])),
+        ("<|channel|>Final<|message|>x<|end|>", (F, None, None, "x", ["repaired_channel:Final"])),
+        ("<|channel|>final<|message|><|message|>x<|end|>", (F, None, None, "x", ["repeated_message"])),
+        ("<|channel|>final<|message|>x<|end|>assistant", (F, None, None, "x", ["stray_text:assistant"])),
+        ("<|channel|>final<|message|>x<|end|><|start|>assistant", (F, None, None, "x", [])),
+    ],
+)
+def test_single_messages(text: str, expected: tuple[Any, ...]) -> None:
+    (message,) = parse(ids_of(text))
+    assert told(message) == expected
