@@ -1,0 +1,236 @@
+"""Whole-model decode and prefill of a true-shape checkpoint: the reference, llama.cpp and transformers, same prompt, same threads.
+
+    python bench/decode.py [--layers 24] [--threads 2] [--work DIR] [--out bench/results/decode.json]
+
+Makes the 20b-shape checkpoint (seed-made weights, true sizes) and its GGUF files once under --work, then runs every engine in
+a child of its own, in turn, --rounds times; the best round counts, since these machines only ever get slower. Bandwidth is
+measured in the same run: one pass over the model's own mapped weights, on the same threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PROMPT, DECODED = 128, 16
+ENGINES = ("torch-q24", "torch-q16", "torch-bf16", "llama.cpp-bf16", "llama.cpp-q8_0", "transformers-bf16")
+TRANSFORMERS_MAX_LAYERS = 6  # it decodes the experts to bf16: 1.7 GB a layer
+GGUF = {"llama.cpp-bf16": "bf16.gguf", "llama.cpp-q8_0": "q8_0.gguf"}
+
+
+def prompt(n: int) -> list[int]:
+    import random
+
+    return [random.Random(0).randrange(199_000) for _ in range(1)] + [random.Random(i).randrange(199_000) for i in range(1, n)]
+
+
+# The children --------------------------------------------------------------------------------------------------------
+
+
+def timed(step: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def run_torch(work: Path, threads: int, precision: str) -> dict[str, Any]:
+    import torch
+
+    from gptoss_adapters.model import GptOss
+
+    torch.set_num_threads(threads)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    start = time.perf_counter()
+    model = GptOss.from_checkpoint(work / "checkpoint", dtype=dtype, experts="q16" if precision == "bf16" else precision)
+    load = time.perf_counter() - start
+    warm = read_weights(model, threads)
+    ids = torch.tensor([prompt(PROMPT)])
+    model(ids[:, :4], last_only=True)
+    cache = model.new_cache()
+    prefill = timed(lambda: model(ids, cache=cache, last_only=True))
+    token = torch.tensor([[11]])
+    model(token, cache=cache)
+    steps = [timed(lambda: model(token, cache=cache)) for _ in range(DECODED)]
+    return {"load_s": load, "prefill_tps": PROMPT / prefill, "decode_s": sorted(steps), "parts_ms": parts(model, cache, token), **warm}
+
+
+def read_weights(model: Any, threads: int) -> dict[str, float]:
+    """Reads what one token reads, 3 times; the best is the ceiling. -> bytes per token, GB/s."""
+    from gptoss_adapters import mxfp4
+
+    config, size = model.config, 0
+    arrays = [model.checkpoint.raw(s) for name, info in model.checkpoint.tensors.items() if name != "embedding.weight" for s in info.sources]
+    for name, info in model.checkpoint.tensors.items():
+        share = config.experts_per_token / config.num_experts if ".experts." in name else 1.0
+        size += 0 if name == "embedding.weight" else round(info.nbytes * share)
+    best = min(timed(lambda: [mxfp4.read_all(a, threads) for a in arrays]) for _ in range(3))
+    return {"bytes_per_token": size, "read_gbps": sum(a.nbytes for a in arrays) / best / 1e9}
+
+
+def parts(model: Any, cache: Any, token: Any) -> dict[str, float]:
+    """Milliseconds of one decode step in each part, by wrapping the parts; the rest is norms, router, attention and Python."""
+    from gptoss_adapters import model as module
+
+    spent: dict[str, float] = {}
+
+    def clocked(name: Callable[..., str], function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            out = function(*args, **kwargs)
+            key = name(*args)
+            spent[key] = spent.get(key, 0.0) + time.perf_counter() - start
+            return out
+
+        return run
+
+    def linear_name(x: Any, weight: Any, bias: Any = None) -> str:
+        rows = weight.shape[0]
+        return "head" if rows == model.config.vocab_size else "router" if rows == model.config.num_experts else "attention weights"
+
+    kept = {name: getattr(module, name) for name in ("linear", "attend", "rms_norm")}
+    experts = [moe.experts for _, moe in model.layers]
+    module.linear = clocked(linear_name, module.linear)
+    module.attend = clocked(lambda *a: "attention scores", module.attend)
+    module.rms_norm = clocked(lambda *a: "norms", module.rms_norm)
+    for _, moe in model.layers:
+        moe.experts = clocked(lambda *a: "experts", moe.experts)
+    try:
+        whole = min(timed(lambda: (spent.clear(), model(token, cache=cache))) for _ in range(5))
+    finally:
+        for name, function in kept.items():
+            setattr(module, name, function)
+        for (_, moe), one in zip(model.layers, experts, strict=True):
+            moe.experts = one
+    return {k: v * 1e3 for k, v in spent.items()} | {"Python and the rest": (whole - sum(spent.values())) * 1e3}
+
+
+def run_llama(work: Path, threads: int, file: str) -> dict[str, Any]:
+    from llama_cpp import Llama
+
+    start = time.perf_counter()
+    llama = Llama(str(work / file), n_ctx=512, n_batch=512, n_ubatch=512, n_threads=threads, n_threads_batch=threads, verbose=False)
+    load = time.perf_counter() - start
+    llama.eval(prompt(PROMPT))
+    llama.reset()
+    llama._ctx.kv_cache_clear()
+    prefill = timed(lambda: llama.eval(prompt(PROMPT)))
+    llama.eval([11])
+    steps = [timed(lambda: llama.eval([11])) for _ in range(DECODED)]
+    return {"load_s": load, "prefill_tps": PROMPT / prefill, "decode_s": sorted(steps)}
+
+
+def run_transformers(work: Path, threads: int) -> dict[str, Any]:
+    import torch
+    from transformers import GptOssForCausalLM
+
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    model = GptOssForCausalLM.from_pretrained(work / "checkpoint", dtype=torch.bfloat16)
+    load = time.perf_counter() - start
+    ids = torch.tensor([prompt(PROMPT)])
+    with torch.inference_mode():
+        model(ids[:, :4])
+        start = time.perf_counter()
+        out = model(ids, use_cache=True)
+        prefill = time.perf_counter() - start
+        cache, steps = out.past_key_values, []
+        for _ in range(DECODED):
+            steps.append(timed(lambda: model(torch.tensor([[11]]), past_key_values=cache, use_cache=True)))
+    return {"load_s": load, "prefill_tps": PROMPT / prefill, "decode_s": sorted(steps)}
+
+
+def child(engine: str, work: Path, threads: int) -> None:
+    if engine.startswith("torch"):
+        result = run_torch(work, threads, engine.split("-")[1])
+    elif engine.startswith("llama"):
+        result = run_llama(work, threads, GGUF[engine])
+    else:
+        result = run_transformers(work, threads)
+    steps = result.pop("decode_s")
+    result |= {"decode_tps": 1 / steps[0], "decode_tps_median": 1 / steps[len(steps) // 2]}
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    result |= {"peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "anonymous_gb": int(status["RssAnon"].split()[0]) / 1e6}
+    print(json.dumps(result))
+
+
+# The parent ----------------------------------------------------------------------------------------------------------
+
+
+def make(work: Path, layers: int) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    convert = [sys.executable, "-m", "gptoss_converters.cli"]
+    if not (work / "checkpoint" / "config.json").exists():
+        subprocess.run([*convert, "new", "20b-shape", "--layers", str(layers), "-o", work / "checkpoint"], check=True)
+    for dense in ("bf16", "q8_0"):
+        if not (work / f"{dense}.gguf").exists():
+            subprocess.run([*convert, "to-gguf", work / "checkpoint", "-o", work / f"{dense}.gguf", "--dense", dense], check=True)
+
+
+def best(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    top = max(rounds, key=lambda r: r["decode_tps"])
+    return top | {"prefill_tps": max(r["prefill_tps"] for r in rounds), "rounds": [r["decode_tps"] for r in rounds]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path("build/bench-decode"))
+    parser.add_argument("--engines", nargs="*", default=list(ENGINES), choices=ENGINES)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child, options.work, options.threads)
+        return
+    make(options.work, options.layers)
+    rounds: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(options.rounds):
+        for engine in options.engines:
+            if engine.startswith("transformers") and options.layers > TRANSFORMERS_MAX_LAYERS:
+                print(f"{engine}: not run, {options.layers} layers need {options.layers * 1.7:.0f} GB", file=sys.stderr)
+                continue
+            command = [sys.executable, __file__, "--child", engine, "--work", options.work, "--threads", str(options.threads)]
+            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            rounds.setdefault(engine, []).append(json.loads(out.splitlines()[-1]))
+    results = {engine: best(runs) for engine, runs in rounds.items()}
+    report(results, options)
+
+
+def report(results: dict[str, Any], options: argparse.Namespace) -> None:
+    ours = results.get("torch-q24") or next(iter(results.values()))
+    rows = {"layers": options.layers, "threads": options.threads, "prompt": PROMPT, "decoded": DECODED, "machine": machine(), "results": results}
+    print(f"{'engine':20} {'decode tok/s':>12} {'prefill tok/s':>13} {'peak RSS GB':>11} {'of ceiling':>10}")
+    for engine, r in results.items():
+        ceiling = ours.get("read_gbps", 0) * 1e9 / ours.get("bytes_per_token", 1)
+        r["of_ceiling"] = r["decode_tps"] / ceiling if ceiling else None
+        print(f"{engine:20} {r['decode_tps']:12.2f} {r['prefill_tps']:13.1f} {r['peak_rss_gb']:11.2f} {r['of_ceiling'] or 0:10.2f}")
+    for engine, r in results.items():
+        if "parts_ms" in r:
+            print(engine, "ms per token:", ", ".join(f"{k} {v:.1f}" for k, v in sorted(r["parts_ms"].items(), key=lambda kv: -kv[1])))
+    if options.out:
+        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def machine() -> dict[str, str]:
+    import importlib.metadata as metadata
+
+    from gptoss_adapters import mxfp4
+
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    names = ("torch", "transformers", "llama-cpp-python")
+    return {"cpu": cpu, "python": platform.python_version(), "mxfp4": mxfp4.backend(), **{n: metadata.version(n) for n in names}}
+
+
+if __name__ == "__main__":
+    main()
