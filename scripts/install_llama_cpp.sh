@@ -1,5 +1,5 @@
 #!/bin/sh
-# llama-cpp-python for the virtual environment at $1, in about 3.5 minutes on 2 cores.
+# llama-cpp-python for the virtual environment at $1, in 2.5 to 3.5 minutes on 2 cores.
 #
 #   scripts/install_llama_cpp.sh VENV [BUILD_DIR] [SOURCE_DIR]
 #
@@ -40,9 +40,18 @@ fi
 TREE=$SRC/llama_cpp_python-$VERSION
 [ -f "$TREE/.unpacked" ] || { tar xzf "$SDIST" -C "$SRC" && touch "$TREE/.unpacked"; }
 
+# gcc 12's _tile_loadconfig reads 8 of the 64 bytes it is given, so the rest of ggml's AMX tile configuration is optimised
+# away and the first Q8_0 product kills the process (ggml-org/llama.cpp#26954): the same instruction, with the right size.
+cat > "$BUILD/amx.h" <<'END'
+#if defined(__AMX_TILE__) && defined(__GNUC__) && !defined(__clang__)
+#include <immintrin.h>
+#define _tile_loadconfig(p) __asm__ volatile("ldtilecfg %0" ::"m"(*(const char(*)[64])(p)))
+#endif
+END
+
 cmake -S "$TREE/vendor/llama.cpp" -B "$BUILD" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
     -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON -DCMAKE_INSTALL_RPATH='$ORIGIN' \
-    -DGGML_NATIVE=ON -DGGML_LLAMAFILE=OFF \
+    -DCMAKE_CXX_FLAGS="-include $BUILD/amx.h" -DGGML_NATIVE=ON -DGGML_LLAMAFILE=OFF \
     -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
     -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_CURL=OFF > "$BUILD/cmake.log"
 ninja -C "$BUILD" -j2 llama > "$BUILD/ninja.log" || { tail -20 "$BUILD/ninja.log"; exit 1; }
@@ -51,6 +60,6 @@ CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" \
     "$PY" -m pip install -q --no-deps --no-build-isolation "$SDIST"
 LIB=$(libraries)
 mkdir -p "$LIB"
-cp "$BUILD"/bin/lib*.so "$BUILD"/bin/lib*.so.* "$LIB"/
+cp -a "$BUILD"/bin/lib*.so "$BUILD"/bin/lib*.so.* "$LIB"/
 installed || { echo "llama-cpp-python was installed but does not load from $LIB" >&2; exit 1; }
 echo "llama-cpp-python $VERSION is in $VENV ($LIB)"

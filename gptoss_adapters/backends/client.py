@@ -92,7 +92,7 @@ class Backend:
 
     def stream(self, tokens: Sequence[int], **request: Any) -> Generator[Token, None, StopReason]:
         """The same, token by token; the generator returns the stop reason. Closing it early cancels the generation."""
-        asked = Request([int(t) for t in tokens], **request)
+        asked = Request(self._prompt(tokens), **request)
         asked.check(self.info)
         return self._stream(asked)
 
@@ -103,10 +103,10 @@ class Backend:
             child.channel.send({"op": "cancel"})
 
     def self_test(self) -> dict[str, float]:
-        """Run this engine on a model whose distributions are known (see selftest.py). Raises CheckFailed."""
+        """Run this engine, with the same options, on a model whose distributions are known (selftest.py). Raises CheckFailed."""
         from gptoss_adapters.backends.selftest import run
 
-        return run(self)
+        return run(self.name, self.python, self.timeout, **self.options)
 
     def close(self) -> None:
         """End the child."""
@@ -128,7 +128,7 @@ class Backend:
         if self.info.capabilities.output not in outputs:
             raise NotComparable(f"{self.name}: gives {self.info.capabilities.output}, not {' or '.join(outputs)}")
 
-    def _prompt(self, tokens: Sequence[int], start: int) -> list[int]:
+    def _prompt(self, tokens: Sequence[int], start: int = 0) -> list[int]:
         check_tokens(tokens, self.info)
         if not 0 <= start < len(tokens):
             raise UsageError("argument start is out of range", expected=f"0..{len(tokens) - 1}", got=start)

@@ -82,8 +82,7 @@ class Request:
     logprobs: int | None = None
 
     def check(self, info: Info) -> None:
-        """Raises UsageError naming the argument that is out of its range for this engine."""
-        check_tokens(self.tokens, info)
+        """Raises UsageError naming the argument that is out of its range for this engine; the tokens are not looked at."""
         ranges = {
             "max_tokens": self.max_tokens >= 1,
             "temperature": 0 <= self.temperature < float("inf"),

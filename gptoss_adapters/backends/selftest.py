@@ -72,20 +72,15 @@ def known() -> Known:
     return Known(embedding.astype(np.float32), head.astype(np.float32))
 
 
-def run(backend: Backend) -> dict[str, float]:
-    """Ask `backend`'s engine, opened on the known model, everything it can do; returns the largest errors in nats and the
-    sampling statistic. Raises CheckFailed naming the first wrong answer."""
-    from gptoss_adapters.backends.client import Backend
+def run(name: str, python: str | None = None, timeout: float = 600.0, **options: Any) -> dict[str, float]:
+    """Open backend `name` on the known model and ask everything it can do; returns the largest errors in nats and the
+    sampling statistic. Raises CheckFailed naming the first wrong answer, and what `open_backend` raises."""
+    from gptoss_adapters.backends.client import open_backend
 
     truth = known()
     with tempfile.TemporaryDirectory(prefix="gptoss-selftest-") as folder:
-        path = (
-            write_gguf(Path(folder), truth)
-            if engine_class(backend.name).reads == "gguf"
-            else write_hf(Path(folder), truth)
-        )
-        options = backend.options | {"n_ctx": 1024} if "n_ctx" in backend.options else backend.options
-        with Backend(backend.name, str(path), backend.python, backend.timeout, options) as subject:
+        write = write_gguf if engine_class(name).reads == "gguf" else write_hf
+        with open_backend(name, write(Path(folder), truth), python=python, timeout=timeout, **options) as subject:
             return _Examiner(subject, truth).examine()
 
 
@@ -143,15 +138,21 @@ class _Examiner:
             f"an answer that is <|return|> only came as {got.ids}, {got.reason}",
         )
 
-    def sampling(self, steps: int = 200, temperature: float = 0.7) -> None:
-        """The surprise of a sampled chain, less its entropy, has mean 0 and a known variance."""
+    def sampling(self, steps: int = 300, temperature: float = 1.0) -> None:
+        """The surprise of a sampled chain, less its entropy, has mean 0 and a known variance; and the improbable tokens that
+        engines' default filters (top-k 40, top-p 0.95, min-p 0.05) cut off do occur."""
         got = self.backend.generate(self.prompt, max_tokens=steps, temperature=temperature, seed=5).ids
         logq = log_softmax(self.truth.logits([self.prompt[-1], *got[:-1]]) / temperature)
         q = np.exp(logq)
+        drawn = q[range(len(got)), got]
         entropy = -(q * logq).sum(axis=1)
         variance = (q * logq**2).sum(axis=1) - entropy**2
-        z = float((-logq[range(len(got)), got] - entropy).sum() / np.sqrt(variance.sum()))
-        self.found["sampling z"] = z
+        z = self.found["sampling z"] = float((-np.log(drawn) - entropy).sum() / np.sqrt(variance.sum()))
+        before = np.where(q > drawn[:, None], q, 0)  # what is more probable than the drawn one
+        tails = {"top-k 40": (before > 0).sum(axis=1) >= 40, "top-p 0.95": before.sum(axis=1) >= 0.95,
+                 "min-p 0.05": drawn < 0.05 * q.max(axis=1)}  # fmt: skip
+        for name, tail in tails.items():
+            self.need(bool(tail.any()), f"no sample lies outside {name}: a filter is on that nobody asked for")
         self.need(abs(z) < 5, f"samples at temperature {temperature} are {z:.1f} standard deviations off")
         one = self.backend.generate(self.prompt, max_tokens=8, temperature=1.0, top_k=1, seed=9).ids
         self.need(one == self.backend.generate(self.prompt, max_tokens=8).ids, "top_k=1 is not greedy")
