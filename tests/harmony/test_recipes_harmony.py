@@ -15,12 +15,13 @@ RECIPES = ROOT / "recipes" / "harmony"
 
 def run(recipe: str, folder: Path) -> str:
     """Runs all blocks of a recipe and gives what they print."""
-    program = folder / "bin" / "gptoss-harmony"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m gptoss_harmony.cli "$@"\n')
-    program.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "harmony"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, module in (("gptoss-harmony", "gptoss_harmony.cli"), ("gptoss-convert", "gptoss_converters.cli")):
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
+        (programs / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "harmony"), str(ROOT), str(ROOT / "converters")])
     blocks = re.findall(r"^```(bash|python)\n(.*?)^```$", (RECIPES / recipe).read_text(), re.S | re.M)
     assert blocks
     out = ""
@@ -59,6 +60,13 @@ def test_the_switched_program_runs_on_openai_harmony_too(tmp_path: Path) -> None
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.backend("llama_cpp")
+def test_llama_cpp_grammar(tmp_path: Path) -> None:
+    out = run("llama_cpp_grammar.md", tmp_path)
+    assert '"finish_reason": "tool_calls"' in out
+    assert '"name": "get_weather"' in out
 
 
 @pytest.mark.parametrize("recipe", sorted(path.name for path in RECIPES.glob("*.md")))
