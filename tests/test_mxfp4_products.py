@@ -277,7 +277,7 @@ def test_swiglu_over_the_whole_range(backend: str) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 31, 32, 33, 100, 2880])
-@pytest.mark.parametrize("tokens", [1, 3, 4, 9])
+@pytest.mark.parametrize("tokens", [1, 3, 4, 9, 40])
 def test_linear_bf16(backend: str, k: int, tokens: int) -> None:
     import ml_dtypes
 

@@ -174,16 +174,35 @@ void run_matmul(const Kernels& k, const Rows& w, int64_t tokens, const float* x,
     product.run();
 }
 
+namespace {
+
+bool all_fit(const Kernels& k, int64_t tokens, int64_t groups, const float* x) {
+    for (int64_t t = 0; t < tokens; ++t)
+        if (!k.matmul->fits(x + t * groups * QK, groups)) return false;
+    return true;
+}
+
+}  // namespace
+
 void run_linear_bf16(const Kernels& k, const uint16_t* w, const float* bias, int64_t rows, int64_t width, int64_t tokens, const float* x,
                      int threads, float* y) {
+    const int64_t groups = width / QK;
+    const bool packs = k.gemm && tokens >= k.gemm->min_tokens && width % QK == 0 && all_fit(k, tokens, groups, x);
+    const int64_t panel = packs ? k.gemm->panel : 1, panels = packs ? (tokens + panel - 1) / panel : 0;
+    const int64_t bytes = packs ? k.gemm->packed_bytes(Q24, groups) : 0;
+    const Buffer packed(panels * bytes);
+    std::vector<const float*> in;
+    for (int64_t t = 0; t < tokens; ++t) in.push_back(x + t * width);
+    parallel(threads, panels, [&](int64_t p) {
+        k.gemm->pack(Q24, in.data() + p * panel, std::min(panel, tokens - p * panel), groups, packed.data + p * bytes);
+    });
     parallel(threads, (rows + CHUNK - 1) / CHUNK, [&](int64_t item) {
-        const int64_t first = item * CHUNK;
-        std::vector<const float*> in;
+        const int64_t first = item * CHUNK, n = std::min(CHUNK, rows - first), whole = packs ? n - n % k.gemm->row_tile : 0;
         std::vector<float*> out;
-        for (int64_t t = 0; t < tokens; ++t) {
-            in.push_back(x + t * width);
-            out.push_back(y + t * rows + first);
-        }
-        k.matmul->rows_bf16(w + first * width, bias ? bias + first : nullptr, std::min(CHUNK, rows - first), width, tokens, in.data(), out.data());
+        for (int64_t t = 0; t < tokens; ++t) out.push_back(y + t * rows + first);
+        if (whole) k.gemm->rows_bf16(w + first * width, bias ? bias + first : nullptr, whole, groups, tokens, packed.data, out.data());
+        for (float*& o : out) o += whole;
+        const int64_t rest = first + whole;
+        if (n > whole) k.matmul->rows_bf16(w + rest * width, bias ? bias + rest : nullptr, n - whole, width, tokens, in.data(), out.data());
     });
 }

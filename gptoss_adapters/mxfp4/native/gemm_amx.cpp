@@ -105,7 +105,13 @@ template <int PANELS> inline void flush(float* sums) {
     }
 }
 
-template <int PANELS> void multiply(int32_t terms, const uint8_t* weights, int64_t groups, const uint8_t* a, const uint8_t* b, float* sums) {
+// Where the bfloat16 of row r and block g lie: data + r * row_stride + g * block_stride.
+struct Bf16Rows {
+    const uint8_t* data;
+    int64_t row_stride, block_stride;
+};
+
+template <int PANELS> void multiply(int32_t terms, const Bf16Rows& w, int64_t groups, const uint8_t* a, const uint8_t* b, float* sums) {
     memset(sums, 0, 4 * TILE);
     stores_done();
     _tile_zero(0);
@@ -113,8 +119,8 @@ template <int PANELS> void multiply(int32_t terms, const uint8_t* weights, int64
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t g = 0; g < groups; ++g) {
-        _tile_loadd(4, weights + g * ROW_TILE * 64, 64);
-        _tile_loadd(5, weights + g * ROW_TILE * 64 + TILE, 64);
+        _tile_loadd(4, w.data + g * w.block_stride, w.row_stride);
+        _tile_loadd(5, w.data + g * w.block_stride + SIDE * w.row_stride, w.row_stride);
         for (int32_t term = 0; term < terms; ++term) {
             _tile_loadd(6, a + (g * terms + term) * TILE, 64);
             _tile_dpbf16ps(0, 4, 6);
@@ -139,28 +145,42 @@ inline void configure() {
     _tile_loadconfig(config);
 }
 
+// y[t][0..ROW_TILE) for all tokens.
+void multiply_tile(int32_t terms, const Bf16Rows& w, int64_t groups, const float* bias, int64_t tokens, const uint8_t* packed, float* const* y, int64_t row) {
+    const int64_t panel_bytes = packed_bytes(terms, groups);
+    for (int64_t t = 0; t < tokens; t += 2 * SIDE) {
+        alignas(64) float sums[4 * SIDE * SIDE];
+        const uint8_t* a = packed + t / SIDE * panel_bytes;
+        if (t + SIDE < tokens) multiply<2>(terms, w, groups, a, a + panel_bytes, sums);
+        else multiply<1>(terms, w, groups, a, a, sums);
+        for (int64_t i = 0; i < 2 * SIDE && t + i < tokens; ++i)
+            for (int64_t r = 0; r < ROW_TILE; ++r)
+                y[t + i][row + r] = sums[(i / SIDE * 2 + r / SIDE) * SIDE * SIDE + r % SIDE * SIDE + i % SIDE] + (bias ? bias[r] : 0.0f);
+    }
+}
+
 bool rows(int32_t terms, const Rows& w, int64_t tokens, const uint8_t* packed, float* const* y) {
     if (!safe(w)) return false;
     uint8_t* weights = static_cast<uint8_t*>(aligned_alloc(64, w.groups * ROW_TILE * 64));
-    const int64_t panel_bytes = packed_bytes(terms, w.groups);
     configure();
     for (int64_t row = 0; row < w.rows; row += ROW_TILE) {
         decode(w, row, weights);
-        for (int64_t t = 0; t < tokens; t += 2 * SIDE) {
-            alignas(64) float sums[4 * SIDE * SIDE];
-            const uint8_t* a = packed + t / SIDE * panel_bytes;
-            if (t + SIDE < tokens) multiply<2>(terms, weights, w.groups, a, a + panel_bytes, sums);
-            else multiply<1>(terms, weights, w.groups, a, a, sums);
-            for (int64_t i = 0; i < 2 * SIDE && t + i < tokens; ++i)
-                for (int64_t r = 0; r < ROW_TILE; ++r)
-                    y[t + i][row + r] = sums[(i / SIDE * 2 + r / SIDE) * SIDE * SIDE + r % SIDE * SIDE + i % SIDE] + (w.bias ? w.bias[row + r] : 0.0f);
-        }
+        multiply_tile(terms, {weights, 64, ROW_TILE * 64}, w.groups, w.bias ? w.bias + row : nullptr, tokens, packed, y, row);
     }
     _tile_release();
     free(weights);
     return true;
 }
 
+void rows_bf16(const uint16_t* w, const float* bias, int64_t n, int64_t groups, int64_t tokens, const uint8_t* packed, float* const* y) {
+    configure();
+    for (int64_t row = 0; row < n; row += ROW_TILE) {
+        const Bf16Rows tile = {reinterpret_cast<const uint8_t*>(w + row * groups * QK), groups * QK * 2, QK * 2};
+        multiply_tile(Q24, tile, groups, bias ? bias + row : nullptr, tokens, packed, y, row);
+    }
+    _tile_release();
+}
+
 }  // namespace
 
-extern "C" const GemmKernels gemm_amx = {6, SIDE, ROW_TILE, packed_bytes, pack, rows};
+extern "C" const GemmKernels gemm_amx = {6, SIDE, ROW_TILE, packed_bytes, pack, rows, rows_bf16};

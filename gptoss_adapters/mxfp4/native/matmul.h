@@ -39,6 +39,8 @@ struct GemmKernels {
     // As MatmulKernels::rows, for vectors packed `panel` at a time, panels packed_bytes apart. w.rows is a multiple of row_tile.
     // False, and nothing done, when a weight is subnormal or overflows bfloat16, which the registers would change.
     bool (*rows)(int32_t precision, const Rows& w, int64_t tokens, const uint8_t* packed, float* const* y);
+    // As MatmulKernels::rows_bf16, for vectors packed as Q24; w is [n][groups * 32]. Subnormal weights count as zero.
+    void (*rows_bf16)(const uint16_t* w, const float* bias, int64_t n, int64_t groups, int64_t tokens, const uint8_t* packed, float* const* y);
 };
 
 extern "C" {
