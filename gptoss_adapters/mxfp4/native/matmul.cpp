@@ -109,6 +109,7 @@ void prepare(int32_t precision, const float* x, int64_t groups, uint8_t* out) {
 // One vector of weights for R rows and T tokens. The arithmetic of a (row, token) pair depends neither on R nor on T, so
 // results are the same however rows are shared out and tokens are grouped.
 template <int P, int T, int R, bool PART> INLINE void step(const Rows& w, int64_t row, int64_t v, const uint8_t* const* x, Float (*acc)[T]) {
+    __builtin_prefetch(w.scales + (row + 4 * R) * w.groups + v * BLOCKS);
     const int64_t at = v / (GROUP / BLOCKS) * group_bytes<P>() + v % (GROUP / BLOCKS) * BLOCKS * 16;
     for (int j = 0; j < R; ++j) {
         const uint8_t* b = w.blocks + ((row + j) * w.groups + v * BLOCKS) * HF_BLOCK;
@@ -117,7 +118,8 @@ template <int P, int T, int R, bool PART> INLINE void step(const Rows& w, int64_
         const int left = PART ? int(w.groups - v * BLOCKS) : BLOCKS;
         if (PART)
             for (int i = 0; i < left; ++i) s_part[i] = s[i];
-        else __builtin_prefetch(b + R * w.groups * HF_BLOCK);  // the same column of the next tile; past the end it is harmless
+        else
+            __builtin_prefetch(b + (R + 2) * w.groups * HF_BLOCK);  // this column in the next tile; past the end it is harmless
         const Weights u = PART ? weights_part(b, left) : weights(b);
         const Float unit = scale(PART ? s_part : s);
         for (int t = 0; t < T; ++t)
@@ -211,39 +213,43 @@ void swiglu(const float* h, int64_t n, float alpha, float limit, float* out) {
 
 // ---- dense bfloat16 -----------------------------------------------------------------------------------------------
 
-template <int T> INLINE void bf16_row(const uint16_t* w, int64_t k, const float* const* x, float* total) {
-    float lane[T][2 * LANES] = {};
-    int64_t i = 0;
-    for (; i + 2 * LANES <= k; i += 2 * LANES)
-        for (int l = 0; l < 2 * LANES; ++l) {
-            const uint32_t bits = uint32_t(w[i + l]) << 16;
-            float f;
-            memcpy(&f, &bits, 4);
-            for (int t = 0; t < T; ++t) lane[t][l] += f * x[t][i + l];
-        }
-    for (int t = 0; t < T; ++t) {
-        for (int l = 0; l < LANES; ++l) lane[t][l] += lane[t][l + LANES];
-        total[t] = sum_lanes(lane[t]);
-    }
-    for (; i < k; ++i) {
-        const uint32_t bits = uint32_t(w[i]) << 16;
-        float f;
-        memcpy(&f, &bits, 4);
-        for (int t = 0; t < T; ++t) total[t] += f * x[t][i];
-    }
+INLINE float widen(uint16_t w) {
+    const uint32_t bits = uint32_t(w) << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
 }
 
-template <int T> void bf16_tiles(const uint16_t* w, const float* bias, int64_t n, int64_t k, const float* const* x, float* const* y) {
-    for (int64_t r = 0; r < n; ++r) {
-        float total[T];
-        bf16_row<T>(w + r * k, k, x, total);
-        for (int t = 0; t < T; ++t) y[t][r] = total[t] + (bias ? bias[r] : 0.0f);
-    }
+// R rows and T vectors at once, 2 * LANES partial sums each; as in `tile`, the arithmetic of a pair depends on neither.
+template <int T, int R> INLINE void bf16_tile(const uint16_t* w, const float* bias, int64_t k, const float* const* x, float* const* y, int64_t row) {
+    float lane[R][T][2 * LANES] = {};
+    int64_t i = 0;
+    for (; i + 2 * LANES <= k; i += 2 * LANES)
+        for (int j = 0; j < R; ++j) {
+            __builtin_prefetch(w + (row + j + R + 2) * k + i);
+            for (int l = 0; l < 2 * LANES; ++l) {
+                const float f = widen(w[(row + j) * k + i + l]);
+                for (int t = 0; t < T; ++t) lane[j][t][l] += f * x[t][i + l];
+            }
+        }
+    for (int j = 0; j < R; ++j)
+        for (int t = 0; t < T; ++t) {
+            for (int l = 0; l < LANES; ++l) lane[j][t][l] += lane[j][t][l + LANES];
+            float total = sum_lanes(lane[j][t]);
+            for (int64_t rest = i; rest < k; ++rest) total += widen(w[(row + j) * k + rest]) * x[t][rest];
+            y[t][row + j] = total + (bias ? bias[row + j] : 0.0f);
+        }
+}
+
+template <int T, int R> void bf16_tiles(const uint16_t* w, const float* bias, int64_t n, int64_t k, const float* const* x, float* const* y) {
+    int64_t row = 0;
+    for (; row + R <= n; row += R) bf16_tile<T, R>(w, bias, k, x, y, row);
+    for (; row < n; ++row) bf16_tile<T, 1>(w, bias, k, x, y, row);
 }
 
 void rows_bf16(const uint16_t* w, const float* bias, int64_t n, int64_t k, int64_t tokens, const float* const* x, float* const* y) {
-    for (; tokens >= 4; tokens -= 4, x += 4, y += 4) bf16_tiles<4>(w, bias, n, k, x, y);
-    for (; tokens; --tokens, ++x, ++y) bf16_tiles<1>(w, bias, n, k, x, y);
+    for (; tokens >= 4; tokens -= 4, x += 4, y += 4) bf16_tiles<4, 2>(w, bias, n, k, x, y);
+    for (; tokens; --tokens, ++x, ++y) bf16_tiles<1, 4>(w, bias, n, k, x, y);
 }
 
 }  // namespace
