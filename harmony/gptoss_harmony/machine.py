@@ -108,7 +108,7 @@ class Machine:
     __slots__ = (
         "at", "closed_counts", "content_at", "current_channel", "current_content_type", "current_recipient", "current_role", "decoder",
         "events", "fast", "flags", "formed", "header", "last_content_delta", "last_reason", "messages", "mode", "name", "next_role",
-        "parts", "role", "started", "state", "textual", "tokens", "tools",
+        "parts", "role", "started", "state", "textual", "told", "tokens", "tools",
     )  # fmt: skip
 
     def __init__(self, role: Role | None, mode: Mode, tools: frozenset[str]) -> None:
@@ -142,6 +142,7 @@ class Machine:
         self.name: str | None = None
         self.fast = NO_DELTAS  # `deltas()` while whole tokens can be looked up there
         self.parts: list[str] = []
+        self.told = 0  # how many of `parts` the events told
         self.header: list[int | str] = []
         self.content_at = len(self.tokens)
 
@@ -168,7 +169,7 @@ class Machine:
         self.content_at = self.at + 1
         self.decoder = self.mode.decoder()
         self.fast = deltas()
-        self.events.append(MessageStart(header, tuple(self.flags)))
+        self.tell(MessageStart(header, tuple(self.flags)))
 
     def append(self, data: bytes) -> None:
         self.emit_pieces(self.decoder.decode(data))
@@ -194,15 +195,22 @@ class Machine:
         self.emit(self.decoder.flush() + text)
 
     def emit(self, text: str) -> None:
-        if not text:
-            return
-        self.parts.append(text)
-        last = self.events[-1] if self.events else None
-        if isinstance(last, Delta):
-            self.events[-1] = Delta(last.text + text)
-        else:
+        if text:
+            self.parts.append(text)
+
+    def begin_call(self) -> None:
+        self.events = []
+        self.told = len(self.parts)
+
+    def tell(self, event: Event | None = None) -> None:
+        """The text that came since the last event, as one, then `event`."""
+        text = "".join(self.parts[self.told :])
+        self.told = len(self.parts)
+        self.last_content_delta = text or None
+        if text:
             self.events.append(Delta(text))
-        self.last_content_delta = text if self.last_content_delta is None else self.last_content_delta + text
+        if event:
+            self.events.append(event)
 
     def close(self, end: int | None, reason: str, flags_of: Callable[[Message, str], list[str]]) -> None:
         """The open message is complete. `flags_of`: what is odd about its content."""
@@ -215,7 +223,7 @@ class Machine:
         message.flags += tuple(flags_of(message, reason))
         self.count(self.closed_counts, self.at)
         self.messages.append(message)
-        self.events.append(MessageEnd(reason, message))
+        self.tell(MessageEnd(reason, message))
         self.flags, self.last_reason = [], reason
         self.expect_start()
 

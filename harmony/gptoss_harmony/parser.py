@@ -65,9 +65,9 @@ class Parser(Machine):
                 return [delta]
             if self.state is State.CONTENT and 0 <= token < N_RANKS and not self.held:  # a part of a character
                 self.tokens.append(token)
-                self.last_content_delta = None
-                self.events = []
+                self.begin_call()
                 self.append_token(token)
+                self.tell()
                 return self.events
         self._begin_call()
         try:
@@ -75,6 +75,7 @@ class Parser(Machine):
         except ParseError:
             del self.tokens[self.at + 1 :]
             raise
+        self.tell()
         return self.events
 
     def feed_text(self, text: str) -> list[Event]:
@@ -93,6 +94,7 @@ class Parser(Machine):
         self._read_text(text[at:split])
         if split < len(text):
             self.held, self.fast = text[split:], NO_DELTAS
+        self.tell()
         return self.events
 
     def finish(self) -> list[Event]:
@@ -100,10 +102,11 @@ class Parser(Machine):
         self._begin_call()
         self.at = len(self.tokens)
         self.act(Kind.EOS, None)
+        self.tell()
         return self.events
 
     def _begin_call(self) -> None:
-        self.events = []
+        self.begin_call()
         self.last_content_delta = None
         held, self.held = self.held, ""
         self._read_text(held)
