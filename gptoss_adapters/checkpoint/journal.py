@@ -30,7 +30,8 @@ class Parts:
         self._clear_strangers(resume)
         self.fds: list[int] = []
         self.done: set[int] = set()
-        kept = resume and all(p.exists() for p in (*self.paths, self.journal_path))
+        # A second link is the final name: that run was killed just after it was given, and is complete.
+        kept = resume and self.journal_path.exists() and all(p.exists() and p.stat().st_nlink == 1 for p in self.paths)
         try:
             for path in self.paths:
                 self.fds.append(self._open(path, kept))

@@ -1,0 +1,23 @@
+"""SIGKILL at random moments: the final name is absent or complete, and a resumed run gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KILLS = 50
+
+
+@pytest.mark.timeout(600)
+def test_50_kills_all_clean_all_resumed_identical(tmp_path: Path) -> None:
+    driver = Path(__file__).with_name("crash_driver.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(driver.parent), *sys.path])}
+    done = subprocess.run([sys.executable, str(driver), str(tmp_path), str(KILLS), "1"], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["kills"] == KILLS and seen["unfinished"] >= KILLS // 3 and seen["resumed"] >= KILLS // 10, seen
