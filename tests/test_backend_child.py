@@ -76,6 +76,9 @@ def test_an_engine_that_dies_is_one_line_and_the_next_call_starts_anew(trouble: 
 def test_nonsense_is_refused(trouble: str, line: str) -> None:
     with fake(trouble) as backend, pytest.raises(BackendFailed, match=line):
         backend.logits([1, 2, 3, 4, 5])
+    if trouble == "nan":
+        with fake(trouble) as backend, pytest.raises(BackendFailed, match="NaN or infinite log-probabilities"):
+            backend.top_logprobs([1, 2], 3)
 
 
 def test_noise_on_stdout_and_stderr_does_not_touch_the_protocol() -> None:

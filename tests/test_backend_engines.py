@@ -13,7 +13,7 @@ import pytest
 from gptoss_adapters.backends import Backend, BackendFailed, open_backend, selftest
 from gptoss_adapters.backends.sampling import log_softmax
 from gptoss_adapters.backends.selftest import CONFIG, known, write_gguf
-from gptoss_adapters.errors import BadInput, CheckFailed, UsageError
+from gptoss_adapters.errors import BadInput, CheckFailed, NotComparable, UsageError
 
 GOLD = Path(__file__).parent / "data" / "gguf"
 GGUF = GOLD / "gguf"
@@ -47,7 +47,7 @@ def gold() -> dict[str, np.ndarray]:
 # Self-tests -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*ENGINES, pytest.param("transformers", marks=pytest.mark.backend("transformers"))])
+@pytest.mark.parametrize("name", [*ENGINES, "torch", pytest.param("transformers", marks=pytest.mark.backend("transformers"))])
 def test_self_test(name: str) -> None:
     found = selftest.run(name)
     errors = {what: value for what, value in found.items() if what != "sampling z"}
@@ -167,6 +167,33 @@ def test_transformers_gives_the_gold_logits(source: str, truncate: bool | None, 
         assert backend.info.stop_ids == (484, 481, 494)
 
 
+@pytest.mark.parametrize("source", ["src/tiny-mxfp4", "gguf/tiny-mxfp4.gguf"])
+def test_torch_gives_the_gold_logits(source: str) -> None:
+    """From both kinds, in several batches, with the YaRN bounds as they are (a GGUF cannot say) and rounded."""
+    gold = np.load(GOLD / "tiny-ref-n512.npz")
+    with open_backend("torch", GOLD / source, n_batch=100, truncate=source.endswith("gguf")) as backend:
+        reference = gold["trunc_true" if source.endswith("gguf") else "trunc_false"]
+        assert rel_rms(backend.logits(gold["ids"]), reference) <= 5e-6
+        assert rel_rms(backend.logits(gold["ids"], start=250), reference[250:]) <= 5e-6
+
+
+def test_taps_and_forced_experts(gold: dict[str, np.ndarray]) -> None:
+    with open_backend("torch", GOLD / "src" / "tiny-bf16-deq") as backend:
+        taps = backend.taps(gold["ids"])
+        assert {k: v.shape for k, v in taps.items()} == {
+            "hidden": (4, 48, 96), "router_scores": (4, 48, 8), "experts": (4, 48, 4), "logits": (48, 512)
+        }  # fmt: skip
+        best = np.argsort(-taps["router_scores"], axis=-1, kind="stable")[..., :4]
+        assert np.array_equal(taps["experts"], best) and rel_rms(taps["logits"], gold["trunc_false"]) <= 5e-6
+        same = backend.taps(gold["ids"], forced=taps["experts"])
+        assert np.array_equal(same["logits"], taps["logits"])
+        other = backend.taps(gold["ids"], forced=(taps["experts"] + 1) % 8)
+        assert np.array_equal(other["experts"], (taps["experts"] + 1) % 8) and rel_rms(other["logits"], taps["logits"]) > 0.1
+        assert backend.info.stop_ids == (481, 484, 494) and backend.info.capabilities.taps
+        first = backend.generate(gold["ids"], max_tokens=5, logprobs=0)
+        assert first.ids[0] == gold["trunc_false"][-1].argmax()
+
+
 def test_server_and_llama_cpp_agree_at_every_position(engine: Backend, llama: Backend, gold: dict[str, np.ndarray]) -> None:
     ids, got = engine.top_logprobs(gold["ids"], 512)
     other, expected = llama.top_logprobs(gold["ids"], 512)
@@ -271,6 +298,11 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
     shutil.copy(GOLD / "src" / "tiny-mxfp4" / "config.json", tmp_path)
     with pytest.raises(BadInput, match=r"transformers refuses the checkpoint: .*no file named model.safetensors"):
         open_backend("transformers", tmp_path)
+
+
+def test_an_engine_without_taps_says_so(llama: Backend) -> None:
+    with pytest.raises(NotComparable, match="llama_cpp: has no taps"):
+        llama.taps([1, 2])
 
 
 def test_the_known_model_is_valid() -> None:

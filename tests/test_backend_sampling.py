@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gptoss_adapters.backends import Request, Token
+from gptoss_adapters.backends import BackendFailed, Request, Token
 from gptoss_adapters.backends.sampling import Sampler, log_softmax, top_logprobs
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32))
@@ -63,6 +63,11 @@ def test_seeds_and_greedy() -> None:
 def test_masked_ids_are_never_drawn() -> None:
     masked = np.where(np.arange(5) == 2, LOGITS, -np.inf).astype(np.float32)
     assert {Sampler(Request([0], temperature=1.0, seed=s)).pick(masked) for s in range(20)} == {2}
+
+
+def test_nan_is_no_token() -> None:
+    with pytest.raises(BackendFailed, match="NaN"):
+        Sampler(Request([0])).pick(np.array([0.0, np.nan]))
 
 
 def test_top_logprobs_breaks_ties_by_id() -> None:

@@ -27,7 +27,7 @@ import numpy as np
 import gptoss_adapters
 from gptoss_adapters import errors
 from gptoss_adapters.backends.protocol import BackendFailed, Generation, Info, Request, StopReason, Token, check_tokens
-from gptoss_adapters.backends.wire import Channel, Closed
+from gptoss_adapters.backends.wire import Channel, Closed, SharedArray
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 
 _SPEC = re.compile(r"(?P<name>[\w.:]+)(?:@(?P<python>[^=]+))?(?:=(?P<path>.+))?")
@@ -96,6 +96,13 @@ class Backend:
         asked.check(self.info)
         return self._stream(asked)
 
+    def taps(self, tokens: Sequence[int], forced: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """One forward pass from the inside: hidden [L, T, H] after each layer, router_scores [L, T, E], the chosen experts
+        [L, T, K] int32 by falling score, logits [T, V]. forced [L, T, K]: these experts are used instead."""
+        if not self.info.capabilities.taps:
+            raise NotComparable(f"{self.name}: has no taps")
+        return self._arrays("taps", {} if forced is None else {"forced": forced}, tokens=self._prompt(tokens))
+
     def cancel(self) -> None:
         """End the running generation after its current token, or in its prefill (reason "cancelled")."""
         child = self._child
@@ -134,9 +141,9 @@ class Backend:
             raise UsageError("argument start is out of range", expected=f"0..{len(tokens) - 1}", got=start)
         return [int(t) for t in tokens]
 
-    def _arrays(self, op: str, **call: Any) -> dict[str, np.ndarray]:
+    def _arrays(self, op: str, given: dict[str, np.ndarray] | None = None, **call: Any) -> dict[str, np.ndarray]:
         with self._lock:
-            self._send(op, call)
+            self._send(op, call, given)
             message, arrays = self._receive(op)
             assert message.get("done") == op, message
             return arrays
@@ -171,14 +178,18 @@ class Backend:
         self._receive("open")
         return info
 
-    def _send(self, op: str, call: dict[str, Any]) -> None:
+    def _send(self, op: str, call: dict[str, Any], given: dict[str, np.ndarray] | None = None) -> None:
         if self._child is None:
             self.info = self._start()
         assert self._child is not None
+        arrays = {name: SharedArray.of(array) for name, array in (given or {}).items()}
         try:
-            self._child.channel.send({"op": op, **call})
+            self._child.channel.send({"op": op, **call}, arrays)
         except Closed:
             self._fail(op, None)
+        finally:
+            for array in arrays.values():
+                array.close()
 
     def _receive(self, op: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         assert self._child is not None

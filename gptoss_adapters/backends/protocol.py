@@ -20,6 +20,7 @@ from gptoss_adapters.errors import NotComparable, UsageError
 ENGINES = {
     "llama_cpp": "gptoss_adapters.backends.llama_cpp:LlamaCpp",
     "llama_server": "gptoss_adapters.backends.llama_server:LlamaServer",
+    "torch": "gptoss_adapters.backends.torch:Torch",
     "transformers": "gptoss_adapters.backends.transformers:Transformers",
 }
 
@@ -159,6 +160,10 @@ class Engine(ABC):
 
         pairs = [top_logprobs(block, k) for block in self.rows(tokens, start)]
         return np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+
+    def taps(self, tokens: Sequence[int], forced: np.ndarray | None) -> dict[str, np.ndarray]:
+        """See `Backend.taps`."""
+        raise NotComparable(f"{self.info.engine} has no taps")
 
     @abstractmethod
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gptoss_adapters.backends.protocol import Request, Token
+from gptoss_adapters.backends.protocol import BackendFailed, Request, Token
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -34,7 +34,9 @@ class Sampler:
         self._request, self._random = request, np.random.default_rng(request.seed)
 
     def pick(self, logits: np.ndarray) -> int:
-        """An id for logits [V]; -inf excludes. Greedy takes the lowest of equal ids."""
+        """An id for logits [V]; -inf excludes. Greedy takes the lowest of equal ids. Raises BackendFailed for NaN."""
+        if np.isnan(logits).any():
+            raise BackendFailed("returned NaN logits")
         if self._request.temperature == 0:
             return int(logits.argmax())
         ids, p = self.distribution(logits)

@@ -51,12 +51,12 @@ class Worker:
         """Reads on while the engine computes, so that a cancel and the parent's end are seen at once."""
         try:
             while True:
-                message, _ = self._channel.receive()
+                message, arrays = self._channel.receive()
                 if message["op"] == "cancel":
                     self._cancel.set()
                 else:
                     self._cancel.clear()
-                    self._calls.put(message)
+                    self._calls.put(message | arrays)
         except Closed:
             os._exit(0)
 
@@ -70,7 +70,12 @@ class Worker:
             return {"logits": _logits(self._engine, **call)}
         if op == "top_logprobs":
             ids, logprobs = self._engine.top_logprobs(call["tokens"], call["k"], call["start"])
+            if not np.isfinite(logprobs[:, 0]).all():
+                raise BackendFailed("returned NaN or infinite log-probabilities")
             return {"ids": SharedArray.of(ids), "logprobs": SharedArray.of(logprobs)}
+        if op == "taps":
+            taps = self._engine.taps(call["tokens"], call.get("forced"))
+            return {name: SharedArray.of(value) for name, value in taps.items()}
         assert op == "generate", op
         self._generate(self._engine, Request(**call))
         return {}
