@@ -8,7 +8,7 @@ from typing import Any
 
 from .gbnf_numbers import integer_rule
 
-_CONTROL = r"\x00-\x1F"
+_CONTROL = r"\x00-\x1F\uD800-\uDFFF"  # and halves of surrogates, which are no characters
 _HEX = "[0-9a-fA-F]"
 BASE_RULES = {
     "ws": r'(" " | "\n" [ \t]{0,20})?',
