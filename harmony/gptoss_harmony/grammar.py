@@ -100,8 +100,7 @@ class _Gbnf:
         times = "*" if bound is None else f"{{0,{_PASSAGES}}}"
         first = f"({' | '.join(passages)}){times} " if passages else ""
         root = f"{first}({' | '.join(endings)})"
-        lines = [f"{name} ::= {body}" for name, body in {"root": root, **self.rules}.items()]
-        return Grammar("\n".join(lines) + "\n", tuple(self.schemas.notes))
+        return Grammar(_lines({"root": root} | self.rules), tuple(self.schemas.notes))
 
     def _text(self) -> str:
         bound = self.schemas.bound
@@ -140,6 +139,10 @@ class _Gbnf:
             yield piece if special and self.control == "token" else literal(piece)
 
 
+def _lines(rules: dict[str, str]) -> str:
+    return "".join(f"{name} ::= {body}\n" for name, body in rules.items())
+
+
 def _split(text: str) -> Iterator[tuple[str, bool]]:
     """(text, is a control token) pieces of our own header text."""
     while text:
@@ -157,7 +160,8 @@ def _split(text: str) -> Iterator[tuple[str, bool]]:
 def structural_tag(turn: Turn, *, bound: int | None = None) -> Json:
     """The same turn as an xgrammar structural tag (0.2 and later), for vLLM's ``structural_tag``: ids of o200k_harmony.
 
-    Argument schemas go to xgrammar as they are. `bound`: most tokens of a passage or a free answer.
+    `bound` limits what is open: tokens of a passage or a free answer, characters of a string, elements of a list.
+    Schemas without lengths go to xgrammar as they are; what `gbnf` notes for the others is not enforced here either.
     """
     passages = [_tag(f"<|channel|>{channel}<|message|>", _any_text(bound), "<|end|><|start|>assistant") for channel in _passages(turn)]
     endings = [_call_tag(call, bound) for call in _calls(turn)]
@@ -176,14 +180,14 @@ def _passages(turn: Turn) -> list[str]:
 def _call_tag(call: _Call, bound: int | None) -> Json:
     heads = [_tag(f" to={call.recipient}<|channel|>{channel}") for channel in call.channels]
     heads += [_tag(f"<|channel|>{channel} to={call.recipient}") for channel in call.channels]
-    body = _any_text(bound) if call.schema is None else _json(call.schema)
+    body = _any_text(bound) if call.schema is None else _json(call.schema, bound)
     return _sequence(_one_of(heads), _maybe(_one_of([_tag(f" {kind}") for kind in call.types])), _tag("<|message|>", body), _maybe(_tag("<|call|>")))
 
 
 def _final_tag(final: str | Json, bound: int | None) -> Json:
     if final == "text":
         return _sequence(_tag("<|channel|>final<|message|>", _any_text(bound)), _maybe(_tag("<|return|>")))
-    return _sequence(_tag("<|channel|>final"), _maybe(_tag(" <|constrain|>json")), _tag("<|message|>", _json(final)), _maybe(_tag("<|return|>")))
+    return _sequence(_tag("<|channel|>final"), _maybe(_tag(" <|constrain|>json")), _tag("<|message|>", _json(final, bound)), _maybe(_tag("<|return|>")))
 
 
 def _tag(head: str, content: Json | None = None, tail: str = "") -> Json:
@@ -200,10 +204,17 @@ def _any_text(bound: int | None) -> Json:
     return {"type": "any_tokens", "exclude_tokens": list(range(FIRST_SPECIAL, LAST_SPECIAL)), **({} if bound is None else {"max_tokens": bound})}
 
 
-def _json(schema: Any) -> Json:
-    """JSON of a schema. xgrammar can keep control tokens out of strings or count their characters, not both."""
-    counted = _has_key(schema, {"minLength", "maxLength"})
-    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 24, "excludes": [] if counted else ["<|"]}
+def _json(schema: Any, bound: int | None) -> Json:
+    """JSON of a schema, without control tokens in its strings: xgrammar's own rules, or ours where it has none.
+
+    It can keep text out of strings or count their characters, not both.
+    """
+    counted = bound is not None or _has_key(schema, {"minLength", "maxLength"})
+    if not counted:
+        return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 24, "excludes": ["<|"]}
+    converter = Converter(bound)
+    root = converter.convert(schema, "value")
+    return {"type": "grammar", "grammar": _lines({"root": root} | converter.rules)}
 
 
 def _has_key(value: Any, keys: set[str]) -> bool:

@@ -67,7 +67,7 @@ def turn(request: Mapping[str, Any]) -> Turn:
     """What the model may answer to a request, for `grammar.gbnf` and `grammar.structural_tag`."""
     tools, must_call = chosen(ToolTable(request.get("tools")), request.get("tool_choice"))
     schema, _ = response_format(_format(request), "text.format")
-    final: Final = None if must_call else schema or "text"
+    final: Final = None if must_call else "text" if schema is None else schema
     return Turn(tuple(tools.functions), tuple(tools.builtins), final, reasoning=_effort(request) != "none")
 
 
@@ -254,6 +254,10 @@ class Stream:
     def feed(self, ids: Sequence[int]) -> list[Json]:
         """Events for new token ids; [] while a header or half a character is under way."""
         return self._events(self.parser.feed(ids), truncated=False)
+
+    def feed_text(self, text: str) -> list[Json]:
+        """The same for engines that give text in which control tokens stand as their names."""
+        return self._events(self.parser.feed_text(text), truncated=False)
 
     def finish(self, finish_reason: str | None = None, usage: Json | None = None) -> list[Json]:
         """The last events; `response` is then the finished one."""

@@ -296,6 +296,13 @@ def test_the_engine_may_know_better_why_it_stopped() -> None:
     assert (stream.feed(ids) + stream.finish("stop"))[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+def test_text_engines_stream_the_same() -> None:
+    text = ANSWERS["call"][0]
+    stream = Stream("m", 1, [WEATHER])
+    chunks = [chunk for i in range(0, len(text), 3) for chunk in stream.feed_text(text[i : i + 3])]
+    assert without_ids(assemble(chunks + stream.finish())) == without_ids(from_messages(parse(ids_of(text)), [WEATHER]))
+
+
 def test_usage_in_the_last_chunk() -> None:
     stream = Stream("m", 1)
     stream.feed(ids_of(ANSWERS["answer"][0]))

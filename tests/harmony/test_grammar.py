@@ -7,7 +7,7 @@ import json
 import random
 import socket
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -491,14 +491,14 @@ DECODED = Tool(
 PROMPT = [*load_vocabulary().encode("x"), SPECIAL_TOKENS["<|start|>"], *load_vocabulary().encode("assistant")]
 
 
-def check_decoded(llama: Llama, runs: int) -> None:
-    rng = np.random.default_rng(5)
-    spec = Turn((DECODED, WEATHER), (), None)
-    grammar = gbnf(spec, bound=12)
-    schemas = {f"functions.{tool.name}": tool.parameters for tool in spec.functions}
+CALLS = Turn((DECODED, WEATHER), (), None)
+
+
+def check_decoded(outputs: Iterable[list[int]]) -> None:
+    """Every output is a call that parses in strict mode and fits its tool's schema, and all tools come up."""
+    schemas = {f"functions.{tool.name}": tool.parameters for tool in CALLS.functions}
     called = set()
-    for _ in range(runs):
-        ids = llama.decode(grammar, PROMPT, rng)
+    for ids in outputs:
         messages = parse([token for token in ids if token != ENDOFTEXT], strict=True)
         assert all(message.channel in ("analysis", "commentary") for message in messages)
         recipient = messages[-1].recipient
@@ -509,15 +509,31 @@ def check_decoded(llama: Llama, runs: int) -> None:
 
 
 @pytest.mark.backend("llama_cpp")
-def test_random_weights_make_valid_calls(llama: Llama) -> None:
-    check_decoded(llama, 6)
+@pytest.mark.parametrize("runs", [6, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_random_weights_make_valid_calls(llama: Llama, runs: int) -> None:
+    rng = np.random.default_rng(5)
+    check_decoded(llama.decode(gbnf(CALLS, bound=12), PROMPT, rng) for _ in range(runs))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.backend("llama_cpp")
-def test_random_weights_make_200_valid_calls_of_200(llama: Llama) -> None:
-    check_decoded(llama, 200)
+def any_tokens(compiled: Any, rng: np.random.Generator, limit: int = 2000) -> list[int]:
+    """Tokens drawn evenly from those that xgrammar allows: a model that knows nothing."""
+    matcher, out = xgrammar.GrammarMatcher(compiled), []
+    mask = xgrammar.allocate_token_bitmask(1, compiled.tokenizer_info.vocab_size)
+    while len(out) < limit:
+        matcher.fill_next_token_bitmask(mask)
+        bits = np.unpackbits(mask.numpy().view(np.uint8), bitorder="little")[: compiled.tokenizer_info.vocab_size]
+        out.append(int(rng.choice(np.flatnonzero(bits))))
+        assert matcher.accept_token(out[-1])
+        if out[-1] in GENERATION_STOPS:
+            return out
+    raise AssertionError(f"no end within {limit} tokens: {load_vocabulary().decode(out)!r}")
+
+
+@pytest.mark.parametrize("runs", [6, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_even_choices_under_the_structural_tag_make_valid_calls(runs: int) -> None:
+    compiled = compiler().compile_structural_tag(structural_tag(CALLS, bound=12))
+    rng = np.random.default_rng(7)
+    check_decoded(any_tokens(compiled, rng) for _ in range(runs))
 
 
 @pytest.mark.backend("llama_cpp")
