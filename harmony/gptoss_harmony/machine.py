@@ -108,7 +108,7 @@ class Machine:
     __slots__ = (
         "at", "closed_counts", "content_at", "current_channel", "current_content_type", "current_recipient", "current_role", "decoder",
         "events", "fast", "flags", "formed", "header", "last_content_delta", "last_reason", "messages", "mode", "name", "next_role",
-        "parts", "role", "started", "state", "textual", "told", "tokens", "tools",
+        "parts", "role", "started", "state", "textual", "tokens", "told", "tools",
     )  # fmt: skip
 
     def __init__(self, role: Role | None, mode: Mode, tools: frozenset[str]) -> None:

@@ -6,6 +6,7 @@ What it repaired it says with the flags of `flags.py`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -226,8 +227,8 @@ class _Reader:
             return self._bare_recipient()
         real = [name for name in found if name and not (name == Role.ASSISTANT and role is Role.ASSISTANT)] or found
         chosen = real[-1]
-        for at, name in enumerate(found):
-            if name is not chosen or name in found[at + 1 :]:
+        for name, times in Counter(found).items():
+            for _ in range(times - (name == chosen)):
                 self._flag("repeated_recipient", name)
         full = self._declared(chosen)
         if full and full != chosen:

@@ -41,7 +41,6 @@ def _begin(machine: Machine, item: Item) -> None:
 def _begin_unmarked(machine: Machine, item: Item) -> None:
     machine.begin()
     machine.started = machine.formed = False
-    machine.flags.append("missing_start")
     machine.collect(item)
 
 
@@ -52,10 +51,10 @@ def _skip(machine: Machine, item: Item) -> None:
 
 def _flag_last(machine: Machine, flag: str) -> None:
     """Between messages a flag belongs to the message before; if there is none, to the next."""
-    if machine.messages:
+    if not machine.messages:
+        _flag_once(machine, flag)
+    elif flag not in machine.messages[-1].flags:
         machine.messages[-1].flags += (flag,)
-    else:
-        machine.flags.append(flag)
 
 
 def _end(machine: Machine, item: Item) -> None:
@@ -74,7 +73,7 @@ def _begin_again(machine: Machine, item: Item) -> None:
     if _is_only_role(parts):
         text = "".join([text for _, text in parts])
         if machine.started or text:
-            machine.flags.append(f"repeated_start:{text}" if text else "repeated_start")
+            _flag_once(machine, f"repeated_start:{text}" if text else "repeated_start")
         _drop_header(machine)
         for marker, _ in parts[1:]:
             _flag_last(machine, f"extra_special:{_name(marker)}")
@@ -90,8 +89,8 @@ def _is_only_role(parts: list[Section]) -> bool:
 
 def _collect_channel(machine: Machine, item: Item) -> None:
     """Prose before a ``<|channel|>`` is a message of its own, not a header."""
-    parts = sections(machine)
-    if not machine.started and len(parts) == 1 and not is_header_text(parts[0][1]):
+    bare = not machine.started and CHANNEL not in machine.header
+    if bare and not is_header_text(sections(machine)[0][1]):
         _close_headless(machine, None, "cut")
         _begin_unmarked(machine, item)
     else:
@@ -109,7 +108,14 @@ def _begin_unknown(machine: Machine, item: Item) -> None:
 
 
 def _open(machine: Machine, item: Item) -> None:
-    _open_as(machine, read_header(sections(machine), machine.next_role, machine.tools, machine.started))
+    _open_as(machine, _read_header(machine, sections(machine)))
+
+
+def _read_header(machine: Machine, parts: list[Section]) -> ReadHeader:
+    read = read_header(parts, machine.next_role, machine.tools, machine.started)
+    if not machine.started and machine.next_role is None:
+        read.flags.insert(0, "missing_start")
+    return read
 
 
 def _open_as(machine: Machine, read: ReadHeader) -> None:
@@ -139,7 +145,7 @@ def _close_headless(machine: Machine, end: int | None, reason: str) -> None:
         _close_bare(machine, parts[0][1], end, reason)
         return
     head, content = split_headless(parts)
-    read = read_header(head, machine.next_role, machine.tools, machine.started)
+    read = _read_header(machine, head)
     read.flags.append("missing_message" if content else "truncated_header")
     _add_message(machine, read, content, end, reason)
 
@@ -153,7 +159,6 @@ def _close_bare(machine: Machine, text: str, end: int | None, reason: str) -> No
             _flag_last(machine, f"stray_text:{text}" if text else f"extra_special:{_name(end)}")
         return
     if given is None:
-        machine.flags = [flag for flag in machine.flags if flag != "missing_start"]
         _add_message(machine, ReadHeader(Header(Role.ASSISTANT), ["stray_text"]), text, end, reason)
         return
     whole: list[tuple[list[Section], str]] = [([(None, "")], text)]
@@ -173,7 +178,6 @@ def _add_message(machine: Machine, read: ReadHeader, content: str, end: int | No
 
 
 def _drop_header(machine: Machine) -> None:
-    machine.flags = [flag for flag in machine.flags if flag != "missing_start"]
     machine.next_role = None
     machine.expect_start()
 

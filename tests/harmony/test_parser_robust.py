@@ -1,6 +1,7 @@
 """The 20 patterns of malformed output: what each means, which flags it gets, and that no way of feeding changes it."""
 
 import json
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -190,6 +191,24 @@ def test_undeclared_tools() -> None:
     assert (slot.channel, slot.recipient, slot.content_type) == (F, None, "<|constrain|>functions.f")
     bare = parse(BY_ID["bare tool name on analysis"]["tokens"])[0]
     assert (bare.recipient, bare.flags) == ("execute_bash", ())
+
+
+LOOPS = ["<|start|>", "<|start|>assistant", "<|channel|>", "<|channel|>analysis", "<|message|>", "<|constrain|>", "<|end|>", "<|reserved_200013|>", " to=f", "x", "\n", "<|start|>assistant<|message|>", "<|start|>assistant<|channel|>x", "x<|end|>"]  # fmt: skip
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("before", ["", "<|channel|>final<|message|>x<|end|>"])
+def test_a_model_in_a_loop_costs_linear_time(before: str, loop: str) -> None:
+    """10 000 times the same, at once and one by one; quadratic work would take far longer."""
+    ids = ids_of(before) + ids_of(loop) * 10_000
+    begin = time.process_time()
+    whole = parse(ids)
+    parser = Parser()
+    for token in ids:
+        parser.feed((token,))
+    parser.finish()
+    assert parser.messages == whole
+    assert time.process_time() - begin < 10
 
 
 @pytest.mark.parametrize(
