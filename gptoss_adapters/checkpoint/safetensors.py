@@ -145,9 +145,9 @@ def _shard_set(root: Path, present: list[str]) -> list[str]:
         raise BadInput(what, file=root, got=", ".join(present) or None, hint="name the file, or add model.safetensors.index.json")
     ((_, last), numbered), *_ = sets.items()
     expected = range(0 if 0 in numbered else 1, int(last) + 1)
-    if stray := set(numbered) - set(expected):
-        raise BadInput(f"the shard's number exceeds the number of shards {last}", file=root / numbered[min(stray)])
-    if len(numbered) < len(expected):
-        missing = next(n for n in expected if n not in numbered)
+    if stray := [n for n in numbered if n not in expected]:
+        raise BadInput(f"the shard's number exceeds the number of shards {last}", file=root / numbered[stray[0]])
+    missing = next((n for n in expected if n not in numbered), None)
+    if missing is not None:
         raise BadInput(f"shard {missing} of {last} is missing", file=root, got=", ".join(present))
     return [numbered[n] for n in expected]
