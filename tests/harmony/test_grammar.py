@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import real_vocabulary_gguf
 import xgrammar
-from gptoss_harmony import Tool, load_vocabulary, parse
+from gptoss_harmony import LayoutError, Tool, load_vocabulary, parse
 from gptoss_harmony.chat_completions import from_messages, to_conversation, turn
 from gptoss_harmony.gbnf_numbers import integer_rule, number_rule
 from gptoss_harmony.grammar import Grammar, Turn, gbnf, structural_tag
@@ -331,6 +331,8 @@ SCHEMAS: list[tuple[Any, list[Any], list[Any]]] = [
     ({"type": "array", "maxItems": 0}, [[]], [[1]]),
     ({"type": "array", "minItems": 1}, [[1], ["a", None]], [[]]),
     ({"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}], "items": False}, [["a", 1]], [["a", "b"], ["a", 1, 2]]),
+    ({"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": [{"type": "string"}], "additionalItems": False}, [["a"]], [[1], ["a", 1]]),
+    ({"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer", "minimum": 3, "exclusiveMinimum": True}, [4], [3]),
     ({"$defs": {"node": {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}}, "required": ["next"]}}, "$ref": "#/$defs/node"},
      [{"next": None}, {"next": {"next": {"next": None}}}], [{}, {"next": 1}]),
     ({"allOf": [{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}, {"properties": {"b": {"type": "string"}}, "required": ["b"]}]},
@@ -380,6 +382,46 @@ def test_control_tokens_cannot_stand_in_strings() -> None:
 def test_what_has_no_rule_is_reported(schema: Any, note: str) -> None:
     grammar = gbnf(Turn(final={"type": "object", "properties": {"x": schema}}))
     assert len(grammar.notes) == 1 and note in grammar.notes[0]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        False,
+        3,
+        {"type": "text"},
+        {"type": "string", "minLength": 3, "maxLength": 2},
+        {"type": "string", "minLength": "3"},
+        {"type": "integer", "minimum": 2, "maximum": 1},
+        {"type": "array", "minItems": 2, "maxItems": 1},
+        {"type": "array", "prefixItems": [True], "items": False, "minItems": 2},
+        {"type": "object", "properties": {}, "required": ["a"], "additionalProperties": False},
+        {"type": "object", "properties": [1]},
+        {"type": "string", "enum": [1]},
+        {"$ref": "#/$defs/absent"},
+        {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "allOf": [{"$ref": "#/$defs/a"}]},
+    ],
+)
+def test_schemas_that_nothing_satisfies_are_refused(schema: Any) -> None:
+    with pytest.raises(LayoutError):
+        Converter().convert(schema, "it")
+
+
+@pytest.mark.backend("llama_cpp")
+def test_llama_cpp_compiles_large_counts_and_random_schemas(llama: Llama) -> None:
+    large = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "array", "items": {"type": "string", "maxLength": 1999}, "maxItems": 1999},
+            "b": {"type": "array", "minItems": 1999},
+            "c": {"type": "object", "additionalProperties": {"type": "array"}},
+        },
+    }
+    for bound in (None, 1999, 5000):
+        llama.api.llama_sampler_free(llama.sampler(gbnf(Turn(final=large), bound=bound)))
+    rng = random.Random(12)
+    for _ in range(100):
+        llama.api.llama_sampler_free(llama.sampler(gbnf(Turn(final=random_schema(rng)), bound=rng.choice([None, 3]))))
 
 
 def test_pydantic_schemas_are_enforced_whole() -> None:
