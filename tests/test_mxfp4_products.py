@@ -72,7 +72,7 @@ def test_float64_is_the_oracle_at_full_precision(backend: str) -> None:
 
 @native_only
 @pytest.mark.parametrize("precision", list(products.PRECISIONS))
-@pytest.mark.parametrize("tokens", [1, 5, 40])
+@pytest.mark.parametrize("tokens", [1, 5, 40, 700])
 def test_equal_on_every_thread_count(backend: str, precision: str, tokens: int) -> None:
     blocks, scales = weights(203, 9)
     x = activations(tokens, 9)

@@ -10,10 +10,12 @@ namespace {
 
 constexpr int64_t QK = 32, HF_BLOCK = 16;
 
-// Rows of one work item: some 100 KB of weights, enough items to balance threads, and a multiple of every tile.
-constexpr int64_t CHUNK = 64;
+// Rows of one work item: some 100 KB of weights, enough items to balance threads, and a multiple of every tile. With many
+// vectors an item is dear enough as it is, and more rows read the packed vectors less often.
+constexpr int64_t CHUNK = 64, BIG_CHUNK = 384;
+int64_t chunk(int64_t tokens) { return tokens < 48 ? CHUNK : BIG_CHUNK; }
 
-Rows part(const Rows& w, int64_t first, int64_t count = CHUNK) {
+Rows part(const Rows& w, int64_t first, int64_t count) {
     const int64_t n = std::min(count, w.rows - first);
     return {w.blocks + first * w.groups * HF_BLOCK, w.scales + first * w.groups, w.bias ? w.bias + first : nullptr, w.groups, n};
 }
@@ -66,7 +68,7 @@ class Product {
         fill(panels.data, planes.data);
         std::vector<std::pair<const Work*, int64_t>> items;
         for (const Work& w : work)
-            for (int64_t first = 0; first < w.weights.rows; first += CHUNK) items.emplace_back(&w, first);
+            for (int64_t first = 0; first < w.weights.rows; first += chunk(w.in.size())) items.emplace_back(&w, first);
         parallel(threads, int64_t(items.size()), [&](int64_t i) { multiply(*items[i].first, items[i].second, planes.data); });
     }
 
@@ -107,7 +109,7 @@ class Product {
     }
 
     void multiply(const Work& w, int64_t first, const uint8_t* planes) const {
-        Rows rows = part(w.weights, first);
+        Rows rows = part(w.weights, first, chunk(w.in.size()));
         for (size_t i = 0; i < w.odd_in.size(); ++i) k.matmul->rows_f32(rows, input(w.odd_in[i]), w.odd_out[i] + first);
         if (w.in.empty()) return;
         std::vector<float*> out;
@@ -196,8 +198,9 @@ void run_linear_bf16(const Kernels& k, const uint16_t* w, const float* bias, int
     parallel(threads, panels, [&](int64_t p) {
         k.gemm->pack(Q24, in.data() + p * panel, std::min(panel, tokens - p * panel), groups, packed.data + p * bytes);
     });
-    parallel(threads, (rows + CHUNK - 1) / CHUNK, [&](int64_t item) {
-        const int64_t first = item * CHUNK, n = std::min(CHUNK, rows - first), whole = packs ? n - n % k.gemm->row_tile : 0;
+    const int64_t step = packs ? chunk(tokens) : CHUNK;
+    parallel(threads, (rows + step - 1) / step, [&](int64_t item) {
+        const int64_t first = item * step, n = std::min(step, rows - first), whole = packs ? n - n % k.gemm->row_tile : 0;
         std::vector<float*> out;
         for (int64_t t = 0; t < tokens; ++t) out.push_back(y + t * rows + first);
         if (whole) k.gemm->rows_bf16(w + first * width, bias ? bias + first : nullptr, whole, groups, tokens, packed.data, out.data());

@@ -13,8 +13,12 @@ namespace {
 constexpr int QK = 32, HF_BLOCK = 16, SIDE = 16, TILE = 1024;  // bytes in a tile
 constexpr int64_t ROW_TILE = 2 * SIDE;
 
-// Long sums round more than short ones: tiles are added up in float32 vectors every SEGMENT blocks.
+// Blocks of weights that are decoded, and stay in the L1 cache, while all vectors are multiplied with them. The tiles' sums
+// over one segment are then added up in float32 vectors: many short sums round less than a long one.
 constexpr int64_t SEGMENT = 8;
+
+// Packed vectors that one pass over the rows multiplies: they are read again for every ROW_TILE, so they must stay in L2.
+constexpr int64_t PASS_BYTES = 5 << 18;
 
 struct alignas(64) ValueTable { uint16_t entry[256][32]; };  // codes 0..15 twice: bit 4 of an index does not matter
 
@@ -65,16 +69,17 @@ inline bool safe(const Rows& w) {
     return true;
 }
 
-// Rows `first`.. of w as [block][row][32] bfloat16.
-inline void decode(const Rows& w, int64_t first, uint8_t* out) {
+// Blocks g..g + n of rows first.. as [block][row][32] bfloat16.
+inline void decode(const Rows& w, int64_t first, int64_t g, int64_t n, uint8_t* out) {
     for (int64_t r = 0; r < ROW_TILE; ++r) {
-        const uint8_t* b = w.blocks + (first + r) * w.groups * HF_BLOCK;
-        const uint8_t* s = w.scales + (first + r) * w.groups;
-        for (int64_t g = 0; g < w.groups; ++g) {
-            __builtin_prefetch(b + g * HF_BLOCK + ROW_TILE / 4 * w.groups * HF_BLOCK);
-            const __m512i byte = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b + g * HF_BLOCK)));
+        const uint8_t* b = w.blocks + ((first + r) * w.groups + g) * HF_BLOCK;
+        const uint8_t* s = w.scales + (first + r) * w.groups + g;
+        __builtin_prefetch(b + 2 * SEGMENT * HF_BLOCK);
+        __builtin_prefetch(b + 2 * SEGMENT * HF_BLOCK + 64);
+        for (int64_t i = 0; i < n; ++i) {
+            const __m512i byte = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b + i * HF_BLOCK)));
             const __m512i index = _mm512_or_si512(byte, _mm512_slli_epi32(byte, 12));  // words: byte, byte >> 4
-            _mm512_store_si512(out + (g * ROW_TILE + r) * 64, _mm512_permutexvar_epi16(index, _mm512_load_si512(VALUES.entry[s[g]])));
+            _mm512_store_si512(out + (i * ROW_TILE + r) * 64, _mm512_permutexvar_epi16(index, _mm512_load_si512(VALUES.entry[s[i]])));
         }
     }
 }
@@ -87,14 +92,11 @@ inline void add_tile(float* sum, const float* tile) {
 }
 
 // A macro because a tile's number is part of the instruction.
-#define FLUSH_TILE(n)                        \
-    {                                        \
-        _tile_stored(n, tile, 64);           \
-        add_tile(sums + n * SIDE * SIDE, tile); \
-        _tile_zero(n);                       \
-    }
+#define FLUSH_TILE(n)           \
+    _tile_stored(n, tile, 64); \
+    add_tile(sums + n * SIDE * SIDE, tile);
 
-// sums[4][16 rows][16 tokens] += tiles 0..3 = (panel, half of the rows); the tiles are zero then.
+// sums[4][16 rows][16 tokens] += tiles 0..3 = (panel, half of the rows)
 template <int PANELS> inline void flush(float* sums) {
     alignas(64) float tile[SIDE * SIDE];
     FLUSH_TILE(0)
@@ -111,14 +113,13 @@ struct Bf16Rows {
     int64_t row_stride, block_stride;
 };
 
-template <int PANELS> void multiply(int32_t terms, const Bf16Rows& w, int64_t groups, const uint8_t* a, const uint8_t* b, float* sums) {
-    memset(sums, 0, 4 * TILE);
+template <int PANELS> void multiply(int32_t terms, const Bf16Rows& w, int64_t n, const uint8_t* a, const uint8_t* b, float* sums) {
     stores_done();
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t g = 0; g < n; ++g) {
         _tile_loadd(4, w.data + g * w.block_stride, w.row_stride);
         _tile_loadd(5, w.data + g * w.block_stride + SIDE * w.row_stride, w.row_stride);
         for (int32_t term = 0; term < terms; ++term) {
@@ -131,9 +132,11 @@ template <int PANELS> void multiply(int32_t terms, const Bf16Rows& w, int64_t gr
                 _tile_dpbf16ps(3, 5, 7);
             }
         }
-        if ((g + 1) % SEGMENT == 0 || g + 1 == groups) flush<PANELS>(sums);
     }
+    flush<PANELS>(sums);
 }
+
+int64_t sums_bytes(int64_t tokens) { return (tokens + 2 * SIDE - 1) / (2 * SIDE) * 4 * TILE; }
 
 inline void configure() {
     alignas(64) uint8_t config[64] = {1};  // palette 1; then row bytes of 8 tiles from byte 16, rows from byte 48
@@ -145,40 +148,55 @@ inline void configure() {
     _tile_loadconfig(config);
 }
 
-// y[t][0..ROW_TILE) for all tokens.
-void multiply_tile(int32_t terms, const Bf16Rows& w, int64_t groups, const float* bias, int64_t tokens, const uint8_t* packed, float* const* y, int64_t row) {
-    const int64_t panel_bytes = packed_bytes(terms, groups);
-    for (int64_t t = 0; t < tokens; t += 2 * SIDE) {
-        alignas(64) float sums[4 * SIDE * SIDE];
-        const uint8_t* a = packed + t / SIDE * panel_bytes;
-        if (t + SIDE < tokens) multiply<2>(terms, w, groups, a, a + panel_bytes, sums);
-        else multiply<1>(terms, w, groups, a, a, sums);
-        for (int64_t i = 0; i < 2 * SIDE && t + i < tokens; ++i)
-            for (int64_t r = 0; r < ROW_TILE; ++r)
-                y[t + i][row + r] = sums[(i / SIDE * 2 + r / SIDE) * SIDE * SIDE + r % SIDE * SIDE + i % SIDE] + (bias ? bias[r] : 0.0f);
+// y[t][row..row + ROW_TILE) for all tokens; `segment(g, n)` gives blocks g..g + n of those rows.
+template <typename F>
+void multiply_rows(int32_t terms, int64_t groups, int64_t tokens, const uint8_t* packed, const float* bias, float* sums, float* const* y, int64_t row, const F& segment) {
+    const int64_t panel_bytes = packed_bytes(terms, groups), pair = 2 * SIDE;
+    memset(sums, 0, sums_bytes(tokens));
+    for (int64_t g = 0; g < groups; g += SEGMENT) {
+        const int64_t n = groups - g < SEGMENT ? groups - g : SEGMENT;
+        const Bf16Rows w = segment(g, n);
+        for (int64_t t = 0; t < tokens; t += pair) {
+            const uint8_t* a = packed + t / SIDE * panel_bytes + g * terms * TILE;
+            if (t + SIDE < tokens) multiply<2>(terms, w, n, a, a + panel_bytes, sums + t / pair * TILE);
+            else multiply<1>(terms, w, n, a, a, sums + t / pair * TILE);
+        }
     }
+    for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t r = 0; r < ROW_TILE; ++r)
+            y[t][row + r] = sums[(t / SIDE * 2 + r / SIDE) * SIDE * SIDE + r % SIDE * SIDE + t % SIDE] + (bias ? bias[row + r] : 0.0f);
+}
+
+// y[t][0..rows) for all tokens, in passes; `segment(row, g, n)` gives the weights.
+template <typename F>
+void multiply_all(int32_t terms, int64_t rows, int64_t groups, int64_t tokens, const uint8_t* packed, const float* bias, float* const* y, const F& segment) {
+    const int64_t pair_bytes = 2 * packed_bytes(terms, groups), pairs = PASS_BYTES / pair_bytes, pass = (pairs ? pairs : 1) * 2 * SIDE;
+    float* sums = static_cast<float*>(aligned_alloc(64, sums_bytes(pass)));
+    configure();
+    for (int64_t t = 0; t < tokens; t += pass) {
+        const int64_t count = tokens - t < pass ? tokens - t : pass;
+        for (int64_t row = 0; row < rows; row += ROW_TILE)
+            multiply_rows(terms, groups, count, packed + t / SIDE * packed_bytes(terms, groups), bias, sums, y + t, row,
+                          [&](int64_t g, int64_t n) { return segment(row, g, n); });
+    }
+    _tile_release();
+    free(sums);
 }
 
 bool rows(int32_t terms, const Rows& w, int64_t tokens, const uint8_t* packed, float* const* y) {
     if (!safe(w)) return false;
-    uint8_t* weights = static_cast<uint8_t*>(aligned_alloc(64, w.groups * ROW_TILE * 64));
-    configure();
-    for (int64_t row = 0; row < w.rows; row += ROW_TILE) {
-        decode(w, row, weights);
-        multiply_tile(terms, {weights, 64, ROW_TILE * 64}, w.groups, w.bias ? w.bias + row : nullptr, tokens, packed, y, row);
-    }
-    _tile_release();
-    free(weights);
+    alignas(64) uint8_t weights[SEGMENT * ROW_TILE * 64];
+    multiply_all(terms, w.rows, w.groups, tokens, packed, w.bias, y, [&](int64_t row, int64_t g, int64_t n) {
+        decode(w, row, g, n, weights);
+        return Bf16Rows{weights, 64, ROW_TILE * 64};
+    });
     return true;
 }
 
 void rows_bf16(const uint16_t* w, const float* bias, int64_t n, int64_t groups, int64_t tokens, const uint8_t* packed, float* const* y) {
-    configure();
-    for (int64_t row = 0; row < n; row += ROW_TILE) {
-        const Bf16Rows tile = {reinterpret_cast<const uint8_t*>(w + row * groups * QK), groups * QK * 2, QK * 2};
-        multiply_tile(Q24, tile, groups, bias ? bias + row : nullptr, tokens, packed, y, row);
-    }
-    _tile_release();
+    multiply_all(Q24, n, groups, tokens, packed, bias, y, [&](int64_t row, int64_t g, int64_t) {
+        return Bf16Rows{reinterpret_cast<const uint8_t*>(w + (row * groups + g) * QK), groups * QK * 2, QK * 2};
+    });
 }
 
 }  // namespace
