@@ -5,7 +5,8 @@ How things map (what Harmony has no word for is decided here, once):
 - system and developer messages are the application's instructions: Harmony's system message is ours. Those at the
   start become one developer message, later ones stay where they are.
 - an assistant message is its reasoning (analysis), its content (a preamble on commentary when calls follow, else
-  final) and its calls, in that order; an empty content beside one of the others is no content. Reasoning before the last final answer is dropped, as the format document asks.
+  final) and its calls, in that order; an empty content beside one of the others is no content. Reasoning before the
+  last final answer is dropped, as the format document asks.
 - commentary without a recipient is content. Pieces of reasoning, and of content, are joined by a newline.
 - the built-in tools are offered as ``{"type": "browser"}`` and ``{"type": "python"}`` and come back as calls of
   ``browser.search`` ... and ``python`` with ``{"code": ...}``; nothing is run here.
@@ -30,6 +31,7 @@ from .openai_request import (
     head,
     joined,
     no_reasoning,
+    optional,
     response_format,
     result_message,
     text_parts,
@@ -48,9 +50,10 @@ def to_conversation(request: Mapping[str, Any], *, date: str | None = None) -> C
     Raises LayoutError, whose `where` is the path of the bad value, on anything that is not a valid text request.
     """
     messages: list[Json] = expect(request.get("messages"), list, "messages")
-    n_leading = next((i for i, m in enumerate(messages) if _role(m, i) not in _INSTRUCTING), len(messages))
+    roles = [_role(message, i) for i, message in enumerate(messages)]
+    n_leading = next((i for i, role in enumerate(roles) if role not in _INSTRUCTING), len(messages))
     texts = [joined(text_parts(m.get("content"), f"messages[{i}].content")) for i, m in enumerate(messages[:n_leading])]
-    _, section = response_format(request.get("response_format"), "response_format")
+    _, section = response_format(optional(request, "response_format", dict), "response_format")
     tools = _tools(request)
     offered = tools.only(()) if request.get("tool_choice") == "none" else tools
     body = _Body(tools)
@@ -66,7 +69,7 @@ def to_conversation(request: Mapping[str, Any], *, date: str | None = None) -> C
 def turn(request: Mapping[str, Any]) -> Turn:
     """What the model may answer to a request, for `grammar.gbnf` and `grammar.structural_tag`."""
     tools, must_call = chosen(_tools(request), request.get("tool_choice"))
-    schema, _ = response_format(request.get("response_format"), "response_format")
+    schema, _ = response_format(optional(request, "response_format", dict), "response_format")
     final: Final = None if must_call else "text" if schema is None else schema
     return Turn(tuple(tools.functions), tuple(tools.builtins), final, reasoning=_effort(request) != "none")
 
@@ -76,7 +79,8 @@ def _tools(request: Mapping[str, Any]) -> ToolTable:
 
 
 def _effort(request: Mapping[str, Any]) -> str | None:
-    value: str | None = request.get("reasoning_effort") or (request.get("reasoning") or {}).get("effort")
+    reasoning = optional(request, "reasoning", dict) or {}
+    value: str | None = optional(request, "reasoning_effort", str) or optional(reasoning, "effort", str, "reasoning")
     return value
 
 
@@ -85,7 +89,7 @@ def _role(message: Any, i: int) -> str:
 
 
 class _Body:
-    """Collects the messages after the leading instructions; `recipients` finds the tool of a tool_call_id."""
+    """Collects the messages after the leading instructions, and remembers whom each call was addressed to."""
 
     def __init__(self, tools: ToolTable) -> None:
         self.messages: list[Message] = []
@@ -108,12 +112,12 @@ class _Body:
 
     def _add_assistant(self, message: Json, parts: list[Text], where: str) -> None:
         reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
-        calls = message.get("tool_calls") or []
+        calls = optional(message, "tool_calls", list, where) or []
         if reasoning:
             self.messages.append(Message.assistant(expect(reasoning, str, f"{where}.reasoning_content"), ANALYSIS))
         if parts and (joined(parts) or not (calls or reasoning)):
             self.messages.append(Message(Role.ASSISTANT, [*parts], channel=COMMENTARY if calls else FINAL))
-        for i, call in enumerate(expect(calls, list, f"{where}.tool_calls")):
+        for i, call in enumerate(calls):
             self._add_call(call, f"{where}.tool_calls[{i}]")
 
     def _add_call(self, call: Json, where: str) -> None:
@@ -121,13 +125,13 @@ class _Body:
         name = expect(function.get("name"), str, f"{where}.function.name")
         arguments = expect(function.get("arguments"), str, f"{where}.function.arguments")
         message = self._tools.call(name, arguments)
-        self._recipient_of[call.get("id") or ""] = message.recipient or ""
+        self._recipient_of[optional(call, "id", str, where) or ""] = message.recipient or ""
         self.messages.append(message)
 
     def _tool_of(self, message: Json, where: str) -> str:
-        recipient = self._recipient_of.get(message.get("tool_call_id") or "")
-        if recipient is None and isinstance(message.get("name"), str):
-            recipient = self._tools.recipient(message["name"])
+        recipient = self._recipient_of.get(optional(message, "tool_call_id", str, where) or "")
+        if recipient is None and (name := optional(message, "name", str, where)):
+            recipient = self._tools.recipient(name)
         if recipient is None:
             raise LayoutError(f"{where}.tool_call_id", f"no call before it has this id (got {message.get('tool_call_id')!r})")
         return recipient
@@ -135,7 +139,7 @@ class _Body:
 
 def from_messages(
     messages: Iterable[Message],
-    tools: Iterable[Mapping[str, Any]] | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
     *,
     parallel: bool = True,
     finish_reason: str | None = None,
@@ -206,7 +210,7 @@ class Stream:
         self,
         model: str,
         created: int,
-        tools: Iterable[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         *,
         parallel: bool = True,
         completion_id: str | None = None,

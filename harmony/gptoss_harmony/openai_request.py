@@ -49,31 +49,29 @@ _NOBODY = frozenset({None, "assistant", "user", "all", ""})
 class ToolTable:
     """The tools of a request: `functions` under Harmony-safe names, `builtins` by namespace, names in both directions."""
 
-    def __init__(self, tools: Iterable[Mapping[str, Any]] | None = None, builtins: Iterable[str] = ()) -> None:
+    def __init__(self, tools: Sequence[Mapping[str, Any]] | None = None) -> None:
         self.functions: list[Tool] = []
-        self.builtins: dict[str, ToolNamespace] = {name: builtin_namespace(name) for name in builtins}
+        self.builtins: dict[str, ToolNamespace] = {}
         self._safe_of: dict[str, str] = {}
         self._api_of: dict[str, str] = {}
-        for i, tool in enumerate(tools or ()):
-            self._add(tool, f"tools[{i}]")
+        for i, tool in enumerate(expect(tools or [], list, "tools")):
+            self._add(expect(tool, dict, f"tools[{i}]"), f"tools[{i}]")
 
     def _add(self, tool: Mapping[str, Any], where: str) -> None:
         kind = tool.get("type", "function")
         if kind != "function":
-            builtin = _BUILTIN_OF_TYPE.get("web_search" if str(kind).startswith("web_search") else kind)
-            if builtin is None:
+            builtin = _builtin_of(str(kind))
+            if builtin not in _BUILTIN_OF_TYPE.values():
                 known = ", ".join(["function", *_BUILTIN_OF_TYPE])
                 raise LayoutError(f"{where}.type", f"unknown tool type (expected one of {known} / got {kind!r})")
             self.builtins[builtin] = builtin_namespace(builtin)
             return
-        spec = tool.get("function", tool)  # Chat Completions nests the function, Responses does not
+        spec = optional(tool, "function", dict, where) or tool  # Chat Completions nests the function, Responses does not
         name = expect(spec.get("name"), str, f"{where}.name")
         if name in self._safe_of:
             raise LayoutError(f"{where}.name", f"two tools are called {name!r}")
-        parameters = spec.get("parameters")
-        if parameters is not None:
-            expect(parameters, dict, f"{where}.parameters")
-        self.functions.append(Tool(self._reserve(name), spec.get("description") or "", parameters))
+        description = optional(spec, "description", str, where) or ""
+        self.functions.append(Tool(self._reserve(name), description, optional(spec, "parameters", dict, where)))
 
     def _reserve(self, name: str) -> str:
         base = _UNSAFE.sub("_", name) or "_"
@@ -130,6 +128,12 @@ def expect(value: Any, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
         raise LayoutError(where, f"wrong type (expected {kind.__name__} / got {type(value).__name__})")
     return value
+
+
+def optional(data: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
+    """`data[key]` or None, or a LayoutError if it is neither absent, null nor a `kind`."""
+    value = data.get(key)
+    return None if value is None else expect(value, kind, f"{where}.{key}" if where else key)
 
 
 def effort(value: str | None, where: str) -> ReasoningEffort:
@@ -197,9 +201,9 @@ def response_format(spec: Mapping[str, Any] | None, where: str) -> tuple[Json | 
         return _section("json_object", "Answer with one JSON object.", {"type": "object"})
     if kind != "json_schema":
         raise LayoutError(f"{where}.type", f"unknown format (expected text, json_object or json_schema / got {kind!r})")
-    body = spec.get("json_schema", spec)
-    schema = expect(body.get("schema", {}), dict, f"{where}.schema")
-    return _section(body.get("name") or "response", body.get("description") or "", schema)
+    body = optional(spec, "json_schema", dict, where) or spec
+    name, description = (optional(body, key, str, where) for key in ("name", "description"))
+    return _section(name or "response", description or "", expect(body.get("schema", {}), dict, f"{where}.schema"))
 
 
 def _section(name: str, description: str, schema: Json) -> tuple[Json, str]:
@@ -234,8 +238,9 @@ def chosen(table: ToolTable, choice: Any, where: str = "tool_choice") -> tuple[T
         return table, True
     kind = expect(choice, dict, where).get("type")
     if kind == "allowed_tools":
-        body = choice.get("allowed_tools", choice)
-        return table.only(_chosen_name(tool, where) for tool in body.get("tools", ())), body.get("mode") == "required"
+        body = optional(choice, "allowed_tools", dict, where) or choice
+        names = [_chosen_name(expect(tool, dict, where), where) for tool in optional(body, "tools", list, where) or ()]
+        return table.only(names), body.get("mode") == "required"
     part = table.only([_chosen_name(choice, where)])
     if not part.functions and not part.builtins:
         raise LayoutError(where, f"no such tool is declared: {_chosen_name(choice, where)!r}")
@@ -245,5 +250,10 @@ def chosen(table: ToolTable, choice: Any, where: str = "tool_choice") -> tuple[T
 def _chosen_name(choice: Mapping[str, Any], where: str) -> str:
     kind = str(choice.get("type"))
     if kind == "function":
-        return str(expect(choice.get("function", choice).get("name"), str, f"{where}.name"))
+        return str(expect((optional(choice, "function", dict, where) or choice).get("name"), str, f"{where}.name"))
+    return _builtin_of(kind)
+
+
+def _builtin_of(kind: str) -> str:
+    """The namespace that an API tool type means, or the type itself. Web search types may end in a date."""
     return _BUILTIN_OF_TYPE.get("web_search" if kind.startswith("web_search") else kind, kind)

@@ -28,6 +28,7 @@ from .openai_request import (
     head,
     joined,
     no_reasoning,
+    optional,
     response_format,
     result_message,
     text_parts,
@@ -48,15 +49,16 @@ def to_conversation(request: Mapping[str, Any], *, previous: Sequence[Json] = ()
     """
     items = [*previous, *_input(request.get("input"))]
     where = [f"previous[{i}]" for i in range(len(previous))] + [f"input[{i}]" for i in range(len(items) - len(previous))]
-    n_leading = next((i for i, item in enumerate(items) if _kind(item, where[i]) != "message" or item["role"] not in _INSTRUCTING), len(items))
+    kinds = [_kind(item, place) for item, place in zip(items, where, strict=True)]
+    n_leading = next((i for i, kind in enumerate(kinds) if kind != "message" or items[i]["role"] not in _INSTRUCTING), len(items))
     leading = [joined(text_parts(item.get("content"), f"{where[i]}.content")) for i, item in enumerate(items[:n_leading])]
     tools = ToolTable(request.get("tools"))
-    body = _Body(tools, {item["id"]: item for item in items if item.get("id") and item.get("type") != "item_reference"})
+    body = _Body(tools, {str(item.get("id")): item for item in items if item.get("type") != "item_reference"})
     for i in range(n_leading, len(items)):
         body.add(items[i], where[i])
     offered = tools.only(()) if request.get("tool_choice") == "none" else tools
     _, section = response_format(_format(request), "text.format")
-    start = head(effort(_effort(request), "reasoning.effort"), date, offered, [request.get("instructions"), *leading, section])
+    start = head(effort(_effort(request), "reasoning.effort"), date, offered, [optional(request, "instructions", str), *leading, section])
     conversation = without_finished_reasoning([*start, *body.messages])
     if _effort(request) == "none":
         conversation.messages.append(no_reasoning())
@@ -72,12 +74,12 @@ def turn(request: Mapping[str, Any]) -> Turn:
 
 
 def _effort(request: Mapping[str, Any]) -> str | None:
-    value: str | None = (request.get("reasoning") or {}).get("effort")
+    value: str | None = optional(optional(request, "reasoning", dict) or {}, "effort", str, "reasoning")
     return value
 
 
 def _format(request: Mapping[str, Any]) -> Json | None:
-    value: Json | None = (request.get("text") or {}).get("format")
+    value: Json | None = optional(optional(request, "text", dict) or {}, "format", dict, "text")
     return value
 
 
@@ -106,8 +108,8 @@ class _Body:
 
     def add(self, item: Json, where: str) -> None:
         kind = _kind(item, where)
-        if kind == "item_reference" and item.get("id") in self._by_id:
-            item = self._by_id[item["id"]]
+        if kind == "item_reference" and (found := self._by_id.get(optional(item, "id", str, where) or "")):
+            item = found
             kind = _kind(item, where)
         add = {
             "message": self._message,
@@ -149,7 +151,7 @@ class _Body:
         self.messages.append(message)
 
     def _result(self, item: Json, where: str) -> None:
-        recipient = self._recipient_of.get(item.get("call_id") or "")
+        recipient = self._recipient_of.get(optional(item, "call_id", str, where) or "")
         if recipient is None:
             raise LayoutError(f"{where}.call_id", f"no call before it has this id (got {item.get('call_id')!r})")
         self.messages.append(result_message(recipient, text_parts(item.get("output"), f"{where}.output")))
@@ -157,7 +159,7 @@ class _Body:
 
 def from_messages(
     messages: Iterable[Message],
-    tools: Iterable[Mapping[str, Any]] | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
     *,
     parallel: bool = True,
     finish_reason: str | None = None,
@@ -234,7 +236,7 @@ class Stream:
     def __init__(
         self,
         response: Json,
-        tools: Iterable[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         *,
         parallel: bool = True,
         summarise: Summarise | None = None,
