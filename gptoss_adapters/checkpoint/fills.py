@@ -166,7 +166,7 @@ class Streamed(ChunkFill):
 
 
 class Copied(Streamed):
-    """Bytes moved as they are: `nbytes` from `offset` of a file. bf16 weights are checked for NaN and Inf on the way."""
+    """Bytes moved as they are: `nbytes` from `offset` of a file. The read-back refuses bf16 weights that hold NaN or Inf."""
 
     def __init__(self, file: SourceFile, offset: int, nbytes: int, source: Source) -> None:
         super().__init__(nbytes, 1, source, [(file, offset, 1)], step=4)

@@ -71,6 +71,7 @@ int32_t plain(StreamArguments& a) {
         if (const int32_t r = read_all(a.in_fd[0], data, n, a.in_at[0] + done, &a.error)) return r;
         if (a.compare) {
             if (read_all(a.out_fd[0], written, n, at, &a.error)) return STREAM_WRITE_FAILED;
+            if (a.refuse_nonfinite_bf16 && has_nonfinite_bf16(data, n)) return STREAM_BAD_VALUE;
             if (memcmp(data, written, size_t(n)) != 0) {
                 int64_t i = 0;
                 while (data[i] == written[i]) ++i;
@@ -78,7 +79,6 @@ int32_t plain(StreamArguments& a) {
                 return STREAM_DIFFERS;
             }
         } else {
-            if (a.refuse_nonfinite_bf16 && has_nonfinite_bf16(data, n)) return STREAM_BAD_VALUE;
             if (const int32_t r = write_all(a.out_fd[0], data, n, at, &a.error)) return r;
         }
         done += n;

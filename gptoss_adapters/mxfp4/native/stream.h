@@ -23,7 +23,7 @@ struct StreamArguments {
     int32_t compare;     // read the outputs back and compare instead of writing them
     int32_t out_fd[2];
     int64_t out_at[2];
-    int32_t refuse_nonfinite_bf16;
+    int32_t refuse_nonfinite_bf16;  // looked for when comparing, where it costs no pass of its own
     int32_t error;
     int32_t output;
     int32_t padding;
