@@ -42,16 +42,12 @@ TREE=$SRC/llama_cpp_python-$VERSION
 
 # gcc 12's _tile_loadconfig reads 8 of the 64 bytes it is given, so the rest of ggml's AMX tile configuration is optimised
 # away and the first Q8_0 product kills the process (ggml-org/llama.cpp#26954): the same instruction, with the right size.
-cat > "$BUILD/amx.h" <<'END'
-#if defined(__AMX_TILE__) && defined(__GNUC__) && !defined(__clang__)
-#include <immintrin.h>
-#define _tile_loadconfig(p) __asm__ volatile("ldtilecfg %0" ::"m"(*(const char(*)[64])(p)))
-#endif
-END
+sed -i.orig 's/_tile_loadconfig(&tc);/__asm__ volatile("ldtilecfg %0" :: "m"(tc));/' \
+    "$TREE/vendor/llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp"
 
 cmake -S "$TREE/vendor/llama.cpp" -B "$BUILD" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
     -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON -DCMAKE_INSTALL_RPATH='$ORIGIN' \
-    -DCMAKE_CXX_FLAGS="-include $BUILD/amx.h" -DGGML_NATIVE=ON -DGGML_LLAMAFILE=OFF \
+    -DGGML_NATIVE=ON -DGGML_LLAMAFILE=OFF \
     -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
     -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_CURL=OFF > "$BUILD/cmake.log"
 ninja -C "$BUILD" -j2 llama > "$BUILD/ninja.log" || { tail -20 "$BUILD/ninja.log"; exit 1; }

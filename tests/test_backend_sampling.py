@@ -13,7 +13,7 @@ LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32))
 
 def kept(**request: float) -> dict[int, float]:
     ids, p = Sampler(Request([0], temperature=request.pop("temperature", 1.0), **request)).distribution(LOGITS)  # type: ignore[arg-type]
-    return {int(i): round(float(v), 6) for i, v in zip(ids, p, strict=True)}
+    return {int(i): round(float(v), 6) for v, i in sorted(zip(p, ids, strict=True), reverse=True)}
 
 
 def test_log_softmax_is_exact_for_large_and_excluded_logits() -> None:
@@ -41,6 +41,20 @@ def test_temperature_comes_before_the_filters() -> None:
     root = np.sqrt([0.4, 0.25, 0.2, 0.1, 0.05])
     assert np.allclose(list(hot.values()), root / root.sum(), atol=1e-6)
     assert list(kept(temperature=0.5, min_p=0.5)) == [1]  # 0.4^2 : 0.25^2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_filters_against_a_full_sort(seed: int) -> None:
+    random = np.random.RandomState(seed)
+    logits = (random.standard_normal(300) * random.choice([0.1, 1, 5])).astype(np.float32)
+    k, top_p, min_p = int(random.choice([0, 1, 7, 300, 500])), float(random.choice([1, 0.99, 0.5, 0.01])), float(random.choice([0, 0.01, 0.9]))
+    ids, p = Sampler(Request([0], temperature=0.8, top_k=k, top_p=top_p, min_p=min_p)).distribution(logits)
+    whole = np.exp(log_softmax(logits.astype(np.float64) / 0.8))
+    order = np.argsort(-whole, kind="stable")[: k or None]
+    mass = whole[order].cumsum() / whole[order].sum()
+    order = order[: 1 + int((mass < top_p).sum())] if top_p < 1 else order
+    order = order[whole[order] >= min_p * whole.max()]
+    assert sorted(ids) == sorted(order) and np.array_equal(p, whole[ids])
 
 
 def test_frequencies_follow_the_probabilities() -> None:

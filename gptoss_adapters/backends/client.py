@@ -7,6 +7,7 @@ starts a new child.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -203,6 +204,7 @@ class Backend:
             line = message["line"]
             if op == "open":
                 child, self._child = self._child, None
+                child.wait()  # it ends by itself, its log complete
                 child.end()
                 line = f"{line} ({child.complaint})" if child.complaint else line
             raise self._error(message["error"], line)
@@ -252,6 +254,11 @@ class _Child:
             folder = Path(package.__path__[0]).resolve()
             (Path(self._lent.name) / folder.name).symlink_to(folder)
         return self._lent.name
+
+    def wait(self) -> None:
+        """Give the process 5 s to end in order."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
 
     def end(self, kill: bool = False) -> int:
         """Close the conversation, wait for the process (kill it after 5 s, or at once); returns its exit code."""

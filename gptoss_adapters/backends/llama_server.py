@@ -80,7 +80,7 @@ class LlamaServer(Engine):
                 return
             answer = self._complete(tokens, request, n_predict=1, seed=(request.seed + step) % 2**32)
             for ident in answer["tokens"]:
-                yield self._token(tokens, ident, request.logprobs)
+                yield self._token(tokens, ident, request.logprobs, answer.get("completion_probabilities", []))
                 tokens.append(ident)
             if answer["stop_type"] == "eos":
                 return
@@ -89,7 +89,7 @@ class LlamaServer(Engine):
         answer = self._complete(request.tokens, request, n_predict=request.max_tokens, seed=request.seed)
         tokens = list(request.tokens)
         for ident in answer["tokens"]:
-            yield self._token(tokens, ident, request.logprobs)
+            yield self._token(tokens, ident, request.logprobs, [])
             tokens.append(ident)
 
     def _complete(self, tokens: Sequence[int], request: Request, n_predict: int, seed: int) -> dict[str, Any]:
@@ -97,17 +97,20 @@ class LlamaServer(Engine):
             "prompt": list(tokens), "n_predict": n_predict, "return_tokens": True, "cache_prompt": True, "seed": seed,
             "samplers": ["temperature", "top_k", "top_p", "min_p"], "temperature": request.temperature,
             "top_k": request.top_k, "top_p": request.top_p, "min_p": request.min_p,
+            "n_probs": 0 if request.logprobs is None or request.grammar else max(request.logprobs, 1),
         }  # fmt: skip
         return self._http.post("/completion", body | ({"grammar": request.grammar} if request.grammar else {}))
 
-    def _token(self, before: Sequence[int], ident: int, logprobs: int | None) -> Token:
+    def _token(self, before: Sequence[int], ident: int, logprobs: int | None, reported: list[dict[str, Any]]) -> Token:
+        """`reported`: the answer's own probabilities; empty where the server has none, or none that can be trusted."""
         if logprobs is None:
             return Token(ident)
-        best = self._probabilities(before, self.info.vocab_size if logprobs == 0 else max(logprobs, 1))
-        own = dict(best).get(ident)
-        if own is None:  # outside the k best
-            own = dict(self._probabilities(before, self.info.vocab_size))[ident]
-        return Token(ident, own, tuple(best[:logprobs]))
+        if reported:
+            return Token(ident, reported[0]["logprob"], tuple(_pairs(reported[0])[:logprobs]))
+        k = max(logprobs, 64)
+        while ident not in dict(best := self._probabilities(before, k)):
+            k = min(16 * k, self.info.vocab_size)
+        return Token(ident, dict(best)[ident], tuple(best[:logprobs]))
 
     def _probabilities(self, tokens: Sequence[int], k: int) -> list[tuple[int, float]]:
         """The k best (id, logprob) after `tokens`. The answered token is forced to a printable one: for a token that ends
@@ -115,7 +118,7 @@ class LlamaServer(Engine):
         body = {"prompt": list(tokens), "n_predict": 1, "temperature": 0, "n_probs": k, "cache_prompt": True,
                 "logit_bias": [[self._printable, _FORCE]]}  # fmt: skip
         answer = self._http.post("/completion", body)
-        return [(entry["id"], entry["logprob"]) for entry in answer["completion_probabilities"][0]["top_logprobs"]]
+        return _pairs(answer["completion_probabilities"][0])
 
     def _stop_ids(self) -> tuple[int, ...]:
         """llama.cpp ends a generation at the tokens with these texts; in a vocabulary without them, at its eos."""
@@ -131,12 +134,15 @@ class LlamaServer(Engine):
         raise BackendFailed("the vocabulary has no printable token among its first 256")
 
 
+def _pairs(entry: dict[str, Any]) -> list[tuple[int, float]]:
+    return [(best["id"], best["logprob"]) for best in entry["top_logprobs"]]
+
+
 class _Http:
-    """JSON over one kept connection to the server."""
+    """JSON to the server, one connection per request: it closes idle ones after some seconds."""
 
     def __init__(self, address: str, key: str) -> None:
-        parts = urllib.parse.urlsplit(address)
-        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+        self._at = urllib.parse.urlsplit(address)
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
     def get(self, path: str) -> dict[str, Any]:
@@ -146,9 +152,13 @@ class _Http:
         return self._ask("POST", path, json.dumps(body))
 
     def _ask(self, method: str, path: str, body: str | None) -> dict[str, Any]:
-        self._connection.request(method, path, body, self._headers)
-        response = self._connection.getresponse()
-        answer: dict[str, Any] = json.loads(response.read())
+        connection = http.client.HTTPConnection(self._at.hostname or "", self._at.port)
+        try:
+            connection.request(method, path, body, self._headers)
+            response = connection.getresponse()
+            answer: dict[str, Any] = json.loads(response.read())
+        finally:
+            connection.close()
         if "error" in answer:
             wrong = UsageError if response.status == 400 else BackendFailed
             raise wrong(f"llama-server says: {answer['error']['message']}")

@@ -45,20 +45,21 @@ class Sampler:
         return int(ids[min(at, len(ids) - 1)])
 
     def distribution(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids by falling probability and their (not renormalised) probabilities after temperature and filters."""
+        """The ids that temperature and filters leave, and their (not renormalised) probabilities."""
         r = self._request
         p = np.exp(log_softmax(logits.astype(np.float64) / r.temperature))
-        ids = np.argsort(-p, kind="stable")
-        p = p[ids]
-        keep = int(np.count_nonzero(p))
-        if r.top_k:
-            keep = min(keep, r.top_k)
+        ids = np.arange(len(p))
+        if 0 < r.top_k < len(p):
+            ids = np.argpartition(-p, r.top_k - 1)[: r.top_k]
         if r.top_p < 1:
-            mass = np.cumsum(p[:keep]) / p[:keep].sum()
-            keep = min(keep, int(np.searchsorted(mass, r.top_p)) + 1)
+            whole = p[ids].sum()
+            # The ids below this bound weigh less, all together, than the tail that is cut off: they need no sorting.
+            ids = ids[p[ids] >= (1 - r.top_p) * whole / len(ids)]
+            ids = ids[np.lexsort((ids, -p[ids]))]
+            ids = ids[: int(np.searchsorted(np.cumsum(p[ids]), r.top_p * whole)) + 1]
         if r.min_p:
-            keep = min(keep, int(np.count_nonzero(p[:keep] >= r.min_p * p[0])))
-        return ids[:keep], p[:keep]
+            ids = ids[p[ids] >= r.min_p * p.max()]
+        return ids, p[ids]
 
     def token(self, chosen: int, logits: np.ndarray) -> Token:
         """The Token for `chosen` with the log-probabilities that the request asks for."""

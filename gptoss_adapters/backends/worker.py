@@ -46,6 +46,8 @@ class Worker:
                 self._channel.send({"error": type(error).__name__, "line": str(error)})
             except Exception as error:  # whatever an engine throws becomes one line in the parent
                 self._channel.send({"error": "BackendFailed", "line": f"{type(error).__name__}: {error}"})
+            if self._engine is None:
+                return  # nothing to serve; end in order, so that the engine's log is complete
 
     def _listen(self) -> None:
         """Reads on while the engine computes, so that a cancel and the parent's end are seen at once."""
