@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from .events import Delta, Event, MessageEnd, MessageStart
@@ -41,8 +41,12 @@ class Item:
 
     kind: Kind
     name: str = ""
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
     complete: bool = False
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
 
 
 class FirstJson:
@@ -158,7 +162,7 @@ class Reader:
     def _grow(self, text: str) -> str:
         if self.current is None:
             return ""
-        self.current.text += text
+        self.current.pieces.append(text)
         return text
 
     def feed(self, events: Iterable[Event], truncated: bool) -> Iterator[tuple[Step, Item, str]]:
