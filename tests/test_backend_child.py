@@ -100,10 +100,10 @@ def test_big_arrays_and_no_descriptor_leaks() -> None:
 
 
 def test_two_backends_compute_at_the_same_time() -> None:
-    with fake(delay=1.0) as one, fake(delay=1.0) as two, ThreadPoolExecutor() as pool:
+    with fake(delay=2.0) as one, fake(delay=2.0) as two, ThreadPoolExecutor() as pool:
         begin = time.monotonic()
         results = list(pool.map(lambda backend: backend.logits([1, 2]).sum(), (one, two)))
-        assert results == [10.0, 10.0] and time.monotonic() - begin < 1.9
+        assert results == [10.0, 10.0] and time.monotonic() - begin < 3.8
 
 
 def test_threads_take_turns_on_one_backend() -> None:
