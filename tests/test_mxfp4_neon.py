@@ -1,0 +1,60 @@
+"""The NEON kernels, cross-compiled and run under qemu-user: correctness only. Needs g++-aarch64-linux-gnu and qemu-user."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gptoss_adapters.mxfp4 import oracle
+
+pytestmark = pytest.mark.slow
+NATIVE = Path(__file__).parents[1] / "gptoss_adapters" / "mxfp4" / "native"
+FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-static", "-pthread"]
+BOUND = (1e-6, 5e-2, 1e-4, 1e-6)  # f32, q8, q16, q24
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("neon")
+    compiler = "aarch64-linux-gnu-g++"
+    objects = []
+    for isa, march in (("portable", "armv8-a"), ("neon", "armv8.2-a+dotprod")):
+        for source in ("codec", "matmul"):
+            out = folder / f"{source}_{isa}.o"
+            subprocess.run([compiler, *FLAGS, f"-march={march}", f"-DMXFP4_ISA={isa}", "-c", str(NATIVE / f"{source}.cpp"), "-o", str(out)], check=True)
+            objects.append(str(out))
+    rest = [str(path) for path in NATIVE.glob("*.cpp") if path.stem not in ("codec", "matmul", "gemm_amx")]
+    main = Path(__file__).with_name("mxfp4_neon_main.cpp")
+    command = [compiler, *FLAGS, "-DMXFP4_HAS_portable", "-DMXFP4_HAS_neon", *rest, str(main), *objects, "-o", str(folder / "run")]
+    subprocess.run(command, check=True)
+    return folder / "run"
+
+
+@pytest.mark.parametrize("isa", ["neon", "portable"])
+@pytest.mark.parametrize(("rows", "groups", "tokens"), [(5, 1, 1), (70, 3, 2), (33, 6, 7), (64, 90, 4)])
+def test_every_kernel(program: Path, isa: str, rows: int, groups: int, tokens: int) -> None:
+    rng = np.random.default_rng(0)
+    blocks, scales = rng.integers(0, 256, (rows, groups, 16), np.uint8), rng.integers(112, 130, (rows, groups)).astype(np.uint8)
+    x = rng.standard_normal((tokens, groups * 32)).astype(np.float32)
+    x[:, ::97] *= 30
+    request = np.array([rows, groups, tokens], np.int64).tobytes() + blocks.tobytes() + scales.tobytes() + x.tobytes()
+    answer = subprocess.run(["qemu-aarch64", str(program), isa], input=request, capture_output=True, check=True, timeout=300).stdout
+    ggml, values, *products = split(answer, rows * groups * 17, rows * groups * 128, *[tokens * rows * 4] * 4)
+    assert ggml == oracle.hf_to_ggml(blocks, scales).tobytes()
+    assert values == oracle.decode(blocks, scales).tobytes()
+    truth = x.astype(np.float64) @ oracle.decode(blocks, scales).astype(np.float64).T
+    for product, bound in zip(products, BOUND, strict=True):
+        y = np.frombuffer(product, np.float32).reshape(tokens, rows)
+        assert np.sqrt(((y - truth) ** 2).mean() / (truth**2).mean()) <= bound
+
+
+def split(data: bytes, *sizes: int) -> list[bytes]:
+    pieces = []
+    for size in sizes:
+        pieces.append(data[:size])
+        data = data[size:]
+    assert not data
+    return pieces
