@@ -26,7 +26,7 @@ bench: $(VENV)/.test  ## every benchmark, side by side with its peers; JSON unde
 native:  ## build the MXFP4 kernels in place, for development from a checkout
 	cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null
 	cmake --build build/native -j2
-	cp build/native/_mxfp4.so gptoss_adapters/mxfp4/_mxfp4.so
+	cp --remove-destination build/native/_mxfp4.so gptoss_adapters/mxfp4/_mxfp4.so  # running programs keep the old one
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

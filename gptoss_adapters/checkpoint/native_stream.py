@@ -56,9 +56,9 @@ def stream(
 
 
 def scratch_bytes(chunk: int, groups: int, outputs: int) -> int:
-    """Plain: a chunk and its read-back. Repacked: blocks, scales and, per output, a round and what is held back."""
+    """Plain: a round of one chunk and two held back. Repacked: blocks, scales and, per output, a round and two chunks held back."""
     rows = max(chunk // (groups * 17), 1) if groups else 0
-    return rows * outputs * groups * (16 + 1 + 17) + 2 * chunk
+    return rows * outputs * groups * (16 + 1 + 17) + (2 * outputs + 1) * chunk
 
 
 def _scratch(nbytes: int) -> int:

@@ -24,7 +24,6 @@ int32_t read_all(int fd, uint8_t* to, int64_t n, int64_t at, int32_t* error) {
 }
 
 int32_t write_all(int fd, const uint8_t* from, int64_t n, int64_t at, int32_t* error) {
-    const std::lock_guard<std::mutex> alone(writing);
     while (n > 0) {
         const ssize_t put = pwrite(fd, from, size_t(n), at);
         if (put < 0 && errno == EINTR) continue;
@@ -44,42 +43,56 @@ bool has_nonfinite_bf16(const uint8_t* bytes, int64_t n) {
     return any;
 }
 
-// One output's bytes on their way: rows are appended, and leave in pieces that end on a multiple of the chunk, which the page cache
-// takes as few large folios.
+// One output's bytes on their way: they are appended, and leave in pieces that end on a multiple of the chunk, which the page cache
+// takes as few large folios. While another thread writes, up to two chunks wait here rather than the thread.
 struct Outlet {
     int fd;
     int64_t at;  // where `buffer` goes
     uint8_t* buffer;
     int64_t held;
 
-    int32_t flush(int64_t chunk, bool all, int32_t* error) {
-        const int64_t end = all ? at + held : (at + held) & ~(chunk - 1);
+    uint8_t* room() { return buffer + held; }
+
+    int32_t add(int64_t n, int64_t chunk, bool last, int32_t* error) {
+        held += n;
+        const int64_t end = last ? at + held : (at + held) & ~(chunk - 1);
         if (end <= at) return STREAM_DONE;
-        const int64_t n = end - at;
-        if (const int32_t r = write_all(fd, buffer, n, at, error)) return r;
-        memmove(buffer, buffer + n, size_t(held - n));
-        at = end, held -= n;
+        std::unique_lock<std::mutex> alone(writing, std::defer_lock);
+        if (last || held >= 2 * chunk) alone.lock();
+        else if (!alone.try_lock()) return STREAM_DONE;
+        const int64_t ready = end - at;
+        if (const int32_t r = write_all(fd, buffer, ready, at, error)) return r;
+        alone.unlock();
+        memmove(buffer, buffer + ready, size_t(held - ready));
+        at = end, held -= ready;
         return STREAM_DONE;
     }
 };
 
-int32_t plain(StreamArguments& a) {
+int32_t copied(StreamArguments& a) {
+    Outlet out{a.out_fd[0], a.out_at[0], a.scratch, 0};
+    for (int64_t done = 0; done < a.rows;) {
+        const int64_t to_edge = a.chunk - ((a.out_at[0] + done) & (a.chunk - 1));
+        const int64_t n = to_edge < a.rows - done ? to_edge : a.rows - done;
+        if (const int32_t r = read_all(a.in_fd[0], out.room(), n, a.in_at[0] + done, &a.error)) return r;
+        done += n;
+        if (const int32_t r = out.add(n, a.chunk, done == a.rows, &a.error)) return r;
+    }
+    return STREAM_DONE;
+}
+
+int32_t compared(StreamArguments& a) {
     uint8_t *data = a.scratch, *written = a.scratch + a.chunk;
     for (int64_t done = 0; done < a.rows;) {
-        const int64_t at = a.out_at[0] + done, to_edge = a.chunk - (at & (a.chunk - 1));
-        const int64_t n = to_edge < a.rows - done ? to_edge : a.rows - done;
+        const int64_t n = a.chunk < a.rows - done ? a.chunk : a.rows - done;
         if (const int32_t r = read_all(a.in_fd[0], data, n, a.in_at[0] + done, &a.error)) return r;
-        if (a.compare) {
-            if (read_all(a.out_fd[0], written, n, at, &a.error)) return STREAM_WRITE_FAILED;
-            if (a.refuse_nonfinite_bf16 && has_nonfinite_bf16(data, n)) return STREAM_BAD_VALUE;
-            if (memcmp(data, written, size_t(n)) != 0) {
-                int64_t i = 0;
-                while (data[i] == written[i]) ++i;
-                a.at = done + i;
-                return STREAM_DIFFERS;
-            }
-        } else {
-            if (const int32_t r = write_all(a.out_fd[0], data, n, at, &a.error)) return r;
+        if (read_all(a.out_fd[0], written, n, a.out_at[0] + done, &a.error)) return STREAM_WRITE_FAILED;
+        if (a.refuse_nonfinite_bf16 && has_nonfinite_bf16(data, n)) return STREAM_BAD_VALUE;
+        if (memcmp(data, written, size_t(n)) != 0) {
+            int64_t i = 0;
+            while (data[i] == written[i]) ++i;
+            a.at = done + i;
+            return STREAM_DIFFERS;
         }
         done += n;
     }
@@ -95,7 +108,7 @@ int32_t repacked(const CodecKernels& codec, StreamArguments& a) {
     uint8_t* scales = blocks + step * a.outputs * row_in;
     uint8_t* buffers = scales + step * a.outputs * a.groups;
     Outlet outlet[2];
-    for (int k = 0; k < a.outputs; ++k) outlet[k] = {a.out_fd[k], a.out_at[k], buffers + k * (step * row_out + a.chunk), 0};
+    for (int k = 0; k < a.outputs; ++k) outlet[k] = {a.out_fd[k], a.out_at[k], buffers + k * (step * row_out + 2 * a.chunk), 0};
     for (int64_t row = 0; row < a.rows; row += step) {
         const int64_t n = step < a.rows - row ? step : a.rows - row, taken = n * a.outputs, first = row * a.outputs;
         if (const int32_t r = read_all(a.in_fd[0], blocks, taken * row_in, a.in_at[0] + first * row_in, &a.error)) return r;
@@ -112,9 +125,8 @@ int32_t repacked(const CodecKernels& codec, StreamArguments& a) {
                 a.at = row * row_out + block * GGML_BYTES;
                 return STREAM_DIFFERS;
             }
-            codec.hf_to_ggml(b, s, n, a.groups, a.outputs, out.buffer + out.held);
-            out.held += n * row_out;
-            if (const int32_t r = out.flush(a.chunk, row + n == a.rows, &a.error)) return r;
+            codec.hf_to_ggml(b, s, n, a.groups, a.outputs, out.room());
+            if (const int32_t r = out.add(n * row_out, a.chunk, row + n == a.rows, &a.error)) return r;
         }
     }
     return STREAM_DONE;
@@ -122,4 +134,7 @@ int32_t repacked(const CodecKernels& codec, StreamArguments& a) {
 
 }  // namespace
 
-int32_t run_stream(const CodecKernels& codec, StreamArguments& a) { return a.groups ? repacked(codec, a) : plain(a); }
+int32_t run_stream(const CodecKernels& codec, StreamArguments& a) {
+    if (a.groups) return repacked(codec, a);
+    return a.compare ? compared(a) : copied(a);
+}
