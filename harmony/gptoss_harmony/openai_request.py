@@ -234,17 +234,17 @@ def chosen(table: ToolTable, choice: Any, where: str = "tool_choice") -> tuple[T
         return table, False
     if choice == "none":
         return table.only(()), False
-    if choice == "required":
-        return table, True
-    kind = expect(choice, dict, where).get("type")
-    if kind == "allowed_tools":
+    part, names, must_call = table, None, True
+    if choice != "required":
+        kind = expect(choice, dict, where).get("type")
         body = optional(choice, "allowed_tools", dict, where) or choice
-        names = [_chosen_name(expect(tool, dict, where), where) for tool in optional(body, "tools", list, where) or ()]
-        return table.only(names), body.get("mode") == "required"
-    part = table.only([_chosen_name(choice, where)])
-    if not part.functions and not part.builtins:
-        raise LayoutError(where, f"no such tool is declared: {_chosen_name(choice, where)!r}")
-    return part, True
+        must_call = kind != "allowed_tools" or body.get("mode") == "required"
+        tools = optional(body, "tools", list, where) or () if kind == "allowed_tools" else [choice]
+        names = [_chosen_name(expect(tool, dict, where), where) for tool in tools]
+        part = table.only(names)
+    if must_call and not (part.functions or part.builtins):
+        raise LayoutError(where, f"no tool to call (expected one of the declared tools / got {choice if names is None else names!r})")
+    return part, must_call
 
 
 def _chosen_name(choice: Mapping[str, Any], where: str) -> str:

@@ -208,8 +208,10 @@ def test_tool_choice() -> None:
     subset = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "other"}}]}}
     assert allowed(subset) == (["other"], (), "text")
     assert len(to_conversation(request | {"tool_choice": "none"}).messages) == 2  # no developer message: no tools offered
-    with pytest.raises(LayoutError, match="no such tool"):
+    with pytest.raises(LayoutError, match="no tool to call"):
         allowed({"type": "function", "function": {"name": "absent"}})
+    with pytest.raises(LayoutError, match="no tool to call"):
+        turn({"messages": [], "tool_choice": "required"})
 
 
 def test_response_format_is_the_last_section_of_the_instructions() -> None:

@@ -474,7 +474,7 @@ def random_schema(rng: random.Random, depth: int = 3) -> Any:
     if kind == "array":
         least = rng.randrange(3)
         return {"type": "array", "items": inner[0], **rng.choice([{}, {"minItems": least}, {"minItems": least, "maxItems": least + 2}])}
-    names = rng.sample(["a", "ab", "b c", 'q"', "é", "", "x|y", "<|end|>"], len(inner))
+    names = rng.sample(["a", "ab", "b c", 'q"', "é", "", "x|y", "<|end|>", "a-b", "x]y[", "^", "\\"], len(inner))
     fields = {"type": "object", "properties": dict(zip(names, inner, strict=True)), "required": rng.sample(names, rng.randrange(len(names) + 1))}
     more = rng.choice([{}, {"additionalProperties": False}, {"additionalProperties": {"type": "integer"}}])
     return {"allOf": [fields, {"title": "t"}]} if kind == "allOf" else fields | more
@@ -502,7 +502,7 @@ def generate(schema: Any, bound: int, rng: random.Random) -> str:
 
 def test_whatever_a_random_schemas_grammar_makes_is_valid() -> None:
     rng = random.Random(11)
-    for _ in range(120):
+    for _ in range(150):
         schema = random_schema(rng)
         converter = Converter(5)
         converter.convert(schema, "it")
