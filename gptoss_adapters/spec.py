@@ -114,7 +114,7 @@ class GptOssConfig:
 
         for name in _POSITIVE_INTS:
             value = getattr(self, name)
-            need(isinstance(value, int) and not isinstance(value, bool) and value > 0, name, "must be a positive integer", value)
+            need(isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31, name, "must be a positive integer", value)
         need(self.num_hidden_layers <= MAX_LAYERS, "num_hidden_layers", f"exceeds {MAX_LAYERS}", self.num_hidden_layers)
         need(self.num_experts <= MAX_EXPERTS, "num_experts", f"exceeds {MAX_EXPERTS}", self.num_experts)
         for name in _POSITIVE_FLOATS:
@@ -256,13 +256,14 @@ class GptOssConfig:
                 raise BadInput(f"metadata key {arch}.{key} is missing", file=file, hint="llama.cpp does not load such a file")
         take = _Taker({key: _shortest(value) for key, value in own.items()}, file)
         heads, context = take.integer("attention.head_count"), take.integer("context_length")
-        defaults = {"attention.head_count_kv": heads, "attention.key_length": take.integer("embedding_length") // max(heads, 1),
+        usual_head = take.integer("embedding_length") // max(heads, 1)
+        defaults = {"attention.head_count_kv": heads, "attention.key_length": usual_head,
                     "rope.freq_base": 10000.0, "rope.scaling.original_context_length": context}  # fmt: skip
         values = {ours: take(theirs, defaults.get(theirs)) for ours, theirs in _GGUF.items()}
         layers = take.integer("block_count")
-        for key in ("attention.value_length", "rope.dimension_count"):
-            if take.integer(key, values["head_dim"]) != values["head_dim"]:
-                raise BadInput(f"metadata key {arch}.{key} differs from the head dimension", file=file, expected=values["head_dim"], got=own[key])
+        for key, usual in (("attention.value_length", usual_head), ("rope.dimension_count", values["head_dim"])):
+            if (got := take.integer(key, usual)) != values["head_dim"]:
+                raise BadInput(f"metadata key {arch}.{key} differs from the head dimension", file=file, expected=values["head_dim"], got=got)
         if own.get("rope.scaling.type", "none") not in ("yarn", "none") or ("rope.scaling.factor" in own and "rope.scaling.type" not in own):
             raise BadInput(f"metadata key {arch}.rope.scaling.type is not one of gpt-oss", file=file, expected="yarn", got=own.get("rope.scaling.type"))
         factor = take.number("rope.scaling.factor", 1.0) if own.get("rope.scaling.type") == "yarn" else 1.0
@@ -393,7 +394,7 @@ class _Taker:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) >= 2**1023
 
 
 def _plain(value: Any) -> Any:

@@ -88,7 +88,7 @@ def test_what_llama_cpp_rejects_we_reject(tmp_path: Path) -> None:
     assert sum(s != "accepts" for s in said) >= 40, dict(zip(CASES, said, strict=True))
 
 
-REQUIRED = ["context_length", "attention.sliding_window", "expert_feed_forward_length", "attention.layer_norm_rms_epsilon", "attention.key_length", "expert_used_count", "block_count"]
+REQUIRED = ["context_length", "attention.sliding_window", "expert_feed_forward_length", "attention.layer_norm_rms_epsilon", "attention.key_length", "attention.value_length", "expert_used_count", "block_count"]
 
 
 @pytest.mark.backend("llama_server")

@@ -162,7 +162,7 @@ class _Cursor:
         try:
             for _ in range(count):
                 offset += 8 + read(data, offset)[0]
-        except struct.error:
+        except (struct.error, OverflowError):
             raise self.fail(f"a string of {self.where} runs past the end of the file") from None
         self.take(offset - begin)
         return StringArray(self.path, self.buffer, begin, count)
