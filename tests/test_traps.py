@@ -167,3 +167,16 @@ def test_no_vocabulary(tmp_path: Path) -> None:
     keys = gguf.GGUFReader(out).fields
     assert keys["tokenizer.ggml.model"].contents() == "no_vocab" and keys["gpt-oss.vocab_size"].contents() == 512
     assert "tokenizer.ggml.tokens" not in keys
+
+
+def test_f16_refuses_weights_beyond_its_range(tmp_path: Path) -> None:
+    name = "model.layers.3.self_attn.o_proj.weight"
+
+    def change(t: dict[str, Any]) -> None:
+        dtype, shape, data = t[name]
+        t[name] = (dtype, shape, data[:-2] + b"\x80\x47")  # 65536
+
+    folder = with_tensors(copy(tmp_path / "c"), change)
+    with pytest.raises(BadInput, match=rf"{name}: values beyond the range of float16 \(got 65536"):
+        convert(folder, tmp_path / "out.gguf", GgufOptions(dense="f16"))
+    convert(folder, tmp_path / "out.gguf")

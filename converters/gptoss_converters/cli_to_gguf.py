@@ -65,10 +65,14 @@ def to_gguf(
     """
     from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.checkpoint.writer import write
+    from gptoss_converters.gguf_metadata import title
     from gptoss_converters.to_gguf import GgufOptions, plan_gguf
 
     out = Output(as_json)
-    hashes = sha256 if sha256 is not None else not Path(path).exists()
+    on_hub = not Path(path).exists()
+    hashes = on_hub if sha256 is None else sha256
+    if on_hub and name is None:  # the folder that a download lands in is named by a hash
+        name = title(path.rpartition("/")[2])
     options = GgufOptions(dense and dense.value, experts and experts.value, tokenizer, name, parse_size(split_max_size), hashes, allow_lossy)
     made = plan_gguf(open_checkpoint(path, revision=revision), output, options)
     for notice in made.notices:

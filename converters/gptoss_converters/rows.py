@@ -57,15 +57,17 @@ class DenseRows:
         return rows
 
 
+_kept = threading.local()  # the expert that each thread is at: one at a time, whatever the number of tensors
+
+
 class SwappedRows:
-    """Rows of [E, out, in] that is stored as [E, in, out]: each thread keeps the expert it is at."""
+    """Rows of [E, out, in] that is stored as [E, in, out]; an expert is read whole and kept until another one is asked for."""
 
     def __init__(self, file: SourceFile, source: Source, start: int = 0, stride: int = 1) -> None:
         self.file, self.source, self.start, self.stride = file, source, start, stride
         experts, self.width, self.out = source.shape
         self.per_expert = self.out // stride
         self.count = experts * self.per_expert
-        self._kept = threading.local()
 
     def read(self, begin: int, end: int) -> Values:
         result = np.empty((end - begin, self.width), DENSE[self.source.dtype])
@@ -79,12 +81,13 @@ class SwappedRows:
         return result
 
     def _expert(self, number: int) -> Values:
-        if getattr(self._kept, "number", None) != number:
-            dtype = DENSE[self.source.dtype]
-            nbytes = self.width * self.out * dtype.itemsize
-            self._kept.matrix = self.file.read(self.source.offset + number * nbytes, nbytes).view(dtype).reshape(self.width, self.out)
-            self._kept.number = number
-        matrix: Values = self._kept.matrix
+        dtype = DENSE[self.source.dtype]
+        nbytes = self.width * self.out * dtype.itemsize
+        at = self.file.path, self.source.offset + number * nbytes
+        if getattr(_kept, "at", None) != at:
+            _kept.matrix = self.file.read(at[1], nbytes).view(dtype).reshape(self.width, self.out)
+            _kept.at = at
+        matrix: Values = _kept.matrix
         return matrix
 
 

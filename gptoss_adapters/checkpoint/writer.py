@@ -6,6 +6,7 @@ against the source, and renamed. Nothing stands under a final name before that. 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -51,9 +52,9 @@ def write(
     """
     check_target(plan, force)
     parts = Parts(plan, resume)
-    run = _Run(plan, parts, threads or os.cpu_count() or 1, commit_seconds, progress)
+    run = _Run(plan, parts, threads or os.cpu_count() or 1, commit_seconds, sync, progress)
     try:
-        return run.carry_out(force, sync, read_back)
+        return run.carry_out(force, read_back)
     except OSError as e:
         parts.discard()
         raise io_error(e, plan.files[0].path, plan.nbytes) from None
@@ -91,8 +92,8 @@ def _allocated(path: Path) -> int:
 class _Run:
     """The state of one `write`: a queue of jobs that threads draw from, and what they have done so far."""
 
-    def __init__(self, plan: Plan, parts: Parts, threads: int, commit_seconds: float, progress: Progress | None) -> None:
-        self.plan, self.parts, self.threads, self.commit_seconds, self.progress = plan, parts, threads, commit_seconds, progress
+    def __init__(self, plan: Plan, parts: Parts, threads: int, commit_seconds: float, sync: bool, progress: Progress | None) -> None:
+        self.plan, self.parts, self.threads, self.commit_seconds, self.sync, self.progress = plan, parts, threads, commit_seconds, sync, progress
         self.changed = threading.Condition()
         self.bytes_done, self.error = 0, None
         self.fresh: set[int] = set()  # done since the last commit
@@ -102,14 +103,14 @@ class _Run:
 
     error: BaseException | None
 
-    def carry_out(self, force: bool, sync: bool, read_back: bool) -> Written:
+    def carry_out(self, force: bool, read_back: bool) -> Written:
         with self._phase("write"):
             self._allocate()
             followers = Followers(self.plan, self.parts.fds, self._wait)
             self._each_job("write", self._write, [n for n in range(len(self.plan.jobs)) if n not in self.done])
             self._seal(followers.finish())
         with self._phase("sync"):
-            if sync:
+            if self.sync:
                 for fd in self.parts.fds:
                     os.fsync(fd)
         if read_back:
@@ -195,7 +196,11 @@ class _Run:
             self.changed.notify_all()
 
     def _write(self, job: Job) -> None:
-        self.plan.works[job.work].fill.write(job.begin, job.end, self._targets(job))
+        fill, targets = self.plan.works[job.work].fill, self._targets(job)
+        fill.write(job.begin, job.end, targets)
+        if self.sync:
+            for fd, offset in targets:
+                _start_writeback(fd, offset + job.begin * fill.row_bytes, (job.end - job.begin) * fill.row_bytes)
 
     def _check(self, job: Job) -> None:
         work = self.plan.works[job.work]
@@ -232,6 +237,18 @@ class _Phase:
     def __exit__(self, *_: object) -> None:
         self.written.seconds[self.name] = time.perf_counter() - self.wall
         self.written.cpu_seconds[self.name] = time.process_time() - self.cpu
+
+
+_SYNC_FILE_RANGE_WRITE = 2
+
+
+def _start_writeback(fd: int, offset: int, nbytes: int) -> None:
+    """Lets the disk begin while we go on; a hint, whose failure does not matter."""
+    try:
+        hint = ctypes.CDLL(None).sync_file_range
+    except AttributeError:  # not Linux
+        return
+    hint(fd, ctypes.c_int64(offset), ctypes.c_int64(nbytes), _SYNC_FILE_RANGE_WRITE)
 
 
 def _memory() -> int:
