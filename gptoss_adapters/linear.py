@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gptoss_adapters import mxfp4
 
-NATIVE_ROWS = 16  # above this, widening a weight once and one matmul is faster
+NATIVE_ROWS = 16  # above this, widening a weight once and one matmul is faster, unless the kernels have AMX
 CHUNK_VALUES = 1 << 22  # weights widened at a time: 16 MB of float32, which stays in the caches' reach
 
 
@@ -32,7 +32,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _native(x: Tensor, weight: Tensor) -> Tensor | None:
     """The kernel for a few rows, where reading the weight is the whole cost; None where it does not serve."""
     rows = x.numel() // x.shape[-1]
-    if rows > NATIVE_ROWS or x.device.type != "cpu" or not weight.is_contiguous() or mxfp4.backend() == "torch":
+    backend, most = mxfp4.backend(), rows if mxfp4.backend() == "amx" else NATIVE_ROWS
+    if rows > most or x.device.type != "cpu" or not weight.is_contiguous() or backend == "torch":
         return None
     y = mxfp4.linear_bf16(x.reshape(rows, -1).numpy(), weight.view(torch.int16).numpy(), threads=threads())
     return torch.from_numpy(y).view(*x.shape[:-1], -1)
