@@ -87,10 +87,10 @@ def encode(x: F32, rule: Rule) -> tuple[U8, U8]:
     if rule.search:
         least = _squared_error(v, code, scale)
         best = scale
-        for trial in (scale + 1, scale - 1):
+        for trial, unit in ((scale + 1, 4), (scale - 1, 0.25)):  # errors in units of the first scale
             legal = (trial >= 0) & (trial <= 253) & (amax > 0)
             other = _magnitudes(v, np.clip(trial, 0, 253), rule)
-            error = _squared_error(v, other, np.clip(trial, 0, 253))
+            error = _squared_error(v, other, np.clip(trial, 0, 253)) * unit
             better = legal & (error < least)
             least, best = np.where(better, error, least), np.where(better, trial, best)
             code = np.where(better[..., None], other, code)
@@ -108,13 +108,14 @@ def _magnitudes(v: F32, scale: npt.NDArray[np.int32], rule: Rule) -> U8:
 
 
 def _squared_error(v: F32, code: U8, scale: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    """Per block, summed in four interleaved lanes like the native code, so that equal means equal."""
-    d = np.abs(v.astype(np.float64)) - np.ldexp(E2M1[code].astype(np.float64), scale[..., None] - 127)
-    lanes = np.zeros((*v.shape[:-1], 4))
-    for j in range(0, QK, 4):
-        lanes += d[..., j : j + 4] ** 2
-    out: npt.NDArray[np.float64] = (lanes[..., 0] + lanes[..., 1]) + (lanes[..., 2] + lanes[..., 3])
-    return out
+    """Per block, in units of the scale, summed in eight lanes like the native code, so that equal means equal."""
+    d = np.abs(np.ldexp(v.astype(np.float64), 127 - scale[..., None])) - E2M1[code]
+    lanes: npt.NDArray[np.float64] = np.zeros((*v.shape[:-1], 8))
+    for j in range(0, QK, 8):
+        lanes += d[..., j : j + 8] ** 2
+    while lanes.shape[-1] > 1:
+        lanes = lanes[..., : lanes.shape[-1] // 2] + lanes[..., lanes.shape[-1] // 2 :]
+    return lanes[..., 0]
 
 
 def to_q8_0(x: F32) -> U8:

@@ -34,6 +34,10 @@ inline Nibbles ggml_order_to_hf(Nibbles v) {
     const __m128i first = _mm_and_si128(v, low), second = _mm_and_si128(_mm_srli_epi16(v, 4), low);
     return _mm_packus_epi16(_mm_maddubs_epi16(first, pair), _mm_maddubs_epi16(second, pair));
 }
+inline Nibbles pack_codes(const uint8_t* c) {
+    const __m128i pair = _mm_set1_epi16(0x1001);
+    return _mm_packus_epi16(_mm_maddubs_epi16(load16(c), pair), _mm_maddubs_epi16(load16(c + 16), pair));
+}
 inline bool same(Nibbles a, Nibbles b) { return _mm_movemask_epi8(_mm_cmpeq_epi8(a, b)) == 0xffff; }
 #elif defined(__ARM_NEON)
 using Nibbles = uint8x16_t;
@@ -46,6 +50,10 @@ inline Nibbles hf_order_to_ggml(Nibbles v) {
 inline Nibbles ggml_order_to_hf(Nibbles v) {
     const uint8x16_t first = vandq_u8(v, vdupq_n_u8(15)), second = vshrq_n_u8(v, 4);
     return vorrq_u8(vuzp1q_u8(first, second), vshlq_n_u8(vuzp2q_u8(first, second), 4));
+}
+inline Nibbles pack_codes(const uint8_t* c) {
+    const uint8x16x2_t v = vld2q_u8(c);
+    return vorrq_u8(v.val[0], vshlq_n_u8(v.val[1], 4));
 }
 inline bool same(Nibbles a, Nibbles b) { return vminvq_u8(vceqq_u8(a, b)) == 0xff; }
 #else
@@ -66,6 +74,11 @@ inline Nibbles ggml_order_to_hf(Nibbles v) {
         o.b[j] = (v.b[2 * j] & 15) | (v.b[2 * j + 1] & 15) << 4;
         o.b[8 + j] = (v.b[2 * j] >> 4) | (v.b[2 * j + 1] & 0xf0);
     }
+    return o;
+}
+inline Nibbles pack_codes(const uint8_t* c) {
+    Nibbles o;
+    for (int j = 0; j < 16; ++j) o.b[j] = uint8_t(c[2 * j] | c[2 * j + 1] << 4);
     return o;
 }
 inline bool same(Nibbles a, Nibbles b) { return memcmp(a.b, b.b, 16) == 0; }
@@ -215,33 +228,35 @@ inline float power_of_two(int exponent) {  // -126..127
     return f;
 }
 
-// Codes without sign for |x| / 2^(scale - 127): the number of thresholds exceeded. A tie that must go up to an even code
-// compares with the float just below its threshold.
+// Codes without sign for |x| / 2^(scale - 127): the number of thresholds exceeded, .25 .75 1.25 1.75 2.5 3.5 5, as float bits. A
+// tie that must go up to an even code compares with the float just below its threshold.
 inline void magnitudes(const int32_t* bits, int scale, int ties_to_even, int32_t* code) {
-    static const int32_t threshold[7] = {0x3e800000, 0x3f400000, 0x3fa00000, 0x3fe00000, 0x40200000, 0x40600000, 0x40a00000};
     const float inverse = power_of_two(127 - scale);
+    const int32_t t1 = 0x3f400000 - ties_to_even, t3 = 0x3fe00000 - ties_to_even, t5 = 0x40600000 - ties_to_even;
     for (int j = 0; j < QK; ++j) {
         const int32_t magnitude = bits[j] & 0x7fffffff;
         float a;
         memcpy(&a, &magnitude, 4);
         a *= inverse;  // exact, or far below the first threshold
-        int32_t scaled, c = 0;
-        memcpy(&scaled, &a, 4);
-        for (int k = 0; k < 7; ++k) c += scaled > threshold[k] - ((k & 1) & ties_to_even);
-        code[j] = c;
+        int32_t v;
+        memcpy(&v, &a, 4);
+        code[j] = (v > 0x3e800000) + (v > t1) + (v > 0x3fa00000) + (v > t3) + (v > 0x40200000) + (v > t5) + (v > 0x40a00000);
     }
 }
 
-// Sum of squares in four double lanes, added pairwise: the order that the numpy oracle uses too.
+// In units of the scale, and in eight double lanes added pairwise: the order that the numpy oracle uses too.
 inline double squared_error(const float* x, const int32_t* code, int scale) {
-    static const double value[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
-    const double unit = scale ? double(power_of_two(scale - 127)) : 0x1p-127;
-    double lane[4] = {0, 0, 0, 0};
-    for (int j = 0; j < QK; ++j) {
-        const double d = (x[j] < 0 ? -double(x[j]) : double(x[j])) - value[code[j]] * unit;
-        lane[j & 3] += d * d;
-    }
-    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
+    const double inverse = power_of_two(127 - scale);
+    double lane[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    for (int j = 0; j < QK; j += 8)
+        for (int l = 0; l < 8; ++l) {
+            const int32_t c = code[j + l], halves = (c > 2 * c - 4 ? c : 2 * c - 4) + 2 * (c == 7);  // twice the e2m1 value
+            const double a = double(x[j + l]) * inverse, d = (a < 0 ? -a : a) - 0.5 * halves;
+            lane[l] += d * d;
+        }
+    for (int half = 4; half; half /= 2)
+        for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+    return lane[0];
 }
 
 inline int search_scale(const float* x, const int32_t* bits, int scale, int ties_to_even, int32_t* code) {
@@ -252,7 +267,7 @@ inline int search_scale(const float* x, const int32_t* bits, int scale, int ties
         if (trial < 0 || trial > 253) continue;
         int32_t other[QK];
         magnitudes(bits, trial, ties_to_even, other);
-        const double error = squared_error(x, other, trial);
+        const double error = squared_error(x, other, trial) * (step > 0 ? 4 : 0.25);  // in units of the first scale
         if (error < least) {
             least = error;
             best = trial;
@@ -271,8 +286,12 @@ inline bool encode_block(const float* x, const EncodeRule& rule, uint8_t* block,
     scale = scale < 0 ? 0 : scale;
     magnitudes(bits, scale, rule.ties_to_even, code);
     if (rule.search && amax) scale = search_scale(x, bits, scale, rule.ties_to_even, code);
-    for (int j = 0; j < QK; ++j) code[j] |= (bits[j] < 0) & ((code[j] != 0) | rule.keep_minus_zero) ? 8 : 0;
-    for (int j = 0; j < HF_BLOCK; ++j) block[j] = uint8_t(code[2 * j] | code[2 * j + 1] << 4);
+    uint8_t byte[QK];
+    for (int j = 0; j < QK; ++j) {
+        const int32_t keep = -int32_t((code[j] != 0) | rule.keep_minus_zero);
+        byte[j] = uint8_t(code[j] | (int32_t(uint32_t(bits[j]) >> 28) & 8 & keep));
+    }
+    store16(block, pack_codes(byte));
     *scale_byte = uint8_t(scale);
     return true;
 }
