@@ -8,6 +8,7 @@ the Triton kernels where they are installed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +16,14 @@ import torch
 from torch import Tensor
 
 from gptoss_adapters import mxfp4
-from gptoss_adapters.errors import UsageError
+from gptoss_adapters.errors import UsageError, missing_extra
 from gptoss_adapters.linear import as_tensor, linear, threads
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint import Checkpoint
 
 Experts = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x [N, H], chosen [N, K], weights [N, K]) -> [N, H]
-MODES = ("auto", "q24", "q16", "oracle")
+MODES = ("auto", "q24", "q16", "triton", "oracle")
 
 
 def load_experts(checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device: torch.device, mode: str = "auto") -> Experts:
@@ -30,8 +31,11 @@ def load_experts(checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device:
     if mode not in MODES:
         raise UsageError("experts must be one of " + ", ".join(MODES), got=mode)
     packed = checkpoint.tensors[f"layers.{layer}.experts.gate_up.weight"].encoding == "mxfp4"
-    native = mode in ("q24", "q16") or (mode == "auto" and mxfp4.backend() != "torch")
-    if native and packed and device.type == "cpu" and dtype != torch.float64:
+    if not packed or dtype == torch.float64 or mode == "oracle":
+        return OracleExperts(checkpoint, layer, dtype, device)
+    if mode == "triton" or (mode == "auto" and device.type == "cuda" and find_spec("triton")):
+        return TritonExperts(checkpoint, layer, device)
+    if device.type == "cpu" and (mode != "auto" or mxfp4.backend() != "torch"):
         return NativeExperts(checkpoint, layer, "q24" if mode == "auto" else mode)
     return OracleExperts(checkpoint, layer, dtype, device)
 
@@ -109,9 +113,7 @@ class NativeExperts:
 
     def __init__(self, checkpoint: Checkpoint, layer: int, precision: str) -> None:
         self.config, self.precision = checkpoint.config, precision
-        gate_up, down = (checkpoint.mxfp4(f"layers.{layer}.experts.{name}.weight") for name in ("gate_up", "down"))
-        biases = [checkpoint.read(f"layers.{layer}.experts.{name}.bias") for name in ("gate_up", "down")]
-        self.weights = mxfp4.ExpertWeights(*gate_up, biases[0], *down, biases[1])
+        self.weights = mxfp4.ExpertWeights(*_packed(checkpoint, layer))
 
     def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         y = mxfp4.moe(
@@ -119,3 +121,25 @@ class NativeExperts:
             alpha=self.config.swiglu_alpha, limit=self.config.swiglu_limit, threads=threads(), precision=self.precision,
         )  # fmt: skip
         return torch.from_numpy(y).to(x.dtype)
+
+
+class TritonExperts:
+    """The Triton kernels: blocks and scales are moved to the device once and stay packed there."""
+
+    def __init__(self, checkpoint: Checkpoint, layer: int, device: torch.device) -> None:
+        if not find_spec("triton"):
+            raise missing_extra("triton", "triton")
+        from gptoss_adapters.mxfp4 import triton_kernels
+
+        self.config, self.kernels = checkpoint.config, triton_kernels
+        self.weights = triton_kernels.Experts(*(as_tensor(part).to(device) for part in _packed(checkpoint, layer)))
+
+    def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        return self.kernels.moe(x, self.weights, chosen, weights, self.config.swiglu_alpha, self.config.swiglu_limit)
+
+
+def _packed(checkpoint: Checkpoint, layer: int) -> Iterator[Any]:
+    """Blocks, scales and bias (float32) of gate_up, then of down: the order that both kernels take."""
+    for name in ("gate_up", "down"):
+        yield from checkpoint.mxfp4(f"layers.{layer}.experts.{name}.weight")
+        yield checkpoint.read(f"layers.{layer}.experts.{name}.bias")

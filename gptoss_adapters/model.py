@@ -230,7 +230,8 @@ class GptOss:
                         device: str | torch.device = "cpu", experts: str = "auto") -> GptOss:  # fmt: skip
         """Open a checkpoint of any kind. dtype: float32 (the truth), float64 or bfloat16.
 
-        experts: "auto" (native kernels where they run, else torch), "q24", "q16" (native precisions), "oracle" (decode one
+        experts: "auto" (native kernels where they run, else torch), "q24", "q16" (native
+        precisions), "triton", "oracle" (decode one
         expert at a time in torch; bit-identical logits between the layouts). Raises BadInput naming file and tensor.
         """
         from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint

@@ -46,6 +46,14 @@ def test_fp32_is_within_1e5_of_the_fp64_truth(name: str, layout: str, experts: s
     assert torch.equal(got.argmax(-1), want.argmax(-1))
 
 
+def test_triton_experts_are_within_1e5_of_the_truth() -> None:
+    """In the interpreter without a GPU (conftest.py), so on a few tokens only."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    data, n = gold("tiny"), 2
+    model = GptOss.from_checkpoint(CHECKPOINTS / "tiny" / "hf-mxfp4", device=device, experts="triton")
+    assert relative(model(data["input_ids"][None, :n])[0].cpu(), data["logits_f64"][:n]) < 1e-5
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_layouts_give_bit_identical_logits_on_the_oracle_path(name: str) -> None:
     first, *others = (logits(name, layout, experts="oracle") for layout in LAYOUTS)
