@@ -107,8 +107,8 @@ def our_ways(rig: Rig) -> Iterator[Way]:
         if not native.select(isa.encode()):
             continue
         for tokens in (1, *TOKENS):
-            if isa == ("amx" if tokens < 6 else "") or (isa == "portable" and tokens > 1):
-                continue  # AMX serves from 6 tokens on
+            if (isa == "amx" and tokens < 14) or (isa == "portable" and tokens > 1):
+                continue  # AMX takes over at 14 tokens
             for precision in ("q24", "q16", "q8") if isa != "portable" else ("q24",):
                 for threads in (1, 2):
                     yield our_way(rig, native, isa, precision, tokens, threads)
@@ -189,13 +189,14 @@ def promises(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         found.append({"what": what, "reached": reached, "promised": promised, "meets": reached >= promised})
 
     for threads in (1, 2):
+        for precision in ("q8", "q16", "q24"):
+            promise(f"{best_isa} {precision} / ggml, 4 tokens, {threads} threads", rate[f"{best_isa} {precision}", threads, 4] / rate["ggml repack", threads, 4], 1.0)
         for precision in ("q16", "q24"):
             for isa, share in (("avx512vnni", 0.85), ("avx2", 0.6)):
                 if (f"{isa} {precision}", threads, 1) in rate:
                     promise(f"{isa} {precision}, {threads} threads: share of read bandwidth", rate[f"{isa} {precision}", threads, 1] / rate["read only", threads, 1], share)
             peer = max(rate[name, threads, 1] for name in ("ggml repack", "ggml plain"))
             promise(f"{best_isa} {precision} / ggml, 1 token, {threads} threads", rate[f"{best_isa} {precision}", threads, 1] / peer, 1.4)
-            promise(f"{best_isa} {precision} / ggml, 4 tokens, {threads} threads", rate[f"{best_isa} {precision}", threads, 4] / rate["ggml repack", threads, 4], 1.0)
         for tokens in (64, 256):
             for isa in dict.fromkeys((gemm, best_isa)):
                 promise(f"{isa} q8 / ggml, {tokens} tokens, {threads} threads", rate[f"{isa} q8", threads, tokens] / rate["ggml repack", threads, tokens], 2.0)

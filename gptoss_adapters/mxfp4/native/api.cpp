@@ -48,18 +48,18 @@ bool has_dotprod() { return getauxval(AT_HWCAP) & (1 << 20); }  // HWCAP_ASIMDDP
 
 const Isa ISAS[] = {  // fastest first
 #if defined(MXFP4_HAS_amx)
-    {"amx", has_amx, &codec_avx512vnni, {&matmul_avx512vnni, &gemm_amx}},
+    {"amx", has_amx, &codec_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, &gemm_amx}}},
 #endif
 #if defined(MXFP4_HAS_avx512vnni)
-    {"avx512vnni", has_avx512vnni, &codec_avx512vnni, {&matmul_avx512vnni, nullptr}},
+    {"avx512vnni", has_avx512vnni, &codec_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, nullptr}}},
 #endif
 #if defined(MXFP4_HAS_avx2)
-    {"avx2", has_avx2, &codec_avx2, {&matmul_avx2, nullptr}},
+    {"avx2", has_avx2, &codec_avx2, {&matmul_avx2, {nullptr, nullptr}}},
 #endif
 #if defined(MXFP4_HAS_neon)
-    {"neon", has_dotprod, &codec_neon, {&matmul_neon, nullptr}},
+    {"neon", has_dotprod, &codec_neon, {&matmul_neon, {nullptr, nullptr}}},
 #endif
-    {"portable", always, &codec_portable, {&matmul_portable, nullptr}},
+    {"portable", always, &codec_portable, {&matmul_portable, {nullptr, nullptr}}},
 };
 
 const Isa* chosen = nullptr;

@@ -36,7 +36,8 @@ struct Work {
     Rows weights;
     std::vector<int64_t> in, odd_in;   // indices of inputs; odd ones take the float32 path
     std::vector<float*> out, odd_out;  // their result vectors
-    uint8_t* panels = nullptr;         // set when the inputs are packed for `gemm`
+    const GemmKernels* gemm = nullptr; // when there are inputs enough
+    uint8_t* panels = nullptr;         // where they are packed for it
 };
 
 struct Buffer {  // 64-byte aligned
@@ -60,6 +61,7 @@ class Product {
             (fit ? w.in : w.odd_in).push_back(pairs[i] / share);
             (fit ? w.out : w.odd_out).push_back(out + pairs[i] * weights.rows);
         }
+        w.gemm = k.gemm_for(int64_t(w.in.size()));
         if (n) work.push_back(std::move(w));
     }
     void run() {
@@ -74,14 +76,14 @@ class Product {
 
   private:
     const float* input(int64_t i) const { return x + i * groups * QK; }
+    int64_t panel_bytes(const Work& w) const { return w.gemm->packed_bytes(precision, groups); }
     int64_t plane_bytes() const { return k.matmul->prepared_bytes(precision, groups); }
-    bool packs(const Work& w) const { return k.gemm && int64_t(w.in.size()) >= k.gemm->min_tokens; }
-    int64_t panel_count(const Work& w) const { return packs(w) ? (int64_t(w.in.size()) + k.gemm->panel - 1) / k.gemm->panel : 0; }
+    int64_t panel_count(const Work& w) const { return w.gemm ? (int64_t(w.in.size()) + w.gemm->panel - 1) / w.gemm->panel : 0; }
 
     int64_t pack() const {
         int64_t bytes = 0;
         for (const Work& w : work)
-            if (packs(w)) bytes += panel_count(w) * k.gemm->packed_bytes(precision, groups);
+            if (w.gemm) bytes += panel_count(w) * panel_bytes(w);
         return bytes;
     }
 
@@ -90,10 +92,11 @@ class Product {
         std::vector<char> wanted(count);
         std::vector<std::pair<Work*, int64_t>> jobs;
         for (Work& w : work) {
-            if (!packs(w) || w.weights.rows % k.gemm->row_tile)
+            if (!w.gemm || w.weights.rows % w.gemm->row_tile)
                 for (int64_t i : w.in) wanted[i] = 1;
-            if (packs(w)) w.panels = panels;
-            for (int64_t p = 0; p < panel_count(w); ++p, panels += k.gemm->packed_bytes(precision, groups)) jobs.emplace_back(&w, p);
+            w.panels = panels;
+            for (int64_t p = 0; p < panel_count(w); ++p) jobs.emplace_back(&w, p);
+            if (w.gemm) panels += panel_count(w) * panel_bytes(w);
         }
         const int64_t packing = int64_t(jobs.size());
         parallel(threads, packing + count, [&](int64_t i) {
@@ -104,8 +107,8 @@ class Product {
 
     void pack_panel(const Work& w, int64_t panel) const {
         std::vector<const float*> in;
-        for (int64_t i = panel * k.gemm->panel; i < std::min<int64_t>((panel + 1) * k.gemm->panel, w.in.size()); ++i) in.push_back(input(w.in[i]));
-        k.gemm->pack(precision, in.data(), int64_t(in.size()), groups, w.panels + panel * k.gemm->packed_bytes(precision, groups));
+        for (int64_t i = panel * w.gemm->panel; i < std::min<int64_t>((panel + 1) * w.gemm->panel, w.in.size()); ++i) in.push_back(input(w.in[i]));
+        w.gemm->pack(precision, in.data(), int64_t(in.size()), groups, w.panels + panel * panel_bytes(w));
     }
 
     void multiply(const Work& w, int64_t first, const uint8_t* planes) const {
@@ -114,10 +117,10 @@ class Product {
         if (w.in.empty()) return;
         std::vector<float*> out;
         for (float* y : w.out) out.push_back(y + first);
-        if (w.panels) {
+        if (w.gemm) {
             Rows whole = rows;
-            whole.rows -= rows.rows % k.gemm->row_tile;
-            if (!k.gemm->rows(precision, whole, int64_t(out.size()), w.panels, out.data()))
+            whole.rows -= rows.rows % w.gemm->row_tile;
+            if (!w.gemm->rows(precision, whole, int64_t(out.size()), w.panels, out.data()))
                 for (size_t i = 0; i < w.in.size(); ++i) k.matmul->rows_f32(whole, input(w.in[i]), out[i]);
             rows = part(w.weights, first + whole.rows, rows.rows - whole.rows);
             for (float*& y : out) y += whole.rows;
@@ -189,21 +192,22 @@ bool all_fit(const Kernels& k, int64_t tokens, int64_t groups, const float* x) {
 void run_linear_bf16(const Kernels& k, const uint16_t* w, const float* bias, int64_t rows, int64_t width, int64_t tokens, const float* x,
                      int threads, float* y) {
     const int64_t groups = width / QK;
-    const bool packs = k.gemm && tokens >= k.gemm->min_tokens && width % QK == 0 && all_fit(k, tokens, groups, x);
-    const int64_t panel = packs ? k.gemm->panel : 1, panels = packs ? (tokens + panel - 1) / panel : 0;
-    const int64_t bytes = packs ? k.gemm->packed_bytes(Q24, groups) : 0;
+    const GemmKernels* gemm = k.gemm_for(tokens);
+    const bool packs = gemm && gemm->rows_bf16 && width % QK == 0 && all_fit(k, tokens, groups, x);
+    const int64_t panel = packs ? gemm->panel : 1, panels = packs ? (tokens + panel - 1) / panel : 0;
+    const int64_t bytes = packs ? gemm->packed_bytes(Q24, groups) : 0;
     const Buffer packed(panels * bytes);
     std::vector<const float*> in;
     for (int64_t t = 0; t < tokens; ++t) in.push_back(x + t * width);
     parallel(threads, panels, [&](int64_t p) {
-        k.gemm->pack(Q24, in.data() + p * panel, std::min(panel, tokens - p * panel), groups, packed.data + p * bytes);
+        gemm->pack(Q24, in.data() + p * panel, std::min(panel, tokens - p * panel), groups, packed.data + p * bytes);
     });
     const int64_t step = packs ? chunk(tokens) : CHUNK;
     parallel(threads, (rows + step - 1) / step, [&](int64_t item) {
-        const int64_t first = item * step, n = std::min(step, rows - first), whole = packs ? n - n % k.gemm->row_tile : 0;
+        const int64_t first = item * step, n = std::min(step, rows - first), whole = packs ? n - n % gemm->row_tile : 0;
         std::vector<float*> out;
         for (int64_t t = 0; t < tokens; ++t) out.push_back(y + t * rows + first);
-        if (whole) k.gemm->rows_bf16(w + first * width, bias ? bias + first : nullptr, whole, groups, tokens, packed.data, out.data());
+        if (whole) gemm->rows_bf16(w + first * width, bias ? bias + first : nullptr, whole, groups, tokens, packed.data, out.data());
         for (float*& o : out) o += whole;
         const int64_t rest = first + whole;
         if (n > whole) k.matmul->rows_bf16(w + rest * width, bias ? bias + rest : nullptr, n - whole, width, tokens, in.data(), out.data());

@@ -16,7 +16,13 @@ struct MoeArguments {  // mirrored by _Moe in products.py
 
 struct Kernels {
     const MatmulKernels* matmul;
-    const GemmKernels* gemm;  // or null
+    const GemmKernels* gemm[2];  // for more and more tokens, or null
+
+    const GemmKernels* gemm_for(int64_t tokens) const {
+        for (int i = 1; i >= 0; --i)
+            if (gemm[i] && tokens >= gemm[i]->min_tokens) return gemm[i];
+        return nullptr;
+    }
 };
 
 void run_moe(const Kernels& k, const MoeArguments& a);

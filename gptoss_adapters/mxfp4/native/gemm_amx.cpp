@@ -201,4 +201,4 @@ void rows_bf16(const uint16_t* w, const float* bias, int64_t n, int64_t groups, 
 
 }  // namespace
 
-extern "C" const GemmKernels gemm_amx = {6, SIDE, ROW_TILE, packed_bytes, pack, rows, rows_bf16};
+extern "C" const GemmKernels gemm_amx = {14, SIDE, ROW_TILE, packed_bytes, pack, rows, rows_bf16};

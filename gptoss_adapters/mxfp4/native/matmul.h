@@ -28,8 +28,8 @@ struct MatmulKernels {
     void (*rows_bf16)(const uint16_t* w, const float* bias, int64_t rows, int64_t k, int64_t tokens, const float* const* x, float* const* y);
 };
 
-// Products with many vectors at once, where the machine has matrix registers. Activations are sums of 1, 2 or 3 bfloat16
-// (Q8, Q16, Q24), weights exact bfloat16, sums float32.
+// Products with many vectors at once, for which weights are decoded once. On AMX activations are sums of 1, 2 or 3 bfloat16
+// (Q8, Q16, Q24), weights exact bfloat16, sums float32; on AVX512-VNNI the integers are those of MatmulKernels.
 struct GemmKernels {
     int64_t min_tokens;  // from how many on it is faster than `rows`
     int64_t panel;       // vectors packed together
@@ -37,13 +37,13 @@ struct GemmKernels {
     int64_t (*packed_bytes)(int32_t precision, int64_t groups);
     void (*pack)(int32_t precision, const float* const* x, int64_t count, int64_t groups, uint8_t* out);
     // As MatmulKernels::rows, for vectors packed `panel` at a time, panels packed_bytes apart. w.rows is a multiple of row_tile.
-    // False, and nothing done, when a weight is subnormal or overflows bfloat16, which the registers would change.
+    // False, and nothing done, when a weight is subnormal or overflows bfloat16, which AMX would change.
     bool (*rows)(int32_t precision, const Rows& w, int64_t tokens, const uint8_t* packed, float* const* y);
-    // As MatmulKernels::rows_bf16, for vectors packed as Q24; w is [n][groups * 32]. Subnormal weights count as zero.
+    // As MatmulKernels::rows_bf16, for vectors packed as Q24; w is [n][groups * 32]. Subnormal weights count as zero. Or null.
     void (*rows_bf16)(const uint16_t* w, const float* bias, int64_t n, int64_t groups, int64_t tokens, const uint8_t* packed, float* const* y);
 };
 
 extern "C" {
-extern const GemmKernels gemm_amx;
+extern const GemmKernels gemm_amx, gemm_vnni;
 extern const MatmulKernels matmul_portable, matmul_avx2, matmul_avx512vnni, matmul_neon;
 }
