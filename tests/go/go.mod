@@ -1,0 +1,3 @@
+module harmonytemplate
+
+go 1.24
