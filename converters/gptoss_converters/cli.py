@@ -5,9 +5,11 @@ from __future__ import annotations
 import typer
 
 from gptoss_adapters import console
+from gptoss_converters.cli_check_modelfile import check_modelfile
 from gptoss_converters.cli_inspect import inspect
 from gptoss_converters.cli_new import new
 from gptoss_converters.cli_to_gguf import to_gguf
+from gptoss_converters.cli_to_ollama import to_ollama
 from gptoss_converters.cli_verify import verify
 
 app = typer.Typer(
@@ -17,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for name, command in (("inspect", inspect), ("to-gguf", to_gguf), ("verify", verify), ("new", new)):
+for name, command in (("inspect", inspect), ("to-gguf", to_gguf), ("to-ollama", to_ollama), ("check-modelfile", check_modelfile), ("verify", verify), ("new", new)):
     app.command(name)(command)
 
 
