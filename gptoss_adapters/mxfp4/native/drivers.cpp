@@ -1,6 +1,7 @@
 #include "drivers.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
@@ -40,11 +41,44 @@ struct Work {
     uint8_t* panels = nullptr;         // where they are packed for it
 };
 
-struct Buffer {  // 64-byte aligned
-    explicit Buffer(int64_t bytes) : owner(new uint8_t[bytes + 63]), data(owner.get() + (-reinterpret_cast<uintptr_t>(owner.get()) & 63)) {}
-    std::unique_ptr<uint8_t[]> owner;
+// Uninitialised memory, 64-byte aligned, kept by the calling thread for its next call: fresh pages cost as much as a product.
+class Buffer {
+  public:
+    explicit Buffer(int64_t bytes) : size((bytes + 63) & ~int64_t(63)) {
+        for (auto it = kept.free.begin(); it != kept.free.end(); ++it)
+            if (it->second >= size && it->second <= 2 * size) {
+                data = it->first, size = it->second;
+                kept.bytes -= size;
+                kept.free.erase(it);
+                return;
+            }
+        data = static_cast<uint8_t*>(aligned_alloc(64, size ? size : 64));
+    }
+    ~Buffer() {
+        if (kept.bytes + size > LIMIT) {
+            free(data);
+        } else {
+            kept.free.emplace_back(data, size);
+            kept.bytes += size;
+        }
+    }
+    Buffer(const Buffer&) = delete;
+    float* floats() const { return reinterpret_cast<float*>(data); }
     uint8_t* data;
+
+  private:
+    struct Kept {
+        std::vector<std::pair<uint8_t*, int64_t>> free;
+        int64_t bytes = 0;
+        ~Kept() {
+            for (auto& [block, _] : free) ::free(block);
+        }
+    };
+    static constexpr int64_t LIMIT = 256 << 20;
+    static thread_local Kept kept;
+    int64_t size;
 };
+thread_local Buffer::Kept Buffer::kept;
 
 // Multiplies the inputs x [count][groups * 32] as `work` says.
 class Product {
@@ -157,11 +191,12 @@ void multiply_experts(const Kernels& k, const MoeArguments& a, const Routing& ro
 void run_moe(const Kernels& k, const MoeArguments& a) {
     const int64_t pairs = a.tokens * a.top_k, H = a.hidden, I = a.inter;
     const Routing routing(a.ids, pairs, a.experts);
-    std::unique_ptr<float[]> h(new float[pairs * 2 * I]), act(new float[pairs * I]), z(new float[pairs * H]);
+    const Buffer h_memory(pairs * 2 * I * 4), act_memory(pairs * I * 4), z_memory(pairs * H * 4);
+    float *h = h_memory.floats(), *act = act_memory.floats(), *z = z_memory.floats();
 
-    multiply_experts(k, a, routing, a.x, a.top_k, {a.gate_up_blocks, a.gate_up_scales, a.gate_up_bias, H / QK, 2 * I}, h.get());
-    parallel(a.threads, pairs, [&](int64_t p) { k.matmul->swiglu(h.get() + p * 2 * I, I, a.alpha, a.limit, act.get() + p * I); });
-    multiply_experts(k, a, routing, act.get(), 1, {a.down_blocks, a.down_scales, a.down_bias, I / QK, H}, z.get());
+    multiply_experts(k, a, routing, a.x, a.top_k, {a.gate_up_blocks, a.gate_up_scales, a.gate_up_bias, H / QK, 2 * I}, h);
+    parallel(a.threads, pairs, [&](int64_t p) { k.matmul->swiglu(h + p * 2 * I, I, a.alpha, a.limit, act + p * I); });
+    multiply_experts(k, a, routing, act, 1, {a.down_blocks, a.down_scales, a.down_bias, I / QK, H}, z);
 
     parallel(a.threads, a.tokens, [&](int64_t t) {
         float* y = a.y + t * H;

@@ -38,41 +38,46 @@ class KeepDenormals {
 #endif
 };
 
+// A worker that sees a new job enters it if it is still open; the caller closes it when no item is left and waits only for
+// those inside. So one that the system wakes late, on a busy machine, delays nobody.
 struct Pool {
     std::mutex one_caller;
     std::vector<std::thread> workers;
 
-    void (*work)(void*, int64_t) = nullptr;
+    void (*work)(void*, int64_t) = nullptr;  // of the open job, like the next two
     void* context = nullptr;
     int64_t items = 0;
     std::atomic<int64_t> next{0};
-    std::atomic<int> wanted{0}, inside{0};
+    std::atomic<int> open{0}, inside{0};  // open: how many workers may enter
     std::atomic<uint64_t> job{0};
 
     std::mutex sleep;
     std::condition_variable wake;
-    std::atomic<int> sleeping{0};
+    int sleeping = 0;
 
     void drain() {
         for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < items;) work(context, i);
     }
 
+    void await(uint64_t seen) {
+        for (int spin = 0; spin < SPINS; ++spin) {
+            if (job.load(std::memory_order_acquire) != seen) return;
+            pause();
+        }
+        std::unique_lock<std::mutex> lock(sleep);
+        ++sleeping;
+        wake.wait(lock, [&] { return job.load() != seen; });
+        --sleeping;
+    }
+
     void worker(int id, uint64_t seen) {
         KeepDenormals keep;
         for (;;) {
-            for (int spin = 0; job.load(std::memory_order_acquire) == seen; ++spin) {
-                if (spin < SPINS) {
-                    pause();
-                    continue;
-                }
-                std::unique_lock<std::mutex> lock(sleep);
-                sleeping.fetch_add(1);
-                wake.wait(lock, [&] { return job.load() != seen; });
-                sleeping.fetch_sub(1);
-            }
-            seen = job.load(std::memory_order_acquire);
-            if (id < wanted.load(std::memory_order_acquire)) drain();
-            inside.fetch_sub(1, std::memory_order_release);
+            await(seen);
+            seen = job.load();
+            inside.fetch_add(1);
+            if (id < open.load()) drain();
+            inside.fetch_sub(1);
         }
     }
 
@@ -84,16 +89,16 @@ struct Pool {
         }
         work = f, context = c, items = n;
         next.store(0, std::memory_order_relaxed);
-        wanted.store(threads - 1, std::memory_order_relaxed);
-        inside.store(int(workers.size()), std::memory_order_relaxed);
+        open.store(threads - 1);
         {
             std::lock_guard<std::mutex> sleepers(sleep);
-            job.fetch_add(1, std::memory_order_release);
+            job.fetch_add(1);
+            if (sleeping) wake.notify_all();
         }
-        if (sleeping.load()) wake.notify_all();
         KeepDenormals keep;
         drain();
-        for (int spin = 0; inside.load(std::memory_order_acquire); ++spin)
+        open.store(0);
+        for (int spin = 0; inside.load(); ++spin)
             if (spin < SPINS) pause();
             else std::this_thread::yield();
     }
