@@ -14,6 +14,7 @@ from gptoss_converters.to_gguf import GgufOptions, plan_gguf
 from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.compare import compare
 from gptoss_adapters.checkpoint.writer import write
+from gptoss_adapters.errors import BadInput
 
 GOLD = Path(__file__).parent / "data" / "gguf"
 CHECKPOINTS = Path(__file__).parent / "data" / "checkpoints"
@@ -109,6 +110,37 @@ def test_gguf_to_gguf_is_the_same_file(tmp_path: Path) -> None:
     assert tensors(convert(GOLD / "gguf" / "tiny-deq-q8_0.gguf", tmp_path / "q8.gguf", GgufOptions(tokenizer="none"))) == tensors(
         GOLD / "gguf" / "tiny-deq-q8_0.gguf"
     )
+
+
+BAD_VALUES = {
+    "MXFP4": ("tiny-mxfp4", "blk.3.ffn_down_exps.weight", 17 * 700, b"\xff", "MXFP4 scale bytes"),
+    "Q8_0": ("tiny-deq-q8_0", "blk.3.ffn_down_exps.weight", 34 * 700, b"\x00\x7e", "NaN or Inf"),
+    "F32": ("tiny-mxfp4", "output_norm.weight", 4 * 95, b"\x00\x00\xc0\x7f", "NaN or Inf"),
+    "F16": ("tiny-deq-f16", "token_embd.weight", 2 * 48001, b"\x00\xfc", "NaN or Inf"),
+    "BF16": ("tiny-bf16", "token_embd.weight", 2 * 48001, b"\x80\xff", "NaN or Inf"),
+}
+
+
+@pytest.mark.parametrize("dense", [None, "f32"])
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("case", BAD_VALUES)
+def test_bad_values_of_a_gguf_are_refused(case: str, native: bool, dense: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copied and decoded: neither brings a NaN of any stored type into a new file."""
+    file, tensor, at, value, said = BAD_VALUES[case]
+    raw = bytearray((GOLD / "gguf" / f"{file}.gguf").read_bytes())
+    source = open_checkpoint(GOLD / "gguf" / f"{file}.gguf")
+    place = next(s for t in source.tensors.values() for s in t.sources if s.name == tensor)
+    assert place.dtype == case
+    raw[place.offset + at : place.offset + at + len(value)] = value
+    (tmp_path / "in.gguf").write_bytes(raw)
+    if not native:
+        monkeypatch.setattr("gptoss_adapters.checkpoint.native_stream.available", lambda: False)
+    with pytest.raises(BadInput, match=f"^{tmp_path}/in.gguf: {tensor}: .*{said}"):
+        convert(tmp_path / "in.gguf", tmp_path / "out.gguf", GgufOptions(dense=dense, experts=dense, tokenizer="none"))
+    with pytest.raises(BadInput, match=f"{tensor}: .*{said}"):
+        for name in (broken := open_checkpoint(tmp_path / "in.gguf")).tensors:
+            broken.check(name)
+    assert not (tmp_path / "out.gguf").exists()
 
 
 @pytest.mark.parametrize("threads", [1, 3, 8])

@@ -120,7 +120,9 @@ class GgufRows:
         raw = self.file.read(self.source.offset + begin * self.row_bytes, (end - begin) * self.row_bytes).reshape(end - begin, -1)
         if self.source.dtype == "Q8_0":
             return decode_q8_0(raw).reshape(end - begin, self.width)
-        return mxfp4.decode(*mxfp4.ggml_to_hf(raw), BF16)
+        blocks, scales = mxfp4.ggml_to_hf(raw)
+        mxfp4.check_scales(scales, self.file.path, self.source.name)
+        return mxfp4.decode(blocks, scales, BF16)
 
 
 def to_f32(x: Values) -> U8:

@@ -143,8 +143,8 @@ class Checkpoint:
                 _refuse_255(data.reshape(source.shape), source)
             elif source.dtype == "MXFP4":
                 _refuse_255(data.reshape(-1, GGML_MXFP4_BYTES)[:, 0], source)
-            elif source.dtype in DENSE:
-                _refuse_nonfinite(data.view(DENSE[source.dtype]), source)
+            else:
+                _refuse_nonfinite(data, source)
 
     def check_unchanged(self) -> None:
         """Raises BadInput when one of the files changed since the checkpoint was opened."""
@@ -174,15 +174,35 @@ def _refuse_255(scales: U8, source: Source) -> None:
     check_scales(scales, source.file, source.name)
 
 
-_CHUNK = 1 << 20  # values that one step of a scan looks at: keeps its temporaries in cache
+_CHUNK = 1 << 20  # values or blocks that one step of a scan looks at: keeps its temporaries in cache
 
 
-def _refuse_nonfinite(values: Array, source: Source) -> None:
-    for begin in range(0, values.size, _CHUNK):
-        bad = ~np.isfinite(values[begin : begin + _CHUNK])
+def _refuse_nonfinite(data: U8, source: Source) -> None:
+    step = _CHUNK * item_bytes(source.dtype)
+    for begin in range(0, data.size, step):
+        bad = bad_items(data[begin : begin + step], source.dtype)
         if bad.any():
-            where = [int(i) for i in np.unravel_index(begin + int(np.argmax(bad)), source.shape)]
+            values = int(np.prod(source.shape)) // (data.size // item_bytes(source.dtype))  # that an item holds
+            at = (begin // item_bytes(source.dtype) + int(np.argmax(bad))) * values
+            where = [int(i) for i in np.unravel_index(at, source.shape)]
             raise BadInput(f"NaN or Inf at {where}", file=source.file, tensor=source.name)
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes of what has a NaN of its own: a value, or a block of MXFP4 or Q8_0; 1 for what has none."""
+    return DENSE[dtype].itemsize if dtype in DENSE else {"MXFP4": GGML_MXFP4_BYTES, "Q8_0": Q8_0_BYTES}.get(dtype, 1)
+
+
+def bad_items(data: U8, dtype: str) -> npt.NDArray[np.bool_]:
+    """Stored bytes, whole items -> a flag each: what no engine computes alike, which is scale byte 255, NaN and Inf."""
+    if dtype in DENSE:
+        return ~np.isfinite(data.view(DENSE[dtype]))
+    items = data.reshape(-1, item_bytes(dtype))
+    if dtype == "MXFP4":
+        return np.asarray(items[:, 0] == 255)
+    if dtype == "Q8_0":
+        return ~np.isfinite(np.ascontiguousarray(items[:, :2]).view(np.float16)[:, 0])
+    return np.zeros(len(items), np.bool_)
 
 
 def resolve(kind: str, path: Path, config: GptOssConfig, sources: Mapping[str, Source], dense: tuple[str, ...]) -> dict[str, TensorInfo]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gptoss_adapters.checkpoint import native_stream
+from gptoss_adapters.checkpoint.base import bad_items, item_bytes
 from gptoss_adapters.checkpoint.files import U8, Source
 from gptoss_adapters.checkpoint.plan import Target
 from gptoss_adapters.errors import BadInput, OutputError
@@ -147,7 +148,7 @@ class Streamed(ChunkFill):
     def _stream(self, begin: int, end: int, targets: Sequence[Target], compare: bool) -> tuple[int, int] | None:
         sources = [(file.fd, offset + begin * per_row) for file, offset, per_row in self.inputs]
         places = [(fd, offset + begin * self.row_bytes) for fd, offset in targets]
-        result, a = native_stream.stream(sources, places, end - begin, self.groups, CHUNK_BYTES, compare=compare, refuse_nonfinite_bf16=self._is_bf16())
+        result, a = native_stream.stream(sources, places, end - begin, self.groups, CHUNK_BYTES, compare=compare, dtype=self.source.dtype)
         if result == native_stream.SOURCE_ENDS:
             raise self.inputs[0][0].shrank()
         if result == native_stream.READ_FAILED:
@@ -156,25 +157,22 @@ class Streamed(ChunkFill):
             raise self.bad_value()
         return (a.output, begin * self.row_bytes + a.at) if result == native_stream.DIFFERS else None
 
-    def _is_bf16(self) -> bool:
-        return self.source.dtype == "BF16"
-
     def bad_value(self) -> BadInput:
         """What no engine computes alike."""
-        what = "holds MXFP4 scale bytes of 255 (NaN)" if self.groups else "holds NaN or Inf"
+        what = "holds MXFP4 scale bytes of 255 (NaN)" if self.groups or self.source.dtype == "MXFP4" else "holds NaN or Inf"
         return BadInput(what, file=self.source.file, tensor=self.source.name)
 
 
 class Copied(Streamed):
-    """Bytes moved as they are: `nbytes` from `offset` of a file. The read-back refuses bf16 weights that hold NaN or Inf."""
+    """Bytes moved as they are: `nbytes` from `offset` of a file. The read-back refuses weights that hold NaN or Inf."""
 
     def __init__(self, file: SourceFile, offset: int, nbytes: int, source: Source) -> None:
-        super().__init__(nbytes, 1, source, [(file, offset, 1)], step=4)
+        super().__init__(nbytes, 1, source, [(file, offset, 1)], step=item_bytes(source.dtype))
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:
         file, offset, _ = self.inputs[0]
         data = file.read(offset + begin, end - begin)
-        if self._is_bf16() and ((data.view(np.uint16) & 0x7F80) == 0x7F80).any():
+        if bad_items(data, self.source.dtype).any():
             raise self.bad_value()
         return (data,)
 

@@ -14,6 +14,7 @@ from gptoss_adapters.checkpoint.plan import Target
 from gptoss_adapters.mxfp4.library import address, library
 
 DONE, SOURCE_ENDS, READ_FAILED, WRITE_FAILED, BAD_VALUE, DIFFERS = range(6)  # StreamResult in native/stream.h
+ITEMS = {"BF16": 1, "F16": 2, "F32": 3, "MXFP4": 4, "Q8_0": 5}  # StreamItems
 
 
 class Arguments(ctypes.Structure):
@@ -22,7 +23,7 @@ class Arguments(ctypes.Structure):
     _fields_ = (
         ("in_fd", ctypes.c_int32 * 2), ("in_at", ctypes.c_int64 * 2), ("rows", ctypes.c_int64), ("groups", ctypes.c_int64),
         ("outputs", ctypes.c_int32), ("compare", ctypes.c_int32), ("out_fd", ctypes.c_int32 * 2), ("out_at", ctypes.c_int64 * 2),
-        ("refuse_nonfinite_bf16", ctypes.c_int32), ("error", ctypes.c_int32), ("output", ctypes.c_int32),
+        ("items", ctypes.c_int32), ("error", ctypes.c_int32), ("output", ctypes.c_int32),
         ("padding", ctypes.c_int32), ("at", ctypes.c_int64), ("scratch", ctypes.c_void_p), ("chunk", ctypes.c_int64),
     )  # fmt: skip
 
@@ -35,16 +36,16 @@ def available() -> bool:
 
 
 def stream(
-    sources: Sequence[Target], targets: Sequence[Target], rows: int, groups: int, chunk: int, *, compare: bool, refuse_nonfinite_bf16: bool = False
+    sources: Sequence[Target], targets: Sequence[Target], rows: int, groups: int, chunk: int, *, compare: bool, dtype: str = ""
 ) -> tuple[int, Arguments]:
     """Runs the loop and returns its result code and arguments; raises OSError when writing or reading back failed.
 
-    sources: (blocks, scales), or one (plain bytes); groups 0 means plain bytes, of which `rows` is the number.
+    sources: (blocks, scales), or one (plain bytes); groups 0 means plain bytes, of which `rows` is the number and `dtype` the type.
     """
     native = library()
     assert native is not None
     pairs = [*sources, *sources][:2], [*targets, *targets][:2]
-    a = Arguments(rows=rows, groups=groups, outputs=len(targets), compare=compare, refuse_nonfinite_bf16=refuse_nonfinite_bf16, chunk=chunk)
+    a = Arguments(rows=rows, groups=groups, outputs=len(targets), compare=compare, items=ITEMS.get(dtype, 0), chunk=chunk)
     for k in range(2):
         (a.in_fd[k], a.in_at[k]), (a.out_fd[k], a.out_at[k]) = pairs[0][k], pairs[1][k]
     a.scratch = _scratch(scratch_bytes(chunk, groups, len(targets)))

@@ -33,14 +33,32 @@ int32_t write_all(int fd, const uint8_t* from, int64_t n, int64_t at, int32_t* e
     return STREAM_DONE;
 }
 
-bool has_nonfinite_bf16(const uint8_t* bytes, int64_t n) {
+// Whether any `T`, one every `step` bytes, has all bits of `exponent` set: NaN and Inf of a float, 255 of a scale byte.
+template <typename T, T exponent, int64_t step>
+bool has(const uint8_t* bytes, int64_t n) {
     int any = 0;
-    for (int64_t i = 0; i + 1 < n; i += 2) {
-        uint16_t x;
-        memcpy(&x, bytes + i, 2);
-        any |= (x & 0x7f80) == 0x7f80;
+    for (int64_t i = 0; i + int64_t(sizeof(T)) <= n; i += step) {
+        T x;
+        memcpy(&x, bytes + i, sizeof x);
+        any |= (x & exponent) == exponent;
     }
     return any;
+}
+
+struct Items {
+    int64_t bytes;
+    bool (*bad)(const uint8_t* bytes, int64_t n);
+};
+
+Items items_of(int32_t items) {
+    switch (items) {
+        case ITEMS_BF16: return {2, has<uint16_t, 0x7f80, 2>};
+        case ITEMS_F16: return {2, has<uint16_t, 0x7c00, 2>};
+        case ITEMS_F32: return {4, has<uint32_t, 0x7f800000, 4>};
+        case ITEMS_MXFP4: return {GGML_BYTES, has<uint8_t, 0xff, GGML_BYTES>};
+        case ITEMS_Q8_0: return {34, has<uint16_t, 0x7c00, 34>};
+        default: return {1, [](const uint8_t*, int64_t) { return false; }};
+    }
 }
 
 // One output's bytes on their way: they are appended, and leave in pieces that end on a multiple of the chunk, which the page cache
@@ -83,11 +101,13 @@ int32_t copied(StreamArguments& a) {
 
 int32_t compared(StreamArguments& a) {
     uint8_t *data = a.scratch, *written = a.scratch + a.chunk;
+    const Items items = items_of(a.items);
+    const int64_t step = a.chunk - a.chunk % items.bytes;
     for (int64_t done = 0; done < a.rows;) {
-        const int64_t n = a.chunk < a.rows - done ? a.chunk : a.rows - done;
+        const int64_t n = step < a.rows - done ? step : a.rows - done;
         if (const int32_t r = read_all(a.in_fd[0], data, n, a.in_at[0] + done, &a.error)) return r;
         if (read_all(a.out_fd[0], written, n, a.out_at[0] + done, &a.error)) return STREAM_WRITE_FAILED;
-        if (a.refuse_nonfinite_bf16 && has_nonfinite_bf16(data, n)) return STREAM_BAD_VALUE;
+        if (items.bad(data, n)) return STREAM_BAD_VALUE;
         if (memcmp(data, written, size_t(n)) != 0) {
             int64_t i = 0;
             while (data[i] == written[i]) ++i;

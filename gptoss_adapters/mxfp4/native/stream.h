@@ -9,9 +9,12 @@ enum StreamResult : int32_t {
     STREAM_SOURCE_ENDS = 1,  // a source is shorter than it was
     STREAM_READ_FAILED = 2,  // of a source; errno in `error`
     STREAM_WRITE_FAILED = 3, // or read back; errno in `error`, 0 when bytes are missing
-    STREAM_BAD_VALUE = 4,    // a scale byte of 255, or a bf16 NaN or Inf
+    STREAM_BAD_VALUE = 4,    // a scale byte of 255, NaN or Inf
     STREAM_DIFFERS = 5,      // byte `at` of output `output`
 };
+
+// What plain bytes are, of those that can hold a value to be refused.
+enum StreamItems : int32_t { ITEMS_ANY = 0, ITEMS_BF16 = 1, ITEMS_F16 = 2, ITEMS_F32 = 3, ITEMS_MXFP4 = 4, ITEMS_Q8_0 = 5 };
 
 // Mirrored in checkpoint/native_stream.py.
 struct StreamArguments {
@@ -23,7 +26,7 @@ struct StreamArguments {
     int32_t compare;     // read the outputs back and compare instead of writing them
     int32_t out_fd[2];
     int64_t out_at[2];
-    int32_t refuse_nonfinite_bf16;  // looked for when comparing, where it costs no pass of its own
+    int32_t items;       // StreamItems; bad values are looked for when comparing, where it costs no pass of its own
     int32_t error;
     int32_t output;
     int32_t padding;
