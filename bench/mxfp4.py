@@ -107,8 +107,8 @@ def our_ways(rig: Rig) -> Iterator[Way]:
         if not native.select(isa.encode()):
             continue
         for tokens in (1, *TOKENS):
-            if (isa == "amx" and tokens < 14) or (isa == "portable" and tokens > 1):
-                continue  # AMX takes over at 14 tokens
+            if isa == "portable" and tokens > 1:
+                continue
             for precision in ("q24", "q16", "q8") if isa != "portable" else ("q24",):
                 for threads in (1, 2):
                     yield our_way(rig, native, isa, precision, tokens, threads)
@@ -181,8 +181,7 @@ def measure(ways: list[Way], repeats: int) -> None:
 def promises(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The issue's ratios, from best rates: (what, reached, promised)."""
     rate = {(r["name"], r["threads"], r["tokens"]): r["best"] for r in rows}
-    best_isa = "avx512vnni" if ("avx512vnni q16", 1, 1) in rate else "avx2"
-    gemm = "amx" if ("amx q8", 1, 64) in rate else best_isa
+    best_isa = next(isa for isa in ("amx", "avx512vnni", "avx2", "portable") if (f"{isa} q24", 1, 1) in rate)
     found = []
 
     def promise(what: str, reached: float, promised: float) -> None:
@@ -192,14 +191,15 @@ def promises(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for precision in ("q8", "q16", "q24"):
             promise(f"{best_isa} {precision} / ggml, 4 tokens, {threads} threads", rate[f"{best_isa} {precision}", threads, 4] / rate["ggml repack", threads, 4], 1.0)
         for precision in ("q16", "q24"):
-            for isa, share in (("avx512vnni", 0.85), ("avx2", 0.6)):
+            for isa, share in (("amx", 0.85), ("avx512vnni", 0.85), ("avx2", 0.6)):
                 if (f"{isa} {precision}", threads, 1) in rate:
                     promise(f"{isa} {precision}, {threads} threads: share of read bandwidth", rate[f"{isa} {precision}", threads, 1] / rate["read only", threads, 1], share)
             peer = max(rate[name, threads, 1] for name in ("ggml repack", "ggml plain"))
             promise(f"{best_isa} {precision} / ggml, 1 token, {threads} threads", rate[f"{best_isa} {precision}", threads, 1] / peer, 1.4)
         for tokens in (64, 256):
-            for isa in dict.fromkeys((gemm, best_isa)):
-                promise(f"{isa} q8 / ggml, {tokens} tokens, {threads} threads", rate[f"{isa} q8", threads, tokens] / rate["ggml repack", threads, tokens], 2.0)
+            for isa in ("amx", "avx512vnni"):
+                if (f"{isa} q8", threads, tokens) in rate:
+                    promise(f"{isa} q8 / ggml, {tokens} tokens, {threads} threads", rate[f"{isa} q8", threads, tokens] / rate["ggml repack", threads, tokens], 2.0)
         for name in ("torch dequantise + mv", "transformers dequantise + mm"):
             promise(f"{best_isa} q24 / {name}, {threads} threads", rate[f"{best_isa} q24", threads, 1] / rate[name, threads, 1], 200.0)
     return found

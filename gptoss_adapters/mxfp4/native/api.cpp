@@ -36,7 +36,7 @@ bool has_avx512vnni() {
 // The tile registers must also be asked for, once for the process.
 bool has_amx() {
     unsigned a, b, c, d;
-    if (!has_avx512vnni() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if (!has_avx512vnni() || !__builtin_cpu_supports("avx512vbmi") || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24;
     constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
     return (d & AMX_BF16) && (d & AMX_TILE) && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
@@ -48,7 +48,7 @@ bool has_dotprod() { return getauxval(AT_HWCAP) & (1 << 20); }  // HWCAP_ASIMDDP
 
 const Isa ISAS[] = {  // fastest first
 #if defined(MXFP4_HAS_amx)
-    {"amx", has_amx, &codec_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, &gemm_amx}}},
+    {"amx", has_amx, &codec_amx, {&matmul_amx, {&gemm_vnni, &gemm_amx}}},
 #endif
 #if defined(MXFP4_HAS_avx512vnni)
     {"avx512vnni", has_avx512vnni, &codec_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, nullptr}}},

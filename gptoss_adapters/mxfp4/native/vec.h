@@ -24,8 +24,12 @@ struct Weights { __m512i even, odd; };
 
 INLINE Weights split(__m512i w) {
     const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+#if defined(__AVX512VBMI__)  // looks at 6 bits of an index: the table is there four times, and no bit needs masking
+    return {_mm512_permutexvar_epi8(w, table), _mm512_permutexvar_epi8(_mm512_srli_epi16(w, 4), table)};
+#else
     const __m512i low = _mm512_set1_epi8(15);
     return {_mm512_shuffle_epi8(table, _mm512_and_si512(w, low)), _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(w, 4), low))};
+#endif
 }
 INLINE Weights weights(const uint8_t* b) { return split(_mm512_loadu_si512(b)); }
 INLINE Weights weights_part(const uint8_t* b, int blocks) { return split(_mm512_maskz_loadu_epi32((1u << 4 * blocks) - 1, b)); }
