@@ -292,6 +292,15 @@ def test_linear_bf16(backend: str, k: int, tokens: int) -> None:
         assert y.tobytes() == mxfp4.linear_bf16(x, w, bias, threads=1).tobytes()
 
 
+def test_shapes_that_do_not_fit_are_refused(backend: str) -> None:
+    blocks, scales = weights(8, 3)
+    for x, bias in ((activations(1, 2), None), (activations(1, 3)[0], None), (activations(1, 3), np.zeros(7, np.float32))):
+        with pytest.raises(ValueError, match="do not fit"):
+            mxfp4.matmul(x, blocks, scales, bias)
+        with pytest.raises(ValueError, match="do not fit"):
+            mxfp4.linear_bf16(x, np.zeros((8, 96), np.uint16), bias)
+
+
 def test_a_forked_child_can_multiply() -> None:
     """The pool's threads do not survive fork(); a child makes its own."""
     import multiprocessing

@@ -142,8 +142,8 @@ def matmul(x: Array, blocks: U8, scales: U8, bias: F32 | None = None, threads: i
         y: Array = x @ oracle.decode(blocks, scales).astype(x.dtype, copy=False).T
         return y if bias is None else y + bias
     x, out = np.ascontiguousarray(x, np.float32), np.empty((len(x), rows), np.float32)
-    b = None if bias is None else address(np.ascontiguousarray(bias, np.float32))
-    native.matmul(address(blocks), address(scales), b, rows, groups, len(x), address(x), PRECISIONS[precision], _threads(threads), address(out))
+    b = None if bias is None else np.ascontiguousarray(bias, np.float32)
+    native.matmul(address(blocks), address(scales), None if b is None else address(b), rows, groups, len(x), address(x), PRECISIONS[precision], _threads(threads), address(out))
     return out
 
 
@@ -153,12 +153,15 @@ def linear_bf16(x: F32, weight: Array, bias: F32 | None = None, threads: int = 0
     Products are exact and sums float32: for the few tokens of decoding, where reading the weights is the whole cost.
     """
     (rows, k), bits = weight.shape, weight.view(np.uint16)
+    if x.ndim != 2 or x.shape[1] != k or (bias is not None and bias.shape != (rows,)):
+        raise ValueError(f"x {x.shape} and weight {weight.shape} do not fit")
     native = library()
     if not native:
         y: F32 = x @ (bits.astype(np.uint32) << 16).view(np.float32).T
         return y if bias is None else y + bias
     x, out = np.ascontiguousarray(x, np.float32), np.empty((len(x), rows), np.float32)
-    native.linear_bf16(address(bits), None if bias is None else address(bias), rows, k, len(x), address(x), _threads(threads), address(out))
+    b = None if bias is None else np.ascontiguousarray(bias, np.float32)
+    native.linear_bf16(address(bits), None if b is None else address(b), rows, k, len(x), address(x), _threads(threads), address(out))
     return out
 
 
