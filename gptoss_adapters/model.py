@@ -77,7 +77,7 @@ def yarn_inverse_frequencies(config: GptOssConfig) -> Tensor:
     """(hd/2,) float64: interpolated for slow pairs, as trained for fast ones, a linear ramp in between."""
     pair = torch.arange(0, config.head_dim, 2, dtype=torch.float64)
     freq = config.rope_theta ** (pair / config.head_dim)
-    if config.rope_scaling_factor == 1.0:
+    if not config.uses_yarn:
         return 1.0 / freq
     low, high = config.yarn_bounds()
     ramp = ((pair / 2 - low) / (high - low)).clamp(0, 1)

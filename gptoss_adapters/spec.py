@@ -22,7 +22,7 @@ MXFP4_BLOCK = 32  # values that share one scale, along the input dimension
 RMS_NORM_EPS, SWIGLU_ALPHA, SWIGLU_LIMIT = 1e-5, 1.702, 7.0
 MAX_POSITIONS = 131072
 MAX_LAYERS, MAX_EXPERTS = 1024, 65536  # nobody's model; bounds what a hostile config can make us allocate
-_MAX_F32 = 3.4028234663852886e38
+_MIN_F32, _MAX_F32 = 2.0**-126, 3.4028234663852886e38  # of the normal float32 values: GGUF and every engine keep these numbers so
 BOS_TOKEN_ID, PAD_TOKEN_ID = 199998, 199999
 EOS_TOKEN_IDS = (200002, 199999, 200012)  # <|return|>, <|endoftext|>, <|call|>; the first is the one that HF and GGUF call eos
 
@@ -49,7 +49,7 @@ class GptOssConfig:
     swiglu_limit: float = SWIGLU_LIMIT
     swiglu_alpha: float = SWIGLU_ALPHA
     rope_theta: float = 150000.0
-    rope_scaling_factor: float = 32.0  # 1.0: no YaRN
+    rope_scaling_factor: float = 32.0  # from 1.0, which means no YaRN
     initial_context_length: int = 4096
     max_position_embeddings: int = MAX_POSITIONS
     yarn_beta_fast: float = 32.0
@@ -75,11 +75,15 @@ class GptOssConfig:
         return self.num_key_value_heads * self.head_dim
 
     @property
+    def uses_yarn(self) -> bool:
+        return self.rope_scaling_factor > 1.0
+
+    @property
     def concentration(self) -> float:
         """The factor on cos and sin that YaRN brings (0.1 ln s + 1), or the checkpoint's own attention_factor."""
         if self.attention_factor is not None:
             return self.attention_factor
-        return 0.1 * math.log(self.rope_scaling_factor) + 1.0 if self.rope_scaling_factor > 1.0 else 1.0
+        return 0.1 * math.log(self.rope_scaling_factor) + 1.0
 
     def yarn_bounds(self) -> tuple[float, float]:
         """(low, high) of the YaRN ramp over rotary pair indices; rounded outwards and clamped if `yarn_truncate`."""
@@ -119,7 +123,7 @@ class GptOssConfig:
         need(self.num_experts <= MAX_EXPERTS, "num_experts", f"exceeds {MAX_EXPERTS}", self.num_experts)
         for name in _POSITIVE_FLOATS:
             value = getattr(self, name)
-            need(_is_number(value) and math.isfinite(value) and value > 0, name, "must be a positive number", value)
+            need(_is_number(value) and value >= _MIN_F32, name, "must be a positive number that float32 holds", value)
         need(self.experts_per_token <= self.num_experts, "experts_per_token", f"exceeds num_experts {self.num_experts}", self.experts_per_token)
         need(self.num_attention_heads % self.num_key_value_heads == 0, "num_attention_heads",
              f"is not a multiple of num_key_value_heads {self.num_key_value_heads}", self.num_attention_heads)  # fmt: skip
@@ -128,12 +132,13 @@ class GptOssConfig:
         for kind in self.layer_types:
             need(kind in (SLIDING, FULL), "layer_types", f"may hold {SLIDING} and {FULL} only", kind)
         factor = self.attention_factor
-        need(factor is None or (_is_number(factor) and math.isfinite(factor) and factor > 0), "attention_factor", "must be a positive number", factor)
+        need(factor is None or (_is_number(factor) and factor >= _MIN_F32), "attention_factor", "must be a positive number that float32 holds", factor)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(self, name)
             need(value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0), name, "must be a token id", value)
-        need(self.rope_theta > 1, "rope_theta", "must exceed 1", self.rope_theta)
-        if self.rope_scaling_factor != 1.0:
+        need(self.rope_theta >= 1 + 2**-23, "rope_theta", "must exceed 1 in float32", self.rope_theta)
+        need(self.rope_scaling_factor >= 1, "rope_scaling_factor", "must be at least 1", self.rope_scaling_factor)
+        if self.uses_yarn:
             low, high = self.yarn_bounds()
             need(low < high, "rope_scaling", "makes an invalid YaRN ramp", f"low {low:.4g}, high {high:.4g}")
         return self
@@ -217,7 +222,7 @@ class GptOssConfig:
                                 "rope_type": "yarn", "truncate": self.yarn_truncate}  # fmt: skip
         if self.attention_factor is not None:
             rope["attention_factor"] = self.attention_factor
-        if self.rope_scaling_factor == 1.0:
+        if not self.uses_yarn:
             rope = {"rope_type": "default"}
         out: dict[str, Any] = {
             "architectures": ["GptOssForCausalLM"], "attention_bias": True, "attention_dropout": 0.0,
@@ -394,7 +399,7 @@ class _Taker:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) >= 2**1023
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_F32
 
 
 def _plain(value: Any) -> Any:

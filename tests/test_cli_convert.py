@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -215,6 +216,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "layer_types unknown": (config(layer_types=["chunked_attention"] * 4), "layer_types"),
     "top-k above the experts": (config(num_experts_per_tok=9), "experts_per_token exceeds"),
     "theta is a word": (config(rope_theta="big"), "rope_theta must be a number"),
+    "theta beyond float32": (config(rope_theta=1e300), "rope_theta must be a"),
+    "eps below float32": (config(rms_norm_eps=1e-60), "rms_norm_eps must be a positive number that float32 holds"),
+    "a factor that shrinks": (lambda f: with_config(f, lambda c: c["rope_scaling"].update(factor=0.5)), "rope_scaling_factor must be at least 1"),
+    "a factor of which YaRN makes 0": (
+        lambda f: with_config(f, lambda c: c["rope_scaling"].update(factor=math.exp(-10), attention_factor=1.0)), "rope_scaling_factor must be at least 1"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"no tokenizer.json beside the weights: add --tokenizer"),
     "tokenizer of another family": (tokenizer(lambda t: t.update(pre_tokenizer=None)), "pre_tokenizer is not the one of gpt-oss"),
     "tokenizer without merges": (tokenizer(lambda t: t["model"].pop("merges")), "not a byte-level BPE tokenizer"),

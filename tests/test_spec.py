@@ -136,7 +136,7 @@ BAD_HF: list[tuple[str, Any]] = [
     ("num_experts_per_tok", 33), ("hidden_size", -1), ("hidden_size", 2880.0), ("head_dim", 63), ("num_key_value_heads", 7),
     ("sliding_window", 0), ("sliding_window", -4), ("sliding_window", None), ("layer_types", ["full_attention"] * 23), ("layer_types", "full_attention"),
     ("layer_types", ["full_attention"] * 23 + ["chunked_attention"]), ("layer_types", [{}] * 24), ("rms_norm_eps", 0), ("rms_norm_eps", "1e-5"),
-    ("swiglu_limit", float("inf")), ("rope_theta", 0), ("rope_theta", "150000"), ("rope_theta", 1), ("vocab_size", True),
+    ("swiglu_limit", float("inf")), ("rms_norm_eps", 1e-60), ("rope_theta", 1e300), ("rope_theta", 1 + 1e-12), ("rope_theta", 0), ("rope_theta", "150000"), ("rope_theta", 1), ("vocab_size", True),
     ("tie_word_embeddings", True), ("eos_token_id", "200002"), ("rope_scaling", []), ("max_position_embeddings", 1.5),
 ]  # fmt: skip
 
@@ -151,7 +151,7 @@ def test_validation_names_the_field(field: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("rope_type", "llama3"), ("factor", None), ("factor", "x"), ("factor", 0), ("beta_fast", -1), ("truncate", "no"), ("original_max_position_embeddings", 0), ("attention_factor", "x")],
+    [("rope_type", "llama3"), ("factor", None), ("factor", "x"), ("factor", 0), ("factor", 0.5), ("factor", 4.54e-05), ("beta_fast", -1), ("beta_slow", 5e-324), ("truncate", "no"), ("original_max_position_embeddings", 0), ("attention_factor", "x")],
 )
 def test_validation_of_rope(key: str, value: Any) -> None:
     raw = GPT_OSS_20B.to_hf(mxfp4=True)

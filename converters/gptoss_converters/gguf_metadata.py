@@ -1,7 +1,7 @@
 """GGUF metadata of a gpt-oss model: the keys that llama.cpp and Ollama read, in upstream's order, and our provenance keys.
 
 Sources: llama.cpp's converter and loader (which keys are obeyed was measured); Ollama reads the same ones. What has no key
-(SwiGLU limit and alpha, YaRN betas, unrounded YaRN bounds) is in `lossy` and `notices`, and recorded under `gptoss_adapters.`.
+(SwiGLU limit and alpha, YaRN betas, unrounded YaRN bounds) is in `lossy` and `rounds_yarn`, and recorded under `gptoss_adapters.`.
 """
 
 from __future__ import annotations
@@ -53,12 +53,11 @@ def _pack_value(kind: int, value: Any) -> bytes:
 def model_keys(config: GptOssConfig, name: str, size_label: str, experts: str) -> list[Key]:
     """The keys of the architecture. `experts` is the type of the expert weights ("mxfp4", "bf16", ...)."""
     c = config
-    yarn = c.rope_scaling_factor > 1.0
-    rope: list[tuple[str, int, Any]] = [("rope.scaling.type", STRING, "yarn" if yarn else "none")]
-    if yarn:
+    rope: list[tuple[str, int, Any]] = [("rope.scaling.type", STRING, "yarn" if c.uses_yarn else "none")]
+    if c.uses_yarn:
         rope.append(("rope.scaling.factor", F32, c.rope_scaling_factor))
     rope.append(("rope.scaling.original_context_length", U32, c.initial_context_length))
-    if yarn:
+    if c.uses_yarn:
         rope += [("rope.scaling.yarn_beta_fast", F32, c.yarn_beta_fast), ("rope.scaling.yarn_beta_slow", F32, c.yarn_beta_slow)]
     if c.attention_factor is not None:
         rope.append(("rope.scaling.attn_factor", F32, c.attention_factor / (0.1 * math.log(c.rope_scaling_factor) + 1.0)))
@@ -97,14 +96,14 @@ def _window_keys(c: GptOssConfig) -> list[Key]:
 def lossy(config: GptOssConfig) -> list[tuple[str, float, float]]:
     """(field, the checkpoint's value, what llama.cpp computes with) for every field that a GGUF cannot carry."""
     fixed = [("swiglu_limit", SWIGLU_LIMIT), ("swiglu_alpha", SWIGLU_ALPHA)]
-    if config.rope_scaling_factor > 1.0:
+    if config.uses_yarn:
         fixed += [("yarn_beta_fast", LLAMA_BETA_FAST), ("yarn_beta_slow", LLAMA_BETA_SLOW)]
     return [(name, getattr(config, name), value) for name, value in fixed if getattr(config, name) != value]
 
 
 def rounds_yarn(config: GptOssConfig) -> bool:
     """Whether llama.cpp's rounding of the YaRN bounds changes this model."""
-    return config.rope_scaling_factor > 1.0 and not config.yarn_truncate
+    return config.uses_yarn and not config.yarn_truncate
 
 
 def provenance_keys(config: GptOssConfig, kind: str, version: str) -> list[Key]:

@@ -196,12 +196,12 @@ def item_bytes(dtype: str) -> int:
 def bad_items(data: U8, dtype: str) -> npt.NDArray[np.bool_]:
     """Stored bytes, whole items -> a flag each: what no engine computes alike, which is scale byte 255, NaN and Inf."""
     if dtype in DENSE:
-        return ~np.isfinite(data.view(DENSE[dtype]))
-    items = data.reshape(-1, item_bytes(dtype))
+        return np.asarray(~np.isfinite(data.view(DENSE[dtype])))
+    items: U8 = data.reshape(-1, item_bytes(dtype))
     if dtype == "MXFP4":
         return np.asarray(items[:, 0] == 255)
     if dtype == "Q8_0":
-        return ~np.isfinite(np.ascontiguousarray(items[:, :2]).view(np.float16)[:, 0])
+        return np.asarray(~np.isfinite(np.ascontiguousarray(items[:, :2]).view(np.float16)[:, 0]))
     return np.zeros(len(items), np.bool_)
 
 

@@ -101,9 +101,9 @@ def odd_config(config: GptOssConfig, kind: str) -> list[str]:
     for name, usual in (("swiglu_limit", SWIGLU_LIMIT), ("swiglu_alpha", SWIGLU_ALPHA), ("rms_norm_eps", RMS_NORM_EPS)):
         if getattr(config, name) != usual:
             odd.append(f"{name} is {getattr(config, name)}, not {usual}, which several engines hard-code")
-    if not config.yarn_truncate and config.rope_scaling_factor != 1.0:
+    if not config.yarn_truncate and config.uses_yarn:
         odd.append("YaRN bounds are exact (truncate: false), as in every published checkpoint: llama.cpp rounds them all the same")
-    elif kind != "gguf" and config.yarn_truncate and config.rope_scaling_factor != 1.0:
+    elif kind != "gguf" and config.yarn_truncate and config.uses_yarn:
         odd.append("YaRN bounds are rounded (truncate is true or absent), unlike in any published checkpoint")
     return odd
 
