@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crafted import GOLD
+from gptoss_converters.to_gguf import GgufOptions, plan_gguf
 
+from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint import plan as plans
-from gptoss_adapters.checkpoint.files import U8, Source
+from gptoss_adapters.checkpoint.files import U8, Source, stamp_of
 from gptoss_adapters.checkpoint.fills import ChunkFill, Copied, Produced, SourceFile
 from gptoss_adapters.checkpoint.journal import Parts
 from gptoss_adapters.checkpoint.plan import Place, Plan, PlannedFile, Target, Tensor, Work
@@ -38,7 +42,7 @@ def make_plan(folder: Path, *fills: ChunkFill, sources: Sequence[Path] = (), nam
         offsets.append(at)
         at += fill.rows * fill.row_bytes + 64
     file = PlannedFile(folder / name, HEADER, tuple(tensors), tuple(offsets), at)
-    return Plan((file,), tuple(Work(f, (Place(0, n),)) for n, f in enumerate(fills)), tuple(sources))
+    return Plan((file,), tuple(Work(f, (Place(0, n),)) for n, f in enumerate(fills)), {p: stamp_of(p.stat()) for p in sources})
 
 
 @pytest.fixture
@@ -185,6 +189,18 @@ def test_a_source_that_changes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"in: the file changed while it was being read"):
         write(make_plan(tmp_path, Produced(ROWS, ROW_BYTES, function), sources=[source]))
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_source_that_changes_between_opening_and_planning_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(GOLD / "src" / "tiny-mxfp4", source)
+    checkpoint = open_checkpoint(source)
+    with (source / "model.safetensors").open("r+b") as f:
+        f.seek(-64, os.SEEK_END)
+        f.write(bytes(64))
+    with pytest.raises(BadInput, match="the file changed while it was being read"):
+        write(plan_gguf(checkpoint, tmp_path / "out.gguf", GgufOptions()).plan)
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
 
 
 @pytest.mark.parametrize("native", [True, False])

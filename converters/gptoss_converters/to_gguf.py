@@ -60,8 +60,9 @@ def plan_gguf(checkpoint: Checkpoint, output: Path, options: GgufOptions) -> Ggu
     files = tuple(_file(*spec) for spec in _file_specs(output, keys, groups))
     places = {t.name: Place(f, i) for f, group in enumerate(groups) for i, t in enumerate(group)}
     works = tuple(Work(e.fill, tuple(places[t.name] for t in e.tensors)) for e in entries)
+    sources = {path: file.stamp for path, file in checkpoint.stored.items()}
     seals = _seals(files[0].header, checkpoint, len(groups)) if options.sha256 else ()
-    return GgufPlan(Plan(files, works, _sources(checkpoint), asdict(options) | {"version": _version()}, seals), notices)
+    return GgufPlan(Plan(files, works, sources, asdict(options) | {"version": _version()}, seals), notices)
 
 
 @cache
@@ -160,7 +161,3 @@ def _file(path: Path, keys: list[Key], tensors: Sequence[Tensor]) -> PlannedFile
 
 def _padded(n: int) -> int:
     return -(-n // ALIGNMENT) * ALIGNMENT
-
-
-def _sources(checkpoint: Checkpoint) -> tuple[Path, ...]:
-    return tuple(checkpoint.stored)

@@ -22,6 +22,7 @@ from gptoss_adapters.errors import BadInput, OutputError
 
 U8 = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
+Stamp = tuple[int, int, int]  # size, time of the last change in ns, inode number
 MAX_JSON_BYTES = 100_000_000
 MAX_JSON_DEPTH = 64
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -50,7 +51,7 @@ class MappedFile:
         self.path = path
         descriptor = _open_regular(real or path)
         try:
-            self.stamp = _stamp(os.fstat(descriptor))
+            self.stamp = stamp_of(os.fstat(descriptor))
             size = self.stamp[0]
             self.buffer: mmap.mmap | bytes = mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b""
             self.data: U8 = np.frombuffer(self.buffer, np.uint8)
@@ -59,16 +60,21 @@ class MappedFile:
 
     def check_unchanged(self) -> None:
         """Raises BadInput when the file was replaced, resized or rewritten since it was opened."""
-        try:
-            now = _stamp(self.path.stat())
-        except OSError:
-            now = None
-        if now != self.stamp:
-            raise BadInput("the file changed while it was being read", file=self.path, hint="run again when nothing writes to it")
+        check_stamp(self.path, self.stamp)
 
 
-def _stamp(s: os.stat_result) -> tuple[int, int, int, int]:
-    return s.st_size, s.st_mtime_ns, s.st_ino, s.st_dev
+def stamp_of(s: os.stat_result) -> Stamp:
+    return s.st_size, s.st_mtime_ns, s.st_ino
+
+
+def check_stamp(path: Path, before: Stamp) -> None:
+    """Raises BadInput when the file is not the one, or not as it was, when `before` was taken."""
+    try:
+        now = stamp_of(path.stat())
+    except OSError:
+        now = None
+    if now != before:
+        raise BadInput("the file changed while it was being read", file=path, hint="run again when nothing writes to it")
 
 
 def _open_regular(path: Path) -> int:

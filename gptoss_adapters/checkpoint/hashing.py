@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable
 
-from gptoss_adapters.checkpoint.fills import SourceFile
+from gptoss_adapters.checkpoint.fills import SourceFile, read_at
 from gptoss_adapters.checkpoint.plan import Plan, Seal
 
 _PIECE = 1 << 20
@@ -45,7 +44,8 @@ class Followers:
             self.errors.append(e)
 
     def _source(self, number: int) -> str:
-        file, size = SourceFile(self.plan.sources[number]), self.plan.stamps[number][0]
+        path, (size, *_) = list(self.plan.sources.items())[number]
+        file = SourceFile(path)
         state = hashlib.sha256()
         for at in range(0, size, _PIECE):
             state.update(file.read(at, min(_PIECE, size - at)).data)
@@ -59,9 +59,9 @@ class Followers:
             if job is not None and not self.wait(job):
                 return None
             while at < end:
-                piece = os.pread(fd, min(_PIECE, end - at), at)
-                state.update(piece)
-                at += len(piece)
+                piece = read_at(fd, at, min(_PIECE, end - at))
+                state.update(piece.data)
+                at += piece.size
         return state.hexdigest()
 
     def _extents(self, number: int) -> list[tuple[int, int]]:

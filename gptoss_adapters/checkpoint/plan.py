@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from gptoss_adapters.errors import BadInput
+from gptoss_adapters.checkpoint.files import Stamp, check_stamp
 
 JOB_BYTES = 16 << 20  # what an interrupted run may have to do again, per thread
 Target = tuple[int, int]  # open file descriptor, offset of a tensor's first byte
@@ -95,20 +95,20 @@ class Seal:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole output. `options` and the sources' sizes and times are what a resumed run must find unchanged."""
+    """The whole output. `options` and the sources' stamps are what a resumed run must find unchanged.
+
+    The stamps are those of the files as they were opened: what the headers said holds for no other bytes.
+    """
 
     files: tuple[PlannedFile, ...]
     works: tuple[Work, ...]
-    sources: tuple[Path, ...]
+    sources: Mapping[Path, Stamp]
     options: Mapping[str, Any] = field(default_factory=dict)
     seals: tuple[Seal, ...] = ()
 
     def __post_init__(self) -> None:
         filled = [p for w in self.works for p in w.places]
         assert len(set(filled)) == len(filled) == sum(len(f.tensors) for f in self.files), "every tensor is filled once"
-        object.__setattr__(self, "stamps", tuple(stamp(p) for p in self.sources))
-
-    stamps: tuple[tuple[int, int, int], ...] = field(init=False, default=())
 
     @property
     def nbytes(self) -> int:
@@ -119,7 +119,7 @@ class Plan:
         """Names this output and its inputs: equal keys give equal bytes."""
         facts = [
             [[f.path.name, hashlib.sha256(f.header).hexdigest(), f.size] for f in self.files],
-            [[str(p.resolve()), *s] for p, s in zip(self.sources, self.stamps, strict=True)],
+            [[str(p.resolve()), *s] for p, s in self.sources.items()],
             dict(self.options), [[s.offset, s.of, s.index] for s in self.seals],
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -132,23 +132,10 @@ class Plan:
         work = self.works[job.work]
         return (job.end - job.begin) * work.fill.row_bytes * len(work.places)
 
-    def tensor(self, place: Place) -> Tensor:
-        return self.files[place.file].tensors[place.tensor]
-
     def check_sources(self) -> None:
-        """Raises BadInput when a source was replaced, resized or rewritten since the plan was made."""
-        for path, before in zip(self.sources, self.stamps, strict=True):
-            if stamp(path) != before:
-                raise BadInput("the file changed while it was being read", file=path, hint="run again when nothing writes to it")
-
-
-def stamp(path: Path) -> tuple[int, int, int]:
-    """Size, time of the last change in ns and inode number; zeros for a file that is gone."""
-    try:
-        s = path.stat()
-    except OSError:
-        return (0, 0, 0)
-    return s.st_size, s.st_mtime_ns, s.st_ino
+        """Raises BadInput when a source was replaced, resized or rewritten since it was opened."""
+        for path, before in self.sources.items():
+            check_stamp(path, before)
 
 
 def _cut(number: int, work: Work) -> Iterator[Job]:

@@ -64,7 +64,7 @@ def plan_checkpoint(weights: Weights, kind: str, folder: Path, companions: Mappi
         for number, file in enumerate(files) for place, tensor in enumerate(file.tensors)
     ]  # fmt: skip
     files += [PlannedFile(folder / name, data, (), (), len(data)) for name, data in sorted(extra.items())]
-    return Plan(tuple(files), tuple(works), (), {"source": source, "kind": kind})
+    return Plan(tuple(files), tuple(works), {}, {"source": source, "kind": kind})
 
 
 def _in_order(kind: str, config: GptOssConfig) -> dict[str, Stored]:

@@ -128,7 +128,7 @@ class _Run:
     def _seal(self, digests: Mapping[Seal, str]) -> None:
         for seal, digest in digests.items():
             os.pwrite(self.parts.fds[0], digest.encode(), seal.offset)
-            path = self.plan.sources[seal.index] if seal.of == "source" else self.plan.files[seal.index].path
+            path = list(self.plan.sources)[seal.index] if seal.of == "source" else self.plan.files[seal.index].path
             self.written.sha256[path.name if seal.of == "source" else f"{path.name} (tensor data)"] = digest
 
     def _phase(self, name: str) -> _Phase:
