@@ -1,4 +1,4 @@
-"""llama.cpp's own server, in process through xllamacpp (prebuilt wheels), spoken to over its loopback HTTP port.
+"""llama.cpp's own server: in process through xllamacpp (prebuilt wheels), a binary, or one that runs somewhere, over HTTP.
 
 One request per generated token. The server's stream, and the probabilities of its longer answers, lose every token whose
 text ends inside a UTF-8 character; the ids of a one-token answer are always whole. The prompt stays in the server's cache,
@@ -9,18 +9,15 @@ The defaults are the parity settings: F32 cache, no flash attention, one thread.
 
 from __future__ import annotations
 
-import http.client
-import json
-import secrets
-import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from gptoss_harmony.tokens import FIRST_SPECIAL, GENERATION_STOPS, SPECIAL_NAMES
 
+from gptoss_adapters.backends.llama_http import connect, start_binary, start_in_process
 from gptoss_adapters.backends.protocol import BackendFailed, Capabilities, Engine, Info, Request, Token
-from gptoss_adapters.errors import BadInput, UsageError, missing_extra
+from gptoss_adapters.errors import UsageError
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0")
 _PRINTABLE = range(256)  # a byte-level vocabulary has the printable ASCII characters among its first ids
@@ -28,7 +25,11 @@ _FORCE = 1e9  # logit bias that makes a token certain; reported probabilities do
 
 
 class LlamaServer(Engine):
-    """Options: n_ctx, n_batch, n_threads, cache_type, flash_attn, as for llama_cpp."""
+    """`llama_server=FILE.gguf`, or `llama_server=URL` of one that runs: its settings are then its own.
+
+    Options: n_ctx, n_batch, n_threads, cache_type, flash_attn, as for llama_cpp; binary: a llama-server to start, a path or a
+    name on PATH, instead of xllamacpp's; api_key: of the server at a URL.
+    """
 
     reads = "gguf"
 
@@ -40,20 +41,29 @@ class LlamaServer(Engine):
         n_threads: int = 1,
         cache_type: str = "f32",
         flash_attn: bool = False,
+        binary: str | None = None,
+        api_key: str | None = None,
     ) -> None:
         if path is None:
-            raise UsageError("llama_server needs a GGUF file", expected="llama_server=FILE.gguf")
+            raise UsageError("llama_server needs a GGUF file or a URL", expected="llama_server=FILE.gguf")
         if cache_type not in CACHE_TYPES:
             raise UsageError("argument cache_type", expected=", ".join(CACHE_TYPES), got=cache_type)
         settings = {"n_batch": n_batch, "n_threads": n_threads, "cache_type": cache_type, "flash_attn": flash_attn}
-        self._server, address, key, version = _start(path, n_ctx, settings)
-        self._http = _Http(address, key)
+        if "://" in path:
+            settings = {"url": path}
+            self._served = connect(path, api_key)
+        elif binary:
+            self._served = start_binary(binary, path, n_ctx, settings)
+        else:
+            self._served = start_in_process(path, n_ctx, settings)
+        self._http = self._served.client
         meta = self._http.get("/v1/models")["data"][0]["meta"]
+        slots = self._http.get("/props")["default_generation_settings"]
         self.info = Info(
             engine="llama_server",
-            version=version,
+            version=self._served.version,
             vocab_size=meta["n_vocab"],
-            n_ctx=meta["n_ctx"],
+            n_ctx=slots["n_ctx"],
             stop_ids=self._stop_ids(),
             capabilities=Capabilities("top_k", grammar=True),
             settings=settings,
@@ -93,13 +103,13 @@ class LlamaServer(Engine):
             tokens.append(ident)
 
     def _complete(self, tokens: Sequence[int], request: Request, n_predict: int, seed: int) -> dict[str, Any]:
-        body = {
-            "prompt": list(tokens), "n_predict": n_predict, "return_tokens": True, "cache_prompt": True, "seed": seed,
+        settings = {
+            "n_predict": n_predict, "seed": seed,
             "samplers": ["temperature", "top_k", "top_p", "min_p"], "temperature": request.temperature,
             "top_k": request.top_k, "top_p": request.top_p, "min_p": request.min_p,
             "n_probs": 0 if request.logprobs is None or request.grammar else max(request.logprobs, 1),
         }  # fmt: skip
-        return self._http.post("/completion", body | ({"grammar": request.grammar} if request.grammar else {}))
+        return self._http.complete(tokens, **settings, **({"grammar": request.grammar} if request.grammar else {}))
 
     def _token(self, before: Sequence[int], ident: int, logprobs: int | None, reported: list[dict[str, Any]]) -> Token:
         """`reported`: the answer's own probabilities; empty where the server has none, or none that can be trusted."""
@@ -115,9 +125,7 @@ class LlamaServer(Engine):
     def _probabilities(self, tokens: Sequence[int], k: int) -> list[tuple[int, float]]:
         """The k best (id, logprob) after `tokens`. The answered token is forced to a printable one: for a token that ends
         inside a UTF-8 character the server gives no probabilities at all."""
-        body = {"prompt": list(tokens), "n_predict": 1, "temperature": 0, "n_probs": k, "cache_prompt": True,
-                "logit_bias": [[self._printable, _FORCE]]}  # fmt: skip
-        answer = self._http.post("/completion", body)
+        answer = self._http.complete(tokens, n_predict=1, temperature=0, n_probs=k, logit_bias=[[self._printable, _FORCE]])
         return _pairs(answer["completion_probabilities"][0])
 
     def _stop_ids(self) -> tuple[int, ...]:
@@ -136,53 +144,3 @@ class LlamaServer(Engine):
 
 def _pairs(entry: dict[str, Any]) -> list[tuple[int, float]]:
     return [(best["id"], best["logprob"]) for best in entry["top_logprobs"]]
-
-
-class _Http:
-    """JSON to the server, one connection per request: it closes idle ones after some seconds."""
-
-    def __init__(self, address: str, key: str) -> None:
-        self._at = urllib.parse.urlsplit(address)
-        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-
-    def get(self, path: str) -> dict[str, Any]:
-        return self._ask("GET", path, None)
-
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        return self._ask("POST", path, json.dumps(body))
-
-    def _ask(self, method: str, path: str, body: str | None) -> dict[str, Any]:
-        connection = http.client.HTTPConnection(self._at.hostname or "", self._at.port)
-        try:
-            connection.request(method, path, body, self._headers)
-            response = connection.getresponse()
-            answer: dict[str, Any] = json.loads(response.read())
-        finally:
-            connection.close()
-        if "error" in answer:
-            wrong = UsageError if response.status == 400 else BackendFailed
-            raise wrong(f"llama-server says: {answer['error']['message']}")
-        return answer
-
-
-def _start(path: str, n_ctx: int, settings: dict[str, Any]) -> tuple[Any, str, str, str]:
-    """A running server, its address, its key (the port is open to every local user) and its version."""
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise missing_extra("xllamacpp", "llama-server") from error
-    params, key = xllamacpp.CommonParams(), secrets.token_hex(16)
-    params.model.path, params.n_ctx, params.n_parallel, params.api_keys = path, n_ctx, 1, [key]
-    params.n_batch = params.n_ubatch = settings["n_batch"]
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["n_threads"]
-    params.cache_type_k = params.cache_type_v = getattr(
-        xllamacpp.ggml_type, f"GGML_TYPE_{settings['cache_type'].upper()}"
-    )
-    kind = "ENABLED" if settings["flash_attn"] else "DISABLED"
-    params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{kind}")
-    params.swa_full, params.warmup, params.fit_params, params.ui = True, False, False, False
-    try:
-        server = xllamacpp.Server(params)
-    except Exception as error:
-        raise BadInput(f"llama-server refuses the file: {error}", file=path) from error
-    return server, server.listening_address, key, f"xllamacpp {xllamacpp.__version__}"

@@ -20,6 +20,7 @@ from gptoss_adapters.errors import NotComparable, UsageError
 ENGINES = {
     "llama_cpp": "gptoss_adapters.backends.llama_cpp:LlamaCpp",
     "llama_server": "gptoss_adapters.backends.llama_server:LlamaServer",
+    "ollama": "gptoss_adapters.backends.ollama:Ollama",
     "torch": "gptoss_adapters.backends.torch:Torch",
     "transformers": "gptoss_adapters.backends.transformers:Transformers",
 }

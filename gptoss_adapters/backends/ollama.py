@@ -1,0 +1,166 @@
+"""A model in an Ollama server, through the `ollama` client: raw text generation behind the common protocol, and chats.
+
+Ollama takes and gives text. A prompt's ids go as the text of their tokens, and are refused where that text would be read as other
+ids; answers come back as ids by their logprob entries, one per token, or by encoding the text. The id that ends an answer is not
+shown: it is the one that the last header asks for (a call with a recipient, else the return).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from gptoss_harmony import Vocabulary, load_vocabulary
+from gptoss_harmony.tokens import CALL, GENERATION_STOPS, RETURN, SPECIAL_NAMES, SPECIAL_TOKENS
+
+from gptoss_adapters.backends.protocol import BackendFailed, Capabilities, Engine, Info, Request, Token
+from gptoss_adapters.errors import BadInput, NotComparable, UsageError, missing_extra
+from gptoss_adapters.spec import GPT_OSS_20B
+
+_SPECIAL = re.compile("(" + "|".join(map(re.escape, SPECIAL_NAMES)) + ")")
+_OPTIONS = ("temperature", "top_p", "seed")
+Json = dict[str, Any]
+
+
+class Ollama(Engine):
+    """`ollama=NAME`. Options: host (URL, default Ollama's own), n_ctx (tokens)."""
+
+    reads = "gguf"
+
+    def __init__(self, path: str | None, host: str | None = None, n_ctx: int = 4096) -> None:
+        if path is None:
+            raise UsageError("ollama needs a model's name", expected="ollama=NAME")
+        try:
+            import ollama
+        except ImportError as error:
+            raise missing_extra("ollama", "ollama") from error
+        self._client, self._model, self._vocabulary = ollama.Client(host), path, load_vocabulary()
+        try:
+            about = dict(self._client.show(path).modelinfo or {})
+        except ollama.ResponseError as error:
+            raise BadInput(f"Ollama has no such model: {error.error}", file=path, hint=f"ollama create {path} -f Modelfile") from error
+        except ConnectionError as error:
+            raise BadInput("no Ollama server answers", file=host, hint="ollama serve") from error
+        self._ids = {data: i for i, data in enumerate(self._vocabulary.token_bytes)}
+        self.info = Info(
+            engine="ollama",
+            version=f"ollama client, {about.get('general.architecture', 'unknown')} model",
+            vocab_size=about.get("gpt-oss.vocab_size") or GPT_OSS_20B.vocab_size,
+            n_ctx=n_ctx,
+            stop_ids=tuple(sorted(GENERATION_STOPS)),
+            capabilities=Capabilities("text"),
+            settings={"model": path, "n_ctx": n_ctx},
+        )
+
+    def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
+        text = prompt_text(request.tokens, self._vocabulary)
+        options = {name: getattr(request, name) for name in ("temperature", "top_p", "top_k", "min_p", "seed")}
+        stream = self._client.generate(
+            self._model, text, raw=True, stream=True, logprobs=True, top_logprobs=request.logprobs or None,
+            options={**options, "num_predict": request.max_tokens, "num_ctx": self.info.n_ctx},
+        )  # fmt: skip
+        answer: list[int] = []
+        reason = None
+        for part in stream:
+            for token in self._tokens(part, request.logprobs):
+                answer.append(token.id)
+                yield token
+            reason = part.done_reason or reason
+            if cancelled():
+                return
+        if reason == "stop":
+            yield Token(_ending([*request.tokens, *answer], self._vocabulary))
+
+    def _tokens(self, part: Any, wanted: int | None) -> Iterator[Token]:
+        """By the logprob entries where there are some, which are exact, else by the text."""
+        known = all(self._find(e.token) is not None for e in part.logprobs or ())
+        if not part.logprobs or (wanted is None and not known):  # a character in several tokens
+            if wanted is not None and part.response:
+                raise NotComparable("this Ollama gives no logprobs")
+            yield from (Token(i) for i in text_ids(part.response or "", self._vocabulary))
+            return
+        for entry in part.logprobs:
+            top = tuple((self._id(t.token), t.logprob) for t in (entry.top_logprobs or ())[:wanted] if wanted)
+            yield Token(self._id(entry.token), None if wanted is None else entry.logprob, top)
+
+    def _find(self, text: str) -> int | None:
+        """The id of a token's text; None for part of a character, which Ollama shows as U+FFFD."""
+        return None if "\ufffd" in text else SPECIAL_TOKENS.get(text, self._ids.get(text.encode()))
+
+    def _id(self, text: str) -> int:
+        found = self._find(text)
+        if found is None:
+            raise BackendFailed("Ollama reported a token that is not in the vocabulary, or part of a character", got=repr(text))
+        return found
+
+
+def prompt_text(tokens: Sequence[int], vocabulary: Vocabulary) -> str:
+    """The text that is read as these ids. Raises NotComparable when there is none: control-token text in a message, bytes
+    that are no UTF-8, tokens that an encoder would not choose."""
+    text = vocabulary.decode(tokens)
+    if text_ids(text, vocabulary) != list(tokens):
+        raise NotComparable("Ollama takes text only, and these ids would not come back from their text")
+    return text
+
+
+def text_ids(text: str, vocabulary: Vocabulary) -> list[int]:
+    """Ids as an engine reads a prompt: control tokens wherever their names stand."""
+    ids: list[int] = []
+    for i, part in enumerate(_SPECIAL.split(text)):
+        ids += [SPECIAL_TOKENS[part]] if i % 2 else vocabulary.encode(part)
+    return ids
+
+
+def _ending(tokens: Sequence[int], vocabulary: Vocabulary) -> int:
+    """What the model must have ended with, which Ollama does not show."""
+    header = vocabulary.decode(tokens).rpartition("<|start|>")[2].partition("<|message|>")[0]
+    return CALL if " to=" in header else RETURN
+
+
+# Chats ----------------------------------------------------------------------------------------------------------------
+
+
+def chat_arguments(request: Mapping[str, Any]) -> Json:
+    """A Chat Completions request as the arguments of `ollama.Client.chat`: messages, tools, think, format and options."""
+    names: dict[str, str] = {}
+    out: Json = {"model": request["model"], "messages": [_message(m, names) for m in request["messages"]]}
+    if request.get("tools") and request.get("tool_choice") != "none":
+        out["tools"] = list(request["tools"])
+    effort = request.get("reasoning_effort")
+    if effort:
+        out["think"] = False if effort == "none" else {"minimal": "low", "xhigh": "high"}.get(effort, effort)
+    wanted = request.get("response_format") or {}
+    if wanted.get("type") in ("json_object", "json_schema"):
+        out["format"] = wanted["json_schema"]["schema"] if wanted["type"] == "json_schema" else "json"
+    limit = request.get("max_completion_tokens") or request.get("max_tokens")
+    options = {k: request[k] for k in _OPTIONS if request.get(k) is not None} | ({"num_predict": limit} if limit else {})
+    return out | ({"options": options} if options else {}) | ({"logprobs": True} if request.get("logprobs") else {})
+
+
+def _message(message: Mapping[str, Any], names: dict[str, str]) -> Json:
+    content = message.get("content") or ""
+    text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+    out: Json = {"role": "system" if message["role"] == "developer" else message["role"], "content": text}
+    if thinking := message.get("reasoning_content") or message.get("reasoning"):
+        out["thinking"] = thinking
+    for call in message.get("tool_calls") or ():
+        function = call["function"]
+        names[call.get("id", "")] = function["name"]
+        out.setdefault("tool_calls", []).append({"function": {"name": function["name"], "arguments": json.loads(function["arguments"] or "{}")}})
+    if message["role"] == "tool":
+        out["tool_name"] = message.get("name") or names.get(message.get("tool_call_id", ""), "")
+    return out
+
+
+def chat_message(answer: Any) -> Json:
+    """The assistant message of an Ollama chat answer in Chat Completions' form, with its finish_reason."""
+    message = answer.message
+    calls = [
+        {"id": f"call_{i}", "type": "function", "function": {"name": c.function.name, "arguments": json.dumps(dict(c.function.arguments), ensure_ascii=False)}}
+        for i, c in enumerate(message.tool_calls or ())
+    ]
+    out: Json = {"role": "assistant", "content": message.content or None, "reasoning_content": message.thinking or None}
+    reason = "tool_calls" if calls else {"stop": "stop", "length": "length"}.get(answer.done_reason or "stop", "stop")
+    return out | ({"tool_calls": calls} if calls else {}) | {"finish_reason": reason}
