@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_ollama import fake_ollama
 from gptoss_converters.modelfile import read
 from gptoss_converters.modelfile_rules import check
 from gptoss_converters.ollama_prompt import harmony_template
@@ -26,8 +29,8 @@ GOLD = Path(__file__).parent / "data" / "gguf"
 SOURCE = GOLD / "src" / "tiny-mxfp4"
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gptoss_converters.cli", *map(str, arguments)], capture_output=True, text=True)
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "gptoss_converters.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
 
 
 def export(folder: Path, gguf: GgufOptions = GgufOptions(), source: Path = SOURCE, **options: Any) -> OllamaModel:  # noqa: B008
@@ -97,6 +100,24 @@ def test_the_command(tmp_path: Path) -> None:
     dry = run("to-ollama", SOURCE, "-o", tmp_path / "y", "--num-ctx", 64, "--dry-run")
     assert dry.returncode == 0 and "FROM ./tiny-mxfp4.gguf" in dry.stdout and not (tmp_path / "y").exists()
     assert run("check-modelfile", out / "Modelfile").returncode == 0
+
+
+def test_the_recipe_runs(tmp_path: Path) -> None:
+    """Its `gptoss-convert` lines in order, with a small checkpoint for the fine-tune and a server on loopback."""
+    text = (Path(__file__).parents[1] / "recipes" / "ollama" / "from_fine_tune.md").read_text()
+    lines = [line for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    shutil.copytree(SOURCE, tmp_path / "my-tune", copy_function=shutil.copyfile)
+    with fake_ollama() as server:
+        ran = 0
+        for line in lines:
+            program, *arguments = shlex.split(line.replace("~/.ollama", str(tmp_path / "store")).replace("http://localhost:11434", server.url))
+            if program == "gptoss-convert":
+                context = ["--num-ctx", "64"] if arguments[0] == "to-ollama" else []
+                done = run(*arguments, *context, cwd=tmp_path)
+                assert done.returncode == 0, (line, done.stderr)
+                ran += 1
+        assert ran == 6 and "my-tune" in server.models
+    assert (tmp_path / "store" / "models" / "manifests" / "registry.ollama.ai" / "library" / "my-tune" / "latest").is_file()
 
 
 # Bad exports ----------------------------------------------------------------------------------------------------------
