@@ -21,7 +21,7 @@ CONSTRAIN_MARK = SPECIAL_NAMES[CONSTRAIN - FIRST_SPECIAL]
 Section: TypeAlias = tuple[int | None, str]
 """A special token of the header (None: its beginning) and the text after it."""
 
-_CONTENT_TYPE = re.compile(r"[A-Za-z][\w.+-]*(/[\w.+-]+(; ?[\w-]+=\S+)*)?")
+_CONTENT_TYPE = re.compile(r"[A-Za-z][\w.+-]*(/[\w.+-]+(; ?[\w-]+=[^\s;]+)*)?")
 _TOOL_LIKE = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)+")
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w-]*")
 _KNOWN_TYPES = frozenset({"json", "code"})

@@ -211,6 +211,16 @@ def test_a_model_in_a_loop_costs_linear_time(before: str, loop: str) -> None:
     assert time.process_time() - begin < 10
 
 
+def test_a_content_type_of_many_parameters_costs_linear_time() -> None:
+    """A type that may be split in many ways, and fits in none of them."""
+    begin = time.process_time()
+    for parameter in (";x=y", "; x=y", ";x=y;"):
+        parse(ids_of(f"<|channel|>final<|constrain|>a/b{parameter * 2000} !<|message|>x<|end|>"))
+    assert time.process_time() - begin < 5
+    (message,) = parse(ids_of("<|channel|>final <|constrain|>text/plain; charset=utf-8;x=a=b<|message|>x<|end|>"))
+    assert (message.content_type, message.flags) == ("<|constrain|>text/plain; charset=utf-8;x=a=b", ())
+
+
 @pytest.mark.parametrize(
     ("text", "role", "name", "recipient"),
     [
