@@ -59,7 +59,28 @@ inline __m512i four_rows(const uint8_t* b, int64_t stride) {  // rows 0, 4, 8, 1
     return _mm512_inserti32x4(_mm512_inserti32x4(low, row(2), 2), row(3), 3);
 }
 
-// Twice the values plus 12 as [block][8 words][16 rows], and scales [block][16 rows].
+// 2^(byte - 127) as [block][16 rows]; max() turns the pattern of byte 0 into that of 2^-127, which is subnormal.
+void decode_scales(const Rows& w, int64_t first, float* out) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i at = _mm512_mullo_epi32(lane, _mm512_set1_epi32(int(w.groups)));
+    const uint8_t* s = w.scales + first * w.groups;
+    const auto put = [&](int64_t g, __m512i byte) {
+        const __m512i bits = _mm512_max_epi32(_mm512_slli_epi32(byte, 23), _mm512_set1_epi32(0x00400000));
+        _mm512_store_si512(out + g * ROW_TILE, bits);
+    };
+    int64_t g = 0;
+    for (; g + 4 <= w.groups; g += 4) {
+        const __m512i four = _mm512_i32gather_epi32(at, s + g, 1);
+        for (int i = 0; i < 4; ++i) put(g + i, _mm512_and_si512(_mm512_srli_epi32(four, 8 * i), _mm512_set1_epi32(255)));
+    }
+    for (; g < w.groups; ++g) {
+        alignas(64) int32_t byte[ROW_TILE];
+        for (int64_t r = 0; r < ROW_TILE; ++r) byte[r] = s[r * w.groups + g];
+        put(g, _mm512_load_si512(byte));
+    }
+}
+
+// Twice the values plus 12 as [block][8 words][16 rows], and the scales.
 void decode(const Rows& w, int64_t first, uint8_t* values, float* scales) {
     const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     const __m512i nibble = _mm512_set1_epi8(15);
@@ -76,12 +97,8 @@ void decode(const Rows& w, int64_t first, uint8_t* values, float* scales) {
             _mm512_store_si512(out, _mm512_shuffle_epi8(table, _mm512_and_si512(word[q], nibble)));
             _mm512_store_si512(out + 64, _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(word[q], 4), nibble)));
         }
-        for (int64_t r = 0; r < ROW_TILE; ++r) {
-            const uint8_t s = w.scales[(first + r) * w.groups + g];
-            const uint32_t bits = s ? uint32_t(s) << 23 : 0x00400000;
-            memcpy(scales + g * ROW_TILE + r, &bits, 4);
-        }
     }
+    decode_scales(w, first, scales);
 }
 
 template <int P, int T> void multiply(const uint8_t* values, const float* scales, int64_t groups, const Block<P>* const* x, float* const* y, int64_t row, const float* bias) {
