@@ -96,11 +96,14 @@ def parts(model: Any, cache: Any, token: Any) -> dict[str, float]:
         rows = weight.shape[0]
         return "head" if rows == model.config.vocab_size else "router" if rows == model.config.num_experts else "attention weights"
 
-    kept = {name: getattr(module, name) for name in ("linear", "attend", "rms_norm")}
+    users = [model, *(part for layer in model.layers for part in layer)]
+    kept = {name: getattr(module, name) for name in ("attend", "rms_norm")}
     experts = [moe.experts for _, moe in model.layers]
-    module.linear = clocked(linear_name, module.linear)
+    linear = model.linear
     module.attend = clocked(lambda *a: "attention scores", module.attend)
     module.rms_norm = clocked(lambda *a: "norms", module.rms_norm)
+    for user in users:
+        user.linear = clocked(linear_name, linear)
     for _, moe in model.layers:
         moe.experts = clocked(lambda *a: "experts", moe.experts)
     try:
@@ -108,6 +111,8 @@ def parts(model: Any, cache: Any, token: Any) -> dict[str, float]:
     finally:
         for name, function in kept.items():
             setattr(module, name, function)
+        for user in users:
+            user.linear = linear
         for (_, moe), one in zip(model.layers, experts, strict=True):
             moe.experts = one
     return {k: v * 1e3 for k, v in spent.items()} | {"Python and the rest": (whole - sum(spent.values())) * 1e3}

@@ -113,20 +113,19 @@ def _turn(conversation: Conversation, text: str, stream: Any, as_json: bool) -> 
     from gptoss_harmony.chat_completions import from_messages
 
     conversation.messages.append(Message.user(text))
-    parser, start = Parser(role="assistant"), time.perf_counter()
-    show = _Show(enabled=not as_json)
-    count = 0
-    for token in stream(render(conversation)):
-        count += 1
+    parser, show, seen = Parser(role="assistant"), _Show(enabled=not as_json), [time.perf_counter()]
+    for token in stream(render(conversation, headers="as_parsed")):
+        seen.append(time.perf_counter())
         for event in parser.feed([token]):
             show(event)
     for event in parser.finish():
         show(event)
     conversation.messages += parser.messages
-    seconds = time.perf_counter() - start
     if as_json:
         print(json.dumps(from_messages(parser.messages), ensure_ascii=False))
-    print(f"{count} tokens, {count / max(seconds, 1e-9):.1f} tokens/s with the prompt", file=sys.stderr)
+    if len(seen) > 1:
+        speed = (len(seen) - 2) / max(seen[-1] - seen[1], 1e-9)
+        print(f"{len(seen) - 1} tokens: the first after {seen[1] - seen[0]:.1f} s, then {speed:.1f} tokens/s", file=sys.stderr)
 
 
 class _Show:
@@ -138,21 +137,18 @@ class _Show:
     def __call__(self, event: Any) -> None:
         if not self.enabled:
             return
+        from gptoss_harmony.view import printable  # what a model writes must not drive the terminal
+
         name = type(event).__name__
         if name == "MessageStart":
             header = event.header
-            label = f"{header.channel or 'answer'}{' to ' + header.recipient if header.recipient else ''}"
+            label = printable(f"{header.channel or 'answer'}{' to ' + header.recipient if header.recipient else ''}")
             style = STYLES.get(header.channel or "final", "")
             print(f"\033[{style}m[{label}] " if self.colour else f"[{label}] ", end="", flush=True)
         elif name == "Delta":
-            print(_printable(event.text), end="", flush=True)
+            print(printable(event.text), end="", flush=True)
         else:
             print("\033[0m" if self.colour else "")
-
-
-def _printable(text: str) -> str:
-    """What a model writes must not drive the terminal: control characters but newline and tab are shown escaped."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _open(path: str, backend: str, max_tokens: int, temperature: float, seed: int) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gptoss_adapters import mxfp4
 from gptoss_adapters.errors import UsageError, missing_extra
-from gptoss_adapters.linear import as_tensor, linear, threads
+from gptoss_adapters.linear import as_tensor, linear_in_torch, threads
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint import Checkpoint
@@ -27,17 +27,31 @@ MODES = ("auto", "q24", "q16", "triton", "oracle")
 
 
 def load_experts(checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device: torch.device, mode: str = "auto") -> Experts:
-    """The experts of one layer. mode: see `GptOss.from_checkpoint`. Nothing is decoded here; MXFP4 stays mapped."""
+    """The experts of one layer. mode: see `GptOss.from_checkpoint`. Nothing is decoded here; MXFP4 stays mapped.
+
+    Raises UsageError for a mode that cannot serve this checkpoint, dtype or device, BadInput for a scale byte of 255.
+    """
     if mode not in MODES:
         raise UsageError("experts must be one of " + ", ".join(MODES), got=mode)
-    packed = checkpoint.tensors[f"layers.{layer}.experts.gate_up.weight"].encoding == "mxfp4"
-    if not packed or dtype == torch.float64 or mode == "oracle":
+    names = [f"layers.{layer}.experts.{name}.weight" for name in ("gate_up", "down")]
+    packed = all(checkpoint.tensors[name].encoding == "mxfp4" for name in names)
+    if packed:
+        for name in names:
+            checkpoint.check(name)  # a scale byte of 255 is NaN: refused here, naming file and tensor
+    kernels = packed and dtype != torch.float64
+    if mode == "auto":
+        mode = _best(device) if kernels else "oracle"
+    if mode == "oracle":
         return OracleExperts(checkpoint, layer, dtype, device)
-    if mode == "triton" or (mode == "auto" and device.type == "cuda" and find_spec("triton")):
-        return TritonExperts(checkpoint, layer, device)
-    if device.type == "cpu" and (mode != "auto" or mxfp4.backend() != "torch"):
-        return NativeExperts(checkpoint, layer, "q24" if mode == "auto" else mode)
-    return OracleExperts(checkpoint, layer, dtype, device)
+    if not kernels or (mode != "triton" and device.type != "cpu"):
+        raise UsageError(f"experts={mode} needs MXFP4 weights, float32 or bfloat16, and {'a GPU' if mode == 'triton' else 'a CPU'}")
+    return TritonExperts(checkpoint, layer, device) if mode == "triton" else NativeExperts(checkpoint, layer, mode)
+
+
+def _best(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "oracle" if mxfp4.backend() == "torch" else "q24"
+    return "triton" if find_spec("triton") else "oracle"
 
 
 def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
@@ -67,7 +81,7 @@ class OracleExperts:
 
     def _linear(self, name: str, expert: int, x: Tensor) -> Tensor:
         weight = self.weights[name](expert, self.dtype)
-        return linear(x, weight) + self.biases[name][expert].to(x.dtype)
+        return linear_in_torch(x, weight) + self.biases[name][expert].to(x.dtype)
 
 
 def grouped(chosen: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -97,7 +111,7 @@ _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -
 def decode(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """MXFP4 in torch, on any device. blocks [..., G, 16] u8, scales [..., G] u8 -> [..., G * 32] in dtype, exact.
 
-    The low nibble comes first. Scale byte 255 (NaN) is refused when the checkpoint is opened, not here.
+    The low nibble comes first. Scale byte 255 (NaN) is refused by `load_experts`, not here.
     """
     table = torch.tensor(_E2M1, dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=blocks.device)
     codes = torch.stack((blocks & 15, blocks >> 4), dim=-1).flatten(-2)  # (..., G, 32)

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,14 +60,16 @@ class Generation:
 
 def generate(model: GptOss, prompts: Tensor | Sequence[Sequence[int]] | Sequence[int], *, max_tokens: int = 256,
              sampling: Sampling | None = None, stop_ids: Sequence[int] | None = None, top_logprobs: int = 0) -> list[Generation]:  # fmt: skip
-    """Continue each prompt (ids; ragged is fine) by up to max_tokens. Raises UsageError for an empty or too long prompt.
+    """Continue each prompt (ids; ragged is fine) by up to max_tokens, or to the end of the context.
+
+    Raises UsageError for an empty or too long prompt.
 
     stop_ids: default <|return|>, <|call|> and <|endoftext|>, plus the config's eos.
     """
     rows = _rows(prompts)
     answers = [Generation() for _ in rows]
-    for answer, steps in zip(answers, zip(*_steps(model, rows, max_tokens, sampling, stop_ids, top_logprobs), strict=True), strict=True):
-        for step in steps:
+    for column in _steps(model, rows, max_tokens, sampling, stop_ids, top_logprobs):
+        for answer, step in zip(answers, column, strict=True):
             if step is not None:
                 _record(answer, step)
     return answers
@@ -104,6 +107,9 @@ def _steps(model: GptOss, rows: list[list[int]], max_tokens: int, sampling: Samp
     rng = torch.Generator().manual_seed(sampling.seed) if sampling.seed is not None else torch.Generator()
     if sampling.seed is None:
         rng.seed()
+    max_tokens = min(max_tokens, model.config.max_position_embeddings - max(map(len, rows)) + 1)
+    if max_tokens < 1:
+        return
     cache = model.new_cache()
     logits, positions = prefill(model, rows, cache)
     alive = [True] * len(rows)
@@ -119,7 +125,7 @@ def _steps(model: GptOss, rows: list[list[int]], max_tokens: int, sampling: Samp
 
 
 def _step(logp: Tensor, token: int, top: int, stops: set[int | None]) -> Step:
-    best = logp.topk(top) if top else None
+    best = logp.topk(min(top, len(logp))) if top else None
     pairs = list(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best is not None else []
     return Step(token, float(logp[token]), pairs, token in stops)
 
@@ -129,30 +135,37 @@ def prefill(model: GptOss, rows: list[list[int]], cache: list[Cache]) -> tuple[T
     width = max(map(len, rows))
     ids = torch.tensor([[0] * (width - len(r)) + r for r in rows])
     positions = torch.tensor([[-1] * (width - len(r)) + list(range(len(r))) for r in rows])
-    for chunk, where in zip(ids.split(PREFILL_CHUNK, 1), positions.split(PREFILL_CHUNK, 1), strict=True):
-        logits = model(chunk, cache=cache, positions=where, last_only=True)
-    return logits, positions[:, -1:]
+    cut = (width - 1) // PREFILL_CHUNK * PREFILL_CHUNK
+    for start in range(0, cut, PREFILL_CHUNK):
+        chunk = slice(start, start + PREFILL_CHUNK)
+        model.hidden(ids[:, chunk], cache=cache, positions=positions[:, chunk])
+    return model(ids[:, cut:], cache=cache, positions=positions[:, cut:], last_only=True), positions[:, -1:]
 
 
 def pick(logp: Tensor, sampling: Sampling, rng: torch.Generator) -> Tensor:
     """logp [B, V] -> the next token of each row, [B] int64, on the CPU."""
     if sampling.temperature == 0:
         return logp.argmax(-1).cpu()
-    probs = (logp.cpu() / sampling.temperature).softmax(-1)
-    ranked, order = probs.sort(-1, descending=True)
-    keep = ranked >= sampling.min_p * ranked[:, :1]
-    keep &= ranked.cumsum(-1) - ranked < sampling.top_p
+    shifted = logp.cpu() - logp.cpu().max(-1, keepdim=True).values  # so that a tiny temperature does not overflow
+    ranked, order = (shifted / sampling.temperature).softmax(-1).sort(-1, descending=True)
     if sampling.top_k:
-        keep[:, sampling.top_k :] = False
+        ranked[:, sampling.top_k :] = 0
+    keep = ranked >= sampling.min_p * ranked[:, :1]
+    keep &= ranked.cumsum(-1) - ranked < sampling.top_p * ranked.sum(-1, keepdim=True)
     drawn = torch.multinomial(ranked * keep, 1, generator=rng)
     return order.gather(-1, drawn)[:, 0]
 
 
 def _rows(prompts: Tensor | Sequence[Sequence[int]] | Sequence[int]) -> list[list[int]]:
     given: list[Any] = prompts.tolist() if isinstance(prompts, Tensor) else list(prompts)
-    rows: list[list[int]] = [given] if given and isinstance(given[0], int) else [list(row) for row in given]
-    if not rows or not all(rows):
+    try:
+        rows = [[index(t) for t in row] for row in (given if given and isinstance(given[0], Iterable) else [given])]
+    except TypeError:
+        raise UsageError("a prompt must be a list of token ids") from None
+    if not all(rows):
         raise UsageError("a prompt is empty")
+    if any(not 0 <= t < 2**63 for row in rows for t in row):
+        raise UsageError("a prompt holds a token id outside the vocabulary")
     return rows
 
 

@@ -19,35 +19,31 @@ CHUNK_VALUES = 1 << 22  # weights widened at a time: 16 MB of float32, which sta
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., in] times weight [out, in] plus bias [out] -> [..., out] in x's dtype.
 
-    Equal dtypes: one matmul. Else the weight is widened to x's dtype by chunks of rows (exact: bf16 and f16 into float32
-    or float64). One or a few float32 rows against bf16 on CPU go through the native kernel, which reads bf16 directly.
+    float32 against bf16 on a CPU goes through the native kernels, which read bf16 directly; all else is `linear_in_torch`.
     """
+    if x.dtype == torch.float32 and weight.dtype == torch.bfloat16 and x.device.type == "cpu" and weight.is_contiguous():
+        rows, backend = x.numel() // x.shape[-1], mxfp4.backend()
+        if backend == "amx" or (backend != "torch" and rows <= NATIVE_ROWS):
+            y = mxfp4.linear_bf16(x.reshape(rows, -1).numpy(), weight.view(torch.int16).numpy(), threads=threads())
+            out = torch.from_numpy(y).view(*x.shape[:-1], -1)
+            return out if bias is None else out + bias.to(x.dtype)
+    return linear_in_torch(x, weight, bias)
+
+
+def linear_in_torch(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same by torch alone. Equal dtypes: one matmul. Else the weight is widened to x's dtype by chunks of rows, which is
+    exact: bf16 and f16 into float32 or float64."""
     if weight.dtype == x.dtype:
         return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
-    y = _native(x, weight) if x.dtype == torch.float32 and weight.dtype == torch.bfloat16 else None
-    y = _widened(x, weight) if y is None else y
+    rows = max(1, CHUNK_VALUES // weight.shape[1])
+    parts = [F.linear(x, w.to(x.dtype)) for w in weight.split(rows)]
+    y = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     return y if bias is None else y + bias.to(y.dtype)
-
-
-def _native(x: Tensor, weight: Tensor) -> Tensor | None:
-    """The kernel for a few rows, where reading the weight is the whole cost; None where it does not serve."""
-    rows = x.numel() // x.shape[-1]
-    backend, most = mxfp4.backend(), rows if mxfp4.backend() == "amx" else NATIVE_ROWS
-    if rows > most or x.device.type != "cpu" or not weight.is_contiguous() or backend == "torch":
-        return None
-    y = mxfp4.linear_bf16(x.reshape(rows, -1).numpy(), weight.view(torch.int16).numpy(), threads=threads())
-    return torch.from_numpy(y).view(*x.shape[:-1], -1)
 
 
 def threads() -> int:
     """The kernels use as many threads as torch (`torch.set_num_threads`), so that the two do not compete."""
     return torch.get_num_threads()
-
-
-def _widened(x: Tensor, weight: Tensor) -> Tensor:
-    rows = max(1, CHUNK_VALUES // weight.shape[1])
-    parts = [F.linear(x, w.to(x.dtype)) for w in weight.split(rows)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def as_tensor(array: Any) -> Tensor:

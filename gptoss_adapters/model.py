@@ -9,8 +9,11 @@ A decoder-only mixture-of-experts transformer, read here in forward order:
   multiplied by the native kernels without being decoded at all
 
 The computation is float32 (or float64) on exactly decoded weights: the truth that every engine is judged against.
-bfloat16 follows the rounding points of OpenAI's torch implementation. Dense weights stay in their stored dtype and are
+bfloat16 follows OpenAI's torch implementation. Dense weights stay in their stored dtype and are
 widened as they are used, so memory is that of the checkpoint.
+
+`experts="oracle"` uses torch alone, and with bfloat16 rounds where OpenAI's implementation does; the native kernels sum in
+float32 inside the expert layer, so their bfloat16 is at least as close to the truth.
 
 Formulas: openai/gpt-oss `torch/model.py`; YaRN: Peng et al. 2023, arXiv:2309.00071.
 """
@@ -18,7 +21,7 @@ Formulas: openai/gpt-oss `torch/model.py`; YaRN: Peng et al. 2023, arXiv:2309.00
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,13 +32,14 @@ from torch.nn import functional as F
 
 from gptoss_adapters.errors import UsageError
 from gptoss_adapters.experts import Experts, load_experts
-from gptoss_adapters.linear import as_tensor, linear
+from gptoss_adapters.linear import as_tensor, linear, linear_in_torch
 from gptoss_adapters.spec import MXFP4_BLOCK, SLIDING, GptOssConfig
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint import Checkpoint
     from gptoss_adapters.generate import Generation
 
+Linear = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 ATTENTION_BYTES = 64 << 20  # bound on one chunk of attention scores
 
 
@@ -168,32 +172,32 @@ def _attend_chunk(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor,
 class Attention:
     """Norm, q/k/v, rotation, attention, output projection. Returns what is added to the residual stream."""
 
-    def __init__(self, config: GptOssConfig, weights: dict[str, Tensor], layer: int) -> None:
-        self.config, self.w = config, weights
+    def __init__(self, config: GptOssConfig, weights: dict[str, Tensor], layer: int, linear: Linear) -> None:
+        self.config, self.w, self.linear = config, weights, linear
         self.window = config.sliding_window if config.layer_types[layer] == SLIDING else None
 
     def __call__(self, x: Tensor, rope: tuple[Tensor, Tensor], positions: Tensor, cache: Cache | None) -> Tensor:
         b, t, _ = x.shape
         hd, w = self.config.head_dim, self.w
         x = rms_norm(x, w["attn_norm.weight"], self.config.rms_norm_eps)
-        q, k, v = (linear(x, w[f"{p}_proj.weight"], w[f"{p}_proj.bias"]).view(b, t, -1, hd) for p in "qkv")
+        q, k, v = (self.linear(x, w[f"{p}_proj.weight"], w[f"{p}_proj.bias"]).view(b, t, -1, hd) for p in "qkv")
         q, k = rotate(q, *rope), rotate(k, *rope)
         k_pos = positions
         if cache is not None:
             k, v, k_pos = cache.extend(k, v, positions)
         out = attend(q, k, v, w["sinks"], positions, k_pos, self.window)
-        return linear(out, w["o_proj.weight"], w["o_proj.bias"])
+        return self.linear(out, w["o_proj.weight"], w["o_proj.bias"])
 
 
 class MoE:
     """Norm, router, top-k experts. Returns what is added to the residual stream."""
 
-    def __init__(self, config: GptOssConfig, weights: dict[str, Tensor], experts: Experts) -> None:
-        self.config, self.w, self.experts = config, weights, experts
+    def __init__(self, config: GptOssConfig, weights: dict[str, Tensor], experts: Experts, linear: Linear) -> None:
+        self.config, self.w, self.experts, self.linear = config, weights, experts, linear
 
     def __call__(self, x: Tensor, layer: int, taps: Taps | None) -> Tensor:
         x = rms_norm(x, self.w["mlp_norm.weight"], self.config.rms_norm_eps)
-        scores = linear(x, self.w["router.weight"], self.w["router.bias"])  # (B, T, E)
+        scores = self.linear(x, self.w["router.weight"], self.w["router.bias"])  # (B, T, E)
         if taps is not None and taps.forced is not None:
             chosen = taps.forced[layer].to(scores.device)
             top = scores.gather(-1, chosen)
@@ -217,13 +221,14 @@ class GptOss:
                  experts: str = "auto") -> None:  # fmt: skip
         self.checkpoint, self.config = checkpoint, checkpoint.config
         self.dtype, self.device = dtype, torch.device(device)
+        self.linear: Linear = linear_in_torch if experts == "oracle" else linear
         self.rope = Rope(self.config, self.device)
         self.embedding, self.norm, self.unembedding = (self._dense(f"{n}.weight") for n in ("embedding", "norm", "unembedding"))
         self.layers: list[tuple[Attention, MoE]] = []
         for n in range(self.config.num_hidden_layers):
             w = {name: self._dense(f"layers.{n}.{name}") for name in LAYER_TENSORS}
-            moe = MoE(self.config, w, load_experts(checkpoint, n, dtype, self.device, experts))
-            self.layers.append((Attention(self.config, w, n), moe))
+            moe = MoE(self.config, w, load_experts(checkpoint, n, dtype, self.device, experts), self.linear)
+            self.layers.append((Attention(self.config, w, n, self.linear), moe))
 
     @classmethod
     def from_checkpoint(cls, path: str | Path | Checkpoint, dtype: torch.dtype = torch.float32,
@@ -254,6 +259,13 @@ class GptOss:
         what the cache holds.
         last_only: logits of the last column only, [B, 1, V]. Raises UsageError for ids or lengths out of range.
         """
+        x = self.hidden(input_ids, cache=cache, positions=positions, taps=taps)
+        return self.linear(x[:, -1:] if last_only else x, self.unembedding, None)
+
+    @torch.inference_mode()
+    def hidden(self, input_ids: Tensor, *, cache: list[Cache] | None = None, positions: Tensor | None = None,
+               taps: Taps | None = None) -> Tensor:  # fmt: skip
+        """The same without the output head: [B, T, H] after the last norm. What a prompt's earlier chunks need."""
         ids = input_ids.to(self.device)
         positions = self._check(ids, positions, cache)
         x = F.embedding(ids, self.embedding).to(self.dtype)  # (B, T, H)
@@ -263,8 +275,7 @@ class GptOss:
             x = x + moe(x, n, taps)
             if taps is not None:
                 taps.hidden.append(x)
-        x = rms_norm(x[:, -1:] if last_only else x, self.norm, self.config.rms_norm_eps)
-        return linear(x, self.unembedding)
+        return rms_norm(x, self.norm, self.config.rms_norm_eps)
 
     def generate(self, input_ids: Tensor | Sequence[Sequence[int]] | Sequence[int], **options: Any) -> list[Generation]:
         """Continue prompts (ragged lists are fine): see `gptoss_adapters.generate.generate`."""
@@ -273,15 +284,19 @@ class GptOss:
         return generate(self, input_ids, **options)
 
     def _check(self, ids: Tensor, positions: Tensor | None, cache: list[Cache] | None) -> Tensor:
-        if ids.dim() != 2 or ids.is_floating_point():
-            raise UsageError("input_ids must be integers of shape [B, T]", got=f"{ids.dtype} {list(ids.shape)}")
-        low, high = (int(ids.min()), int(ids.max())) if ids.numel() else (0, -1)
+        if ids.dim() != 2 or not ids.numel() or ids.dtype not in (torch.int64, torch.int32):
+            raise UsageError("input_ids must be int64 of shape [B, T], not empty", got=f"{ids.dtype} {list(ids.shape)}")
+        low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.config.vocab_size:
             raise UsageError("input_ids: token id outside the vocabulary", expected=f"0..{self.config.vocab_size - 1}", got=low if low < 0 else high)
         if positions is None:
             past = _next_position(cache)
+            if past < 0:
+                raise UsageError("rows of different lengths are in the cache: give their positions")
             positions = torch.arange(past, past + ids.shape[1], device=self.device).expand(ids.shape[0], -1)
-        longest = int(positions.max()) + 1 if positions.numel() else 0
+        if positions.shape != ids.shape:
+            raise UsageError("positions must have the shape of input_ids", expected=list(ids.shape), got=list(positions.shape))
+        longest = int(positions.max()) + 1
         if longest > self.config.max_position_embeddings:
             raise UsageError("prompt is longer than the context", expected=f"<= {self.config.max_position_embeddings}", got=longest)
         if bool((positions.diff(dim=1) < 0).any()):
@@ -295,8 +310,11 @@ class GptOss:
 
 
 def _next_position(cache: list[Cache] | None) -> int:
-    seen = [int(c.positions[:, : c.used or None].max()) + 1 for c in cache or () if c.positions is not None]
-    return max(seen, default=0)
+    """The position after what the cache holds; -1 if its rows differ."""
+    last = [c.positions[:, (c.used or c.positions.shape[1]) - 1] for c in cache or () if c.positions is not None and c.positions.shape[1]]
+    if not last:
+        return 0
+    return int(last[0][0]) + 1 if bool((last[0] == last[0][0]).all()) else -1
 
 
 LAYER_TENSORS = (

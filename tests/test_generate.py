@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,28 @@ def test_sampling_out_of_range_is_refused(options: dict[str, float]) -> None:
         Sampling(**options)  # type: ignore[arg-type]
 
 
-def test_an_empty_prompt_is_refused(model: GptOss) -> None:
-    with pytest.raises(UsageError, match="empty"):
-        generate(model, [[1, 2], []])
+@pytest.mark.parametrize(("prompt", "line"), [([[1, 2], []], "empty"), ([], "empty"), ([[1.5]], "list of token ids"), ([[2**70]], "outside the vocabulary")])
+def test_a_bad_prompt_is_refused(model: GptOss, prompt: list[list[int]], line: str) -> None:
+    with pytest.raises(UsageError, match=line):
+        generate(model, prompt)
+
+
+def test_the_end_of_the_context_ends_the_answer(tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"max_position_embeddings": 8}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    answer = generate(GptOss.from_checkpoint(tmp_path), [1, 2, 3, 4, 5, 6], max_tokens=20, stop_ids=[])[0]
+    assert len(answer.tokens) == 3  # the last one needs no position of its own
+    assert answer.finish_reason == "length"
+
+
+def test_top_p_counts_what_top_k_left() -> None:
+    logp = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log().expand(1000, -1)
+    drawn = pick(logp, Sampling(temperature=1.0, top_k=2, top_p=0.5, seed=0), torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) == {0}
+    cold = pick(logp, Sampling(temperature=1e-42, seed=0), torch.Generator().manual_seed(0))
+    assert set(cold.tolist()) == {0}
+
+
+def test_no_tokens_asked_for_none_given(model: GptOss) -> None:
+    assert generate(model, PROMPTS, max_tokens=0)[0].tokens == []

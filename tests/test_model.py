@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from gptoss_adapters import mxfp4
 from gptoss_adapters.checkpoint import open_checkpoint
-from gptoss_adapters.errors import UsageError
+from gptoss_adapters.errors import BadInput, UsageError
 from gptoss_adapters.experts import decode
 from gptoss_adapters.model import GptOss, Taps, attend, plan_memory, yarn_inverse_frequencies
 from gptoss_adapters.spec import GPT_OSS_20B, GPT_OSS_120B
@@ -195,6 +195,9 @@ def test_decoding_in_torch_equals_the_codec_for_every_code_and_scale() -> None:
         ([[320]], {}, "outside the vocabulary (expected 0..319, got 320)"),
         ([[-1]], {}, "outside the vocabulary"),
         ([1, 2], {}, r"shape \[B, T\]"),
+        ([[]], {}, "not empty"),
+        ([[True]], {}, "int64"),
+        ([[1, 2]], {"positions": torch.tensor([[0]])}, "shape of input_ids"),
         ([[1, 2]], {"positions": torch.tensor([[5, 4]])}, "positions must ascend"),
         ([[1]], {"positions": torch.tensor([[131072]])}, "longer than the context"),
     ],
@@ -203,6 +206,31 @@ def test_bad_arguments_are_named(ids: list[list[int]], options: dict[str, torch.
     model = GptOss.from_checkpoint(CHECKPOINTS / "tiny" / "hf-mxfp4")
     with pytest.raises(UsageError, match=line.replace("(", r"\(").replace(")", r"\)")):
         model(torch.tensor(ids), **options)
+
+
+@pytest.mark.parametrize("experts", ["oracle", "auto"])
+def test_a_scale_of_255_is_refused_with_the_tensors_name(experts: str, tmp_path: Path) -> None:
+    shutil.copytree(CHECKPOINTS / "tiny" / "hf-mxfp4", tmp_path, dirs_exist_ok=True)
+    source = open_checkpoint(tmp_path).tensors["layers.2.experts.down.weight"].sources[1]
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        file.seek(source.offset + 5)
+        file.write(b"\xff")
+    with pytest.raises(BadInput, match=r"model\.safetensors: model\.layers\.2\.mlp\.experts\.down_proj_scales: .*255"):
+        GptOss.from_checkpoint(tmp_path, experts=experts)
+
+
+def test_a_mode_that_cannot_serve_is_refused() -> None:
+    for layout, options in (("hf-bf16", {"experts": "q24"}), ("hf-mxfp4", {"experts": "q16", "dtype": torch.float64})):
+        with pytest.raises(UsageError, match="needs MXFP4 weights"):
+            GptOss.from_checkpoint(CHECKPOINTS / "tiny" / layout, **options)
+
+
+def test_rows_of_different_lengths_in_the_cache_need_positions() -> None:
+    model = GptOss.from_checkpoint(CHECKPOINTS / "tiny" / "hf-mxfp4")
+    cache = model.new_cache()
+    model(torch.tensor([[1, 2], [0, 2]]), cache=cache, positions=torch.tensor([[0, 1], [-1, 0]]))
+    with pytest.raises(UsageError, match="give their positions"):
+        model(torch.tensor([[3], [3]]), cache=cache)
 
 
 def test_dtype_and_experts_mode_are_checked() -> None:

@@ -93,8 +93,8 @@ def moe(
     this process may use. Raises ValueError for shapes or expert ids that do not fit.
     """
     (tokens, top_k), (e, h, i) = topk_ids.shape, experts.shape
-    if x.shape != (tokens, h) or topk_weights.shape != (tokens, top_k):
-        raise ValueError(f"expected x ({tokens}, {h}) and weights ({tokens}, {top_k}), got {x.shape} and {topk_weights.shape}")
+    if x.shape != (tokens, h) or topk_weights.shape != (tokens, top_k) or not top_k:
+        raise ValueError(f"expected x ({tokens}, {h}), weights ({tokens}, {top_k}) and K >= 1, got {x.shape} and {topk_weights.shape}")
     if topk_ids.size and not 0 <= int(topk_ids.min()) <= int(topk_ids.max()) < e:
         raise ValueError(f"expert ids must be in 0..{e - 1}, got {int(topk_ids.min())}..{int(topk_ids.max())}")
     native = library()
@@ -137,6 +137,8 @@ def matmul(x: Array, blocks: U8, scales: U8, bias: F32 | None = None, threads: i
     rows, groups = scales.shape
     if blocks.shape != (rows, groups, HF_BLOCK) or x.ndim != 2 or x.shape[1] != groups * QK or (bias is not None and bias.shape != (rows,)):
         raise ValueError(f"x {x.shape} and blocks {blocks.shape}, scales {scales.shape} do not fit")
+    if not all(part.dtype == np.uint8 and part.flags.c_contiguous for part in (blocks, scales)):
+        raise ValueError("blocks and scales must be contiguous uint8")
     native = library()
     if not native or x.dtype == np.float64:
         y: Array = x @ oracle.decode(blocks, scales).astype(x.dtype, copy=False).T
@@ -152,6 +154,8 @@ def linear_bf16(x: F32, weight: Array, bias: F32 | None = None, threads: int = 0
 
     Products are exact and sums float32: for the few tokens of decoding, where reading the weights is the whole cost.
     """
+    if weight.ndim != 2 or weight.dtype.itemsize != 2 or not weight.flags.c_contiguous:
+        raise ValueError(f"weight must be contiguous bfloat16 [N, K], got {weight.dtype} {weight.shape}")
     (rows, k), bits = weight.shape, weight.view(np.uint16)
     if x.ndim != 2 or x.shape[1] != k or (bias is not None and bias.shape != (rows,)):
         raise ValueError(f"x {x.shape} and weight {weight.shape} do not fit")
