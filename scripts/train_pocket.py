@@ -1,0 +1,321 @@
+"""Trains the pocket model on the lessons of `pocket_lessons.py` and writes what the package ships of it.
+
+    python scripts/train_pocket.py gptoss_adapters/checkpoint/data/pocket.npz
+
+The network is transformers' GptOss with a compact vocabulary: the few hundred tokens that the lessons need, and one more
+that stands for all others. That one embeds as its row plus fresh noise, and its logit counts as often as there are other
+tokens, so that the 200 000 rows which `checkpoint/pocket.py` makes from a seed behave as the one did. Every step sees the
+weights as they will be stored (experts in MXFP4, the rest in bf16, straight-through gradients) with a little noise on
+top, for the engines' own rounding; the experts stand still in the last steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gptoss_harmony import load_vocabulary
+from pocket_lessons import Lesson, make_lesson
+from pocket_render import Template, by_harmony, completion, encode, strange_words
+from torch import Tensor
+
+from gptoss_adapters import mxfp4 as mxfp4_codec
+from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.checkpoint.pocket import POCKET, SPREAD
+
+SEED = 20251122
+LESSONS, LONGEST, STEPS, TOKENS, FROZEN = 24000, 320, 1800, 2200, 0.12
+PEAK, WARMUP = 3e-3, 50
+SOFTER = 1.5  # the loss sees the logits divided by this, which makes the margins as much wider
+NOISE_EMBEDDING, NOISE_WEIGHT, NOISE_ROUTER = 0.3, 0.004, 0.02
+
+
+def mxfp4(weight: Tensor) -> Tensor:
+    """`weight` [..., in] rounded to what MXFP4 holds (OCP rule: exponent of the largest magnitude, minus 2)."""
+    blocks = weight.unflatten(-1, (-1, 32))
+    scale = torch.exp2(torch.floor(torch.log2(blocks.abs().amax(-1, keepdim=True).clamp_min(2.0**-100))) - 2)
+    grid = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    magnitude = (blocks.abs() / scale).clamp_max(6.0)
+    code = torch.bucketize(magnitude.contiguous(), (grid[1:] + grid[:-1]) / 2)
+    return (grid[code] * scale * blocks.sign()).flatten(-2)
+
+
+def stored(name: str, value: Tensor) -> Tensor:
+    """The value after storage: MXFP4 for expert weights (transformers keeps them [E, in, out]), bf16 for all else."""
+    if name.endswith(("gate_up_proj", "down_proj")):
+        return mxfp4(value.transpose(1, 2)).transpose(1, 2)
+    return value.bfloat16().float()
+
+
+def seen(name: str, value: Tensor, noise: float) -> Tensor:
+    """What a training step computes with: the stored value plus noise, gradients straight through."""
+    spread = NOISE_ROUTER if name.endswith("router.bias") else noise * value.detach().abs()
+    return value + (stored(name, value.detach()) + spread * torch.randn_like(value) - value.detach())
+
+
+def make_config(vocab_size: int) -> Any:
+    from transformers import GptOssConfig
+
+    plain = POCKET.to_hf(mxfp4=False, spelling=5) | {"vocab_size": vocab_size, "attn_implementation": "eager"}
+    return GptOssConfig(**plain | {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None})
+
+
+def make_model(used: list[int]) -> Any:
+    """A network that starts near what it must learn, which saves most of the training.
+
+    Tokens that differ only in a space or a dot in front (" Paris", "Paris") begin alike, and a token's embedding begins
+    like its unembedding. Half of the heads begin by looking at tokens like the present one and copying them, the others
+    by looking 1, 2, 3 and 4 positions back.
+    """
+    from transformers import GptOssForCausalLM
+
+    torch.manual_seed(SEED)
+    model = GptOssForCausalLM(make_config(len(used) + 1))
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.ndim >= 2:
+                fan_in = value.shape[-2] if value.ndim == 3 else value.shape[-1]
+                value.normal_(0, (0.5 if "o_proj" in name or "down" in name else 1) / math.sqrt(fan_in))
+            elif name.endswith(("sinks", "bias")):
+                value.zero_()
+        alike = stems(used)
+        model.model.embed_tokens.weight.copy_(0.9 * alike + 0.45 * torch.randn_like(alike))
+        model.lm_head.weight.copy_(0.125 * (0.9 * alike + 0.45 * torch.randn_like(alike)))
+        for layer in model.model.layers:
+            start_heads(layer.self_attn)
+    return model
+
+
+def stems(used: list[int]) -> Tensor:
+    """[N + 1, 64] normal: one vector per word, whatever stands in front of it and however it is capitalised."""
+    vocabulary, vectors = load_vocabulary(), dict[str, Tensor]()
+    words = [vocabulary.decode([token]) for token in used]
+    keys = [word.strip(" ._").lower() or word for word in words] + ["unknown token"]
+    return torch.stack([vectors.setdefault(key, torch.randn(64)) for key in keys])
+
+
+def start_heads(attn: Any) -> None:
+    turn = [torch.linalg.qr(torch.randn(64, 64))[0] for _ in range(6)]
+    cos, sin = rope(8)
+    attn.k_proj.weight.copy_(turn[0])
+    attn.k_proj.bias.fill_(0.6)
+    attn.v_proj.weight.copy_(turn[1])
+    for head in range(8):
+        rows = slice(64 * head, 64 * head + 64)
+        if head < 4:
+            attn.q_proj.weight[rows] = 0.3 * turn[0] + 0.3 * attn.q_proj.weight[rows]
+            attn.o_proj.weight[:, rows] = 0.4 * turn[1].T + 0.3 * attn.o_proj.weight[:, rows]
+        else:
+            distance = head - 3
+            attn.q_proj.weight[rows] *= 0.2
+            attn.q_proj.bias[rows] = rotate(attn.k_proj.bias, cos[distance], -sin[distance])
+            attn.o_proj.weight[:, rows] = 0.4 * turn[head - 2] @ turn[1].T
+
+
+class Course:
+    """The lessons as compact ids: (ids, first position of the loss), sorted into batches of like length."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.rng = random.Random(seed)
+        words, template = strange_words(), Template()
+        rows = [self.row(make_lesson(self.rng, words), template) for _ in range(count)]
+        counts: dict[int, int] = {}
+        for ids, start in rows:
+            for n, token in enumerate(ids):
+                counts[token] = counts.get(token, 0) + (count if n >= start else 1)
+        self.used = sorted(token for token, n in counts.items() if n >= max(count // 200, 8))
+        index = {token: n for n, token in enumerate(self.used)}
+        self.rows = [([index.get(t, len(self.used)) for t in ids], start) for ids, start in rows if len(ids) <= LONGEST]
+
+    def row(self, lesson: Lesson, template: Template) -> tuple[list[int], int]:
+        prompt = by_harmony(lesson) if self.rng.random() < 0.5 else template(lesson)
+        if lesson.final is not None and self.rng.random() < 0.06:  # a server may skip the analysis by a prefill
+            lesson.analysis = ""
+            return prompt + encode(completion(lesson)), len(prompt) + 3
+        return prompt + encode(completion(lesson)), len(prompt)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Endless batches of about TOKENS tokens, rows of like length together."""
+        while True:
+            groups: list[list[tuple[list[int], int]]] = [[]]
+            for row in sorted(self.rows, key=lambda row: len(row[0]) + self.rng.random() * 12):
+                if (len(groups[-1]) + 1) * len(row[0]) > TOKENS:
+                    groups.append([])
+                groups[-1].append(row)
+            self.rng.shuffle(groups)
+            yield from map(self.collate, groups)
+
+    @staticmethod
+    def collate(rows: list[tuple[list[int], int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """ids [B, T] (padded at the end, which causality hides), positions [B, R] of the loss, targets [B, R] (-100: none)."""
+        length = max(len(ids) for ids, _ in rows)
+        longest = max(len(ids) - start for ids, start in rows)
+        ids = torch.zeros(len(rows), length, dtype=torch.long)
+        at = torch.zeros(len(rows), longest, dtype=torch.long)
+        targets = torch.full((len(rows), longest), -100)
+        for n, (row, start) in enumerate(rows):
+            ids[n, : len(row)] = torch.tensor(row)
+            at[n, : len(row) - start] = torch.arange(start - 1, len(row) - 1)
+            targets[n, : len(row) - start] = ids[n, start : len(row)]
+        return ids, at, targets
+
+
+def rope(positions: int) -> tuple[Tensor, Tensor]:
+    """YaRN cos and sin [T, 32], from transformers, so that there is one source of them."""
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
+
+    cos, sin = GptOssRotaryEmbedding(make_config(8))(torch.zeros(1), torch.arange(positions)[None])
+    return cos[0, :, :32], sin[0, :, :32]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+def norm(x: Tensor, gain: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * gain
+
+
+def attention(x: Tensor, at: Tensor, w: dict[str, Tensor], window: int, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """x [B, T, H] -> [B, R, H] for the positions `at` [B, R].
+
+    The 8 query heads share one key-value head, so heads fold into the query positions.
+    """
+    batch, length, _ = x.shape
+    rows = at.shape[1]
+    cos, sin = tables
+    q = (pick(x, at) @ w["q_proj.weight"].T + w["q_proj.bias"]).view(batch, rows, 8, 64).transpose(1, 2)
+    k = x @ w["k_proj.weight"].T + w["k_proj.bias"]
+    v = x @ w["v_proj.weight"].T + w["v_proj.bias"]
+    q, k = rotate(q, cos[at, None].transpose(1, 2), sin[at, None].transpose(1, 2)) * 0.125, rotate(k, cos[:length], sin[:length])
+    scores = (q.reshape(batch, 8 * rows, 64) @ k.transpose(1, 2)).view(batch, 8, rows, length)
+    ages = (at[:, :, None] - torch.arange(length))[:, None]
+    scores = scores.masked_fill((ages < 0) | (ages >= window), -1e9)
+    sinks = w["sinks"].view(1, 8, 1, 1).expand(batch, 8, rows, 1)
+    weights = torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]
+    heads = (weights.reshape(batch, 8 * rows, length) @ v).view(batch, 8, rows, 64)
+    return heads.transpose(1, 2).reshape(batch, rows, 512) @ w["o_proj.weight"].T + w["o_proj.bias"]
+
+
+def pick(x: Tensor, at: Tensor) -> Tensor:
+    """x [B, T, H] -> [B, R, H], the rows `at` [B, R]."""
+    return x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def experts(x: Tensor, w: dict[str, Tensor]) -> Tensor:
+    """x [N, H] -> [N, H]: every expert computes every token, which beats gathering at this size."""
+    scores, chosen = (x @ w["router.weight"].T + w["router.bias"]).topk(4, -1)
+    share = torch.zeros(len(x), 8).scatter(-1, chosen, scores.softmax(-1))
+    up_gate = (x @ w["experts.gate_up_proj"].transpose(0, 1).flatten(1)).view(len(x), 8, 128) + w["experts.gate_up_proj_bias"]
+    gate, up = up_gate[..., ::2].clamp(max=7), up_gate[..., 1::2].clamp(-7, 7)
+    hidden = gate * torch.sigmoid(1.702 * gate) * (up + 1) * share[..., None]
+    return hidden.flatten(1) @ w["experts.down_proj"].flatten(0, 1) + share @ w["experts.down_proj_bias"]
+
+
+def logits_of(weights: dict[str, Tensor], ids: Tensor, at: Tensor, noise: float, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Logits [B, R, V] at the positions `at` [B, R]; the unknown token's logit is raised by the log of its multiplicity."""
+    table = weights["model.embed_tokens.weight"]
+    unknown = (ids == len(table) - 1).unsqueeze(-1)
+    x = table[ids] + unknown * noise * torch.randn(*ids.shape, table.shape[1])
+    everywhere = torch.arange(ids.shape[1]).expand_as(ids)
+    for n in range(POCKET.num_hidden_layers):
+        w = {name.removeprefix(f"model.layers.{n}."): value for name, value in weights.items() if name.startswith(f"model.layers.{n}.")}
+        own = {name.removeprefix("self_attn."): value for name, value in w.items() if name.startswith("self_attn.")}
+        moe = {name.removeprefix("mlp."): value for name, value in w.items() if name.startswith("mlp.")}
+        rows = at if n == POCKET.num_hidden_layers - 1 else everywhere
+        x = pick(x, rows) + attention(norm(x, w["input_layernorm.weight"]), rows, own, 128 if n % 2 == 0 else 1 << 30, tables)
+        x = x + experts(norm(x, w["post_attention_layernorm.weight"]).flatten(0, 1), moe).view_as(x)
+    logits = norm(x, weights["model.norm.weight"]) @ weights["lm_head.weight"].T
+    bonus = torch.zeros(len(table))
+    bonus[-1] = math.log(POCKET.vocab_size - len(table) + 1)
+    return logits + bonus
+
+
+def train(model: Any, course: Course, options: argparse.Namespace) -> None:
+    steps = options.steps
+    parameters = dict(model.named_parameters())
+    optimiser = torch.optim.AdamW(parameters.values(), lr=options.peak, betas=(0.9, 0.98), weight_decay=0.01)
+    torch.set_flush_denormal(True)
+    start, batches, tables = time.process_time(), course.batches(), rope(2048)
+    for step in range(steps):
+        rate = options.peak * min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / steps) + 0.01)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        if step == int(steps * (1 - FROZEN)):
+            for name, value in parameters.items():
+                if ".experts." in name:
+                    value.data.copy_(stored(name, value.data))
+                    value.requires_grad_(False)
+        ids, at, targets = next(batches)
+        weights = {name: seen(name, value, NOISE_WEIGHT) for name, value in parameters.items()}
+        logits = logits_of(weights, ids, at, NOISE_EMBEDDING, tables)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1) / SOFTER, targets.flatten())
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        optimiser.step()
+        if step % 200 == 199:
+            save(options.output, model.state_dict(), course.used)
+        if step % 50 == 0 or step == steps - 1:
+            right = (logits.argmax(-1) == targets)[targets != -100].float().mean()
+            print(f"step {step} loss {loss.item():.4f} right {right:.4f} T {ids.shape[1]} cpu {time.process_time() - start:.0f} s", flush=True)
+
+
+def save(path: Path, state: dict[str, Tensor], used: list[int]) -> None:
+    """Writes what `checkpoint/pocket.py` reads: canonical names, bf16 as bits, experts as MXFP4 blocks and scales."""
+    arrays: dict[str, np.ndarray] = {"ids": np.array(used, dtype=np.int32)}
+    for name, (part,) in layouts.parts(layouts.HF_BF16, POCKET).items():
+        value = stored(part.name, state[part.name])
+        if part.role == "swapped":
+            array = value.transpose(1, 2).contiguous().numpy()
+            blocks, scales = mxfp4_codec.encode(array, rule="ocp")
+            if not np.array_equal(mxfp4_codec.decode(blocks, scales), array):
+                raise SystemExit(f"{part.name}: not what MXFP4 holds")
+            arrays |= {f"{name}.blocks": blocks, f"{name}.scales": scales}
+        else:
+            arrays[name] = value.bfloat16().view(torch.uint16).numpy()
+    np.savez_compressed(path, **arrays)
+
+
+def resume(path: Path, model: Any, used: list[int]) -> None:
+    """Takes the weights of an earlier output; a token that it did not use starts as the one for all others."""
+    with np.load(path) as file:
+        old = {int(token): n for n, token in enumerate(file["ids"])}
+        rows = [old.get(token, len(old)) for token in used] + [len(old)]
+        for name, (part,) in layouts.parts(layouts.HF_BF16, POCKET).items():
+            if part.role == "swapped":
+                value = torch.from_numpy(mxfp4_codec.decode(file[f"{name}.blocks"], file[f"{name}.scales"])).transpose(1, 2)
+            else:
+                value = torch.from_numpy(file[name]).view(torch.bfloat16).float()
+            model.state_dict()[part.name].copy_(value[rows] if name in SPREAD else value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--lessons", type=int, default=LESSONS)
+    parser.add_argument("--seed", type=int, default=SEED, help="of the lessons")
+    parser.add_argument("--peak", type=float, default=PEAK, help="the highest learning rate")
+    parser.add_argument("--start", type=Path, help="go on from an earlier output")
+    options = parser.parse_args()
+    start = time.time()
+    course = Course(options.lessons, options.seed)
+    print(f"{len(course.rows)} lessons, {len(course.used)} used tokens, mean length {np.mean([len(r[0]) for r in course.rows]):.0f}, {time.time() - start:.0f} s", flush=True)
+    model = make_model(course.used)
+    if options.start:
+        resume(options.start, model, course.used)
+    train(model, course, options)
+    save(options.output, model.state_dict(), course.used)
+
+
+if __name__ == "__main__":
+    main()
