@@ -135,7 +135,7 @@ class GptOssConfig:
         need(factor is None or (_is_number(factor) and factor >= _MIN_F32), "attention_factor", "must be a positive number that float32 holds", factor)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(self, name)
-            need(value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0), name, "must be a token id", value)
+            need(value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31), name, "must be a token id", value)
         need(self.rope_theta >= 1 + 2**-23, "rope_theta", "must exceed 1 in float32", self.rope_theta)
         need(self.rope_scaling_factor >= 1, "rope_scaling_factor", "must be at least 1", self.rope_scaling_factor)
         if self.uses_yarn:
@@ -252,7 +252,7 @@ class GptOssConfig:
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], vocab_size: int, file: str | None = None) -> GptOssConfig:
         """From GGUF metadata (keys with the architecture's prefix). What has no key is what llama.cpp computes."""
-        arch = metadata.get("general.architecture")
+        arch = _Taker(metadata, file).string("general.architecture", "")
         if arch != GGUF_ARCH:
             raise BadInput("general.architecture is not gpt-oss", file=file, expected=GGUF_ARCH, got=arch)
         own = {key.removeprefix(f"{arch}."): value for key, value in metadata.items() if key.startswith(f"{arch}.")}
@@ -265,13 +265,14 @@ class GptOssConfig:
         defaults = {"attention.head_count_kv": heads, "attention.key_length": usual_head,
                     "rope.freq_base": 10000.0, "rope.scaling.original_context_length": context}  # fmt: skip
         values = {ours: take(theirs, defaults.get(theirs)) for ours, theirs in _GGUF.items()}
-        layers = take.integer("block_count")
-        for key, usual in (("attention.value_length", usual_head), ("rope.dimension_count", values["head_dim"])):
-            if (got := take.integer(key, usual)) != values["head_dim"]:
-                raise BadInput(f"metadata key {arch}.{key} differs from the head dimension", file=file, expected=values["head_dim"], got=got)
-        if own.get("rope.scaling.type", "none") not in ("yarn", "none") or ("rope.scaling.factor" in own and "rope.scaling.type" not in own):
-            raise BadInput(f"metadata key {arch}.rope.scaling.type is not one of gpt-oss", file=file, expected="yarn", got=own.get("rope.scaling.type"))
-        factor = take.number("rope.scaling.factor", 1.0) if own.get("rope.scaling.type") == "yarn" else 1.0
+        layers, head_dim = take.integer("block_count"), take.integer("attention.key_length", usual_head)
+        for key, usual in (("attention.value_length", usual_head), ("rope.dimension_count", head_dim)):
+            if (got := take.integer(key, usual)) != head_dim:
+                raise BadInput(f"metadata key {arch}.{key} differs from the head dimension", file=file, expected=head_dim, got=got)
+        scaling = take.string("rope.scaling.type", "missing" if "rope.scaling.factor" in own else "none")
+        if scaling not in ("yarn", "none"):
+            raise BadInput(f"metadata key {arch}.rope.scaling.type is not one of gpt-oss", file=file, expected="yarn", got=scaling)
+        factor = take.number("rope.scaling.factor", 1.0) if scaling == "yarn" else 1.0
         multiplier = take.number("rope.scaling.attn_factor", 1.0)
         ours = _Taker({key: _shortest(value) for key, value in metadata.items()}, file)
         return cls(
@@ -319,7 +320,8 @@ def _shortest(value: Any) -> Any:
     if not isinstance(value, float) or not math.isfinite(value) or abs(value) > _MAX_F32:
         return value
     f32 = struct.Struct("<f")
-    return next((s for s in (float(f"{value:.{digits}g}") for digits in range(1, 10)) if f32.pack(s) == f32.pack(value)), value)
+    shorter = (float(f"{value:.{digits}g}") for digits in range(1, 10))
+    return next((s for s in shorter if abs(s) <= _MAX_F32 and f32.pack(s) == f32.pack(value)), value)
 
 
 # Field of ours -> key of theirs; what needs more than a rename is handled by hand above.
@@ -375,7 +377,7 @@ class _Taker:
 
     def integer(self, key: str, default: int | None = None) -> int:
         value = self(key, default)
-        if not isinstance(value, int) or isinstance(value, bool):
+        if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
             raise BadInput(f"config field {key} must be an integer", file=self.file, got="nothing" if value is None else value)
         return value
 
@@ -384,6 +386,12 @@ class _Taker:
         if not _is_number(value):
             raise BadInput(f"config field {key} must be a number", file=self.file, got="nothing" if value is None else value)
         return float(value)
+
+    def string(self, key: str, default: str) -> str:
+        value = self(key, default)
+        if not isinstance(value, str):
+            raise BadInput(f"config field {key} must be a string", file=self.file, got=value)
+        return value
 
     def boolean(self, key: str, default: bool) -> bool:
         value = self(key, default)

@@ -4,10 +4,13 @@ reference readers reject; and every truncation of a whole file.
 The mutants are the same on every run. `GPTOSS_FUZZ=100` makes 100 times as many.
 """
 
+import itertools
 import json
+import math
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -17,7 +20,9 @@ from typing import Any
 
 import gguf
 import pytest
-from hostile import SIZES, STRING, U64, Gguf, Info, Safetensors, write
+from gptoss_converters.gguf_tokenizer import find_tokenizer, tokenizer_keys
+from gptoss_converters.to_gguf import GgufOptions, plan_gguf
+from hostile import SIZES, STRING, U64, Gguf, Info, Safetensors, string, write
 from safetensors import SafetensorError, safe_open
 from test_gguf_reader import llama_cpp_says
 
@@ -32,6 +37,7 @@ COUNT = 10_000 * int(os.environ.get("GPTOSS_FUZZ", "1"))
 TINY = GptOssConfig(num_hidden_layers=1, num_experts=2, experts_per_token=1, vocab_size=8, hidden_size=32, intermediate_size=32, head_dim=8,
                     num_attention_heads=2, num_key_value_heads=1)  # fmt: skip
 NUMBERS = [0, 1, 2, 3, 7, 31, 32, 33, 64, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53 + 1, 2**61, 2**62, 2**63 - 1, 2**63, 2**64 - 32, 2**64 - 1]
+JUNK: list[Any] = [None, True, -1, 0, 1, 1.5, 0.5, 1e300, 1e-60, 5e-324, 10**400, 2**63, 5 * 10**9, "", "x", "\ud800", [], {}, [1], [[]], {"a": 1}, ["full_attention"] * 4]
 WORDS = ["", "a", "__metadata__", "../x", "\0", "\n", "é", "x" * 63, "x" * 64, "x" * 2000, "blk.0.attn_q.weight", "general.alignment", "\u202e"]
 
 
@@ -241,7 +247,6 @@ def test_fuzz_whole_checkpoints(tmp_path: Path) -> None:
 def test_fuzz_config(tmp_path: Path) -> None:
     shutil.copytree(GOLD / "checkpoints" / "tiny" / "hf-mxfp4", tmp_path / "x")
     raw = (tmp_path / "x" / "config.json").read_text()
-    junk = [None, True, -1, 0, 1, 1.5, 10**400, 2**63, "", "x", [], {}, [1], {"a": 1}, ["full_attention"] * 4]
 
     def make(r: random.Random) -> bytes:
         config = json.loads(raw)
@@ -253,10 +258,53 @@ def test_fuzz_config(tmp_path: Path) -> None:
             if r.random() < 0.2:
                 del target[key]
             else:
-                target[key] = r.choice(junk)
+                target[key] = r.choice(JUNK)
         return json.dumps(config).encode() if r.random() < 0.9 else flip(json.dumps(config).encode(), r, 2000)
 
-    run(COUNT // 5, 5, make, tmp_path / "x" / "config.json", lambda p: open_checkpoint(p.parent))
+    options = GgufOptions(tokenizer="none", allow_lossy=True)
+    run(COUNT // 5, 5, make, tmp_path / "x" / "config.json", lambda p: plan_gguf(open_checkpoint(p.parent), tmp_path / "out.gguf", options))
+
+
+def test_every_metadata_key_of_every_type(tmp_path: Path) -> None:
+    """Each key with well-formed values of other types, and keys that are read only when they are there."""
+    base = tiny_gguf()
+    names = [key.decode() for key, _, _ in base.keys] + [f"split.{k}" for k in ("no", "count", "tensors.count")]
+    names += ["gpt-oss.rope.dimension_count", "gpt-oss.rope.scaling.attn_factor", "gpt-oss.attention.sliding_window_pattern", "tokenizer.ggml.bos_token_id"]
+    floats = [struct.pack("<f", x) for x in (0.0, -1.0, 0.5, 1e-40, 1e-37, 3.4028234e38, math.inf, math.nan)]
+    values = [(STRING, string(b"")), (STRING, string(b"yarn")), (7, b"\1"), (10, b"\xff" * 8), (5, b"\xff" * 4), *((6, f) for f in floats)]
+    for kind, raw in ((4, bytes(4)), (6, floats[2]), (7, b"\1"), (STRING, string(b"a"))):
+        values += [(9, kind.to_bytes(4, "little") + U64.pack(n) + raw * n) for n in (0, 1, 2)]
+    path = tmp_path / "part-00001-of-00002.gguf"
+    for name, (kind, value) in itertools.product(names, values):
+        g = base.copy()
+        g.set("split.count", 4, (2 if name.startswith("split") else 1).to_bytes(4, "little"))
+        g.set(name, kind, value)
+        try:
+            read_gguf(write(path, g.bytes()))
+        except BadInput as e:
+            assert str(tmp_path) in str(e) and str(e).isprintable(), (name, e)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) inside a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, inner in items for place in [(value, key), *places(inner)]]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_fuzz_tokenizer(name: str, tmp_path: Path) -> None:
+    shutil.copytree(GOLD / "gguf" / "src" / "tiny-mxfp4", tmp_path / "x", copy_function=shutil.copyfile)
+    raw, checkpoint = (tmp_path / "x" / name).read_text(), open_checkpoint(tmp_path / "x")
+
+    def make(r: random.Random) -> bytes:
+        whole = json.loads(raw)
+        every = places(whole)
+        coarse = [p for p in every if len(p[0]) < 50]  # most places are tokens and merges
+        container, key = r.choice(coarse if r.random() < 0.7 else every)
+        container[key] = r.choice(JUNK)
+        return json.dumps(whole).encode()
+
+    run(COUNT // 20, 6, make, tmp_path / "x" / name, lambda p: [k.pack() for k in tokenizer_keys(find_tokenizer(checkpoint, str(p.parent)), checkpoint)])
 
 
 @pytest.mark.parametrize("kind", ["gguf", "safetensors"])

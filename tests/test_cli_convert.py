@@ -227,6 +227,13 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "tokenizer with broken merges": (tokenizer(lambda t: t["model"]["merges"].append(["a", 1])), "merges is malformed after 224 merges"),
     "tokenizer with ids past the vocabulary": (tokenizer(lambda t: t["model"]["vocab"].update(zzz=512)), "id lies outside the vocabulary"),
     "tokenizer with one id twice": (tokenizer(lambda t: t["model"]["vocab"].update(zzz=5)), "two tokens have the same id"),
+    "tokenizer without list of added tokens": (tokenizer(lambda t: t.update(added_tokens=None)), "tokenizer.json: added_tokens is malformed"),
+    "added token without id": (tokenizer(lambda t: t["added_tokens"][0].pop("id")), "tokenizer.json: added_tokens is malformed"),
+    "added token that is a list": (tokenizer(lambda t: t["added_tokens"][0].update(content=["a"])), "tokenizer.json: added_tokens is malformed"),
+    "surrogate in a token": (tokenizer(lambda t: t["model"]["vocab"].update({"\ud800": 505})), "tokenizer.json: a token is not UTF-8"),
+    "surrogate in a merge": (tokenizer(lambda t: t["model"]["merges"].append(["a", "\ud800"])), "tokenizer.json: model.merges holds what is not UTF-8"),
+    "token id beyond 32 bits": (
+        lambda f: (config(bos_token_id=5_000_000_000)(f), (f / "tokenizer_config.json").unlink()), "bos_token_id must be a token id"),
     "missing shard": (missing_shard, "model-00002-of-00002.safetensors: no such file"),
     "index names a file outside": (index(lambda i: i["weight_map"].update({"lm_head.weight": "../x.safetensors"})), "must be a plain name inside the folder"),
     "index misplaces a tensor": (index(lambda i: i["weight_map"].update({"lm_head.weight": "model-00001-of-00002.safetensors"})), "lm_head.weight: the index places"),
@@ -261,6 +268,18 @@ def refused(done: Done, code: int, words: str) -> None:
 def test_no_such_input(tmp_path: Path) -> None:
     refused(run("to-gguf", tmp_path / "nowhere", "-o", tmp_path / "x.gguf"), 3, "nowhere: no such file or folder")
     refused(run("to-gguf", SOURCE, "-o", tmp_path / "x.gguf", "--tokenizer", tmp_path), 3, "tokenizer.json: no such tokenizer")
+
+
+def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
+    folder, out = copy(tmp_path / "c\udcff"), tmp_path / "out.gguf"
+    refused(run("to-gguf", folder, "-o", out), 3, r"metadata text is not UTF-8 .got C\\udcff")
+    refused(run("to-gguf", SOURCE, "-o", out, "--name", "\udcff"), 3, "metadata text is not UTF-8")
+    assert run("to-gguf", folder, "-o", out, "--name", "c").returncode == 0
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    refused(run("to-gguf", SOURCE, "-o", out, "--tokenizer", folder), 3, "chat_template.jinja: the text is not UTF-8")
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "\ud800"}))
+    refused(run("to-gguf", folder, "-o", out, "--name", "c"), 3, "metadata text is not UTF-8")
 
 
 def test_output_exists(tmp_path: Path) -> None:

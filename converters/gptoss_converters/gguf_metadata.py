@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import FULL, GGUF_ARCH, SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig, alternating
 
 # Type codes of the GGUF specification.
@@ -42,7 +43,10 @@ class Key:
 
 
 def pack_string(text: str | bytes) -> bytes:
-    data = text.encode() if isinstance(text, str) else text
+    try:
+        data = text.encode() if isinstance(text, str) else text
+    except UnicodeEncodeError:
+        raise BadInput("a metadata text is not UTF-8", got=text) from None
     return struct.pack("<Q", len(data)) + data
 
 

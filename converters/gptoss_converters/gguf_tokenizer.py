@@ -17,6 +17,7 @@ from typing import Any
 
 from gptoss_adapters.checkpoint.base import Checkpoint
 from gptoss_adapters.checkpoint.files import MappedFile, parse_json, read_json
+from gptoss_adapters.checkpoint.opening import read_text
 from gptoss_adapters.checkpoint.tokenizer_files import CHAT_TEMPLATE
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import GGUF_ARCH, GptOssConfig
@@ -55,7 +56,7 @@ def find_tokenizer(checkpoint: Checkpoint, where: str | None) -> TokenizerFiles:
     if not path.is_file():
         raise BadInput("no such tokenizer", file=path, hint="--tokenizer names a folder with tokenizer.json, or none")
     config, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
-    text = template.read_text("utf-8") if template.is_file() else None
+    text = read_text(template, template.resolve()) if template.is_file() else None
     return TokenizerFiles(path, config if config.is_file() else None, text or checkpoint.chat_template)
 
 
@@ -66,12 +67,12 @@ def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or merges is None:
         raise BadInput("is not a byte-level BPE tokenizer", file=files.tokenizer, expected="model.vocab and model.merges")
     _check_splitting(raw, files.tokenizer)
-    added = [t for t in raw.get("added_tokens", []) if isinstance(t, dict)]
+    added = _added(raw, files.tokenizer)
     tokens, types = _token_table(model["vocab"], added, checkpoint.config.vocab_size, files.tokenizer)
     keys = [
         Key("tokenizer.ggml.model", STRING, "gpt2"),
         Key("tokenizer.ggml.pre", STRING, PRE_TOKENIZER),
-        Key("tokenizer.ggml.tokens", ARRAY, _pack_strings(tokens), of=STRING, count=len(tokens)),
+        Key("tokenizer.ggml.tokens", ARRAY, _pack_strings(tokens, files.tokenizer), of=STRING, count=len(tokens)),
         Key("tokenizer.ggml.token_type", ARRAY, types.tobytes(), of=I32, count=len(types)),
         Key("tokenizer.ggml.merges", ARRAY, bytes(merges[0]), of=STRING, count=merges[1]),
     ]
@@ -93,7 +94,11 @@ def _read(file: Path) -> tuple[dict[str, Any], tuple[bytearray, int] | None]:
     begin = _MERGES.search(data)
     if begin is None:
         return parse_json(data, file), None
-    packed, count, end = _pack_merges(data, begin.end(), file)
+    try:
+        packed, count, end = _pack_merges(data, begin.end(), file)
+        data[begin.end() : end].decode()
+    except ValueError:
+        raise BadInput("model.merges holds what is not UTF-8, or a wrong escape", file=file) from None
     return parse_json(data[: begin.end()] + data[end:], file), (packed, count)
 
 
@@ -125,6 +130,14 @@ def _check_splitting(raw: Mapping[str, Any], file: Path) -> None:
         raise BadInput("the pre_tokenizer is not the one of gpt-oss (o200k)", file=file, hint="llama.cpp would split text differently")
 
 
+def _added(raw: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
+    """The added tokens, each with its text and id."""
+    added = raw.get("added_tokens", [])
+    if not isinstance(added, list) or not all(isinstance(t, dict) and isinstance(t.get("content"), str) and isinstance(t.get("id"), int) for t in added):
+        raise BadInput("added_tokens is malformed", file=file, expected="a list of objects with content and id")
+    return added
+
+
 def _token_table(vocab: Mapping[str, int], added: list[dict[str, Any]], size: int, file: Path) -> tuple[list[str], array[int]]:
     """Token texts and types by id; ids without a token are filled as upstream does."""
     tokens: list[str | None] = [None] * size
@@ -144,9 +157,12 @@ def _token_table(vocab: Mapping[str, int], added: list[dict[str, Any]], size: in
     return [f"[PAD{i}]" if t is None else t for i, t in enumerate(tokens)], types
 
 
-def _pack_strings(texts: list[str]) -> bytes:
+def _pack_strings(texts: list[str], file: Path) -> bytes:
     """GGUF string array elements: an 8-byte length and the UTF-8 bytes, each. Lengths repeat, so they are packed once."""
-    data = [t.encode() for t in texts]
+    try:
+        data = [t.encode() for t in texts]
+    except UnicodeEncodeError as e:
+        raise BadInput("a token is not UTF-8", file=file, got=e.object) from None
     prefix = {n: struct.pack("<Q", n) for n in set(map(len, data))}
     return b"".join(chain.from_iterable((prefix[len(d)], d) for d in data))
 

@@ -270,16 +270,23 @@ def open_splits(path: Path) -> list[GgufFile]:
     if not isinstance(count, int) or count <= 1:
         return [first]
     match = _SPLIT_NAME.fullmatch(path.name)
-    if first.metadata.get("split.no") != 0 or not match or int(match[3]) != count:
+    if _number(first, "split.no") != 0 or not match or int(match[3]) != count:
         raise BadInput("is one part of a split GGUF", file=path, expected=f"the first part, NAME-00001-of-{count:05d}.gguf", hint="name the first part")
     names = [f"{match[1]}-{i + 1:05d}-of-{count:05d}.gguf" for i in range(1, count)]
     files = [first]
     for number, name in enumerate(names, 1):
         files.append(GgufFile(root / name, locate(root, name)))
-        got = files[-1].metadata.get("split.no"), files[-1].metadata.get("split.count")
+        got = _number(files[-1], "split.no"), _number(files[-1], "split.count")
         if got != (number, count):
             raise BadInput("is not the part that its name says", file=root / name, expected=f"split.no {number}, split.count {count}", got=got)
     return files
+
+
+def _number(file: GgufFile, key: str, default: int = -1) -> int:
+    value = file.metadata.get(key, default)
+    if not isinstance(value, int):
+        raise BadInput(f"metadata key {key} must be an integer", file=file.path, got=value)
+    return value
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -291,7 +298,7 @@ def open_gguf(path: Path) -> Checkpoint:
             if name in sources:
                 raise BadInput("the tensor stands in two files", file=file.path, tensor=name, got=f"also in {sources[name].file.name}")
             sources[name] = source
-    stated = metadata.get("split.tensors.count", len(sources))
+    stated = _number(files[0], "split.tensors.count", len(sources))
     if len(files) > 1 and stated != len(sources):
         raise BadInput("split.tensors.count does not fit the parts", file=path, expected=stated, got=len(sources))
     config = GptOssConfig.from_gguf(metadata, _vocab_size(files[0], sources), str(path))

@@ -117,21 +117,22 @@ def _add_companions(checkpoint: Checkpoint, root: Path) -> None:
     if "generation_config.json" in there:
         checkpoint.generation_config = read_json(root / "generation_config.json", there["generation_config.json"])
     checkpoint.chat_template = _chat_template(root, there)
-    checkpoint.license_text = next((_text(root / name, there[name]) for name in _LICENSES if name in there), None)
+    checkpoint.license_text = next((read_text(root / name, there[name]) for name in _LICENSES if name in there), None)
     if "tokenizer.json" not in there:
         checkpoint.oddities.append("no tokenizer.json in the folder")
 
 
 def _chat_template(root: Path, there: Mapping[str, Path]) -> str | None:
     if "chat_template.jinja" in there:
-        return _text(root / "chat_template.jinja", there["chat_template.jinja"])
+        return read_text(root / "chat_template.jinja", there["chat_template.jinja"])
     if "tokenizer_config.json" in there:
         template = read_json(root / "tokenizer_config.json", there["tokenizer_config.json"]).get("chat_template")
         return template if isinstance(template, str) else None
     return None
 
 
-def _text(path: Path, real: Path) -> str:
+def read_text(path: Path, real: Path) -> str:
+    """A companion file of a checkpoint. Raises BadInput for one that is not UTF-8, or no text of sensible size."""
     data = MappedFile(path, real).data
     if data.size > _MAX_TEXT:
         raise BadInput("the text file is too large", file=path, expected=f"at most {_MAX_TEXT} bytes", got=data.size)
