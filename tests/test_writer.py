@@ -8,15 +8,16 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from crafted import GOLD
 from gptoss_converters.to_gguf import GgufOptions, plan_gguf
 
-from gptoss_adapters.checkpoint import open_checkpoint
+from gptoss_adapters.checkpoint import journal, open_checkpoint
 from gptoss_adapters.checkpoint import plan as plans
 from gptoss_adapters.checkpoint.files import U8, Source, stamp_of
 from gptoss_adapters.checkpoint.fills import ChunkFill, Copied, Produced, SourceFile
@@ -294,8 +295,8 @@ def test_resume_refuses_when_source_or_options_changed(changed: str, tmp_path: P
 def test_a_torn_journal_line_is_ignored(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write(make_plan(tmp_path, Stopping(True)))
-    journal = next(tmp_path.glob(".*.journal"))
-    with journal.open("ab") as f:
+    file = next(tmp_path.glob(".*.journal"))
+    with file.open("ab") as f:
         f.write(b"[1, 2, 3")
     write(make_plan(tmp_path, Stopping(False)), resume=True)
     assert (tmp_path / "out.bin").read_bytes()[64 : 64 + ROWS * ROW_BYTES] == content(0, ROWS).tobytes()
@@ -327,3 +328,104 @@ def test_a_symlink_in_the_way_is_not_followed(tmp_path: Path) -> None:
     tmp_path.joinpath(f".out.bin.part-{plan.key}").symlink_to(victim)
     write(plan, force=True)
     assert victim.read_bytes() == b"precious" and not plan.files[0].path.is_symlink()
+
+
+def make_files(folder: Path, count: int, function: Callable[[int, int], U8] = content) -> Plan:
+    tensors = tuple(Tensor(f"t{n}", "U8", (ROWS, ROW_BYTES), ROWS * ROW_BYTES, "made") for n in range(count))
+    files = tuple(PlannedFile(folder / f"out-{n}.bin", HEADER, (t,), (len(HEADER),), len(HEADER) + t.nbytes) for n, t in enumerate(tensors))
+    return Plan(files, tuple(Work(Produced(ROWS, ROW_BYTES, function), (Place(n, 0),)) for n in range(count)), {})
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("renamed", range(4))
+def test_a_run_killed_between_two_names_is_finished_by_resume(renamed: int, force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, rename, calls = make_files(tmp_path, 3), journal._rename, [renamed]
+    if force:
+        write(make_files(tmp_path, 3, lambda b, e: content(b, e) ^ 1))
+
+    def killed(*arguments: Any) -> None:
+        if not calls[0]:
+            raise KeyboardInterrupt
+        calls[0] -= 1
+        rename(*arguments)
+
+    monkeypatch.setattr(journal, "_rename", killed)
+    if renamed < 3:
+        with pytest.raises(KeyboardInterrupt):
+            write(plan, force=force)
+        assert not plan.files[0].path.exists(), "an old first file among new others, or the first before the others"
+    monkeypatch.setattr(journal, "_rename", rename)
+    written = write(plan, resume=True, force=force)
+    assert renamed == 3 or written.resumed == 3 * ROWS * ROW_BYTES
+    assert {f.path.read_bytes() for f in plan.files} == {HEADER + content(0, ROWS).tobytes()} and left_behind(tmp_path) == []
+
+
+def test_killed_between_the_link_and_the_removal_of_the_other_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, unlink = make_plan(tmp_path), Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda self, **_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write(plan)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert plan.files[0].path.stat().st_nlink == 2
+    kept = tmp_path / "kept.bin"
+    plan.files[0].path.rename(kept)
+    before = kept.read_bytes()
+    write(make_plan(tmp_path))
+    assert kept.read_bytes() == before, "the other name of a complete output was written to"
+
+
+def test_publishing_that_fails_takes_its_names_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, rename = make_files(tmp_path, 3), journal._rename
+
+    def failing(part: Path, final: Path, fd: int, force: bool) -> None:
+        if final == plan.files[1].path:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(part, final, fd, force)
+
+    monkeypatch.setattr(journal, "_rename", failing)
+    with pytest.raises(OutputError, match="Input/output error"):
+        write(plan)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_that_another_run_replaced_before_the_lock_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between open and lock, another run removes our file and makes its own; the one that then holds the name's lock goes on."""
+    lock, other = journal._lock, []
+
+    def late(fd: int) -> bool:
+        if not other:
+            part = journal.part_paths(make_plan(tmp_path))[0]
+            part.unlink()
+            other.append(os.open(part, os.O_RDWR | os.O_CREAT))
+            fcntl.flock(other[0], fcntl.LOCK_EX)
+        return lock(fd)
+
+    monkeypatch.setattr(journal, "_lock", late)
+    with pytest.raises(OutputError, match="another run is writing"):
+        write(make_plan(tmp_path))
+    os.close(other[0])
+    write(make_plan(tmp_path))
+    assert (tmp_path / "out.bin").stat().st_size == make_plan(tmp_path).nbytes
+
+
+def test_a_part_that_was_replaced_is_not_published(tmp_path: Path) -> None:
+    def replacing(begin: int, end: int) -> U8:
+        for part in tmp_path.glob(".*part*[!l]"):
+            part.unlink()
+            part.write_bytes(b"")
+        return content(begin, end)
+
+    with pytest.raises(OutputError, match="replaced by someone else"):
+        write(make_plan(tmp_path, Produced(ROWS, ROW_BYTES, replacing)))
+    assert not (tmp_path / "out.bin").exists()
+
+
+@pytest.mark.usefixtures("small_jobs")
+@pytest.mark.parametrize("line", [b"{\n", b"\xff\n", b"[100000]\n", b"[-1]\n", b'["a"]\n', b"7\n", b'{"publishing": [[1, 2, 3]]}\n[[1]]\n'])
+def test_a_damaged_journal_is_not_believed(line: bytes, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(make_plan(tmp_path, Stopping(True)))
+    with next(tmp_path.glob(".*.journal")).open("ab") as f:
+        f.write(line)
+    assert write(make_plan(tmp_path, Stopping(False)), resume=True).resumed == 0
+    assert (tmp_path / "out.bin").read_bytes()[64 : 64 + ROWS * ROW_BYTES] == content(0, ROWS).tobytes()

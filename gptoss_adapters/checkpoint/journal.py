@@ -1,7 +1,7 @@
 """The unfinished output: temporary files beside the final names, locked against a second writer, and a journal to resume from.
 
     .NAME.part-KEY          the output as far as it is (KEY: the plan's, so other inputs or options give another name)
-    .NAME.part-KEY.journal  one JSON line per commit: the jobs whose bytes are on the disk
+    .NAME.part-KEY.journal  one JSON line per commit: the jobs whose bytes are on the disk; then one: which files get their names
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+from gptoss_adapters.checkpoint.files import Stamp, stamp_of
 from gptoss_adapters.checkpoint.plan import Plan
 from gptoss_adapters.errors import BadInput, OutputError
 
@@ -24,23 +27,22 @@ class Parts:
     """
 
     def __init__(self, plan: Plan, resume: bool) -> None:
-        self.plan = plan
-        self.paths = [f.path.with_name(f".{f.path.name}.part-{plan.key}") for f in plan.files]
-        self.journal_path = self.paths[0].with_name(self.paths[0].name + ".journal")
-        self._clear_strangers(resume)
+        self.plan, self.paths, self.journal_path = plan, part_paths(plan), _journal_path(plan)
         self.fds: list[int] = []
-        self.done: set[int] = set()
-        # A second link is the final name: that run was killed just after it was given, and is complete.
-        kept = resume and self.journal_path.exists() and all(p.exists() and p.stat().st_nlink == 1 for p in self.paths)
+        self._journal: int | None = None
+        self._clear_strangers(resume)
+        ours = published(plan) if resume else set()
+        kept = resume and all(n in ours or p.exists() for n, p in enumerate(self.paths))
         try:
-            for path in self.paths:
-                self.fds.append(self._open(path, kept))
-            if kept:
-                self.done = self._read_journal()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (0 if self.done else os.O_TRUNC)
+            for n, (path, file) in enumerate(zip(self.paths, plan.files, strict=True)):
+                self.fds.append(_open_locked(file.path if kept and n in ours else path, kept))
+            self.done = _read_journal(plan)[0] if kept else set()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if self.done else os.O_TRUNC)
             self._journal = os.open(self.journal_path, flags, 0o644)
             if not self.done:
-                self._append({"plan": plan.key, "jobs": len(plan.jobs)})
+                for fd in self.fds:
+                    os.ftruncate(fd, 0)
+                self._append(_heading(plan))
         except OSError as e:
             self.close()
             raise io_error(e, plan.files[0].path) from None
@@ -53,13 +55,23 @@ class Parts:
         for fd in self.fds:
             os.fdatasync(fd)
         self._append(sorted(jobs))
-        os.fdatasync(self._journal)
 
     def publish(self, force: bool) -> None:
-        """Gives the complete files their names, the first one last, and makes that durable. Raises OSError, OutputError."""
-        for path, planned in reversed(list(zip(self.paths, self.plan.files, strict=True))):
-            _rename(path, planned.path, force)
-        folder = os.open(self.plan.files[0].path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        """Gives the complete files their names, the first one last, and makes that durable. Raises OSError, OutputError.
+
+        The journal says so beforehand: a run that is killed between two names is finished by `resume`.
+        """
+        self._append({"publishing": [stamp_of(os.fstat(fd)) for fd in self.fds]})
+        ours = published(self.plan)
+        first = self.plan.files[0].path
+        if force and len(self.paths) > 1 and 0 not in ours:  # an old first file must not stand among new others
+            first.unlink(missing_ok=True)
+        for n in reversed(range(len(self.paths))):
+            if n in ours:
+                self.paths[n].unlink(missing_ok=True)
+            else:
+                _rename(self.paths[n], self.plan.files[n].path, self.fds[n], force)
+        folder = os.open(first.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
@@ -68,50 +80,116 @@ class Parts:
         self.close()
 
     def discard(self) -> None:
-        """Removes everything unfinished."""
-        for path in (*self.paths, self.journal_path):
+        """Removes everything unfinished, and what already has its name of an output that does not have them all."""
+        names = [self.plan.files[n].path for n in published(self.plan)]
+        for path in (*self.paths, *names, self.journal_path):
             path.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
-        for fd in (*self.fds, *([self._journal] if hasattr(self, "_journal") else [])):
-            os.close(fd)
-        self.fds, self.__dict__["_journal"] = [], -1
-        del self._journal
+        for fd in (*self.fds, self._journal):
+            if fd is not None:
+                os.close(fd)
+        self.fds, self._journal = [], None
 
-    def _open(self, path: Path, kept: bool) -> int:
-        if not kept:
-            path.unlink(missing_ok=True)
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if kept else os.O_CREAT | os.O_EXCL)
-        fd = os.open(path, flags, 0o644)
+    def _clear_strangers(self, resume: bool) -> None:
+        """Removes leftovers of runs that died. A locked one is alive; one of another plan cannot be resumed."""
+        names = [(p, f".{f.path.name}.part-{self.plan.key}") for f in self.plan.files for p in f.path.parent.glob(f".{_escape(f.path.name)}.part-*")]
+        others = sorted(p for p, own in names if not p.name.startswith(own))
+        with ExitStack() as locks:
+            for path in others:
+                if not path.name.endswith(".journal"):
+                    _lock_stranger(path, locks)
+            if others and resume:
+                raise BadInput("the sources or the options changed since the interrupted run", file=self.plan.files[0].path,
+                               hint="run without --resume to start again")  # fmt: skip
+            for path in others:
+                path.unlink(missing_ok=True)
+
+    def _append(self, entry: object) -> None:
+        assert self._journal is not None
+        os.write(self._journal, (json.dumps(entry) + "\n").encode())
+        os.fdatasync(self._journal)
+
+
+def part_paths(plan: Plan) -> list[Path]:
+    return [f.path.with_name(f".{f.path.name}.part-{plan.key}") for f in plan.files]
+
+
+def published(plan: Plan) -> set[int]:
+    """The numbers of the files that already have their names, of an output that was being given them."""
+    return {n for n, (file, stamp) in enumerate(zip(plan.files, _read_journal(plan)[1], strict=False)) if _has_stamp(file.path, stamp)}
+
+
+def _journal_path(plan: Plan) -> Path:
+    first = part_paths(plan)[0]
+    return first.with_name(first.name + ".journal")
+
+
+def _heading(plan: Plan) -> dict[str, Any]:
+    return {"plan": plan.key, "jobs": len(plan.jobs)}
+
+
+def _read_journal(plan: Plan) -> tuple[set[int], list[Stamp]]:
+    """The jobs that are done, and the stamps of the files if they were being published; nothing of a damaged journal."""
+    try:
+        lines = [json.loads(line) for line in _journal_path(plan).read_bytes().split(b"\n")[:-1]]  # the rest was cut off
+    except (OSError, ValueError):
+        return set(), []
+    if not lines or lines[0] != _heading(plan):
+        return set(), []
+    every, done, stamps = set(range(len(plan.jobs))), set(), []
+    for line in lines[1:]:
+        if isinstance(line, dict) and len(line.get("publishing", ())) == len(plan.files):
+            done, stamps = every, [tuple(s) for s in line["publishing"]]
+        elif isinstance(line, list) and all(type(n) is int and n in every for n in line):
+            done = done | set(line)
+        else:
+            return set(), []
+    return done, stamps
+
+
+def _has_stamp(path: Path, stamp: Stamp) -> bool:
+    try:
+        return stamp_of(path.lstat()) == stamp
+    except OSError:
+        return False
+
+
+def _open_locked(path: Path, kept: bool) -> int:
+    """A file of ours, locked. Before the lock is held another run may remove or replace it: then once more.
+
+    Unless `kept`, it is made if need be, and never one that has a second name: that is a complete output.
+    """
+    while True:
+        if path.is_symlink():
+            path.unlink()
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if kept else os.O_CREAT), 0o644)
         if not _lock(fd):
             os.close(fd)
             raise _busy(path)
-        return fd
+        if _is_named(path, fd):
+            if kept or os.fstat(fd).st_nlink == 1:
+                return fd
+            path.unlink()
+        os.close(fd)
 
-    def _clear_strangers(self, resume: bool) -> None:
-        """Leftovers of runs that died. A locked one is alive; one of another plan cannot be resumed."""
-        first = self.plan.files[0].path
-        for path in sorted(first.parent.glob(f".{_escape(first.name)}.part-*")):
-            if not path.name.endswith(".journal"):
-                _refuse_live(path)
-        others = [p for f in self.plan.files for p in f.path.parent.glob(f".{_escape(f.path.name)}.part-*") if not p.name.startswith(f".{f.path.name}.part-{self.plan.key}")]
-        if others and resume:
-            raise BadInput("the sources or the options changed since the interrupted run", file=first, hint="run without --resume to start again")
-        for path in others:
-            path.unlink(missing_ok=True)
 
-    def _append(self, entry: object) -> None:
-        os.write(self._journal, (json.dumps(entry) + "\n").encode())
+def _is_named(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    except OSError:
+        return False
 
-    def _read_journal(self) -> set[int]:
-        done: set[int] = set()
-        lines = self.journal_path.read_bytes().split(b"\n")
-        if not lines or lines[0] != json.dumps({"plan": self.plan.key, "jobs": len(self.plan.jobs)}).encode():
-            return done
-        for line in lines[1:-1]:  # what follows the last line end was cut off
-            done.update(json.loads(line))
-        return done
+
+def _lock_stranger(path: Path, locks: ExitStack) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    locks.callback(os.close, fd)
+    if not _lock(fd):
+        raise _busy(path)
 
 
 def io_error(e: OSError, path: Path, needed: int | None = None) -> OutputError:
@@ -133,24 +211,14 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _refuse_live(path: Path) -> None:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        if not _lock(fd):
-            raise _busy(path)
-    finally:
-        os.close(fd)
-
-
 def _busy(path: Path) -> OutputError:
     return OutputError("another run is writing this output", file=path, hint="wait for it, or write elsewhere")
 
 
-def _rename(part: Path, final: Path, force: bool) -> None:
+def _rename(part: Path, final: Path, fd: int, force: bool) -> None:
     """Atomically; without `force`, a file that appeared meanwhile is left alone."""
+    if not _is_named(part, fd):
+        raise OutputError("the temporary file was replaced by someone else", file=part, hint="run again")
     if force:
         part.replace(final)
         return

@@ -10,12 +10,12 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gptoss_adapters.checkpoint.hashing import Followers
-from gptoss_adapters.checkpoint.journal import Parts, io_error
+from gptoss_adapters.checkpoint.journal import Parts, io_error, part_paths, published
 from gptoss_adapters.checkpoint.plan import Job, Plan, Seal
 from gptoss_adapters.errors import CheckFailed, GptOssError, OutputError
 
@@ -50,7 +50,7 @@ def write(
     Raises OutputError (exists, no space, another writer, I/O), BadInput (a source is damaged or changed), CheckFailed (what
     was read back differs). Any of these leaves nothing behind; KeyboardInterrupt leaves what `resume` continues from.
     """
-    check_target(plan, force)
+    check_target(plan, force, published(plan) if resume else set())
     parts = Parts(plan, resume)
     run = _Run(plan, parts, threads or os.cpu_count() or 1, commit_seconds, sync, progress)
     try:
@@ -66,17 +66,20 @@ def write(
         raise
 
 
-def check_target(plan: Plan, force: bool) -> None:
-    """Raises OutputError when an output exists (without `force`), its folder is missing, or the space is not there."""
-    for file in plan.files:
+def check_target(plan: Plan, force: bool, ours: Collection[int] = ()) -> None:
+    """Raises OutputError when an output exists (without `force`), its folder is missing, or the space is not there.
+
+    `ours`: the numbers of the files that an interrupted run had given their names.
+    """
+    for n, file in enumerate(plan.files):
         if file.path.is_dir():
             raise OutputError("is a folder", file=file.path, hint="name a file")
-        if os.path.lexists(file.path) and not force:
+        if os.path.lexists(file.path) and not force and n not in ours:
             raise OutputError("exists already", file=file.path, hint="add --force to replace it")
     folder = plan.files[0].path.parent
     if not folder.is_dir():
         raise OutputError("no such folder", file=folder)
-    needed = plan.nbytes - sum(_allocated(f.path.with_name(f".{f.path.name}.part-{plan.key}")) for f in plan.files)
+    needed = plan.nbytes - sum(_allocated(plan.files[n].path if n in ours else part) for n, part in enumerate(part_paths(plan)))
     space = os.statvfs(folder)
     if space.f_bavail * space.f_frsize < needed:
         raise OutputError("not enough space", file=folder, expected=f"{needed} bytes free", got=space.f_bavail * space.f_frsize)
