@@ -42,6 +42,14 @@ class Key:
         return head + struct.pack("<IQ", self.of, self.count if packed else len(self.value)) + body
 
 
+@dataclass(frozen=True, slots=True)
+class StoredKey(Key):
+    """An entry whose value is the bytes that another GGUF holds."""
+
+    def pack(self) -> bytes:
+        return pack_string(self.name) + struct.pack("<I", self.kind) + bytes(self.value)
+
+
 def pack_string(text: str | bytes) -> bytes:
     try:
         data = text.encode() if isinstance(text, str) else text

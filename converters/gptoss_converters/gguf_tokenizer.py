@@ -17,11 +17,12 @@ from typing import Any
 
 from gptoss_adapters.checkpoint.base import Checkpoint
 from gptoss_adapters.checkpoint.files import MappedFile, parse_json, read_json
+from gptoss_adapters.checkpoint.gguf import GgufFile
 from gptoss_adapters.checkpoint.opening import read_text
-from gptoss_adapters.checkpoint.tokenizer_files import CHAT_TEMPLATE
+from gptoss_adapters.checkpoint.tokenizer_files import CHAT_TEMPLATE, PAD_TEXT
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import GGUF_ARCH, GptOssConfig
-from gptoss_converters.gguf_metadata import ARRAY, BOOL, I32, STRING, U32, Key
+from gptoss_converters.gguf_metadata import ARRAY, BOOL, I32, STRING, U32, Key, StoredKey
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 PRE_TOKENIZER = "gpt-4o"  # llama.cpp's name of o200k's splitting rule
@@ -81,6 +82,14 @@ def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
     keys += _special_ids(settings, ids, checkpoint)
     keys += [Key(f"tokenizer.ggml.add_{w}_token", BOOL, bool(settings.get(f"add_{w}_token", False))) for w in ("bos", "eos")]
     return [*keys, Key("tokenizer.chat_template", STRING, files.template or CHAT_TEMPLATE.read_text("utf-8"))]
+
+
+def stored_keys(checkpoint: Checkpoint) -> list[Key]:
+    """The `tokenizer.*` keys of a GGUF that has a vocabulary, as they are; of anything else none."""
+    first = next(iter(checkpoint.stored.values()))
+    if not isinstance(first, GgufFile) or "tokenizer.ggml.tokens" not in first.metadata:
+        return []
+    return [StoredKey(name, first.types[name], first.value_bytes(name)) for name in first.metadata if name.startswith("tokenizer.")]
 
 
 def no_vocabulary_keys(config: GptOssConfig) -> list[Key]:
@@ -154,7 +163,7 @@ def _token_table(vocab: Mapping[str, int], added: list[dict[str, Any]], size: in
         raise BadInput("a token's id lies outside the vocabulary", file=file, expected=f"0 to {size - 1}", got=f"{text!r}: {number}") from None
     if min(vocab.values(), default=0) < 0 or len(vocab.keys() | special.keys()) != size - tokens.count(None):
         raise BadInput("two tokens have the same id", file=file)
-    return [f"[PAD{i}]" if t is None else t for i, t in enumerate(tokens)], types
+    return [PAD_TEXT.format(i) if t is None else t for i, t in enumerate(tokens)], types
 
 
 def _pack_strings(texts: list[str], file: Path) -> bytes:

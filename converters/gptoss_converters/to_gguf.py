@@ -18,7 +18,7 @@ from gptoss_adapters.errors import BadInput, UsageError
 from gptoss_converters import gguf_metadata as meta
 from gptoss_converters.gguf_metadata import ARRAY, STRING, U16, Key
 from gptoss_converters.gguf_tensors import GGML_TYPES, Entry, Tensors
-from gptoss_converters.gguf_tokenizer import find_tokenizer, no_vocabulary_keys, tokenizer_keys
+from gptoss_converters.gguf_tokenizer import find_tokenizer, no_vocabulary_keys, stored_keys, tokenizer_keys
 
 ALIGNMENT = 32
 MAX_NAME_BYTES = 63  # ggml keeps 64, with the end mark
@@ -93,7 +93,8 @@ def _keys(checkpoint: Checkpoint, entries: Sequence[Entry], expert_type: str, op
     if options.tokenizer == "none":
         keys += no_vocabulary_keys(config)
     else:
-        keys += tokenizer_keys(find_tokenizer(checkpoint, options.tokenizer), checkpoint)
+        stored = stored_keys(checkpoint) if options.tokenizer is None else []
+        keys += stored or tokenizer_keys(find_tokenizer(checkpoint, options.tokenizer), checkpoint)
     return keys + meta.provenance_keys(config, checkpoint.kind, _version())
 
 

@@ -180,12 +180,17 @@ class GgufFile(MappedFile):
         count, keys = self._header(cursor)
         self.metadata: dict[str, Any] = {}
         self.types: dict[str, int] = {}
+        self.spans: dict[str, slice] = {}  # of each value's bytes
         for _ in range(keys):
             self._key(cursor)
         self.alignment = self._alignment(cursor)
         infos = [self._info(cursor) for _ in range(count)]
         self.data_begin = -(-cursor.offset // self.alignment) * self.alignment
         self.tensors = self._place(infos, cursor)
+
+    def value_bytes(self, key: str) -> bytes:
+        """A metadata value as it is stored, without its type; an array with its element type and length."""
+        return self.buffer[self.spans[key]]
 
     def _header(self, c: _Cursor) -> tuple[int, int]:
         magic = c.buffer[c.take(4) : 4]
@@ -207,7 +212,9 @@ class GgufFile(MappedFile):
             raise c.fail("duplicate metadata key", got=key)
         c.where = f"metadata key {key}"
         self.types[key] = c.u32()
+        begin = c.offset
         self.metadata[key] = c.value(self.types[key])
+        self.spans[key] = slice(begin, c.offset)
 
     def _alignment(self, c: _Cursor) -> int:
         value = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
