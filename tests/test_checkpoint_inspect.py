@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ def test_histograms_equal_a_slow_count(path: str) -> None:
 
 
 def test_inspection_of_gold() -> None:
-    report = inspect(open_checkpoint(DATA / "checkpoints" / "tiny" / "hf-mxfp4"))
+    steps: list[tuple[int, int]] = []
+    report = inspect(open_checkpoint(DATA / "checkpoints" / "tiny" / "hf-mxfp4"), progress=lambda done, total: steps.append((done, total)))
+    assert len(steps) == 8 and steps[-1] == (report.parts["expert weights"].nbytes,) * 2
     assert report.histograms and report.histograms.blocks == 18432
     assert sum(p.tensors for p in report.parts.values()) == 71 and report.parts["expert weights"].encodings == ["mxfp4"]
     assert sum(p.parameters for p in report.parts.values()) == report.parameters == open_checkpoint(DATA / "checkpoints/tiny/original").config.parameters()[0]
@@ -38,6 +41,13 @@ def test_inspection_of_gold() -> None:
 def test_a_dense_checkpoint_has_no_histograms() -> None:
     report = inspect(open_checkpoint(DATA / "gguf" / "src" / "tiny-bf16"))
     assert report.histograms is None and report.chat_template and len(report.tokenizer) == 4
+
+
+def test_the_licence_is_shown(tmp_path: Path) -> None:
+    folder = shutil.copytree(DATA / "gguf" / "src" / "tiny-bf16", tmp_path / "c", copy_function=shutil.copyfile)
+    assert inspect(open_checkpoint(folder)).license is None
+    (folder / "LICENSE").write_text("\n   Apache License\n   Version 2.0\n")
+    assert inspect(open_checkpoint(folder)).license == "Apache License"
 
 
 def test_oddities() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,7 +43,7 @@ def inspect(
 
     checkpoint = open_checkpoint(path, revision=revision, strict=False)
     with ProgressBar() as bar:
-        found = look(checkpoint, histograms=histograms, threads=threads or 2, progress=lambda done, total: bar("experts", done, total))
+        found = look(checkpoint, histograms=histograms, threads=threads or os.cpu_count() or 1, progress=lambda done, total: bar("experts", done, total))
     Output(as_json).result(_text(found), **found.as_dict())
 
 
@@ -50,11 +51,12 @@ def _text(i: Inspection) -> str:
     config = {k: v for k, v in i.config.as_dict().items() if k != "layer_types"}
     layers = "".join("S" if t.startswith("sliding") else "F" for t in i.config.layer_types)
     lines = [
-        f"{i.path}: {i.kind}, {i.parameters:,} parameters, {i.active_parameters:,} active per token",
+        f"{i.path.encode(errors='backslashreplace').decode()}: {i.kind}, {i.parameters:,} parameters, {i.active_parameters:,} active per token",
         *(f"  {name}  {human(size)}" for name, size in i.files.items()),
         "config", *(f"  {k:<24} {v}" for k, v in config.items()), f"  {'layer_types':<24} {layers}  (S sliding, F full)",
         "parts",
         *(f"  {name:<16} {p.tensors:>5} tensors {p.parameters:>16,} values {human(p.nbytes):>10}  {', '.join(p.encodings)}" for name, p in i.parts.items()),
+        f"licence: {i.license or 'none'}",
         f"tokenizer: {', '.join(i.tokenizer) or 'none'}; chat template: {'yes' if i.chat_template else 'no'}",
     ]  # fmt: skip
     if i.histograms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,7 +36,7 @@ def verify(
 
     left, right = (open_checkpoint(path, revision=revision) for path in (a, b))
     with ProgressBar() as bar:
-        report = compare(left, right, threads=threads or 2, progress=lambda done, total: bar("verify", done, total))
+        report = compare(left, right, threads=threads or os.cpu_count() or 1, progress=lambda done, total: bar("verify", done, total))
     Output(as_json).result(_text(report), **report.as_dict())
     if not report.ok:
         different = report.counts["DIFFERENT"]

@@ -56,6 +56,7 @@ class Inspection:
     active_parameters: int
     tokenizer: list[str]
     chat_template: bool
+    license: str | None  # its first line
     histograms: Histograms | None
     oddities: list[str] = field(default_factory=list)
 
@@ -64,13 +65,17 @@ class Inspection:
 
 
 def inspect(c: Checkpoint, *, histograms: bool = True, threads: int = 2, progress: Callable[[int, int], None] | None = None) -> Inspection:
-    """Reads the whole of the experts for the histograms; nothing else is read. `progress(done, total)` counts expert tensors."""
+    """Reads the whole of the experts for the histograms; nothing else is read. `progress(done, total)` counts bytes."""
     total, active = c.config.parameters()
     found = _histograms(c, threads, progress) if histograms else None
     tokenizer = sorted(c.tokenizer_files) or (["in the file"] if "tokenizer.ggml.tokens" in c.metadata else [])
     files = {p.name: int(f.data.size) for p, f in c.stored.items()}
     odd = [*c.oddities, *odd_config(c.config, c.kind), *(odd_scales(found) if found else [])]
-    return Inspection(str(c.path), c.kind, c.config, files, parts(c), total, active, tokenizer, c.chat_template is not None, found, odd)
+    return Inspection(str(c.path), c.kind, c.config, files, parts(c), total, active, tokenizer, c.chat_template is not None, _first_line(c.license_text), found, odd)
+
+
+def _first_line(text: str | None) -> str | None:
+    return next((line.strip() for line in (text or "").splitlines() if line.strip()), None)
 
 
 def parts(c: Checkpoint) -> dict[str, Part]:
@@ -126,12 +131,14 @@ def _histograms(c: Checkpoint, threads: int, progress: Callable[[int, int], None
     if not names:
         return None
     scales, largest = np.zeros(256, np.int64), np.zeros(8, np.int64)
+    total, done = sum(c.tensors[n].nbytes for n in names), 0
     with ThreadPoolExecutor(threads) as pool:
-        for done, (s, m) in enumerate(pool.map(lambda name: tensor_histograms(c, name), names), 1):
+        for name, (s, m) in zip(names, pool.map(lambda name: tensor_histograms(c, name), names), strict=True):
             scales += s
             largest += m
+            done += c.tensors[name].nbytes
             if progress:
-                progress(done, len(names))
+                progress(done, total)
     return Histograms({i: int(n) for i, n in enumerate(scales) if n}, {CODE_MAGNITUDES[i]: int(n) for i, n in enumerate(largest)})
 
 
