@@ -18,10 +18,9 @@ from gptoss_adapters.checkpoint.files import Source
 from gptoss_adapters.checkpoint.fills import Copied, Repacked, SourceFile
 from gptoss_adapters.checkpoint.plan import Fill, Tensor
 from gptoss_adapters.spec import MXFP4_BLOCK
-from gptoss_converters.rows import ROW_BYTES, DenseRows, Encoded, GgufRows, Mxfp4Rows, Reader, SwappedRows
+from gptoss_converters.rows import DenseRows, Encoded, GgufRows, Mxfp4Rows, Reader, SwappedRows, row_bytes
 
 HALVES = {"gate": (0, 2), "up": (1, 2)}  # role of a GGUF tensor -> which of the interleaved rows: start, stride
-GGML_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30, "mxfp4": 39}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class Tensors:
 
     def _tensor(self, part: layouts.Part, info: TensorInfo, kind: str, how: str) -> Tensor:
         shape = layouts.stored_shape(part.role, info.shape, self.checkpoint.config)
-        nbytes = math.prod(shape[:-1]) * ROW_BYTES[kind](shape[-1])
+        nbytes = math.prod(shape[:-1]) * row_bytes(kind, shape[-1])
         half = {"gate": ", even rows", "up": ", odd rows"}.get(part.role, "")
         return Tensor(part.name, kind.upper(), shape, nbytes, f"{' + '.join(s.name for s in info.sources)}{half}: {how}")
 
@@ -91,7 +90,7 @@ class Tensors:
         plain = isinstance(reader, DenseRows) and reader.stride == 1
         if info.encoding == kind and (plain or isinstance(reader, GgufRows)):
             offset = reader.offset if isinstance(reader, DenseRows) else source.offset
-            return Copied(self._file(source), offset, reader.count * ROW_BYTES[kind](reader.width), source), "copied"
+            return Copied(self._file(source), offset, reader.count * row_bytes(kind, reader.width), source), "copied"
         return Encoded(reader, kind, source), "copied" if info.encoding == kind else f"{info.encoding} to {kind}"
 
     def _reader(self, info: TensorInfo, role: str) -> tuple[Source, Reader]:

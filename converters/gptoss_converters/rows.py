@@ -15,22 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_adapters import mxfp4
-from gptoss_adapters.checkpoint.base import DENSE, GGML_MXFP4_BYTES, Q8_0_BYTES, decode_q8_0
+from gptoss_adapters.checkpoint.base import DENSE, ENCODINGS, decode_q8_0
 from gptoss_adapters.checkpoint.files import U8, Source
 from gptoss_adapters.checkpoint.fills import ChunkFill, SourceFile
+from gptoss_adapters.checkpoint.gguf import TYPES
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import MXFP4_BLOCK
 
 Values = npt.NDArray[Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
-ROW_BYTES: dict[str, Callable[[int], int]] = {
-    "f32": lambda n: 4 * n,
-    "f16": lambda n: 2 * n,
-    "bf16": lambda n: 2 * n,
-    "q8_0": lambda n: n // MXFP4_BLOCK * Q8_0_BYTES,
-    "mxfp4": lambda n: n // MXFP4_BLOCK * GGML_MXFP4_BYTES,
-}
+GGML_TYPES = {ENCODINGS[name]: (number, block, nbytes) for number, (name, block, nbytes) in TYPES.items() if name in ENCODINGS}
 REQUANTISE_RULE = "ggml"  # dense experts become MXFP4 as llama.cpp's own quantiser makes them
+
+
+def row_bytes(kind: str, values: int) -> int:
+    _, block, nbytes = GGML_TYPES[kind]
+    return values // block * nbytes
 
 
 class Reader(Protocol):
@@ -164,7 +164,7 @@ class Encoded(ChunkFill):
     """Rows of a reader in another type. `source` is what errors name."""
 
     def __init__(self, reader: Reader, kind: str, source: Source) -> None:
-        super().__init__(reader.count, ROW_BYTES[kind](reader.width))
+        super().__init__(reader.count, row_bytes(kind, reader.width))
         exactly = kind == "f16" and not isinstance(reader, DenseRows | SwappedRows)
         self.reader, self.source, self.encode = reader, source, to_f16_exactly if exactly else ENCODERS[kind]
 

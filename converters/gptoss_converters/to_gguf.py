@@ -17,12 +17,12 @@ from gptoss_adapters.checkpoint.plan import Place, Plan, PlannedFile, Seal, Tens
 from gptoss_adapters.errors import BadInput, UsageError
 from gptoss_converters import gguf_metadata as meta
 from gptoss_converters.gguf_metadata import ARRAY, STRING, U16, Key
-from gptoss_converters.gguf_tensors import GGML_TYPES, Entry, Tensors
+from gptoss_converters.gguf_tensors import Entry, Tensors
 from gptoss_converters.gguf_tokenizer import find_tokenizer, no_vocabulary_keys, stored_keys, tokenizer_keys
+from gptoss_converters.rows import GGML_TYPES
 
 ALIGNMENT = 32
 MAX_NAME_BYTES = 63  # ggml keeps 64, with the end mark
-TYPES = ("mxfp4", "bf16", "f16", "f32", "q8_0")
 _NO_HASH = "0" * 64
 
 
@@ -50,7 +50,7 @@ class GgufPlan:
 def plan_gguf(checkpoint: Checkpoint, output: Path, options: GgufOptions) -> GgufPlan:
     """Every output tensor and every metadata byte, from headers alone. Raises BadInput and UsageError."""
     if options.dense == "mxfp4":
-        raise UsageError("--dense mxfp4: MXFP4 holds expert weights only", hint=f"choose one of {', '.join(TYPES[1:])}")
+        raise UsageError("--dense mxfp4: MXFP4 holds expert weights only", hint=f"choose one of {', '.join(sorted(GGML_TYPES.keys() - {'mxfp4'}))}")
     notices = _check_lossy(checkpoint, options.allow_lossy)
     tensors = Tensors(checkpoint, options.dense, options.experts)
     entries = tensors.entries()
@@ -152,7 +152,7 @@ def _file(path: Path, keys: list[Key], tensors: Sequence[Tensor]) -> PlannedFile
         name = t.name.encode()
         assert len(name) <= MAX_NAME_BYTES
         dims = struct.pack(f"<I{len(t.shape)}Q", len(t.shape), *reversed(t.shape))
-        infos.append(meta.pack_string(name) + dims + struct.pack("<IQ", GGML_TYPES[t.dtype.lower()], at))
+        infos.append(meta.pack_string(name) + dims + struct.pack("<IQ", GGML_TYPES[t.dtype.lower()][0], at))
         offsets.append(at)
         at += _padded(t.nbytes)
     head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(keys)) + b"".join(k.pack() for k in keys) + b"".join(infos)
