@@ -210,7 +210,7 @@ def _conversations(text: str) -> Iterator[tuple[int, str]]:
     """Line number and JSON of each conversation: the whole input if it is one JSON value, else its lines."""
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         yield from ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     else:
         yield 1, text
@@ -222,10 +222,11 @@ def _ids(text: str, file: str, sure: bool) -> list[int] | None:
         if sure:
             raise LayoutError(file, "not token ids (expected numbers between spaces or commas)")
         return None
-    ids = [int(number) for number in re.findall(r"\d+", text)]
-    if ids and max(ids) >= 2**32:
-        raise LayoutError(file, f"not a token id: {max(ids)} (expected less than 2**32)")
-    return ids
+    numbers = re.findall(r"\d+", text)
+    bad = next((number for number in numbers if len(number) > 10 or int(number) >= 2**32), None)
+    if bad is not None:
+        raise LayoutError(file, f"not a token id: {bad[:20]} (expected less than 2**32)")
+    return [int(number) for number in numbers]
 
 
 def _role(name: str) -> Role:

@@ -9,7 +9,7 @@ it ignores such keys.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias, TypeVar
@@ -208,7 +208,7 @@ class Message:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Message:
-        return cls.from_dict(_load(text))
+        return _read_json(text, cls.from_dict)
 
 
 @dataclass(slots=True)
@@ -235,7 +235,7 @@ class Conversation:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Conversation:
-        return cls.from_dict(_load(text))
+        return _read_json(text, cls.from_dict)
 
 
 def _part_to_dict(part: Part) -> Json:
@@ -331,8 +331,11 @@ def _member(kind: type[_T], value: Any, where: str) -> _T:
         raise LayoutError(where, f"unknown value (expected one of {known} / got {value!r})") from None
 
 
-def _load(text: str | bytes) -> Json:
+def _read_json(text: str | bytes, from_dict: Callable[[Json], _T]) -> _T:
+    """What `from_dict` makes of the JSON object in `text`. Not every JSON can be read: Python limits depth and digits."""
     try:
-        return _expect(json.loads(text), dict, "")
-    except json.JSONDecodeError as error:
-        raise LayoutError("", f"not JSON: {error}") from None
+        return from_dict(_expect(json.loads(text), dict, ""))
+    except LayoutError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise LayoutError("", f"not JSON that can be read: {error}") from None

@@ -172,7 +172,7 @@ def _unwrap_code(arguments: str) -> str:
     """The code of ``{"code": ...}``; anything else is taken to be code."""
     try:
         code = json.loads(arguments)["code"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return arguments
     return code if isinstance(code, str) else arguments
 

@@ -12,12 +12,24 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeGuard
 
+from .errors import LayoutError
+
 _SCALARS = {"number": "number", "integer": "number", "boolean": "boolean"}
 _INTEGERS = range(-(2**63), 2**64)
 
 
 def typescript(schema: Any, indent: str = "") -> str:
-    """The TypeScript type of a JSON schema (any JSON value; what is not a schema is ``any``)."""
+    """The TypeScript type of a JSON schema (any JSON value; what is not a schema is ``any``).
+
+    Raises LayoutError for a schema nested too deeply, or with a number too large, to be written.
+    """
+    try:
+        return _type(schema, indent)
+    except (RecursionError, OverflowError) as error:
+        raise LayoutError("", f"not a JSON schema that can be written: {error}") from None
+
+
+def _type(schema: Any, indent: str) -> str:
     if not isinstance(schema, dict):
         return "any"
     kind = schema.get("type")
@@ -31,7 +43,7 @@ def typescript(schema: Any, indent: str = "") -> str:
     if kind == "string":
         return " | ".join(f'"{value}"' for value in _strings(schema.get("enum"))) or "string"
     if kind == "array":
-        return f"{typescript(schema['items'], indent)}[]" if "items" in schema else "Array<any>"
+        return f"{_type(schema['items'], indent)}[]" if "items" in schema else "Array<any>"
     return _SCALARS.get(kind, "any") if isinstance(kind, str) else "any"
 
 
@@ -99,7 +111,7 @@ def _variant(schema: Any, indent: str, comments: list[str]) -> str:
 
 def _nullable(schema: Any, indent: str) -> str:
     """The type, with ``| null`` if the schema is nullable and no "null" stands anywhere in the type's text."""
-    text = typescript(schema, indent)
+    text = _type(schema, indent)
     nullable = isinstance(schema, dict) and schema.get("nullable") is True and "null" not in text
     return f"{text} | null" if nullable else text
 

@@ -182,6 +182,11 @@ def test_built_in_tools_come_and_go_as_calls() -> None:
     assert out["tool_calls"][0]["function"] == {"name": "browser.search", "arguments": '{"query":"x"}'}
 
 
+def test_arguments_that_python_cannot_read_are_code() -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    assert ToolTable([{"type": "python"}]).call("python", deep).text == deep
+
+
 def test_names_that_no_header_can_carry() -> None:
     tools = [{"type": "function", "function": {"name": name}} for name in ("mcp: read", "mcp__read", "mcp_/read", "a-b", "<|end|>")]
     table = ToolTable(tools)

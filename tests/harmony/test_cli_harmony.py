@@ -153,6 +153,14 @@ def test_validate_line_that_is_no_json() -> None:
     assert code == 1 and "line 2: not JSON" in out
 
 
+@pytest.mark.parametrize("bad", ["[" * 100_000 + "]" * 100_000, "1" * 5000], ids=["deep", "long"])
+def test_json_that_python_cannot_read(bad: str) -> None:
+    code, out, error = run("validate", "-", stdin=f'{{"messages": {bad}}}\n{GOOD}\n')
+    assert code == 1 and out.startswith("line 1: not JSON") and "2 conversations, 1 with problems" in out and not error
+    code, out, error = run("render", "-", stdin=f'{{"messages": {bad}}}')
+    assert (code, out, error.count("\n")) == (3, "", 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "code"),
     [
@@ -161,6 +169,7 @@ def test_validate_line_that_is_no_json() -> None:
         (("render", "-"), '{"messages": [{"role": "tool", "content": "x"}]}', 3),
         (("parse", "-", "--ids"), "hello", 3),
         (("parse", "-"), "4294967296", 3),
+        (("parse", "-"), "1" * 5000, 3),
         (("parse", "-", "--role", "robot"), "", 2),
         (("parse", "-", "--ids", "--text"), "", 2),
         (("render", "-", "--ids", "--json"), "", 2),

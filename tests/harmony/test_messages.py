@@ -109,7 +109,11 @@ def test_errors_name_the_place(data, where: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"messages": 1}', "{}", "\ufeff{}"])
+DEEP = '{"messages": ' + "[" * 100_000 + "]" * 100_000 + "}"
+LONG = '{"messages": ' + "1" * 5000 + "}"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"messages": 1}', "{}", "\ufeff{}", b"\xff", DEEP, LONG], ids=lambda text: repr(text[:16]))
 def test_not_a_conversation(text: str) -> None:
     with pytest.raises(LayoutError):
         Conversation.from_json(text)

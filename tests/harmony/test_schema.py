@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from gptoss_harmony import typescript
+from gptoss_harmony import LayoutError, typescript
 from gptoss_harmony.schema import compact_json
 
 GOLD = [json.loads(line) for line in (Path(__file__).parents[1] / "data/harmony/schema_cases.jsonl").read_text("utf-8").splitlines()]
@@ -47,6 +47,19 @@ def test_compact_json_is_json() -> None:
 @pytest.mark.parametrize("junk", [None, 3, "string", [], True, {"type": None}, {"type": 3}, {"type": {}}, {"anyOf": []}, {"type": ["x", 1]}])
 def test_never_raises_on_what_is_not_a_schema(junk) -> None:
     assert typescript(junk) == ("x" if junk == {"type": ["x", 1]} else "any")
+
+
+def nested(depth: int) -> dict:
+    schema: dict = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize("schema", [nested(100_000), {"oneOf": [{"default": 10**400}]}], ids=["deep", "large"])
+def test_what_cannot_be_written_is_bad_input(schema) -> None:
+    with pytest.raises(LayoutError, match="not a JSON schema that can be written"):
+        typescript(schema)
 
 
 def test_objects_with_odd_members() -> None:
