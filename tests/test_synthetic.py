@@ -12,7 +12,7 @@ from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 from gptoss_adapters.checkpoint.compare import compare
 from gptoss_adapters.checkpoint.synthetic import KINDS, ODD_SHAPE, SeedMade, plan_new, weights
 from gptoss_adapters.checkpoint.writer import write
-from gptoss_adapters.errors import UsageError
+from gptoss_adapters.errors import OutputError, UsageError
 from gptoss_adapters.spec import GPT_OSS_20B
 
 ODD_SHA256 = "7e837c37418d89303521a5ad92ae3bd166d081d28fb32b179e4080e2da5ee404"
@@ -103,6 +103,19 @@ def test_zero_based_shards_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     c = open_checkpoint(tmp_path / "x")
     assert [f.name for f in c.stored] == [f"model-0000{i}-of-00003.safetensors" for i in range(4)]
     assert json.loads((tmp_path / "x" / "model.safetensors.index.json").read_text())["metadata"]["total_size"] > 1_500_000
+
+
+def test_other_weights_in_the_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(plan_new("odd-shape", tmp_path, kind="openai", seed=1))
+    monkeypatch.setattr("gptoss_adapters.checkpoint.shards.MAX_SHARD_BYTES", 600_000)
+    with pytest.raises(OutputError, match=r"model.safetensors: holds or lists other weights"):
+        plan_new("odd-shape", tmp_path, seed=2)
+    (tmp_path / "model.safetensors").unlink()
+    write(plan_new("odd-shape", tmp_path, seed=2), force=True)
+    assert open_checkpoint(tmp_path).kind == "hf-mxfp4"
+    monkeypatch.undo()
+    with pytest.raises(OutputError, match=r"model-00000-of-00003.safetensors: holds"):
+        plan_new("odd-shape", tmp_path)
 
 
 def test_layers_cut() -> None:

@@ -429,3 +429,17 @@ def test_a_damaged_journal_is_not_believed(line: bytes, tmp_path: Path) -> None:
         f.write(line)
     assert write(make_plan(tmp_path, Stopping(False)), resume=True).resumed == 0
     assert (tmp_path / "out.bin").read_bytes()[64 : 64 + ROWS * ROW_BYTES] == content(0, ROWS).tobytes()
+
+
+def test_threads_are_few_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+
+    def function(begin: int, end: int) -> U8:
+        seen.add(threading.active_count() - before)
+        return content(begin, end)
+
+    before = threading.active_count()
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(plans, "JOB_BYTES", ROW_BYTES)
+    write(make_plan(tmp_path, Produced(ROWS, ROW_BYTES, function)))
+    assert 1 <= max(seen) <= 4

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint: a file, a folder, or a Hub repository id (owner/name).")]
 RevisionOption = Annotated[str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a Hub repository.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Worker threads (default: one per core).")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Worker threads (default: one per core, at most 4).")]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 

@@ -175,4 +175,14 @@ def plan_new(preset: str, folder: Path, *, kind: str = layouts.HF_MXFP4, layers:
     except OSError as e:
         raise OutputError(f"the folder cannot be made ({e.strerror})", file=folder) from None
     source = f"{preset}, {made.config.num_hidden_layers} layers, seed {seed}"
-    return plan_checkpoint(made, kind, folder, companions, source)
+    plan = plan_checkpoint(made, kind, folder, companions, source)
+    _refuse_other_weights(plan, folder)
+    return plan
+
+
+def _refuse_other_weights(plan: Plan, folder: Path) -> None:
+    """Weights that would stay beside the new ones might be the ones that a reader takes."""
+    ours = {f.path.name for f in plan.files}
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]):
+        if file.name not in ours:
+            raise OutputError("holds or lists other weights, which would stand beside the new ones", file=file, hint="remove it, or write elsewhere")

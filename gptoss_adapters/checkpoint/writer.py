@@ -20,6 +20,7 @@ from gptoss_adapters.checkpoint.plan import Job, Plan, Seal
 from gptoss_adapters.errors import CheckFailed, GptOssError, OutputError
 
 COMMIT_SECONDS = 5.0  # how much work, in time, an interrupted run loses at most
+MAX_THREADS = 4  # unless asked for: a disk takes no more, and a fill that needs whole experts holds one of them per thread
 Progress = Callable[[str, int, int], None]  # (phase, bytes done, bytes in all), called a few times a second
 
 
@@ -52,7 +53,7 @@ def write(
     """
     check_target(plan, force, published(plan) if resume else set())
     parts = Parts(plan, resume)
-    run = _Run(plan, parts, threads or os.cpu_count() or 1, commit_seconds, sync, progress)
+    run = _Run(plan, parts, threads or min(os.cpu_count() or 1, MAX_THREADS), commit_seconds, sync, progress)
     try:
         return run.carry_out(force, read_back)
     except OSError as e:
