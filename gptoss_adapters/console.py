@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from typing import Any
 
 from gptoss_adapters.errors import GptOssError
@@ -34,7 +35,7 @@ def run(app: Any) -> None:
 
 def _say(line: str, code: int) -> int:
     if os.environ.get("GPTOSS_DEBUG") == "1":
-        raise
+        traceback.print_exc()
     print(f"error: {line}", file=sys.stderr)
     return code
 

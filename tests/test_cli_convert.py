@@ -321,7 +321,7 @@ def test_signals(number: signal.Signals, code: int, tmp_path: Path) -> None:
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = run("to-gguf", tmp_path / "nowhere", "-o", tmp_path / "x.gguf", env={**os.environ, "GPTOSS_DEBUG": "1"})
-    assert done.returncode != 0 and "Traceback" in done.stderr
+    assert done.returncode == 3 and "Traceback" in done.stderr
 
 
 def test_stdout_that_nobody_reads(tmp_path: Path) -> None:

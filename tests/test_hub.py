@@ -209,3 +209,11 @@ def test_hashes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"hello\n")
     assert file_hash(tmp_path / "x", "git") == "ce013625030ba8dba906f756967f9e9ca394464a"  # `git hash-object`
     assert file_hash(tmp_path / "x", "sha256") == hashlib.sha256(b"hello\n").hexdigest()
+
+
+@pytest.mark.parametrize("revision", ["../..", "/etc", "a/../../../b"])
+def test_a_revision_does_not_leave_the_cache(revision: str) -> None:
+    from gptoss_adapters.checkpoint.hub import _cached
+
+    with pytest.raises(BadInput, match="not a branch, tag or commit"):
+        _cached("owner/name", revision)

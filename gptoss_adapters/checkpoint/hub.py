@@ -61,6 +61,8 @@ def _cached(repo: str, revision: str | None) -> tuple[Path, dict[str, str]]:
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    if ".." in Path(revision or "main").parts or (revision or "").startswith("/"):
+        raise BadInput("the revision is not a branch, tag or commit", file=repo, got=revision)
     ref = folder / "refs" / (revision or "main")
     root = folder / "snapshots" / (ref.read_text().strip() if ref.is_file() else revision or "main")
     if not root.is_dir():

@@ -120,7 +120,7 @@ class Plan:
         facts = [
             [[f.path.name, hashlib.sha256(f.header).hexdigest(), f.size] for f in self.files],
             [[str(p.resolve()), *s] for p, s in self.sources.items()],
-            dict(self.options), [[s.offset, s.of, s.index] for s in self.seals],
+            JOB_BYTES, dict(self.options), [[s.offset, s.of, s.index] for s in self.seals],
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
