@@ -107,7 +107,7 @@ class Machine:
 
     __slots__ = (
         "at", "closed_counts", "content_at", "current_channel", "current_content_type", "current_recipient", "current_role", "decoder",
-        "events", "fast", "flags", "formed", "header", "last_content_delta", "last_reason", "messages", "mode", "name", "next_role",
+        "events", "fast", "flags", "formed", "has_channel", "header", "last_content_delta", "last_reason", "messages", "mode", "name", "next_role",
         "parts", "role", "started", "state", "textual", "tokens", "told", "tools",
     )  # fmt: skip
 
@@ -153,6 +153,7 @@ class Machine:
         """A header begins. `started`: ``<|start|>`` was seen; `formed`: its ids can be given back by `HeaderForm`."""
         self.state = State.HEADER
         self.header = []
+        self.has_channel = False
         self.started = self.formed = True
 
     def collect(self, item: Item) -> None:
@@ -160,6 +161,7 @@ class Machine:
             self.header += item
         elif item is not None:
             self.header.append(item)
+            self.has_channel = self.has_channel or item == CHANNEL
 
     def open(self, header: Header) -> None:
         self.state = State.CONTENT

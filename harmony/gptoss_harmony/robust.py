@@ -89,8 +89,7 @@ def _is_only_role(parts: list[Section]) -> bool:
 
 def _collect_channel(machine: Machine, item: Item) -> None:
     """Prose before a ``<|channel|>`` is a message of its own, not a header."""
-    bare = not machine.started and CHANNEL not in machine.header
-    if bare and not is_header_text(sections(machine)[0][1]):
+    if not machine.started and not machine.has_channel and not is_header_text(sections(machine)[0][1]):
         _close_headless(machine, None, "cut")
         _begin_unmarked(machine, item)
     else:

@@ -211,6 +211,14 @@ def test_a_model_in_a_loop_costs_linear_time(before: str, loop: str) -> None:
     assert time.process_time() - begin < 10
 
 
+def test_many_channels_after_many_words_do_not_search_them_again() -> None:
+    ids = ids_of(" assistant") * 32_000 + ids_of("<|channel|>") * 32_000
+    begin = time.process_time()
+    (message,) = parse(ids)
+    assert time.process_time() - begin < 5  # 11 s when each channel searched the whole header
+    assert "empty_channel" in message.flags
+
+
 def test_a_content_type_of_many_parameters_costs_linear_time() -> None:
     """A type that may be split in many ways, and fits in none of them."""
     begin = time.process_time()
