@@ -263,9 +263,9 @@ def _described(message: Message) -> str:
     head = message.role.value + (f":{message.name}" if message.name is not None else "")
     fields = {"channel": message.channel, "to": message.recipient, "type": message.content_type}
     lines = [head + "".join(f" {key}={value}" for key, value in fields.items() if value is not None)]
-    lines += [f"  ! {flag}" for flag in message.flags]
-    lines += [f"  | {line}" for line in printable(message.text).split("\n")]
-    return "\n".join(lines)
+    lines += [f"  ! {flag}".replace("\n", "␊") for flag in message.flags]
+    lines += [f"  | {line}" for line in message.text.split("\n")]
+    return printable("\n".join(lines))
 
 
 def _print_json(value: Any) -> None:

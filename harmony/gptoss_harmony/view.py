@@ -19,12 +19,20 @@ def token_texts(ids: Sequence[int]) -> list[str]:
     return [_shown(table[token]) if 0 <= token <= LAST_SPECIAL else f"⟨{token}?⟩" for token in ids]
 
 
-_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
-"""Control characters as their pictures: model output must not steer a terminal."""
+_BIDI = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_SHOWN = (
+    {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"}
+    | {0x7F: "␡"}
+    | {code: f"⟨{code:02X}⟩" for code in (*range(0x80, 0xA0), *_BIDI)}
+)
 
 
 def printable(text: str) -> str:
-    return text.translate(_PICTURES)
+    """`text` with control characters (but tab and line feed) and direction marks made visible.
+
+    Model output must neither steer a terminal nor reorder its lines.
+    """
+    return text.translate(_SHOWN)
 
 
 def _shown(data: bytes) -> str:

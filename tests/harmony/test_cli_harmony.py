@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 from gptoss_harmony import Conversation, LayoutError, Message, load_vocabulary, render
 from gptoss_harmony.cli import main
+from gptoss_harmony.view import printable
 
 CALL = "<|channel|>commentary to=functions.f json<|message|>{}<|end|>"
 CHAT = Conversation([Message.system(), Message.user("Hi"), Message.assistant("Hmm.", "analysis"), Message.assistant("Hello!", "final")])
@@ -80,6 +81,18 @@ def test_parse_ids_and_text() -> None:
     assert message["flags"] == ["unclosed_call"]
     assert message["header"]["content"] == [12083]
     assert ok("parse", "-", "--text", stdin="42") == "assistant\n  ! missing_message\n  | 42\n"
+
+
+def test_parse_shows_what_would_steer_the_terminal() -> None:
+    out = ok("parse", "-", "--text", stdin="<|channel|>x\x1b]0;p\x07 to=functions.\x1b[2Jx\u202e<|message|>\x9b2J\x7f\n\t\u2066é<|end|>\nx\x85")
+    assert "to=functions.␛[2Jx⟨202E⟩" in out and "! unknown_channel:x␛]0;p␇" in out and "| ⟨9B⟩2J␡\n  | \t⟨2066⟩é\n" in out
+    assert not set(out) & {"\x1b", "\x07", "\x9b", "\x85", "\u202e", "\u2066"}
+    assert all(line.startswith(("assistant", "  ! ", "  | ")) for line in out.splitlines())
+
+
+def test_ordinary_text_is_printed_as_it_is() -> None:
+    text = "a\u00a0b\u202fc 👩\u200d💻 é שלום\tx"
+    assert printable(text) == text
 
 
 def test_parse_options() -> None:
