@@ -56,6 +56,9 @@ class ToolTable:
         self._api_of: dict[str, str] = {}
         for i, tool in enumerate(expect(tools or [], list, "tools")):
             self._add(expect(tool, dict, f"tools[{i}]"), f"tools[{i}]")
+        clash = next((name for name in self._safe_of if name.partition(".")[0] in self.builtins), None)
+        if clash is not None:  # the API has one name for both, so an answer could not say which of them is called
+            raise LayoutError("tools", f"the name of a built-in tool is taken by the function {clash!r}: rename the function")
 
     def _add(self, tool: Mapping[str, Any], where: str) -> None:
         kind = tool.get("type", "function")

@@ -182,6 +182,15 @@ def test_built_in_tools_come_and_go_as_calls() -> None:
     assert out["tool_calls"][0]["function"] == {"name": "browser.search", "arguments": '{"query":"x"}'}
 
 
+@pytest.mark.parametrize(("kind", "name"), [("python", "python"), ("code_interpreter", "python"), ("web_search", "browser.search")])
+def test_a_function_with_the_name_of_a_declared_builtin_is_refused(kind: str, name: str) -> None:
+    function = {"type": "function", "function": {"name": name}}
+    for tools in ([function, {"type": kind}], [{"type": kind}, function]):
+        with pytest.raises(LayoutError, match="rename the function"):
+            ToolTable(tools)
+    assert ToolTable([function]).api_name(f"functions.{name}") == name
+
+
 def test_arguments_that_python_cannot_read_are_code() -> None:
     deep = "[" * 100_000 + "]" * 100_000
     assert ToolTable([{"type": "python"}]).call("python", deep).text == deep
