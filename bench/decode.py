@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -163,7 +162,7 @@ def child(engine: str, work: Path, threads: int) -> None:
     steps = result.pop("decode_s")
     result |= {"decode_tps": 1 / steps[0], "decode_tps_median": 1 / steps[len(steps) // 2]}
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    result |= {"peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "anonymous_gb": int(status["RssAnon"].split()[0]) / 1e6}
+    result |= {"peak_rss_gb": int(status["VmHWM"].split()[0]) / 1e6, "anonymous_gb": int(status["RssAnon"].split()[0]) / 1e6}
     print(json.dumps(result))
 
 

@@ -309,7 +309,8 @@ def test_full_disk(tmp_path: Path) -> None:
 def test_signals(number: signal.Signals, code: int, tmp_path: Path) -> None:
     """While it makes a big checkpoint: no traceback, nothing under a final name, and it goes on where it was."""
     command = [sys.executable, "-m", "gptoss_converters.cli", "new", "20b-shape", "--layers", "1", "-o", str(tmp_path / "c")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a shell's background jobs inherit it ignored
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heard)
     while process.poll() is None and not list(tmp_path.glob("c/.*.part-*")):
         time.sleep(0.05)
     time.sleep(0.3)

@@ -178,7 +178,7 @@ def real_vocabulary_file(path: Path) -> Path:
 
 
 MEASURE = """
-import json, resource, sys, time
+import json, re, sys, time
 from pathlib import Path
 from gptoss_adapters.checkpoint.gguf import GgufFile
 took = []
@@ -187,7 +187,8 @@ for _ in range(3):
     file = GgufFile(Path(sys.argv[1]))
     names = list(file.tensors), list(file.metadata)
     took.append(time.process_time() - begin)
-print(json.dumps([min(took), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, len(file.metadata["tokenizer.ggml.merges"])]))
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])  # ru_maxrss would include the parent's
+print(json.dumps([min(took), peak / 1024, len(file.metadata["tokenizer.ggml.merges"])]))
 """
 
 

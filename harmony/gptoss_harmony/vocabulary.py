@@ -22,19 +22,19 @@ PACKED_SHA256 = "440741350e7cfa1c0f4869ce742d1b043550adbda5187adcac9e787edac6fba
 
 _RANKS_FILE = "data/o200k_base.zlib"
 
-PATTERN = "(?:" + "|".join(
-    (
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
-        r"\s*[\r\n]+)",
-        r"\s+(?!\S)",
-        r"\s+",
-    )
+_ALTERNATIVES = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}",
+    r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+    r"\s*[\r\n]+",
+    r"\s+(?!\S)",
+    r"\s+",
 )
-"""The pre-tokeniser's regular expression, a constant of the format. Published without the group, which changes nothing
-but lets tiktoken's engine match all that needs no lookahead in one step: about 10 % quicker."""
+PATTERN = "|".join(_ALTERNATIVES)
+"""The pre-tokeniser's regular expression as published, a constant of the format."""
+_GROUPED = f"(?:{'|'.join(_ALTERNATIVES[:5])})|{'|'.join(_ALTERNATIVES[5:])}"
+"""The same for tiktoken, whose engine matches a group that needs no lookahead in one step: about 10 % quicker."""
 
 EncoderName = Literal["auto", "toktok", "tiktoken"]
 
@@ -133,7 +133,7 @@ def _tiktoken() -> Callable[[str], list[int]]:
     import tiktoken
 
     ranks = dict(zip(_ranks(), range(N_RANKS), strict=True))
-    return tiktoken.Encoding("o200k_harmony", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
+    return tiktoken.Encoding("o200k_harmony", pat_str=_GROUPED, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
 
 
 def _toktok() -> Callable[[str], list[int]]:
