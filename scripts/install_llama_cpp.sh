@@ -14,8 +14,8 @@ VERSION=0.3.36
 VENV=${1:?usage: $0 VENV [BUILD_DIR] [SOURCE_DIR]}
 VENV=$(cd "$VENV" && pwd)
 PY=$VENV/bin/python
-BUILD=${2:-${TMPDIR:-/tmp}/gptoss-llama-build}
-SRC=${3:-${TMPDIR:-/tmp}/gptoss-llama-src}
+BUILD=${2:-$VENV/llama-build}
+SRC=${3:-$VENV/llama-src}
 PATH=$VENV/bin:$PATH
 export PATH
 
