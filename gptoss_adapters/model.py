@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from torch.nn import functional as F
 
 from gptoss_adapters.errors import UsageError
 from gptoss_adapters.experts import Experts, load_experts
-from gptoss_adapters.linear import as_tensor, linear, linear_in_torch
+from gptoss_adapters.linear import NATIVE_ROWS, as_tensor, linear, linear_in_torch, small_step
 from gptoss_adapters.spec import MXFP4_BLOCK, SLIDING, GptOssConfig
 
 if TYPE_CHECKING:
@@ -259,8 +260,10 @@ class GptOss:
         what the cache holds.
         last_only: logits of the last column only, [B, 1, V]. Raises UsageError for ids or lengths out of range.
         """
-        x = self.hidden(input_ids, cache=cache, positions=positions, taps=taps)
-        return self.linear(x[:, -1:] if last_only else x, self.unembedding, None)
+        small = input_ids.numel() <= NATIVE_ROWS and self.linear is linear and self.dtype == torch.float32 and self.device.type == "cpu"
+        with small_step() if small else nullcontext():
+            x = self.hidden(input_ids, cache=cache, positions=positions, taps=taps)
+            return self.linear(x[:, -1:] if last_only else x, self.unembedding, None)
 
     @torch.inference_mode()
     def hidden(self, input_ids: Tensor, *, cache: list[Cache] | None = None, positions: Tensor | None = None,
