@@ -1,0 +1,128 @@
+"""The expert layers that the plugin puts in vLLM's place: MXFP4 with our native kernels, or widened while loading.
+
+vLLM calls `create_weights`, its loaders fill the parameters (this rank's slice of them), then `apply` computes. Parameters, with
+E local experts, I the intermediate size of this rank rounded up to whole MXFP4 blocks (what is beyond is zero):
+
+    w13_weight u8 [E, 2I, H / 2], w13_weight_scale u8 [E, 2I, H / 32], w13_bias f32 [E, 2I]    gate and up interleaved
+    w2_weight  u8 [E, H, I / 2],  w2_weight_scale  u8 [E, H, I / 32],  w2_bias  f32 [E, H]     bias zero on ranks but the first
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.model_executor.layers.fused_moe import FusedMoEConfig, FusedMoEMethodBase
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+from vllm.model_executor.utils import replace_parameter, set_weight_attrs
+
+from gptoss_adapters import mxfp4
+from gptoss_adapters.spec import MXFP4_BLOCK, SWIGLU_ALPHA, SWIGLU_LIMIT
+from gptoss_adapters.vllm_plugin import log, policy
+
+PARTS = ("w13", "w2")
+
+
+def method(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBase:
+    """The MoE method for one layer: vLLM's own where it serves this dtype and these constants, else one of ours."""
+    if policy.mode() != "force" and policy.builtin_mxfp4(moe.in_dtype) and (alpha, limit) == (SWIGLU_ALPHA, SWIGLU_LIMIT):
+        from vllm.model_executor.layers.quantization.mxfp4 import GptOssMxfp4MoEMethod
+
+        return GptOssMxfp4MoEMethod(moe)
+    if policy.experts_mode() == "dequantise":
+        return DequantisedExperts(moe)
+    if mxfp4.backend() == "torch":
+        warn_once("gptoss-adapters was built without native kernels: MXFP4 experts are widened while loading")
+        return DequantisedExperts(moe)
+    return NativeExperts(moe, alpha, limit)
+
+
+def create_packed(layer: Any, experts: int, hidden: int, inter: int, bias_dtype: torch.dtype, attributes: dict[str, Any]) -> None:
+    """The parameters of the module's table; zero until they are loaded, so that padding stays harmless."""
+    for name, rows, columns in (("w13", 2 * inter, hidden), ("w2", hidden, inter)):
+        made = {
+            f"{name}_weight": torch.zeros(experts, rows, columns // 2, dtype=torch.uint8),
+            f"{name}_weight_scale": torch.zeros(experts, rows, columns // MXFP4_BLOCK, dtype=torch.uint8),
+            f"{name}_bias": torch.zeros(experts, rows, dtype=bias_dtype),
+        }
+        for key, value in made.items():
+            parameter = torch.nn.Parameter(value, requires_grad=False)
+            layer.register_parameter(key, parameter)
+            set_weight_attrs(parameter, attributes)
+        getattr(layer, f"{name}_weight_scale").quant_method = "block"
+
+
+@cache
+def warn_once(text: str) -> None:
+    log.warning("%s", text)
+
+
+def whole_blocks(inter: int) -> int:
+    return -(-inter // MXFP4_BLOCK) * MXFP4_BLOCK
+
+
+class NativeExperts(FusedMoEMethodBase):
+    """Experts stay packed; one call of the native driver per layer, on views of vLLM's parameters."""
+
+    weight_dtype = "gpt_oss_mxfp4"  # read by vLLM's loader of single experts
+
+    def __init__(self, moe: FusedMoEConfig, alpha: float, limit: float) -> None:
+        super().__init__(moe)
+        self.alpha, self.limit = alpha, limit
+        self.weights: mxfp4.ExpertWeights | None = None
+
+    def maybe_roundup_sizes(self, hidden_size: int, intermediate_size_per_partition: int, *rest: Any, **more: Any) -> tuple[int, int]:
+        hidden, inter = super().maybe_roundup_sizes(hidden_size, intermediate_size_per_partition, *rest, **more)
+        return hidden, whole_blocks(inter)
+
+    def create_weights(self, layer: Any, num_experts: int, hidden_size: int, intermediate_size_per_partition: int,
+                       params_dtype: torch.dtype, **attributes: Any) -> None:  # fmt: skip
+        create_packed(layer, num_experts, hidden_size, intermediate_size_per_partition, torch.float32, attributes)
+
+    def get_fused_moe_quant_config(self, layer: Any) -> None:
+        return None
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        arrays = []
+        for name in PARTS:
+            weight, scale, bias = (getattr(layer, f"{name}_{part}").data for part in ("weight", "weight_scale", "bias"))
+            arrays += [weight.numpy().reshape(*scale.shape, MXFP4_BLOCK // 2), scale.numpy(), bias.numpy()]
+        self.weights = mxfp4.ExpertWeights(*arrays)
+
+    def apply(self, layer: Any, x: Tensor, topk_weights: Tensor, topk_ids: Tensor, shared_experts: Any, shared_experts_input: Any) -> Tensor:
+        """x [T, H] -> [T, H], weighted and summed over the chosen experts of this rank."""
+        assert self.weights is not None
+        weights = topk_weights.float()
+        if layer.expert_map is not None:  # expert parallel: others compute what is not here
+            local = layer.expert_map[topk_ids.long()]
+            weights, topk_ids = weights * (local >= 0), local.clamp(min=0)
+        y = mxfp4.moe(
+            x.float().contiguous().numpy(), self.weights, topk_ids.to(torch.int32).contiguous().numpy(), weights.contiguous().numpy(),
+            self.alpha, self.limit, threads=torch.get_num_threads(),
+        )  # fmt: skip
+        return torch.from_numpy(y).to(x.dtype)
+
+
+class DequantisedExperts(UnquantizedFusedMoEMethod):
+    """MXFP4 in the checkpoint, the model's dtype in memory (nearly four times the bytes), vLLM's kernels for unquantised experts."""
+
+    weight_dtype = "gpt_oss_mxfp4"
+
+    def create_weights(self, layer: Any, num_experts: int, hidden_size: int, intermediate_size_per_partition: int,
+                       params_dtype: torch.dtype, **attributes: Any) -> None:  # fmt: skip
+        self.dtype = params_dtype
+        create_packed(layer, num_experts, hidden_size, intermediate_size_per_partition, params_dtype, attributes)
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        for name in PARTS:
+            weight, scale = (getattr(layer, f"{name}_{part}").data for part in ("weight", "weight_scale"))
+            wide = torch.empty(*weight.shape[:2], weight.shape[2] * 2, dtype=self.dtype)
+            for e in range(len(wide)):
+                blocks, scales = weight[e].numpy().reshape(*scale.shape[1:], MXFP4_BLOCK // 2), scale[e].numpy()
+                wide[e].copy_(torch.from_numpy(mxfp4.decode(blocks, scales, np.float32)))
+            replace_parameter(layer, f"{name}_weight", wide)
+            delattr(layer, f"{name}_weight_scale")
+        super().process_weights_after_loading(layer)
