@@ -23,6 +23,7 @@ ENGINES = {
     "ollama": "gptoss_adapters.backends.ollama:Ollama",
     "torch": "gptoss_adapters.backends.torch:Torch",
     "transformers": "gptoss_adapters.backends.transformers:Transformers",
+    "vllm": "gptoss_adapters.backends.vllm:Vllm",
 }
 
 
