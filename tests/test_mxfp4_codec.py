@@ -190,6 +190,95 @@ def test_mse_rule_is_never_worse(backend: str) -> None:
     assert error["mse"] < error["even"] < error["ocp"] < error["triton"]
 
 
+def hard_blocks(dtype: type) -> np.ndarray:
+    """Finite blocks: the edge cases, flat ones whose best scale is a small one, and ones with a lone large value."""
+    rng = np.random.default_rng(7)
+    flat = rng.uniform(0.05, 1.2, (300, 32)) * rng.choice([-1, 1], (300, 32))
+    lone = np.where(np.arange(32) == 5, rng.uniform(4, 8, (300, 1)), flat)
+    with np.errstate(over="ignore"):
+        x = np.concatenate([edge_blocks(), flat, lone, lone * 2.0**-128, lone * 2.0**124, np.round(lone * 4) / 4]).astype(dtype)
+    return x[np.isfinite(x.astype(np.float32)).all(axis=1)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16])
+def test_no_scale_of_all_gives_less_error_than_the_mse_rule(dtype: type) -> None:
+    x = hard_blocks(dtype)
+    a = np.abs(x.astype(np.float64))
+    least = np.full(len(a), np.inf)
+    for scale in range(oracle.MAX_SCALE + 1):
+        grid = np.ldexp(oracle.E2M1[:8].astype(np.float64), scale - 127)
+        up = np.clip(np.searchsorted(grid, a), 0, 7)
+        nearest = np.minimum(np.abs(grid[up] - a), np.abs(grid[np.maximum(up - 1, 0)] - a))
+        unit = np.ldexp(1.0, 127 - scale)  # squares of the smallest values underflow otherwise
+        least = np.minimum(least, ((nearest * unit) ** 2).sum(axis=1) * (1 / unit) ** 2 * 2.0**120)
+    q = mxfp4.decode(*mxfp4.encode(x, "mse")).astype(np.float64)
+    got = (((q - x.astype(np.float64)) * 2.0**60) ** 2).sum(axis=1)
+    assert (got <= least * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("rule", list(mxfp4.RULES))
+@pytest.mark.parametrize("dtype", [np.float32, BF16])
+def test_hard_blocks_are_the_oracles_and_finite(backend: str, rule: str, dtype: type) -> None:
+    x = hard_blocks(dtype)
+    blocks, scales = mxfp4.encode(x, rule)
+    expected = oracle.encode(x.astype(np.float32), mxfp4.RULES[rule])
+    np.testing.assert_array_equal(scales, expected[1])
+    np.testing.assert_array_equal(blocks, expected[0])
+    assert np.isfinite(mxfp4.decode(blocks, scales, BF16).astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("rule", list(mxfp4.RULES))
+@pytest.mark.parametrize("dtype", [np.float32, BF16])
+def test_scales_from_brings_every_dequantised_byte_back(backend: str, rule: str, dtype: type) -> None:
+    blocks, scales = random_weights(3, 257, 5, seed=8)
+    blocks[:, ::7] = 0x80  # zero blocks, every other zero negative
+    blocks[:, 1::7] &= 0x99  # largest magnitude .5: scales that no rule would choose
+    scales = np.minimum(scales, 252)
+    again = mxfp4.encode(mxfp4.decode(blocks, scales, dtype), rule, scales_from=scales)
+    assert [a.tobytes() for a in again] == [blocks.tobytes(), scales.tobytes()]
+
+
+@pytest.mark.parametrize("rule", list(mxfp4.RULES))
+@pytest.mark.parametrize("dtype", [np.float32, BF16])
+def test_scales_from_touches_no_block_that_does_not_fit(backend: str, rule: str, dtype: type) -> None:
+    rng = np.random.default_rng(9)
+    x = hard_blocks(dtype)
+    given = rng.integers(0, 256, (len(x), 1), np.uint8)
+    given[::2] = mxfp4.encode(x[::2], "ocp")[1]
+    blocks, scales = mxfp4.encode(x, rule, scales_from=given)
+    expected = oracle.encode(x.astype(np.float32), mxfp4.RULES[rule], given)
+    assert [blocks.tobytes(), scales.tobytes()] == [e.tobytes() for e in expected]
+    plain = mxfp4.encode(x, rule)
+    inexact = (mxfp4.decode(blocks, scales) != x.astype(np.float32)).any(axis=1)
+    assert inexact.any() and blocks[inexact].tobytes() == plain[0][inexact].tobytes() and scales[inexact].tobytes() == plain[1][inexact].tobytes()
+    with pytest.raises(ValueError, match="scales_from"):
+        mxfp4.encode(x, rule, scales_from=given[:-1])
+
+
+def test_statistics_are_what_they_say_in_any_order(backend: str) -> None:
+    rng = np.random.default_rng(10)
+    x = rng.standard_normal((64, 8, 32)).astype(BF16)
+    x[3, 1] = 0
+    x[3, 2, :5] = -0.0
+    base = mxfp4.encode(x, "ocp")
+    made = mxfp4.encode(x, "mse")
+    pieces = [slice(i, i + 8) for i in range(0, 64, 8)]
+    one, other = mxfp4.QuantStats(), mxfp4.QuantStats()
+    for stats, order in ((one, pieces), (other, pieces[::-1])):
+        for p in order:
+            stats.add("w", x[p].reshape(8, -1), made[0][p], made[1][p], (base[0][p], base[1][p]))
+    assert one["w"] == other["w"] == one.total
+    t, wide = one["w"], x.astype(np.float64)
+    q = mxfp4.decode(*made, np.float64).reshape(wide.shape)
+    assert t.relative_mse == pytest.approx(((q - wide) ** 2).sum() / (wide**2).sum(), rel=1e-12)
+    differs = (made[0] != base[0]).any(-1) | (made[1] != base[1])
+    assert (t.blocks, t.compared, t.changed) == (512, 512, int(differs.sum())) and 0 < t.changed < 512
+    codes = oracle.codes(made[0])
+    assert t.minus_zeros == (codes == 8).sum() >= 5 and t.zero_blocks == 1 == t.max_codes[0] and sum(t.max_codes) == 512
+    assert t.max_codes[6] == ((codes & 7).max(-1) == 6).sum()
+    assert "differ from the base's" in one.text() and one.as_dict()["total"]["changed"] == t.changed
+
+
 def test_ggml_rule_writes_ggufs_bytes(backend: str) -> None:
     x = np.random.default_rng(5).standard_normal((64, 96)).astype(BF16).astype(np.float32) * np.float32(0.02)
     theirs = gguf.quants.quantize(x, gguf.GGMLQuantizationType.MXFP4)

@@ -22,11 +22,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = "aarch64-linux-gnu-g++"
     objects = []
     for isa, march in (("portable", "armv8-a"), ("neon", "armv8.2-a+dotprod")):
-        for source in ("codec", "matmul"):
+        for source in ("codec", "encode", "matmul"):
             out = folder / f"{source}_{isa}.o"
             subprocess.run([compiler, *FLAGS, f"-march={march}", f"-DMXFP4_ISA={isa}", "-c", str(NATIVE / f"{source}.cpp"), "-o", str(out)], check=True)
             objects.append(str(out))
-    rest = [str(path) for path in NATIVE.glob("*.cpp") if path.stem not in ("codec", "matmul", "gemm_amx", "gemm_vnni")]
+    rest = [str(path) for path in NATIVE.glob("*.cpp") if path.stem not in ("codec", "encode", "matmul", "gemm_amx", "gemm_vnni")]
     main = Path(__file__).with_name("mxfp4_neon_main.cpp")
     command = [compiler, *FLAGS, "-DMXFP4_HAS_portable", "-DMXFP4_HAS_neon", *rest, str(main), *objects, "-o", str(folder / "run")]
     subprocess.run(command, check=True)

@@ -22,10 +22,13 @@ from gptoss_adapters.mxfp4.codec import (
 from gptoss_adapters.mxfp4.library import backend
 from gptoss_adapters.mxfp4.oracle import RULES
 from gptoss_adapters.mxfp4.products import ExpertWeights, linear_bf16, matmul, moe
+from gptoss_adapters.mxfp4.statistics import QuantStats, TensorStats
 
 __all__ = [
     "RULES",
     "ExpertWeights",
+    "QuantStats",
+    "TensorStats",
     "backend",
     "check_scales",
     "compare_ggml",

@@ -68,25 +68,31 @@ def _checked_f16(values: F32) -> Array:
     return half
 
 
-def encode(x: Array, rule: str = "mse") -> tuple[U8, U8]:
+def encode(x: Array, rule: str = "mse", scales_from: U8 | None = None) -> tuple[U8, U8]:
     """Finite values [..., G * 32] -> blocks [..., G, 16], scales [..., G], by a rule of `oracle.RULES`.
 
     bfloat16 is read as it is, every other float type as float32. "ggml" gives the bytes of llama.cpp, "triton" those of
-    transformers. Raises BadInput for a NaN or Inf, which MXFP4 cannot hold.
+    transformers. `scales_from` [..., G], the scales of the checkpoint that the values come from: a block that is exactly
+    representable under its own keeps it and every -0, so blocks that were only dequantised come back byte for byte.
+    Raises BadInput for a NaN or Inf, which MXFP4 cannot hold.
     """
-    source, x = _source(x)
+    source, x = source_of(x)
     if not x.ndim or x.shape[-1] % QK:
         raise ValueError(f"the last axis must be a multiple of {QK}, got shape {x.shape}")
     lead = (*x.shape[:-1], x.shape[-1] // QK)
+    if scales_from is not None and (scales_from.shape != lead or scales_from.dtype != np.uint8):
+        raise ValueError(f"scales_from must be uint8 {lead}, got {scales_from.dtype} {scales_from.shape}")
     native = library()
     if not native:
         f32 = _as_f32(x)
         _refuse_at(int(np.argmin(np.isfinite(f32))) // QK if not np.isfinite(f32).all() else -1)
-        return oracle.encode(f32, RULES[rule])
+        return oracle.encode(f32, RULES[rule], scales_from)
     blocks, scales = np.empty((*lead, HF_BLOCK), np.uint8), np.empty(lead, np.uint8)
     r = RULES[rule]
     spec = _NativeRule(r.round_up, r.ties_to_even, r.keep_minus_zero, r.search)
-    _refuse_at(native.encode(address(x), source, scales.size, ctypes.addressof(spec), address(blocks), address(scales)))
+    given = None if scales_from is None else np.ascontiguousarray(scales_from)
+    of_given = None if given is None else address(given)
+    _refuse_at(native.encode(address(x), source, scales.size, ctypes.addressof(spec), of_given, address(blocks), address(scales)))
     return blocks, scales
 
 
@@ -166,7 +172,7 @@ def to_f32(x: Array, out: F32 | None = None) -> F32:
 
 def to_f16(x: Array, out: npt.NDArray[np.float16] | None = None) -> npt.NDArray[np.float16]:
     """bfloat16 or float32 of any shape -> float16, to nearest even; what is too large becomes Inf."""
-    source, x = _source(x)
+    source, x = source_of(x)
     result = np.empty(x.shape, np.float16) if out is None else out
     native = library()
     if native:
@@ -179,7 +185,7 @@ def to_f16(x: Array, out: npt.NDArray[np.float16] | None = None) -> npt.NDArray[
 
 def to_q8_0(x: Array, out: U8 | None = None) -> U8:
     """bfloat16 or float32 [..., n] -> GGML Q8_0 rows uint8 [..., n / 32 * 34], byte for byte those of gguf-py."""
-    source, x = _source(x)
+    source, x = source_of(x)
     if x.shape[-1] % QK:
         raise ValueError(f"the last axis must be a multiple of {QK}, got shape {x.shape}")
     shape = (*x.shape[:-1], x.shape[-1] // QK * Q8_0_BLOCK)
@@ -192,7 +198,7 @@ def to_q8_0(x: Array, out: U8 | None = None) -> U8:
     return result
 
 
-def _source(x: Array) -> tuple[int, Array]:
+def source_of(x: Array) -> tuple[int, Array]:
     """The native source type and a dense array of it: bfloat16 (or uint16, taken as its bits) as it is, all else as float32."""
     if x.dtype == np.uint16 or x.dtype.name == "bfloat16":
         return _BF16, np.ascontiguousarray(x).view(np.uint16)

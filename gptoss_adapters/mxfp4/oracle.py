@@ -17,6 +17,7 @@ F32 = npt.NDArray[np.float32]
 
 QK = 32  # values in a block
 HF_BLOCK, GGML_BLOCK, Q8_0_BLOCK = 16, 17, 34  # bytes in a block
+MAX_SCALE = 252  # the largest whose values are all finite; quantisers saturate rather than write a larger one
 
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 THRESHOLDS = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)  # midpoints between magnitudes
@@ -28,7 +29,8 @@ class Rule:
 
     `round_up` is added to the float32 bits of the largest magnitude before its exponent is taken, so that it carries into the
     exponent from a certain mantissa on; the scale is that exponent - 2, so the largest magnitude lies in [4, 8) when nothing
-    is added. `search` also tries the scale one above and one below and keeps the smallest squared error.
+    is added. `search` also tries the scale one above and one below and keeps the smallest squared error, the first scale where
+    errors are equal: no scale further away can be better (a test tries them all).
     """
 
     round_up: int
@@ -78,24 +80,31 @@ def ggml_to_hf(rows: U8) -> tuple[U8, U8]:
     return pack(np.concatenate([nibbles & 15, nibbles >> 4], axis=-1)), np.ascontiguousarray(block[..., 0])
 
 
-def encode(x: F32, rule: Rule) -> tuple[U8, U8]:
-    """Finite float32 [..., G * 32] -> blocks [..., G, 16], scales [..., G]."""
+def encode(x: F32, rule: Rule, scales_from: U8 | None = None) -> tuple[U8, U8]:
+    """Finite float32 [..., G * 32] -> blocks [..., G, 16], scales [..., G].
+
+    A block that is exactly representable under its scale in `scales_from` takes that one, and keeps every -0.
+    """
     v = x.reshape(*x.shape[:-1], -1, QK)
     amax = np.abs(v).max(axis=-1)
-    scale = np.maximum(((amax.view(np.uint32) + np.uint32(rule.round_up)) >> 23).astype(np.int32) - 2, 0)
+    exponent = ((amax.view(np.uint32) + np.uint32(rule.round_up)) >> 23).astype(np.int32)
+    scale = np.clip(exponent - 2, 0, MAX_SCALE)
     code = _magnitudes(v, scale, rule)
     if rule.search:
-        least = _squared_error(v, code, scale)
-        best = scale
-        for trial, unit in ((scale + 1, 4), (scale - 1, 0.25)):  # errors in units of the first scale
-            legal = (trial >= 0) & (trial <= 253) & (amax > 0)
-            other = _magnitudes(v, np.clip(trial, 0, 253), rule)
-            error = _squared_error(v, other, np.clip(trial, 0, 253)) * unit
-            better = legal & (error < least)
-            least, best = np.where(better, error, least), np.where(better, trial, best)
-            code = np.where(better[..., None], other, code)
-        scale = best
-    negative = np.signbit(v) & ((code > 0) | rule.keep_minus_zero)
+        first, first_code = scale, code
+        for step in (1, -1):
+            trial = first + step
+            other = _magnitudes(v, trial, rule)
+            better = (trial >= 0) & (trial <= MAX_SCALE) & (_more_error(v, first, first_code, other, 2.0**step) < 0)
+            code, scale = np.where(better[..., None], other, code), np.where(better, trial, scale)
+    keep = np.full(amax.shape, rule.keep_minus_zero)
+    if scales_from is not None:
+        given = scales_from.astype(np.int32)
+        other = _magnitudes(v, given, rule)
+        with np.errstate(over="ignore"):
+            exact = (np.ldexp(E2M1[other], given[..., None] - 127) == np.abs(v)).all(axis=-1) & (given <= MAX_SCALE)
+        code, scale, keep = np.where(exact[..., None], other, code), np.where(exact, given, scale), keep | exact
+    negative = np.signbit(v) & ((code > 0) | keep[..., None])
     return pack((code | np.where(negative, 8, 0)).astype(np.uint8)), scale.astype(np.uint8)
 
 
@@ -107,15 +116,14 @@ def _magnitudes(v: F32, scale: npt.NDArray[np.int32], rule: Rule) -> U8:
     return total
 
 
-def _squared_error(v: F32, code: U8, scale: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    """Per block, in units of the scale, summed in eight lanes like the native code, so that equal means equal."""
-    d = np.abs(np.ldexp(v.astype(np.float64), 127 - scale[..., None])) - E2M1[code]
-    lanes: npt.NDArray[np.float64] = np.zeros((*v.shape[:-1], 8))
-    for j in range(0, QK, 8):
-        lanes += d[..., j : j + 8] ** 2
-    while lanes.shape[-1] > 1:
-        lanes = lanes[..., : lanes.shape[-1] // 2] + lanes[..., lanes.shape[-1] // 2 :]
-    return lanes[..., 0]
+def _more_error(v: F32, scale: npt.NDArray[np.int32], code: U8, other: U8, unit: float) -> npt.NDArray[np.float64]:
+    """Per block, how much larger the squared error is with codes `other` at `unit` times the scale; in units of the scale.
+
+    (a - p)**2 - (a - q)**2 = (p - q)(p + q - 2a): short numbers, so that float64 is exact and the order of the sum does not matter.
+    """
+    a = np.abs(np.ldexp(v.astype(np.float64), 127 - scale[..., None]))
+    p, q = unit * E2M1[other].astype(np.float64), E2M1[code].astype(np.float64)
+    return np.sum((p - q) * (p + q - 2 * a), axis=-1)
 
 
 def to_q8_0(x: F32) -> U8:

@@ -10,6 +10,7 @@
 
 #include "codec.h"
 #include "drivers.h"
+#include "encode.h"
 #include "stream.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -20,6 +21,7 @@ struct Isa {
     const char* name;
     bool (*usable)();
     const CodecKernels* codec;
+    const EncodeKernels* encode;
     Kernels kernels;
 };
 
@@ -48,18 +50,18 @@ bool has_dotprod() { return getauxval(AT_HWCAP) & (1 << 20); }  // HWCAP_ASIMDDP
 
 const Isa ISAS[] = {  // fastest first
 #if defined(MXFP4_HAS_amx)
-    {"amx", has_amx, &codec_amx, {&matmul_amx, {&gemm_vnni, &gemm_amx}}},
+    {"amx", has_amx, &codec_amx, &encode_amx, {&matmul_amx, {&gemm_vnni, &gemm_amx}}},
 #endif
 #if defined(MXFP4_HAS_avx512vnni)
-    {"avx512vnni", has_avx512vnni, &codec_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, nullptr}}},
+    {"avx512vnni", has_avx512vnni, &codec_avx512vnni, &encode_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, nullptr}}},
 #endif
 #if defined(MXFP4_HAS_avx2)
-    {"avx2", has_avx2, &codec_avx2, {&matmul_avx2, {nullptr, nullptr}}},
+    {"avx2", has_avx2, &codec_avx2, &encode_avx2, {&matmul_avx2, {nullptr, nullptr}}},
 #endif
 #if defined(MXFP4_HAS_neon)
-    {"neon", has_dotprod, &codec_neon, {&matmul_neon, {nullptr, nullptr}}},
+    {"neon", has_dotprod, &codec_neon, &encode_neon, {&matmul_neon, {nullptr, nullptr}}},
 #endif
-    {"portable", always, &codec_portable, {&matmul_portable, {nullptr, nullptr}}},
+    {"portable", always, &codec_portable, &encode_portable, {&matmul_portable, {nullptr, nullptr}}},
 };
 
 const Isa* chosen = nullptr;
@@ -89,8 +91,13 @@ EXPORT int64_t mxfp4_compare_ggml(const uint8_t* blocks, const uint8_t* scales, 
 EXPORT void mxfp4_decode(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, void* out, int32_t target) {
     chosen->codec->decode(blocks, scales, rows, groups, row_step, out, target);
 }
-EXPORT int64_t mxfp4_encode(const void* x, int32_t source, int64_t n_blocks, const EncodeRule* rule, uint8_t* blocks, uint8_t* scales) {
-    return chosen->codec->encode(x, source, n_blocks, rule, blocks, scales);
+EXPORT int64_t mxfp4_encode(const void* x, int32_t source, int64_t n_blocks, const EncodeRule* rule, const uint8_t* given, uint8_t* blocks,
+                            uint8_t* scales) {
+    return chosen->encode->encode(x, source, n_blocks, rule, given, blocks, scales);
+}
+EXPORT void mxfp4_measure(const void* x, int32_t source, int64_t n_blocks, const uint8_t* blocks, const uint8_t* scales, const uint8_t* base_blocks,
+                          const uint8_t* base_scales, EncodeStats* stats) {
+    chosen->encode->measure(x, source, n_blocks, blocks, scales, base_blocks, base_scales, stats);
 }
 EXPORT void mxfp4_to_f32(const uint16_t* bf16, int64_t n, float* out) { chosen->codec->to_f32(bf16, n, out); }
 EXPORT void mxfp4_to_f16(const void* x, int32_t source, int64_t n, uint16_t* out) { chosen->codec->to_f16(x, source, n, out); }

@@ -1,6 +1,7 @@
 // Compiled once per instruction set (MXFP4_ISA). Only intrinsics and file-local functions here: an inline function shared
 // through a header could be linked in its AVX512 form for every machine.
 #include "codec.h"
+#include "nibbles.h"
 #include "values.h"
 
 #include <cstring>
@@ -17,72 +18,7 @@ namespace {
 
 constexpr int QK = 32, HF_BLOCK = 16, GGML_BLOCK = 17, Q8_0_BLOCK = 34;
 
-// ---- nibble permutation -------------------------------------------------------------------------------------------
-
-#if defined(__AVX2__)
-using Nibbles = __m128i;
-inline Nibbles load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-inline void store16(uint8_t* p, Nibbles v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
-inline Nibbles hf_order_to_ggml(Nibbles v) {
-    const __m128i low = _mm_set1_epi8(15);
-    const __m128i even = _mm_and_si128(v, low), odd = _mm_and_si128(_mm_srli_epi16(v, 4), low);
-    const __m128i first = _mm_unpacklo_epi8(even, odd), second = _mm_unpackhi_epi8(even, odd);
-    return _mm_or_si128(first, _mm_slli_epi16(second, 4));
-}
-inline Nibbles ggml_order_to_hf(Nibbles v) {
-    const __m128i low = _mm_set1_epi8(15), pair = _mm_set1_epi16(0x1001);  // even + 16 * odd
-    const __m128i first = _mm_and_si128(v, low), second = _mm_and_si128(_mm_srli_epi16(v, 4), low);
-    return _mm_packus_epi16(_mm_maddubs_epi16(first, pair), _mm_maddubs_epi16(second, pair));
-}
-inline Nibbles pack_codes(const uint8_t* c) {
-    const __m128i pair = _mm_set1_epi16(0x1001);
-    return _mm_packus_epi16(_mm_maddubs_epi16(load16(c), pair), _mm_maddubs_epi16(load16(c + 16), pair));
-}
-inline bool same(Nibbles a, Nibbles b) { return _mm_movemask_epi8(_mm_cmpeq_epi8(a, b)) == 0xffff; }
-#elif defined(__ARM_NEON)
-using Nibbles = uint8x16_t;
-inline Nibbles load16(const uint8_t* p) { return vld1q_u8(p); }
-inline void store16(uint8_t* p, Nibbles v) { vst1q_u8(p, v); }
-inline Nibbles hf_order_to_ggml(Nibbles v) {
-    const uint8x16_t even = vandq_u8(v, vdupq_n_u8(15)), odd = vshrq_n_u8(v, 4);
-    return vorrq_u8(vzip1q_u8(even, odd), vshlq_n_u8(vzip2q_u8(even, odd), 4));
-}
-inline Nibbles ggml_order_to_hf(Nibbles v) {
-    const uint8x16_t first = vandq_u8(v, vdupq_n_u8(15)), second = vshrq_n_u8(v, 4);
-    return vorrq_u8(vuzp1q_u8(first, second), vshlq_n_u8(vuzp2q_u8(first, second), 4));
-}
-inline Nibbles pack_codes(const uint8_t* c) {
-    const uint8x16x2_t v = vld2q_u8(c);
-    return vorrq_u8(v.val[0], vshlq_n_u8(v.val[1], 4));
-}
-inline bool same(Nibbles a, Nibbles b) { return vminvq_u8(vceqq_u8(a, b)) == 0xff; }
-#else
-struct Nibbles { uint8_t b[16]; };
-inline Nibbles load16(const uint8_t* p) { Nibbles v; memcpy(v.b, p, 16); return v; }
-inline void store16(uint8_t* p, Nibbles v) { memcpy(p, v.b, 16); }
-inline Nibbles hf_order_to_ggml(Nibbles v) {
-    Nibbles o;
-    for (int j = 0; j < 8; ++j) {
-        o.b[2 * j] = (v.b[j] & 15) | (v.b[8 + j] & 15) << 4;
-        o.b[2 * j + 1] = (v.b[j] >> 4) | (v.b[8 + j] & 0xf0);
-    }
-    return o;
-}
-inline Nibbles ggml_order_to_hf(Nibbles v) {
-    Nibbles o;
-    for (int j = 0; j < 8; ++j) {
-        o.b[j] = (v.b[2 * j] & 15) | (v.b[2 * j + 1] & 15) << 4;
-        o.b[8 + j] = (v.b[2 * j] >> 4) | (v.b[2 * j + 1] & 0xf0);
-    }
-    return o;
-}
-inline Nibbles pack_codes(const uint8_t* c) {
-    Nibbles o;
-    for (int j = 0; j < 16; ++j) o.b[j] = uint8_t(c[2 * j] | c[2 * j + 1] << 4);
-    return o;
-}
-inline bool same(Nibbles a, Nibbles b) { return memcmp(a.b, b.b, 16) == 0; }
-#endif
+// ---- repack -------------------------------------------------------------------------------------------------------
 
 #if defined(__AVX512BW__)
 // Four blocks per load.
@@ -204,8 +140,7 @@ void decode(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t 
     }
 }
 
-// ---- encode -------------------------------------------------------------------------------------------------------
-// Plain loops over 32 values: the compiler vectorises them for each instruction set.
+// ---- dense types --------------------------------------------------------------------------------------------------
 
 inline void load_block(const void* x, int32_t source, int64_t block, float* v) {
     if (source == SOURCE_BF16) to_f32(static_cast<const uint16_t*>(x) + block * QK, QK, v);
@@ -220,92 +155,6 @@ inline int32_t max_magnitude(const int32_t* bits) {
     }
     return amax;
 }
-
-inline float power_of_two(int exponent) {  // -126..127
-    const uint32_t bits = uint32_t(exponent + 127) << 23;
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-
-// Codes without sign for |x| / 2^(scale - 127): the number of thresholds exceeded, .25 .75 1.25 1.75 2.5 3.5 5, as float bits. A
-// tie that must go up to an even code compares with the float just below its threshold.
-inline void magnitudes(const int32_t* bits, int scale, int ties_to_even, int32_t* code) {
-    const float inverse = power_of_two(127 - scale);
-    const int32_t t1 = 0x3f400000 - ties_to_even, t3 = 0x3fe00000 - ties_to_even, t5 = 0x40600000 - ties_to_even;
-    for (int j = 0; j < QK; ++j) {
-        const int32_t magnitude = bits[j] & 0x7fffffff;
-        float a;
-        memcpy(&a, &magnitude, 4);
-        a *= inverse;  // exact, or far below the first threshold
-        int32_t v;
-        memcpy(&v, &a, 4);
-        code[j] = (v > 0x3e800000) + (v > t1) + (v > 0x3fa00000) + (v > t3) + (v > 0x40200000) + (v > t5) + (v > 0x40a00000);
-    }
-}
-
-// In units of the scale, and in eight double lanes added pairwise: the order that the numpy oracle uses too.
-inline double squared_error(const float* x, const int32_t* code, int scale) {
-    const double inverse = power_of_two(127 - scale);
-    double lane[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    for (int j = 0; j < QK; j += 8)
-        for (int l = 0; l < 8; ++l) {
-            const int32_t c = code[j + l], halves = (c > 2 * c - 4 ? c : 2 * c - 4) + 2 * (c == 7);  // twice the e2m1 value
-            const double a = double(x[j + l]) * inverse, d = (a < 0 ? -a : a) - 0.5 * halves;
-            lane[l] += d * d;
-        }
-    for (int half = 4; half; half /= 2)
-        for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
-    return lane[0];
-}
-
-inline int search_scale(const float* x, const int32_t* bits, int scale, int ties_to_even, int32_t* code) {
-    int best = scale;
-    double least = squared_error(x, code, scale);
-    for (int step = 1; step >= -1; step -= 2) {
-        const int trial = scale + step;
-        if (trial < 0 || trial > 253) continue;
-        int32_t other[QK];
-        magnitudes(bits, trial, ties_to_even, other);
-        const double error = squared_error(x, other, trial) * (step > 0 ? 4 : 0.25);  // in units of the first scale
-        if (error < least) {
-            least = error;
-            best = trial;
-            memcpy(code, other, sizeof other);
-        }
-    }
-    return best;
-}
-
-inline bool encode_block(const float* x, const EncodeRule& rule, uint8_t* block, uint8_t* scale_byte) {
-    int32_t bits[QK], code[QK];
-    memcpy(bits, x, sizeof bits);
-    const int32_t amax = max_magnitude(bits);
-    if (amax >= 0x7f800000) return false;
-    int scale = int((uint32_t(amax) + rule.round_up) >> 23) - 2;
-    scale = scale < 0 ? 0 : scale;
-    magnitudes(bits, scale, rule.ties_to_even, code);
-    if (rule.search && amax) scale = search_scale(x, bits, scale, rule.ties_to_even, code);
-    uint8_t byte[QK];
-    for (int j = 0; j < QK; ++j) {
-        const int32_t keep = -int32_t((code[j] != 0) | rule.keep_minus_zero);
-        byte[j] = uint8_t(code[j] | (int32_t(uint32_t(bits[j]) >> 28) & 8 & keep));
-    }
-    store16(block, pack_codes(byte));
-    *scale_byte = uint8_t(scale);
-    return true;
-}
-
-int64_t encode(const void* x, int32_t source, int64_t n_blocks, const EncodeRule* rule, uint8_t* blocks, uint8_t* scales) {
-    for (int64_t i = 0; i < n_blocks; ++i) {
-        float v[QK];
-        load_block(x, source, i, v);
-        if (!encode_block(v, *rule, blocks + i * HF_BLOCK, scales + i)) return i;
-    }
-    return -1;
-}
-
-// ---- dense types --------------------------------------------------------------------------------------------------
 
 inline uint16_t half_bits(float f) {  // round to nearest even, overflow to Inf, NaN to a quiet NaN
 #if defined(__F16C__)
@@ -370,4 +219,4 @@ void to_q8_0(const void* x, int32_t source, int64_t n_blocks, uint8_t* out) {
 
 }  // namespace
 
-extern "C" const CodecKernels CONCAT(codec_, MXFP4_ISA) = {hf_to_ggml, ggml_to_hf, compare_ggml, decode, encode, to_f32, to_f16, to_q8_0};
+extern "C" const CodecKernels CONCAT(codec_, MXFP4_ISA) = {hf_to_ggml, ggml_to_hf, compare_ggml, decode, to_f32, to_f16, to_q8_0};

@@ -4,13 +4,6 @@
 #pragma once
 #include <cstdint>
 
-struct EncodeRule {       // see RULES in codec.py
-    uint32_t round_up;    // added to the float bits of amax before its exponent is taken
-    int32_t ties_to_even; // 0: ties go to the smaller magnitude
-    int32_t keep_minus_zero;
-    int32_t search;       // also try scale + 1 and scale - 1, keep the smallest squared error
-};
-
 enum SourceType : int32_t { SOURCE_F32 = 0, SOURCE_BF16 = 1 };
 
 // `rows` rows of `groups` blocks; consecutive input (HF side) rows are `row_step` rows apart, GGML and decoded rows are dense.
@@ -20,8 +13,6 @@ struct CodecKernels {
     // Index row * groups + group of the first differing block, or -1.
     int64_t (*compare_ggml)(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, const uint8_t* ggml);
     void (*decode)(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, void* out, int32_t target);
-    // Index of the first block holding a NaN or Inf, or -1.
-    int64_t (*encode)(const void* x, int32_t source, int64_t n_blocks, const EncodeRule* rule, uint8_t* blocks, uint8_t* scales);
     void (*to_f32)(const uint16_t* bf16, int64_t n, float* out);
     void (*to_f16)(const void* x, int32_t source, int64_t n, uint16_t* out);
     void (*to_q8_0)(const void* x, int32_t source, int64_t n_blocks, uint8_t* out);

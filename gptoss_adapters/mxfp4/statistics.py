@@ -1,0 +1,141 @@
+"""What quantising to MXFP4 did to each tensor: error, changed blocks, largest codes, zeros.
+
+    >>> stats = QuantStats()
+    >>> stats.add("layers.0.experts.down.weight", values, blocks, scales, base=(base_blocks, base_scales))
+    >>> stats["layers.0.experts.down.weight"].relative_mse, stats.total.changed
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gptoss_adapters.mxfp4 import oracle
+from gptoss_adapters.mxfp4.codec import Array, decode, source_of, to_f32
+from gptoss_adapters.mxfp4.library import address, library
+from gptoss_adapters.mxfp4.oracle import U8
+
+_UNIT_BITS = 1200  # sums are kept as integers, in units of 2**-_UNIT_BITS: exact, so threads may add in any order
+
+
+@dataclass
+class TensorStats:
+    """Sums over the blocks of one tensor, or of several."""
+
+    blocks: int = 0
+    compared: int = 0  # blocks that a base was given for
+    changed: int = 0  # of these, blocks whose scale or codes are not the base's
+    zero_blocks: int = 0
+    minus_zeros: int = 0  # codes
+    max_codes: list[int] = field(default_factory=lambda: [0] * 8)  # blocks by the magnitude code (0, .5, 1, 1.5, 2, 3, 4, 6) of their largest
+    error: int = 0  # sums of squares, see _UNIT_BITS
+    power: int = 0
+
+    @property
+    def relative_mse(self) -> float:
+        """Squared error over squared values; 0 for a tensor of zeros."""
+        return self.error / self.power if self.power else 0.0
+
+    def merge(self, other: TensorStats) -> None:
+        for name in ("blocks", "compared", "changed", "zero_blocks", "minus_zeros", "error", "power"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.max_codes = [a + b for a, b in zip(self.max_codes, other.max_codes, strict=True)]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "blocks": self.blocks, "changed": self.changed if self.compared else None, "relative_mse": float(f"{self.relative_mse:.6g}"),
+            "max_codes": self.max_codes, "zero_blocks": self.zero_blocks, "minus_zeros": self.minus_zeros,
+        }  # fmt: skip
+
+
+class QuantStats:
+    """Statistics by tensor name. Thread-safe, and equal for any order of the additions."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, TensorStats] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> TensorStats:
+        return self.tensors[name]
+
+    def __bool__(self) -> bool:
+        return bool(self.tensors)
+
+    def add(self, name: str, values: Array, blocks: U8, scales: U8, base: tuple[U8, U8] | None = None) -> None:
+        """values [..., G * 32] that became blocks [..., G, 16] and scales [..., G]; `base`: what these blocks were before."""
+        made = _measure(values, blocks, scales, base)
+        with self._lock:
+            self.tensors.setdefault(name, TensorStats()).merge(made)
+
+    @property
+    def total(self) -> TensorStats:
+        whole = TensorStats()
+        for one in self.tensors.values():
+            whole.merge(one)
+        return whole
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"total": self.total.as_dict(), "tensors": {name: self.tensors[name].as_dict() for name in sorted(self.tensors)}}
+
+    def text(self) -> str:
+        """The whole in a few lines, and the worst tensor."""
+        whole = self.total
+        lines = [f"quantised {whole.blocks} blocks of {len(self.tensors)} tensors: relative MSE {whole.relative_mse:.3g}"]
+        if whole.compared:
+            lines.append(f"  {whole.changed} of {whole.compared} blocks ({_percent(whole.changed, whole.compared)}) differ from the base's")
+        shares = ", ".join(f"{oracle.E2M1[k]:g}: {_percent(n, whole.blocks)}" for k, n in enumerate(whole.max_codes) if n)
+        lines.append(f"  largest magnitude of a block: {shares}; {whole.zero_blocks} zero blocks, {whole.minus_zeros} codes of -0")
+        name, worst = max(self.tensors.items(), key=lambda item: item[1].relative_mse)
+        return "\n".join([*lines, f"  worst tensor: {name}, relative MSE {worst.relative_mse:.3g}"])
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %"
+
+
+class _NativeStats(ctypes.Structure):
+    """EncodeStats in native/encode.h."""
+
+    _fields_ = (
+        ("error", ctypes.c_double), ("power", ctypes.c_double), ("changed", ctypes.c_int64), ("zero_blocks", ctypes.c_int64),
+        ("minus_zeros", ctypes.c_int64), ("max_codes", ctypes.c_int64 * 8),
+    )  # fmt: skip
+
+
+def _measure(values: Array, blocks: U8, scales: U8, base: tuple[U8, U8] | None) -> TensorStats:
+    source, x = source_of(values)
+    shapes = blocks.shape[:-1], *((b.shape[: scales.ndim] for b in base) if base else ())
+    if x.size != scales.size * oracle.QK or any(shape != scales.shape for shape in shapes):
+        raise ValueError(f"values {x.shape} do not go with scales {scales.shape} and blocks {', '.join(map(str, shapes))}")
+    native = library()
+    if not native:
+        return _measured_by_numpy(x, blocks, scales, base)
+    arrays = [np.ascontiguousarray(a) for a in (blocks, scales, *(base or ()))]
+    found = _NativeStats()
+    native.measure(address(x), source, scales.size, *[address(a) for a in arrays], *([None] * (4 - len(arrays))), ctypes.addressof(found))
+    compared = scales.size if base else 0
+    return TensorStats(scales.size, compared, found.changed, found.zero_blocks, found.minus_zeros, list(found.max_codes), _exact(found.error), _exact(found.power))
+
+
+def _measured_by_numpy(values: Array, blocks: U8, scales: U8, base: tuple[U8, U8] | None) -> TensorStats:
+    x = (to_f32(values) if values.dtype == np.uint16 else values).astype(np.float64)
+    error = x - decode(blocks, scales, np.float64).reshape(x.shape)
+    codes = oracle.codes(blocks)
+    largest = (codes & 7).max(axis=-1)
+    made = TensorStats(
+        blocks=scales.size, zero_blocks=int(np.count_nonzero(largest == 0)), minus_zeros=int(np.count_nonzero(codes == 8)),
+        max_codes=np.bincount(largest.reshape(-1), minlength=8).tolist(), error=_exact(np.sum(error * error)), power=_exact(np.sum(x * x)),
+    )  # fmt: skip
+    if base is not None:
+        made.compared, made.changed = scales.size, int(np.count_nonzero((base[0] != blocks).any(axis=-1) | (base[1] != scales)))
+    return made
+
+
+def _exact(x: float) -> int:
+    mantissa, exponent = math.frexp(x)
+    return int(mantissa * 2**53) << (exponent - 53 + _UNIT_BITS)
