@@ -123,7 +123,8 @@ def _more_error(v: F32, scale: npt.NDArray[np.int32], code: U8, other: U8, unit:
     """
     a = np.abs(np.ldexp(v.astype(np.float64), 127 - scale[..., None]))
     p, q = unit * E2M1[other].astype(np.float64), E2M1[code].astype(np.float64)
-    return np.sum((p - q) * (p + q - 2 * a), axis=-1)
+    more: npt.NDArray[np.float64] = np.sum((p - q) * (p + q - 2 * a), axis=-1)
+    return more
 
 
 def to_q8_0(x: F32) -> U8:
