@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -104,6 +104,21 @@ class Backend:
             raise NotComparable(f"{self.name}: has no taps")
         return self._arrays("taps", {} if forced is None else {"forced": forced}, tokens=self._prompt(tokens))
 
+    def tokenize(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+        """Each text's ids by the engine's own vocabulary; special: names of control tokens become control tokens."""
+        found = self._arrays("tokenize", texts=list(texts), special=special)
+        ends = np.cumsum(found["counts"])
+        return [part.tolist() for part in np.split(found["ids"], ends[:-1])] if len(ends) else []
+
+    def chat_prompt(self, request: Mapping[str, Any]) -> str:
+        """The prompt text that the engine's own chat template makes of a Chat Completions request."""
+        return str(self._answer("chat_prompt", request))
+
+    def chat(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A chat that the engine renders and parses by itself: "message", "finish_reason" and "usage"."""
+        answer: dict[str, Any] = self._answer("chat", request)
+        return answer
+
     def cancel(self) -> None:
         """End the running generation after its current token, or in its prefill (reason "cancelled")."""
         child = self._child
@@ -148,6 +163,13 @@ class Backend:
             message, arrays = self._receive(op)
             assert message.get("done") == op, message
             return arrays
+
+    def _answer(self, op: str, request: Mapping[str, Any]) -> Any:
+        with self._lock:
+            self._send(op, {"request": dict(request)})
+            message, _ = self._receive(op)
+            self._receive(op)
+            return message["answer"]
 
     def _stream(self, request: Request) -> Generator[Token, None, StopReason]:
         reason: StopReason = "engine"

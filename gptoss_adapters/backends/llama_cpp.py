@@ -96,6 +96,15 @@ class LlamaCpp(Engine):
             if grammar:
                 grammar.free()
 
+    def tokenize(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        out = []
+        for text in texts:
+            data = text.encode()
+            room = (self._lib.llama_token * (len(data) + 1))()  # a token has a byte at least
+            count = self._lib.llama_tokenize(self._vocab, data, len(data), room, len(room), False, special)
+            out.append(room[:count])
+        return out
+
     def _load(self, path: str) -> Any:
         params = self._lib.llama_model_default_params()
         model = self._lib.llama_model_load_from_file(path.encode(), params)

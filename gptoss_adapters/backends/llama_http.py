@@ -50,9 +50,11 @@ class LlamaClient:
 
         `request` is a Chat Completions body; reasoning_effort reaches the template.
         """
-        effort = request.get("reasoning_effort")
-        extra = {"chat_template_kwargs": {"reasoning_effort": effort}} if effort else {}
-        return self.post("/v1/chat/completions", {**request, **extra})
+        return self.post("/v1/chat/completions", _with_effort(request))
+
+    def chat_prompt(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """/apply-template: the "prompt" that `chat` would send to the model."""
+        return self.post("/apply-template", _with_effort(request))
 
     def get(self, path: str) -> dict[str, Any]:
         return self._ask("GET", path, None)
@@ -75,6 +77,13 @@ class LlamaClient:
             wrong = UsageError if response.status == 400 else BackendFailed
             raise wrong(f"llama-server says: {answer['error']['message']}")
         return answer
+
+
+def _with_effort(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The template reads its variables from chat_template_kwargs."""
+    effort = request.get("reasoning_effort")
+    variables = ({"reasoning_effort": effort} if effort else {}) | request.get("chat_template_kwargs", {})
+    return {**request, **({"chat_template_kwargs": variables} if variables else {})}
 
 
 class Served(NamedTuple):

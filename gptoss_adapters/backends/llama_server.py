@@ -9,7 +9,8 @@ The defaults are the parity settings: F32 cache, no flash attention, one thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from gptoss_adapters.errors import UsageError
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0")
 _PRINTABLE = range(256)  # a byte-level vocabulary has the printable ASCII characters among its first ids
+_CONTROL = re.compile(r"<\|[a-z_0-9]+\|>")
+_TEXTS = 2000  # in one /tokenize request
 _FORCE = 1e9  # logit bias that makes a token certain; reported probabilities do not see it
 
 
@@ -95,6 +98,25 @@ class LlamaServer(Engine):
             if answer["stop_type"] == "eos":
                 return
 
+    def tokenize(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        """Many texts in one request: the server reads a mixed list of texts and ids, so an id that none of them has parts them."""
+        names = {name for text in texts for name in _CONTROL.findall(text)}
+        between = next(FIRST_SPECIAL + i for i, name in reversed(list(enumerate(SPECIAL_NAMES[: self.info.vocab_size - FIRST_SPECIAL]))) if name not in names)
+        out: list[list[int]] = []
+        for at in range(0, len(texts), _TEXTS):
+            mixed = [part for text in texts[at : at + _TEXTS] for part in (text, between)]
+            ids = self._http.post("/tokenize", {"content": mixed, "add_special": False, "parse_special": special})["tokens"]
+            out += _parted(ids, between)
+        return out
+
+    def chat_prompt(self, request: Mapping[str, Any]) -> str:
+        return str(self._http.chat_prompt(request)["prompt"])
+
+    def chat(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        answer = self._http.chat(request)
+        choice = answer["choices"][0]
+        return {"message": choice["message"], "finish_reason": choice["finish_reason"], "usage": answer["usage"]}
+
     def _whole(self, request: Request) -> Iterator[Token]:
         answer = self._complete(request.tokens, request, n_predict=request.max_tokens, seed=request.seed)
         tokens = list(request.tokens)
@@ -140,6 +162,17 @@ class LlamaServer(Engine):
             if text.isascii() and text.isprintable() and text:
                 return ident
         raise BackendFailed("the vocabulary has no printable token among its first 256")
+
+
+def _parted(ids: Sequence[int], between: int) -> Iterator[list[int]]:
+    """The runs of ids before each `between`."""
+    part: list[int] = []
+    for ident in ids:
+        if ident == between:
+            yield part
+            part = []
+        else:
+            part.append(ident)
 
 
 def _pairs(entry: dict[str, Any]) -> list[tuple[int, float]]:

@@ -73,6 +73,12 @@ class Ollama(Engine):
         if reason == "stop":
             yield Token(_ending([*request.tokens, *answer], self._vocabulary))
 
+    def chat(self, request: Mapping[str, Any]) -> Json:
+        answer = self._client.chat(**{**chat_arguments({**request, "model": self._model}), "stream": False})
+        message = chat_message(answer)
+        usage = {"prompt_tokens": answer.prompt_eval_count, "completion_tokens": answer.eval_count}
+        return {"finish_reason": message.pop("finish_reason"), "message": message, "usage": usage}
+
     def _tokens(self, part: Any, wanted: int | None) -> Iterator[Token]:
         """By the logprob entries where there are some, which are exact, else by the text."""
         known = all(self._find(e.token) is not None for e in part.logprobs or ())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -166,6 +166,18 @@ class Engine(ABC):
     def taps(self, tokens: Sequence[int], forced: np.ndarray | None) -> dict[str, np.ndarray]:
         """See `Backend.taps`."""
         raise NotComparable(f"{self.info.engine} has no taps")
+
+    def tokenize(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        """Each text's ids by the engine's own vocabulary, nothing added around it; special: control-token names are read as such."""
+        raise NotComparable(f"{self.info.engine} does not tokenize")
+
+    def chat_prompt(self, request: Mapping[str, Any]) -> str:
+        """The prompt text that the engine's own chat template makes of a Chat Completions request."""
+        raise NotComparable(f"{self.info.engine} has no chat template")
+
+    def chat(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A Chat Completions answer that the engine rendered and parsed by itself: the "message", "finish_reason" and "usage"."""
+        raise NotComparable(f"{self.info.engine} does not chat")
 
     @abstractmethod
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:

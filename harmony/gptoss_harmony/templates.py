@@ -60,7 +60,7 @@ def _compile(template: str) -> Callable[[dict[str, Any]], str]:
     def run(variables: dict[str, Any]) -> str:
         try:
             return compiled.render(**variables)
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, LookupError) as error:  # what a template meets in a message that it does not expect
             raise RenderError(f"the chat template failed: {error}", "template") from error
 
     return run
