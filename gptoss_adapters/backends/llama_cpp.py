@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
@@ -97,13 +98,14 @@ class LlamaCpp(Engine):
                 grammar.free()
 
     def tokenize(self, texts: Sequence[str], special: bool) -> list[list[int]]:
-        out = []
-        for text in texts:
+        def ids(text: str) -> list[int]:
             data = text.encode()
             room = (self._lib.llama_token * (len(data) + 1))()  # a token has a byte at least
             count = self._lib.llama_tokenize(self._vocab, data, len(data), room, len(room), False, special)
-            out.append(room[:count])
-        return out
+            return room[:count]
+
+        with ThreadPoolExecutor() as pool:  # it compiles its splitting rule for each text, 1.6 ms
+            return list(pool.map(ids, texts))
 
     def _load(self, path: str) -> Any:
         params = self._lib.llama_model_default_params()

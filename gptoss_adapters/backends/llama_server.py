@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from gptoss_adapters.errors import UsageError
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0")
 _PRINTABLE = range(256)  # a byte-level vocabulary has the printable ASCII characters among its first ids
 _CONTROL = re.compile(r"<\|[a-z_0-9]+\|>")
-_TEXTS = 2000  # in one /tokenize request
+_TEXTS = 500  # in one /tokenize request
 _FORCE = 1e9  # logit bias that makes a token certain; reported probabilities do not see it
 
 
@@ -102,12 +103,15 @@ class LlamaServer(Engine):
         """Many texts in one request: the server reads a mixed list of texts and ids, so an id that none of them has parts them."""
         names = {name for text in texts for name in _CONTROL.findall(text)}
         between = next(FIRST_SPECIAL + i for i, name in reversed(list(enumerate(SPECIAL_NAMES[: self.info.vocab_size - FIRST_SPECIAL]))) if name not in names)
-        out: list[list[int]] = []
-        for at in range(0, len(texts), _TEXTS):
-            mixed = [part for text in texts[at : at + _TEXTS] for part in (text, between)]
-            ids = self._http.post("/tokenize", {"content": mixed, "add_special": False, "parse_special": special})["tokens"]
-            out += _parted(ids, between)
-        return out
+
+        def ids(part: Sequence[str]) -> list[list[int]]:
+            mixed = [piece for text in part for piece in (text, between)]
+            asked = {"content": mixed, "add_special": False, "parse_special": special}
+            return list(_parted(self._http.post("/tokenize", asked)["tokens"], between))
+
+        with ThreadPoolExecutor() as pool:
+            parts = pool.map(ids, [texts[at : at + _TEXTS] for at in range(0, len(texts), _TEXTS)])
+            return [one for part in parts for one in part]
 
     def chat_prompt(self, request: Mapping[str, Any]) -> str:
         return str(self._http.chat_prompt(request)["prompt"])

@@ -55,7 +55,7 @@ def _cased(rng: random.Random) -> str:
 
 def _control(rng: random.Random) -> str:
     """Names of control tokens as text, whole and broken. None of the last hundred, so that ids can part texts."""
-    name = rng.choice([*SPECIAL_NAMES[:25], rng.choice(SPECIAL_NAMES[25:-100]), "<|refusal|>", "<|end", "|end|>", "<|END|>", "< |end|>", "<|endofprompt|>"])
+    name = rng.choice([*SPECIAL_NAMES[:25], rng.choice(SPECIAL_NAMES[25:-100]), "<|refusal|>", "<|end", "|end|>", "<|END|>", "< |end|>"])
     return _words(rng)[:20] + name + rng.choice(("", " ", "\n", name, "analysis"))
 
 

@@ -199,10 +199,13 @@ class Check:
     """One line of a text-layer or other check."""
 
     name: str
-    verdict: str  # pass | fail | skipped
+    verdict: str  # pass | look (every difference is a known deviation) | fail | skipped
     count: int = 0  # how many cases were compared
     detail: str = ""
     failures: list[str] = field(default_factory=list)  # the first few, one line each
+    source: str = ""  # what was asked: an engine's own tokenizer, a file, an endpoint
+    same: int = 0  # of `count`
+    families: dict[str, list[int]] = field(default_factory=dict)  # kind of case -> [same, count]
 
 
 @dataclass
@@ -219,9 +222,13 @@ class ToolCall:
 
     case: str
     name_equal: bool | None = None
-    arguments_equal: bool | None = None
+    arguments_equal: bool | None = None  # as JSON values
     channel_equal: bool | None = None
-    stream_equal: bool | None = None  # streamed == whole
+    stream_equal: bool | None = None  # streamed == whole, in every chunking that was tried
+    recipient_equal: bool | None = None
+    content_type_equal: bool | None = None
+    round_trip_equal: bool | None = None  # rendered, parsed and rendered again: the same ids
+    server_equal: bool | None = None  # what the engine's own chat endpoint parsed, against our parse of the reference's answer
     expected: str = ""
     got: str = ""
     detail: str = ""
