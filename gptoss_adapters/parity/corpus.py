@@ -7,13 +7,16 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from gptoss_harmony.tokens import FIRST_SPECIAL, SPECIAL_NAMES
+from gptoss_harmony.tokens import SPECIAL_NAMES
 
 Json = dict[str, Any]
 
-WORDS = """the of and to in is that for model answer don't I'LL we're they've it's parameter window attention Größe été naïve
-cœur Übung façade Привет мир внимание Ελληνικά λέξη 日本語の文章 中文测试 模型 한국어 문장 العربية עברית हिन्दी ไทย ქართული հայերեն
-አማርኛ தமிழ் 👩\u200d👧🏽 🇩🇪 🏳️\u200d🌈 e\u0301 ſ ﬁ ² Ⅷ ٣٤ १२ ﷽ \u202eabc\u202c""".split()
+WORDS = [
+    "the", "of", "and", "to", "in", "is", "that", "for", "model", "answer", "don't", "I'LL", "we're", "they've", "it's",
+    "parameter", "window", "attention", "Größe", "été", "naïve", "cœur", "Übung", "façade", "Привет", "мир", "внимание",
+    "Ελληνικά", "λέξη", "日本語の文章", "中文测试", "模型", "한국어", "문장", "العربية", "עברית", "हिन्दी", "ไทย", "ქართული", "հայերեն", "አማርኛ",
+    "தமிழ்", "👩\u200d👧🏽", "🇩🇪", "🏳️\u200d🌈", "e\u0301", "ſ", "ﬁ", "²", "Ⅷ", "٣٤", "१२", "﷽", "\u202eabc\u202c",
+]  # fmt: skip
 CODE = [
     "def f(x: int) -> None:", "    return x**2 + y[-1]", "for (int i = 0; i < n; ++i) {", "}", "SELECT * FROM t WHERE a='b';", "<div class=\"x\">&amp;</div>",
     "#include <stdio.h>", "\t\tself._x = {'a': [1, 2, None]}", "https://example.org/a/b?c=d&e=%20#f", "a_b_c camelCase SCREAMING_CASE kebab-case", "// TODO(x): fix!!!",
