@@ -102,7 +102,7 @@ class LlamaCpp(Engine):
             data = text.encode()
             room = (self._lib.llama_token * (len(data) + 1))()  # a token has a byte at least
             count = self._lib.llama_tokenize(self._vocab, data, len(data), room, len(room), False, special)
-            return room[:count]
+            return list(room[:count])
 
         with ThreadPoolExecutor() as pool:  # it compiles its splitting rule for each text, 1.6 ms
             return list(pool.map(ids, texts))

@@ -79,9 +79,9 @@ class Worker:
             taps = self._engine.taps(call["tokens"], call.get("forced"))
             return {name: SharedArray.of(value) for name, value in taps.items()}
         if op == "tokenize":
-            ids = self._engine.tokenize(call["texts"], call["special"])
-            flat = np.array([i for one in ids for i in one], np.int32)
-            return {"ids": SharedArray.of(flat), "counts": SharedArray.of(np.array([len(one) for one in ids], np.int32))}
+            found = self._engine.tokenize(call["texts"], call["special"])
+            flat = np.array([i for one in found for i in one], np.int32)
+            return {"ids": SharedArray.of(flat), "counts": SharedArray.of(np.array([len(one) for one in found], np.int32))}
         if op in ("chat", "chat_prompt"):
             self._channel.send({"answer": getattr(self._engine, op)(call["request"])})
             return {}
