@@ -56,7 +56,8 @@ class Backend:
     """One engine in a child process. Calls are served one at a time; `cancel` may come from any thread.
 
     Every call may raise UsageError (arguments), NotComparable (the engine cannot do that) or BackendFailed (it died, hung
-    or answered nonsense; the text says what). After a failure the next call starts a new child.
+    or answered nonsense; the text says what). After a failure the next call starts a new child. `reused`: how many tokens of
+    its prompt the last generation found in the engine's cache (`Request.reuse`).
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Backend:
     ) -> None:
         self.name, self.path, self.python, self.timeout, self.options = name, path, python, timeout, options
         self._lock = threading.Lock()
+        self.reused = 0
         self._child: _Child | None = None
         with self._lock:
             self.info: Info = self._start()
@@ -175,7 +177,7 @@ class Backend:
         reason: StopReason = "engine"
         with self._lock:
             self._send("generate", asdict(request))
-            over = False
+            self.reused, over = 0, False
             try:
                 while True:
                     over = True  # if this raises, the call has ended
@@ -183,15 +185,15 @@ class Backend:
                     over = "done" in message
                     if over:
                         return reason
-                    reason = message.get("reason", reason)
+                    reason, self.reused = message.get("reason", reason), message.get("reused", 0)
                     if "token" in message:
                         ident, logprob, top = message["token"]
                         yield Token(ident, logprob, tuple((i, p) for i, p in top))
             finally:
                 if not over and self._child:  # closed early, or interrupted
                     self.cancel()
-                    while "done" not in self._receive("generate")[0]:
-                        pass
+                    while "done" not in (message := self._receive("generate")[0]):
+                        self.reused = message.get("reused", 0)
 
     def _start(self) -> Info:
         self._child = _Child(self.python)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_adapters.backends.protocol import BackendFailed, Capabilities, Engine, Info, Request, Token
+from gptoss_adapters.backends.protocol import BackendFailed, Capabilities, Engine, Info, Request, Token, common_prefix
 from gptoss_adapters.backends.sampling import Sampler
 from gptoss_adapters.errors import BadInput, UsageError, missing_extra
 
@@ -62,7 +62,7 @@ class LlamaCpp(Engine):
         )
         self._n_batch = n_batch
         self._batch = self._lib.llama_batch_init(n_batch, 0, 1)
-        self._used = 0  # positions in the cache
+        self._cached: list[int] = []  # tokens whose keys and values are in the cache
 
     def rows(self, tokens: Sequence[int], start: int) -> Iterator[np.ndarray]:
         self._forget()
@@ -74,10 +74,10 @@ class LlamaCpp(Engine):
                 yield self._view(self._lib.llama_get_logits(self._context), len(wanted))
 
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
-        self._forget()
+        self.reused = self._keep(request)
         sampler, grammar = Sampler(request), self._grammar(request.grammar)
         try:
-            for at in range(0, len(request.tokens), self._n_batch):
+            for at in range(self.reused, len(request.tokens), self._n_batch):
                 if cancelled():
                     return
                 part = request.tokens[at : at + self._n_batch]
@@ -90,7 +90,7 @@ class LlamaCpp(Engine):
                 if grammar:
                     grammar.accept(chosen)
                 yield sampler.token(chosen, logits)
-                if self._used >= self.info.n_ctx or (grammar and self._lib.llama_vocab_is_eog(self._vocab, chosen)):
+                if len(self._cached) >= self.info.n_ctx or (grammar and self._lib.llama_vocab_is_eog(self._vocab, chosen)):
                     return
                 self._decode([chosen], range(1))
         finally:
@@ -126,22 +126,35 @@ class LlamaCpp(Engine):
             raise BadInput(f"llama.cpp cannot make a context: {self._log.cause()}", file=path)
         return context
 
+    def _keep(self, request: Request) -> int:
+        """Leaves in the cache what it shares with the prompt, but for one token whose logits are wanted; returns how much."""
+        whole = request.reuse and self.info.settings["swa_full"]  # else sliding layers have dropped what a shorter prompt needs
+        n = min(common_prefix(self._cached, request.tokens), len(request.tokens) - 1) if whole else 0
+        memory = self._lib.llama_get_memory(self._context)
+        if n == 0 or not self._lib.llama_memory_seq_rm(memory, 0, n, -1):
+            self._forget()
+            return 0
+        del self._cached[n:]
+        return n
+
     def _forget(self) -> None:
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
-        self._used = 0
+        self._cached.clear()
 
     def _decode(self, tokens: Sequence[int], wanted: range) -> None:
         """Append tokens to the cache; logits of the `wanted` ones can be read afterwards."""
         batch = self._batch
         batch.n_tokens = len(tokens)
         for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, self._used + i, 1, 0
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, len(self._cached) + i, 1, 0
             batch.logits[i] = i in wanted
         self._log.clear()
         code = self._lib.llama_decode(self._context, batch)
         if code:
-            raise BackendFailed(f"llama_decode gave {code} at position {self._used}: {self._log.cause()}")
-        self._used += len(tokens)
+            at = len(self._cached)
+            self._forget()
+            raise BackendFailed(f"llama_decode gave {code} at position {at}: {self._log.cause()}")
+        self._cached += tokens
 
     def _view(self, pointer: Any, rows: int) -> np.ndarray:
         return np.ctypeslib.as_array(pointer, (rows, self.info.vocab_size))

@@ -93,6 +93,8 @@ class LlamaServer(Engine):
             if cancelled():
                 return
             answer = self._complete(tokens, request, n_predict=1, seed=(request.seed + step) % 2**32)
+            if step == 0:
+                self.reused = _cached(answer)
             for ident in answer["tokens"]:
                 yield self._token(tokens, ident, request.logprobs, answer.get("completion_probabilities", []))
                 tokens.append(ident)
@@ -123,7 +125,7 @@ class LlamaServer(Engine):
 
     def _whole(self, request: Request) -> Iterator[Token]:
         answer = self._complete(request.tokens, request, n_predict=request.max_tokens, seed=request.seed)
-        tokens = list(request.tokens)
+        self.reused, tokens = _cached(answer), list(request.tokens)
         for ident in answer["tokens"]:
             yield self._token(tokens, ident, request.logprobs, [])
             tokens.append(ident)
@@ -177,6 +179,11 @@ def _parted(ids: Sequence[int], between: int) -> Iterator[list[int]]:
             part = []
         else:
             part.append(ident)
+
+
+def _cached(answer: dict[str, Any]) -> int:
+    """Prompt tokens that the server had in its cache; it always looks there."""
+    return int(answer.get("timings", {}).get("cache_n", 0))
 
 
 def _pairs(entry: dict[str, Any]) -> list[tuple[int, float]]:

@@ -71,7 +71,8 @@ class Info:
 class Request:
     """One generation. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off; the filters see probabilities after
     the temperature, in the order top-k, top-p, min-p. stop_ids None: the engine's own (`Info.stop_ids`).
-    logprobs: None, or how many of the best alternatives to report with each token (0: the token's own only)."""
+    logprobs: None, or how many of the best alternatives to report with each token (0: the token's own only).
+    reuse: an engine may go on from what an earlier generation left in its cache; numbers then differ by rounding."""
 
     tokens: Sequence[int]
     max_tokens: int = 256
@@ -83,6 +84,7 @@ class Request:
     stop_ids: Sequence[int] | None = None
     grammar: str | None = None
     logprobs: int | None = None
+    reuse: bool = False
 
     def check(self, info: Info) -> None:
         """Raises UsageError naming the argument that is out of its range for this engine; the tokens are not looked at."""
@@ -144,10 +146,12 @@ class Generation:
 
 
 class Engine(ABC):
-    """What a backend implements, in the child. `reads`: the kind of model it opens. The constructor sets `info`."""
+    """What a backend implements, in the child. `reads`: the kind of model it opens. The constructor sets `info`; a
+    generation that took prompt tokens from the cache (`Request.reuse`) says in `reused` how many."""
 
     reads: ClassVar[Literal["gguf", "hf"]]
     info: Info
+    reused: int = 0
 
     @abstractmethod
     def __init__(self, path: str | None, **options: Any) -> None: ...
@@ -183,6 +187,13 @@ class Engine(ABC):
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
         """Tokens without end; the worker stops at a stop id, at max_tokens, or when cancelled. Returning early is allowed
         (reason "engine"). Long prefills poll `cancelled`."""
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences share at their beginning."""
+    a, b = np.asarray(first[: len(second)], np.int64), np.asarray(second[: len(first)], np.int64)
+    differ = np.flatnonzero(a != b)
+    return int(differ[0]) if len(differ) else len(a)
 
 
 def engine_class(name: str) -> type[Engine]:

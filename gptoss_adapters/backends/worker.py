@@ -91,7 +91,7 @@ class Worker:
 
     def _generate(self, engine: Engine, request: Request) -> None:
         stops = set(engine.info.stop_ids if request.stop_ids is None else request.stop_ids)
-        reason = "engine"
+        reason, engine.reused = "engine", 0
         for count, token in enumerate(engine.generate(request, self._cancel.is_set), 1):
             self._channel.send({"token": token})
             if token.id in stops:
@@ -100,7 +100,8 @@ class Worker:
                 reason = "length"
             if reason != "engine" or self._cancel.is_set():
                 break
-        self._channel.send({"reason": "cancelled" if reason == "engine" and self._cancel.is_set() else reason})
+        reason = "cancelled" if reason == "engine" and self._cancel.is_set() else reason
+        self._channel.send({"reason": reason, "reused": engine.reused})
 
 
 def _open(name: str, path: str | None, options: dict[str, Any]) -> Engine:

@@ -153,6 +153,10 @@ def from_messages(
     messages = list(messages)
     finish_reason = finish_reason or ("stop" if was_closed(messages) else "length")
     reader = read(messages, ToolTable(tools), parallel, truncated=finish_reason == "length")
+    return _message(reader, finish_reason)
+
+
+def _message(reader: Reader, finish_reason: str) -> Json:
     reasoning = _join(reader.items, Kind.REASONING)
     message: Json = {"role": "assistant", "content": _join(reader.items, Kind.PREAMBLE, Kind.ANSWER), "refusal": None}
     message |= dict.fromkeys(_REASONING_FIELDS, reasoning)
@@ -203,7 +207,8 @@ def usage(prompt: int, completion: int, reasoning: int = 0, cached: int = 0) -> 
 class Stream:
     """Model output as chat.completion.chunk objects: `feed` ids as they come, then `finish` once.
 
-    The deltas add up to what `from_messages` gives for the same output.
+    The deltas add up to what `from_messages` gives for the same output, and to `message`, which stands after `finish`.
+    `stops`: see `Reader`; once `stopped` is True, nothing more is needed of the engine.
     """
 
     def __init__(
@@ -214,15 +219,26 @@ class Stream:
         *,
         parallel: bool = True,
         completion_id: str | None = None,
+        stops: Sequence[str] = (),
     ) -> None:
         table = ToolTable(tools)
         self.parser = Parser("assistant", tools=table.namespaces())
-        self._reader = Reader(table, parallel)
+        self.message: Json = {}
+        self._reader = Reader(table, parallel, stops)
         self._base = {"id": completion_id or new_id("chatcmpl"), "object": "chat.completion.chunk", "created": created, "model": model}
         self._n_calls = 0
         self._started = False
         self._fields: set[str] = set()  # the delta fields written so far
         self._fresh = False  # the current item has not written yet
+
+    @property
+    def stopped(self) -> bool:
+        return self._reader.stopped
+
+    @property
+    def in_answer(self) -> bool:
+        """Is content being written?"""
+        return self._reader.in_answer
 
     def feed(self, ids: Sequence[int]) -> list[Json]:
         """Chunks for new token ids; [] while a header or half a character is under way."""
@@ -237,6 +253,7 @@ class Stream:
         events = self.parser.finish()
         finish_reason = finish_reason or ("stop" if was_closed(self.parser.messages) else "length")
         chunks = self._chunks(events, truncated=finish_reason == "length")
+        self.message = _message(self._reader, finish_reason)
         chunks.append(self._chunk({}, _finish_reason(self._reader, finish_reason)))
         if usage is not None:
             chunks.append(self._base | {"choices": [], "usage": usage})

@@ -104,24 +104,62 @@ class CodeArgument:
         return self._TAIL if self._open else self._HEAD + self._TAIL
 
 
-class Reader:
-    """Turns messages into items. `items` grows; `current` is the one being written."""
+class StopText:
+    """Passes text through up to the first of some stop strings; an end that may begin one is held back."""
 
-    def __init__(self, tools: ToolTable, parallel: bool = True) -> None:
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.hit = False
+
+    def feed(self, text: str) -> str:
+        if self.hit:
+            return ""
+        text = self._held + text
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        self.hit = bool(found)
+        cut = min(found) if found else min(_begins(text, stop) for stop in self._stops)
+        self._held = "" if found else text[cut:]
+        return text[:cut]
+
+    def close(self) -> str:
+        return self._held
+
+
+def _begins(text: str, stop: str) -> int:
+    """Where the longest end of `text` that is a beginning of `stop` starts."""
+    return next(at for at in range(max(0, len(text) - len(stop) + 1), len(text) + 1) if stop.startswith(text[at:]))
+
+
+class Reader:
+    """Turns messages into items. `items` grows; `current` is the one being written.
+
+    `stops`: strings that end the answer, before their first occurrence in its text; reasoning and arguments may hold
+    them. `stopped` is then True and nothing more is shown.
+    """
+
+    def __init__(self, tools: ToolTable, parallel: bool = True, stops: Sequence[str] = ()) -> None:
         self.items: list[Item] = []
         self._tools = tools
         self._parallel = parallel
+        self._stops = stops
         self.current: Item | None = None  # None between messages and in messages that the APIs do not show
-        self._arguments: FirstJson | CodeArgument | None = None
+        self.stopped = False
+        self._filter: FirstJson | CodeArgument | StopText | None = None
         self._over = False
 
     @property
     def called(self) -> bool:
         return any(item.kind is Kind.CALL for item in self.items)
 
+    @property
+    def in_answer(self) -> bool:
+        """Is text that the APIs show as content being written?"""
+        return self.current is not None and self.current.kind in (Kind.PREAMBLE, Kind.ANSWER) and not self.stopped
+
     def start(self, role: str, channel: str | None, recipient: str | None) -> Item | None:
         """Opens the item of a message; None if the APIs do not show that message."""
-        self.current = self._arguments = None
+        self.current = self._filter = None
         name = self._tools.api_name(recipient)
         if role != Role.ASSISTANT:
             self._over = self._over or self.called
@@ -135,28 +173,34 @@ class Reader:
         if name is None:
             kind = {ANALYSIS: Kind.REASONING, COMMENTARY: Kind.PREAMBLE}.get(channel or "", Kind.ANSWER)
             item = Item(kind)
+            self._filter = StopText(self._stops) if self._stops and kind is not Kind.REASONING else None
         else:
             item = Item(Kind.CALL, name)
-            self._arguments = CodeArgument() if name == "python" and self._tools.is_builtin(name) else FirstJson()
+            self._filter = CodeArgument() if name == "python" and self._tools.is_builtin(name) else FirstJson()
         self.items.append(item)
         return item
 
     def delta(self, text: str) -> str:
         """Adds text to the current item; returns what of it the APIs show (for a call: the JSON of its arguments)."""
-        return self._grow(self._arguments.feed(text) if text and self._arguments else text)
+        shown = self._grow(self._filter.feed(text) if text and self._filter else text)
+        if isinstance(self._filter, StopText) and self._filter.hit:
+            self.stopped = self._over = True
+        return shown
 
     def end(self, truncated: bool = False) -> str:
         """Closes the open item; returns the last piece of it. A truncated call keeps its unfinished arguments."""
         tail = ""
-        if self.current and self.current.kind is Kind.CALL and not truncated:
-            if isinstance(self._arguments, CodeArgument):
-                tail = self._arguments.close()
+        if isinstance(self._filter, StopText):
+            tail = self._filter.close()
+        elif self.current and self.current.kind is Kind.CALL and not truncated:
+            if isinstance(self._filter, CodeArgument):
+                tail = self._filter.close()
             elif not self.current.text.strip():
                 tail = "{}"
         tail = self._grow(tail)
         if self.current:
             self.current.complete = not truncated
-        self.current = self._arguments = None
+        self.current = self._filter = None
         return tail
 
     def _grow(self, text: str) -> str:

@@ -231,6 +231,7 @@ class Stream:
     """Model output as response events: `start`, then `feed` ids as they come, then `finish` once.
 
     `response` is the object from `response`. The items add up to what `from_messages` gives for the same output.
+    `stops`: see `Reader`; once `stopped` is True, nothing more is needed of the engine.
     """
 
     def __init__(
@@ -240,15 +241,25 @@ class Stream:
         *,
         parallel: bool = True,
         summarise: Summarise | None = None,
+        stops: Sequence[str] = (),
     ) -> None:
         table = ToolTable(tools)
         self.response = response
         self.parser = Parser("assistant", tools=table.namespaces())
-        self._reader = Reader(table, parallel)
+        self._reader = Reader(table, parallel, stops)
         self._summarise = summarise
         self._done: list[Json] = []
         self._open: OutputItem | None = None
         self._n_events = 0
+
+    @property
+    def stopped(self) -> bool:
+        return self._reader.stopped
+
+    @property
+    def in_answer(self) -> bool:
+        """Is text of a message being written?"""
+        return self._reader.in_answer
 
     def start(self) -> list[Json]:
         return [self._event(f"response.{name}", response=self.response) for name in ("created", "in_progress")]
