@@ -185,15 +185,15 @@ class Backend:
                     over = "done" in message
                     if over:
                         return reason
-                    reason, self.reused = message.get("reason", reason), message.get("reused", 0)
+                    reason, self.reused = message.get("reason", reason), message.get("reused", self.reused)
                     if "token" in message:
                         ident, logprob, top = message["token"]
                         yield Token(ident, logprob, tuple((i, p) for i, p in top))
             finally:
                 if not over and self._child:  # closed early, or interrupted
                     self.cancel()
-                    while "done" not in (message := self._receive("generate")[0]):
-                        self.reused = message.get("reused", 0)
+                    while "done" not in self._receive("generate")[0]:
+                        pass
 
     def _start(self) -> Info:
         self._child = _Child(self.python)

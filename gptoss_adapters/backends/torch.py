@@ -85,7 +85,7 @@ class Torch(Engine):
 
     def _step(self, tokens: Sequence[int], kept: _Kept) -> np.ndarray:
         try:
-            logits = self._forward(tokens, kept.cache, last_only=True)[-1]
+            logits: np.ndarray = self._forward(tokens, kept.cache, last_only=True)[-1]
         except Exception:
             self._kept = _Kept(self._model.new_cache())  # some layers may have taken the step, others not
             raise

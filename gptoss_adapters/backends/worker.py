@@ -93,15 +93,14 @@ class Worker:
         stops = set(engine.info.stop_ids if request.stop_ids is None else request.stop_ids)
         reason, engine.reused = "engine", 0
         for count, token in enumerate(engine.generate(request, self._cancel.is_set), 1):
-            self._channel.send({"token": token})
+            self._channel.send({"token": token, "reused": engine.reused} if count == 1 else {"token": token})
             if token.id in stops:
                 reason = "stop"
             elif count == request.max_tokens:
                 reason = "length"
             if reason != "engine" or self._cancel.is_set():
                 break
-        reason = "cancelled" if reason == "engine" and self._cancel.is_set() else reason
-        self._channel.send({"reason": reason, "reused": engine.reused})
+        self._channel.send({"reason": "cancelled" if reason == "engine" and self._cancel.is_set() else reason})
 
 
 def _open(name: str, path: str | None, options: dict[str, Any]) -> Engine:

@@ -280,6 +280,11 @@ class Stream:
         self.response = finished(self.response, self._done, finish_reason, usage)
         return [*events, self._event(f"response.{self.response['status']}", response=self.response)]
 
+    def fail(self, message: str) -> list[Json]:
+        """The last event instead, when the engine has failed; complete items stay in the response."""
+        self.response |= {"status": "failed", "error": {"code": "server_error", "message": message}, "output": self._done}
+        return [self._event("response.failed", response=self.response)]
+
     def _events(self, events: Iterable[Event], truncated: bool) -> list[Json]:
         out: list[Json] = []
         for step, item, text in self._reader.feed(events, truncated):

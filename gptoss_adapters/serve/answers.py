@@ -1,0 +1,128 @@
+"""One answer in the making: a generation's tokens through the API's stream, with stop strings, log-probabilities and usage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
+
+from gptoss_harmony import Parser, Vocabulary
+from gptoss_harmony.tokens import FIRST_SPECIAL
+
+from gptoss_adapters.backends.protocol import Info, Token
+from gptoss_adapters.serve.asking import Ask
+from gptoss_adapters.serve.scheduler import Generation
+
+Json = dict[str, Any]
+Attach = Callable[[list[Json], list[Json]], list[Json]]
+
+
+class Stream(Protocol):
+    """`chat_completions.Stream` or `responses.Stream`."""
+
+    parser: Parser
+
+    @property
+    def stopped(self) -> bool: ...
+    @property
+    def in_answer(self) -> bool: ...
+    def feed(self, ids: Sequence[int]) -> list[Json]: ...
+    def finish(self, finish_reason: str | None = None, usage: Json | None = None) -> list[Json]: ...
+
+
+class Answer:
+    """Iterate over `events`, then call `finish`.
+
+    attach(events, entries): puts log-probability entries where the API has them; returns those that found no place yet.
+    """
+
+    def __init__(self, stream: Stream, generation: Generation, ask: Ask, info: Info, vocabulary: Vocabulary, attach: Attach) -> None:
+        self.stream, self._generation, self._ask, self._info = stream, generation, ask, info
+        self._vocabulary, self._attach = vocabulary, attach
+        self._pending: list[Json] = []
+        self.n_tokens = 0
+
+    @property
+    def n_reused(self) -> int:
+        return self._generation.reused
+
+    async def events(self) -> AsyncIterator[list[Json]]:
+        """Chunks or events as they come, all but the last ones. Raises GptOssError when the backend fails."""
+        try:
+            async for batch in self._generation.batches():
+                yield self._feed(batch)
+                if self.stream.stopped:
+                    break
+        finally:
+            self._generation.cancel()
+
+    def finish(self, usage: Callable[..., Json], tell: bool = True) -> list[Json]:
+        """The last events, with the usage if `tell`."""
+        events = self.stream.finish(self._reason(), self.usage(usage) if tell else None)
+        self._pending = self._attach(events, self._pending)
+        return events
+
+    def usage(self, spelled: Callable[..., Json]) -> Json:
+        reasoning = self.stream.parser.counts.reasoning
+        return spelled(len(self._ask.tokens), self.n_tokens, reasoning, self.n_reused)
+
+    def _feed(self, batch: list[Token]) -> list[Json]:
+        """Token by token, so that the same answer is the same events whatever the timing."""
+        out: list[Json] = []
+        for token in batch:
+            out += self.stream.feed([token.id]) if self._ask.settings["logprobs"] is None else self._with_logprobs(token)
+            self.n_tokens += 1
+            if self.stream.stopped:
+                break
+        return out
+
+    def _with_logprobs(self, token: Token) -> list[Json]:
+        inside = self.stream.in_answer
+        events = self.stream.feed([token.id])
+        if inside and token.id < FIRST_SPECIAL:
+            self._pending.append(self._entry(token))
+        self._pending = self._attach(events, self._pending)
+        return events
+
+    def _entry(self, token: Token) -> Json:
+        return self._spelled(token.id, token.logprob) | {"top_logprobs": [self._spelled(*pair) for pair in token.top]}
+
+    def _spelled(self, ident: int, logprob: float | None) -> Json:
+        data = self._vocabulary.token_bytes[ident]
+        return {"token": data.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(data)}
+
+    def _reason(self) -> str | None:
+        """The API's finish reason; None leaves it to how the output ends."""
+        if self.stream.stopped or self._generation.reason == "stop":
+            return "stop"
+        if self._generation.expired or self._generation.reason in ("length", "cancelled"):
+            return "length"
+        return "length" if len(self._ask.tokens) + self.n_tokens >= self._info.n_ctx else None
+
+
+def shortcomings(ask: Ask, text: str | None, called: bool, complete: bool) -> list[str]:
+    """What was asked of an answer and is not so; it is reported beside the answer, which is given as it is."""
+    if ask.must_call and not called:
+        return ["tool_choice: a tool had to be called, and the model called none"]
+    if ask.schema is None or called or not complete:
+        return []
+    problem = _mismatch(text, ask.schema)
+    return [f"response format: the answer does not keep to the schema: {problem}"] if problem else []
+
+
+def _mismatch(text: str | None, schema: Json) -> str | None:
+    from jsonschema import Draft202012Validator, validators
+    from jsonschema.exceptions import best_match
+    from referencing import Registry
+
+    try:
+        value = json.loads(text or "")
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+    try:
+        # A client's regular expression can take for ever, and its references could make this server fetch things.
+        kind = validators.extend(Draft202012Validator, dict.fromkeys(("pattern", "patternProperties"), lambda *_: ()))
+        found = best_match(kind(schema, registry=Registry()).iter_errors(value))
+    except Exception as broken:  # the schema is the client's: it may be wrong in ways that no validator declares
+        return f"the schema itself cannot be used: {str(broken)[:200]}"
+    return None if found is None else f"{found.json_path}: {found.message[:200]}"

@@ -1,0 +1,193 @@
+"""The ASGI application: routes, the API key, one log line and one answer in OpenAI's shape whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from gptoss_adapters.backends.client import Backend
+from gptoss_adapters.serve import chat, responses
+from gptoss_adapters.serve.errors import ApiError, Json
+from gptoss_adapters.serve.exchange import ClientGone, Exchange
+from gptoss_adapters.serve.service import Service, api_error
+from gptoss_adapters.serve.settings import Settings
+from gptoss_adapters.serve.store import Store
+
+LOG = logging.getLogger("gptoss.serve")
+_OPEN = ("/health",)  # needs no key
+_GONE = 499  # in logs and metrics only: the client has left
+Handler = Callable[[Service, Exchange, dict[str, str]], Awaitable[None]]
+
+
+def create_app(backends: Sequence[Backend], settings: Settings, store: Store | None = None) -> App:
+    """The application over opened backends of one model. It closes them, and the store, when it shuts down."""
+    return App(Service(backends, settings, store or Store()))
+
+
+class App:
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._key = service.settings.api_key.encode() if service.settings.api_key else None
+        self._router = Router([self._route(*row) for row in _ROUTES], redirect_slashes=False, lifespan=self._lifespan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._router(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send)
+        exchange.headers["x-request-id"] = ident = uuid.uuid4().hex
+        began = time.perf_counter()
+        status, trouble = 0, None
+        try:
+            self._authorise(exchange)
+            await self._router({**scope, "app": self, "exchange": exchange}, receive, send)
+        except ClientGone:
+            status = _GONE
+        except Exception as error:
+            trouble = api_error(_own(error))
+            if trouble.status == 500:
+                LOG.exception("internal error", extra={"facts": {"request": ident}})
+            if not exchange.status:
+                await exchange.error(trouble)
+            status = trouble.status
+        finally:
+            if exchange.generation:
+                exchange.generation.cancel()
+            self._told(exchange, ident, status or exchange.status or _GONE, time.perf_counter() - began, trouble)
+
+    def _authorise(self, exchange: Exchange) -> None:
+        if self._key is None or exchange.scope["path"] in _OPEN:
+            return
+        kind, _, given = exchange.header("authorization").partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._key):
+            raise ApiError(401, "no valid API key was given", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+    def _told(self, exchange: Exchange, ident: str, status: int, seconds: float, trouble: ApiError | None) -> None:
+        route = exchange.facts.pop("route", "other")
+        self.service.metrics.count("requests_total", route=route, status=str(status))
+        self.service.metrics.observe("request_seconds", seconds)
+        facts = {"request": ident, "route": route, "status": status, "ms": round(1000 * seconds, 2), **exchange.facts}
+        if trouble:
+            facts["code"] = trouble.code
+        LOG.info("request", extra={"facts": facts})
+
+    def _route(self, path: str, method: str, handler: Handler) -> Route:
+        return Route(path, _Endpoint(self.service, f"{method} {path}", handler), methods=[method])
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Any) -> AsyncIterator[None]:
+        yield
+        self.service.scheduler.close()
+        for backend in self.service.backends:
+            backend.close()
+        self.service.store.close()
+
+
+class _Endpoint:
+    """An ASGI application, so that Starlette leaves receive and send to us."""
+
+    def __init__(self, service: Service, name: str, handler: Handler) -> None:
+        self._service, self._name, self._handler = service, name, handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["exchange"]
+        exchange.facts["route"] = self._name
+        await self._handler(self._service, exchange, scope["path_params"])
+
+
+def _own(error: Exception) -> Exception:
+    if not isinstance(error, HTTPException):
+        return error
+    return ApiError(error.status_code, f"{error.detail}: see /openapi.json for what there is", headers=dict(error.headers or {}))
+
+
+def _posting(create: Callable[[Service, Exchange, Json], Any]) -> Handler:
+    async def handler(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
+        settings = service.settings
+        raw = await exchange.body(settings.body_bytes, settings.body_seconds)
+        await exchange.while_connected(create(service, exchange, raw))
+
+    return handler
+
+
+def _query(exchange: Exchange) -> dict[str, str]:
+    from starlette.datastructures import QueryParams
+
+    return dict(QueryParams(exchange.scope["query_string"]))
+
+
+async def _retrieve(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    await responses.retrieve(service, exchange, path["response_id"], _query(exchange))
+
+
+async def _delete(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    await responses.delete(service, exchange, path["response_id"])
+
+
+async def _input_items(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    await responses.list_input(service, exchange, path["response_id"], _query(exchange))
+
+
+def _model(service: Service) -> Json:
+    return {"id": service.settings.model, "object": "model", "created": service.created, "owned_by": "gptoss-adapters"}
+
+
+async def _models(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
+    await exchange.json({"object": "list", "data": [_model(service)]})
+
+
+async def _one_model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    if path["model"] != service.settings.model:
+        raise ApiError(404, f"no such model (this server has {service.settings.model!r})", code="model_not_found", param="model")
+    await exchange.json(_model(service))
+
+
+async def _health(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
+    scheduler, info = service.scheduler, service.info
+    load = {"running": scheduler.n_running, "waiting": scheduler.n_waiting}
+    await exchange.json({"status": "ok", "model": service.settings.model, "engine": info.engine, "version": info.version, **load})
+
+
+async def _metrics(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
+    await exchange.whole(service.metrics.text().encode(), service.metrics.CONTENT_TYPE)
+
+
+async def _openapi(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
+    from gptoss_adapters.serve.openapi import document
+
+    await exchange.json(document())
+
+
+_ROUTES: list[tuple[str, str, Handler]] = [
+    ("/v1/chat/completions", "POST", _posting(chat.create)),
+    ("/v1/responses", "POST", _posting(responses.create)),
+    ("/v1/responses/{response_id}", "GET", _retrieve),
+    ("/v1/responses/{response_id}", "DELETE", _delete),
+    ("/v1/responses/{response_id}/input_items", "GET", _input_items),
+    ("/v1/models", "GET", _models),
+    ("/v1/models/{model:path}", "GET", _one_model),
+    ("/health", "GET", _health),
+    ("/metrics", "GET", _metrics),
+    ("/openapi.json", "GET", _openapi),
+]
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line; contents of requests are not in it unless they are asked for."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": round(record.created, 3), "level": record.levelname.lower(), "event": record.getMessage()}
+        line |= getattr(record, "facts", {})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)

@@ -1,0 +1,73 @@
+"""From a request to what a backend is asked: prompt ids, sampling, limits, a grammar where one is needed and possible."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gptoss_harmony.grammar import Turn, gbnf
+
+from gptoss_adapters.backends.protocol import Info
+from gptoss_adapters.errors import UsageError
+from gptoss_adapters.serve.bodies import ChatBody, ResponsesBody
+from gptoss_adapters.serve.errors import bad_request
+
+Json = dict[str, Any]
+_SMALLEST_TOP_P = 1e-6  # the APIs allow 0, which leaves the best token
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request comes to. `settings`: keyword arguments of `Backend.stream`. `schema` and `must_call`: what the answer
+    has to be. `enforced`: by a grammar, but for the parts of the schema that `notes` names."""
+
+    tokens: list[int]
+    settings: Json
+    schema: Json | None
+    must_call: bool
+    enforced: bool
+    notes: tuple[str, ...] = ()
+
+
+def ask(body: ChatBody | ResponsesBody, turn: Turn, tokens: list[int], info: Info, logprobs: int | None, strict_tools: bool) -> Ask:
+    """Raises ApiError where the prompt does not fit or the backend cannot give what is wanted."""
+    room = info.n_ctx - len(tokens)
+    if room < 1:
+        message = f"the prompt has {len(tokens)} tokens, the context holds {info.n_ctx}: nothing is left for an answer"
+        raise bad_request(message, "input" if isinstance(body, ResponsesBody) else "messages", "context_length_exceeded")
+    schema = turn.final if isinstance(turn.final, dict) else None
+    must_call = turn.final is None
+    wanted = schema is not None or must_call or strict_tools
+    grammar = gbnf(turn) if wanted and info.capabilities.grammar else None
+    settings = {
+        "max_tokens": min(room, body.limit or room),
+        "temperature": 1.0 if body.temperature is None else float(body.temperature),
+        "top_p": 1.0 if body.top_p is None else max(float(body.top_p), _SMALLEST_TOP_P),
+        "top_k": body.top_k or 0,
+        "min_p": float(body.min_p or 0),
+        "seed": (secrets.randbits(32) if body.seed is None else body.seed) % 2**32,
+        "logprobs": logprobs,
+        "grammar": grammar and grammar.text,
+    }
+    return Ask(tokens, settings, schema, must_call, grammar is not None, grammar.notes if grammar else ())
+
+
+def check(tools: Any, limit: int) -> bool:
+    """Is a schema of a declared function to be kept to (`strict`)? Raises ApiError for too many tools."""
+    if not isinstance(tools, list):
+        return False
+    if len(tools) > limit:
+        raise bad_request(f"too many tools (expected at most {limit} / got {len(tools)})", "tools", "array_above_max_length")
+    return any(isinstance(tool, Mapping) and _strict(tool) for tool in tools)
+
+
+def _strict(tool: Mapping[str, Any]) -> bool:
+    function = tool.get("function")
+    return tool.get("strict") is True or (isinstance(function, Mapping) and function.get("strict") is True)
+
+
+def of_usage(error: UsageError) -> Exception:
+    """What a backend refuses is the request's fault."""
+    return bad_request(str(error))

@@ -1,0 +1,87 @@
+"""The OpenAPI description: requests as `bodies` checks them, answers as the `openai` package declares them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from gptoss_adapters.serve.bodies import ChatBody, ResponsesBody
+from gptoss_adapters.serve.errors import Json
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {key: {"type": "string"} if key in ("message", "type") else {"type": ["string", "null"]} for key in ("message", "type", "param", "code")},
+        }
+    },
+}
+_DELETED = {"type": "object", "required": ["id", "deleted"], "properties": {"id": {"type": "string"}, "deleted": {"type": "boolean"}}}
+_POST_ERRORS = (400, 401, 404, 408, 413, 415, 429, 503)
+_TEXTS = {
+    400: "A request that is wrong, or asks for what cannot be given", 401: "No valid API key", 404: "No such model or response",
+    408: "The body did not arrive in time", 413: "The body is too large", 415: "The body is not JSON",
+    429: "The queue is full; Retry-After says when to try again", 503: "The backend failed, or none became free in time",
+}  # fmt: skip
+
+
+@cache
+def document() -> Json:
+    from openai.types import Model
+    from openai.types.chat import ChatCompletion
+    from openai.types.responses import Response, ResponseItemList
+    from pydantic.json_schema import models_json_schema
+
+    bodies: list[Any] = [(ChatBody, "validation"), (ResponsesBody, "validation")]
+    answers: list[Any] = [(kind, "serialization") for kind in (ChatCompletion, Response, ResponseItemList, Model)]
+    found, schemas = models_json_schema([*bodies, *answers], ref_template="#/components/schemas/{model}")
+    of = {kind: found[kind, mode] for kind, mode in [*bodies, *answers]}
+    ident = _parameter("response_id", "path", {"type": "string", "minLength": 1, "pattern": "^[^/]+$"})
+    models = {"type": "object", "required": ["object", "data"], "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": of[Model]}}}
+    paging = [
+        _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 100}),
+        _parameter("order", "query", {"enum": ["asc", "desc"]}),
+        _parameter("after", "query", {"type": "string"}),
+    ]
+    paths: Json = {
+        "/v1/chat/completions": {"post": _post("createChatCompletion", of[ChatBody], of[ChatCompletion])},
+        "/v1/responses": {"post": _post("createResponse", of[ResponsesBody], of[Response])},
+        "/v1/responses/{response_id}": {
+            "get": _get("getResponse", of[Response], [ident], 400, 404),
+            "delete": _get("deleteResponse", _DELETED, [ident], 404),
+        },
+        "/v1/responses/{response_id}/input_items": {"get": _get("listInputItems", of[ResponseItemList], [ident, *paging], 400, 404)},
+        "/v1/models": {"get": _get("listModels", models, [])},
+        "/v1/models/{model}": {"get": _get("getModel", of[Model], [_parameter("model", "path", {"type": "string", "minLength": 1})], 404)},
+        "/health": {"get": _get("health", {"type": "object"}, [])},
+        "/metrics": {"get": _get("metrics", {"type": "string"}, [], kind="text/plain")},
+    }
+    info = {"title": "gptoss-serve", "version": "1", "description": "OpenAI's Responses and Chat Completions APIs over gpt-oss backends."}
+    components = {"schemas": {**schemas["$defs"], "Error": _ERROR}, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}
+    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components, "security": [{}, {"key": []}]}
+
+
+def _post(name: str, body: Json, answer: Json) -> Json:
+    content = {"application/json": {"schema": answer}, "text/event-stream": {"schema": {"type": "string"}}}
+    return {
+        "operationId": name,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {"200": {"description": "The answer; events with stream: true", "content": content}, **_errors(*_POST_ERRORS)},
+    }
+
+
+def _get(name: str, answer: Json, parameters: list[Json], *errors: int, kind: str = "application/json") -> Json:
+    good = {"description": "OK", "content": {kind: {"schema": answer}}}
+    return {"operationId": name, "parameters": parameters, "responses": {"200": good, **_errors(401, *errors)}}
+
+
+def _errors(*statuses: int) -> Json:
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {str(status): {"description": _TEXTS[status], "content": content} for status in statuses}
+
+
+def _parameter(name: str, place: str, schema: Json) -> Json:
+    return {"name": name, "in": place, "required": place == "path", "schema": schema}

@@ -1,0 +1,108 @@
+"""What the endpoints share: the backends behind their queue, the response store, prompts, metrics and the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+from gptoss_harmony import load_vocabulary
+from gptoss_harmony.errors import HarmonyError, LayoutError
+from gptoss_harmony.grammar import Turn
+from gptoss_harmony.messages import Conversation
+from pydantic import ValidationError
+
+from gptoss_adapters.backends.client import Backend
+from gptoss_adapters.errors import GptOssError, UsageError
+from gptoss_adapters.serve.answers import Answer, Attach, Stream
+from gptoss_adapters.serve.asking import Ask, ask, check
+from gptoss_adapters.serve.bodies import ChatBody, ResponsesBody
+from gptoss_adapters.serve.errors import ApiError, Json, bad_request, of_validation
+from gptoss_adapters.serve.exchange import Exchange
+from gptoss_adapters.serve.metrics import Metrics
+from gptoss_adapters.serve.prompts import Prompts
+from gptoss_adapters.serve.scheduler import Generation, Scheduler
+from gptoss_adapters.serve.settings import Settings
+from gptoss_adapters.serve.store import Store
+
+
+class Service:
+    def __init__(self, backends: Sequence[Backend], settings: Settings, store: Store) -> None:
+        self.settings, self.store, self.backends = settings, store, backends
+        self.info = backends[0].info
+        self.scheduler = Scheduler(backends, settings.queue)
+        self.prompts, self.vocabulary = Prompts(), load_vocabulary()
+        self.created = int(time.time())
+        self.metrics = Metrics()
+        self.metrics.gauge("requests_running", lambda: self.scheduler.n_running)
+        self.metrics.gauge("requests_waiting", lambda: self.scheduler.n_waiting)
+        self.metrics.gauge("responses_stored", lambda: len(self.store))
+
+    @property
+    def date(self) -> str:
+        return self.settings.date or date.today().isoformat()
+
+    def read(self, kind: type[ChatBody] | type[ResponsesBody], raw: Json) -> Any:
+        """The checked body. Raises ApiError."""
+        try:
+            body = kind.model_validate(raw)
+        except ValidationError as error:
+            raise of_validation(error) from None
+        if body.model is not None and body.model != self.settings.model:
+            raise ApiError(404, f"no such model (this server has {self.settings.model!r})", code="model_not_found", param="model")
+        return body
+
+    def ask(self, body: ChatBody | ResponsesBody, conversation: Conversation, turn: Turn, logprobs: int | None) -> Ask:
+        strict_tools = check(body.tools, self.settings.max_tools)
+        return ask(body, turn, self.prompts.ids(conversation), self.info, logprobs, strict_tools)
+
+    async def begin(self, exchange: Exchange, ask: Ask, stream: Stream, attach: Attach) -> Answer:
+        """Wait for a backend and begin the answer. Raises ApiError 429 (the queue is full), 503 (no turn in time)."""
+        exchange.facts["prompt_tokens"] = len(ask.tokens)
+        if self.settings.log_contents:
+            exchange.facts["prompt"] = self.vocabulary.decode(ask.tokens)
+        try:
+            async with asyncio.timeout(self.settings.request_seconds):
+                began = time.perf_counter()
+                generation = await self.scheduler.start(ask.tokens, ask.settings)
+        except TimeoutError:
+            raise ApiError(503, "no backend became free in time", code="timeout", headers={"Retry-After": "10"}) from None
+        waited = time.perf_counter() - began
+        self.metrics.observe("wait_seconds", waited)
+        exchange.facts["waited_ms"] = round(1000 * waited, 2)
+        exchange.generation = generation
+        self._limit(generation, self.settings.request_seconds - waited)
+        return Answer(stream, generation, ask, self.info, self.vocabulary, attach)
+
+    def _limit(self, generation: Generation, seconds: float) -> None:
+        timer = asyncio.get_running_loop().call_later(max(0.0, seconds), generation.expire)
+        generation.on_end = timer.cancel
+
+    def ended(self, exchange: Exchange, answer: Answer) -> None:
+        """Count and remember what was answered."""
+        messages = answer.stream.parser.messages
+        self.prompts.remember(messages)
+        exchange.facts |= {"completion_tokens": answer.n_tokens, "cached_tokens": answer.n_reused}
+        self.metrics.count("prompt_tokens_total", exchange.facts["prompt_tokens"])
+        self.metrics.count("cached_tokens_total", answer.n_reused)
+        self.metrics.count("completion_tokens_total", answer.n_tokens)
+        if repairs := sum(bool(message.flags) for message in messages):
+            self.metrics.count("repaired_messages_total", repairs)
+            exchange.facts["repaired"] = repairs
+        if self.settings.log_contents:
+            exchange.facts["completion"] = self.vocabulary.decode(answer.stream.parser.tokens)
+
+
+def api_error(error: Exception) -> ApiError:
+    """What a client is told about an exception."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, LayoutError):
+        return bad_request(str(error), error.where)
+    if isinstance(error, HarmonyError | UsageError):
+        return bad_request(str(error))
+    if isinstance(error, GptOssError):
+        return ApiError(503, str(error), code="backend_failed", headers={"Retry-After": "1"})
+    return ApiError(500, "an error of this server, which its log describes", code="internal_error")

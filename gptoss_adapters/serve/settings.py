@@ -1,0 +1,26 @@
+"""What a server is told when it starts; times in seconds, sizes in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_STOPS = 16  # stop strings in a request
+MAX_STOP_CHARACTERS = 256
+MAX_TOP_LOGPROBS = 20  # as the APIs say
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """model: the name that clients see. queue: requests that wait beyond those that run; more get a 429.
+    request_seconds: a request, waiting included; an answer that is not complete then is given as far as it got.
+    date: shown to the model as today's (YYYY-MM-DD; None: today). log_contents: prompts and answers in the log."""
+
+    model: str
+    api_key: str | None = None
+    queue: int = 64
+    request_seconds: float = 600.0
+    body_seconds: float = 30.0
+    body_bytes: int = 16 * 2**20
+    max_tools: int = 128
+    date: str | None = None
+    log_contents: bool = False

@@ -1,0 +1,93 @@
+"""Finished responses in SQLite: a file, or memory. One row per response, with its input items, whole as JSON.
+
+A response is in the file before its client hears that it is complete: a killed server has lost none. A killed machine has
+lost none either (synchronous=FULL).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gptoss_adapters.errors import BadInput, OutputError
+
+Json = dict[str, Any]
+_VERSION = 1
+_TABLE = """create table responses (
+    id text primary key, created integer not null, previous text, input text not null, response text not null
+) without rowid"""
+
+
+class Stored(NamedTuple):
+    """input: the items of this turn alone; those before are the previous response's."""
+
+    response: Json
+    input: list[Json]
+
+
+class Store:
+    """Thread-safe. Raises BadInput for a file that is not ours, OutputError for one that cannot be written."""
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None)
+            self._db.execute("pragma journal_mode=wal")
+            self._db.execute("pragma synchronous=full")
+            self._prepare(path)
+        except sqlite3.OperationalError as error:
+            raise OutputError(f"cannot open the response store: {error}", file=path) from error
+        except sqlite3.DatabaseError as error:
+            raise BadInput("not a response store", file=path, got=error) from error
+
+    def _prepare(self, path: str | Path | None) -> None:
+        version = self._db.execute("pragma user_version").fetchone()[0]
+        tables = self._db.execute("select count(*) from sqlite_master").fetchone()[0]
+        if version == 0 and not tables:
+            self._db.execute("begin immediate")
+            self._db.execute(_TABLE)
+            self._db.execute(f"pragma user_version={_VERSION}")
+            self._db.execute("commit")
+        elif version != _VERSION:
+            raise BadInput("not a response store of this version", file=path, expected=_VERSION, got=version)
+
+    def add(self, response: Json, items: list[Json]) -> None:
+        row = (response["id"], response["created_at"], response["previous_response_id"], _dump(items), _dump(response))
+        with self._lock:
+            self._db.execute("insert into responses values (?, ?, ?, ?, ?)", row)
+
+    def get(self, ident: str) -> Stored | None:
+        with self._lock:
+            row = self._db.execute("select response, input from responses where id = ?", (ident,)).fetchone()
+        return None if row is None else Stored(json.loads(row[0]), json.loads(row[1]))
+
+    def delete(self, ident: str) -> bool:
+        with self._lock:
+            return bool(self._db.execute("delete from responses where id = ?", (ident,)).rowcount)
+
+    def chain(self, ident: str) -> list[Json] | None:
+        """The input and output items of a response and of all before it, in order; None if one of them is not here."""
+        turns: list[list[Json]] = []
+        at: str | None = ident
+        while at is not None:
+            found = self.get(at)
+            if found is None:
+                return None
+            turns.append([*found.input, *found.response["output"]])
+            at = found.response["previous_response_id"]
+        return [item for turn in reversed(turns) for item in turn]
+
+    def __len__(self) -> int:
+        with self._lock:
+            return int(self._db.execute("select count(*) from responses").fetchone()[0])
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
