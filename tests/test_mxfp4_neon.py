@@ -42,9 +42,14 @@ def test_every_kernel(program: Path, isa: str, rows: int, groups: int, tokens: i
     x[:, ::97] *= 30
     request = np.array([rows, groups, tokens], np.int64).tobytes() + blocks.tobytes() + scales.tobytes() + x.tobytes()
     answer = subprocess.run(["qemu-aarch64", str(program), isa], input=request, capture_output=True, check=True, timeout=300).stdout
-    ggml, values, *products = split(answer, rows * groups * 17, rows * groups * 128, *[tokens * rows * 4] * 4)
+    n = tokens * groups
+    ggml, values, *rest = split(answer, rows * groups * 17, rows * groups * 128, n * 16, n, n * 16, n, *[tokens * rows * 4] * 4)
+    encoded, products = rest[:4], rest[4:]
     assert ggml == oracle.hf_to_ggml(blocks, scales).tobytes()
     assert values == oracle.decode(blocks, scales).tobytes()
+    wide = oracle.encode(x, oracle.RULES["mse"])
+    short = oracle.encode((x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32), oracle.RULES["mse"], wide[1])
+    assert encoded == [a.tobytes() for a in (*wide, *short)]
     truth = x.astype(np.float64) @ oracle.decode(blocks, scales).astype(np.float64).T
     for product, bound in zip(products, BOUND, strict=True):
         y = np.frombuffer(product, np.float32).reshape(tokens, rows)
