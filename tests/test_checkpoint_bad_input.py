@@ -81,7 +81,7 @@ OPEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "sinks as float64": (put(_S + "sinks", lambda a: a.astype(np.float64)), "sinks: wrong dtype (expected BF16 or F16 or F32, got F64)"),
     "norm as int16": (put("model.norm.weight", lambda a: a.view(np.int16)), "model.norm.weight: wrong dtype"),
     "vocabulary mismatch": (config(vocab_size=321), "the shape does not fit the config (expected [321, 96], got [320, 96])"),
-    "expert count mismatch": (config(num_local_experts=4), "the shape does not fit the config"),
+    "expert count mismatch": (config(num_local_experts=4), "another number of experts than the config"),
     "head count mismatch": (config(num_attention_heads=4), "the shape does not fit the config"),
     "hidden size not of blocks": (config(hidden_size=100), "multiples of 32"),
     "intermediate size mismatch": (config(intermediate_size=96), "the shape does not fit the config"),
@@ -259,7 +259,7 @@ GGUF_CONFIG: dict[str, tuple[str, int, bytes, str]] = {
     "pattern too long": ("gpt-oss.attention.sliding_window_pattern", 9, U32.pack(7) + b"\x05\0\0\0\0\0\0\0\1\1\0\0\1", "layer_types must have 4 entries"),
     "pattern of strings": ("gpt-oss.attention.sliding_window_pattern", 9, U32.pack(8) + b"\0" * 8, "sliding_window_pattern must hold"),
     "eps NaN": ("gpt-oss.attention.layer_norm_rms_epsilon", 6, b"\0\0\xc0\x7f", "rms_norm_eps must be a positive number"),
-    "experts": ("gpt-oss.expert_count", 4, U32.pack(7), "the shape does not fit the config"),
+    "experts": ("gpt-oss.expert_count", 4, U32.pack(7), "another number of experts"),
     "vocabulary": ("tokenizer.ggml.tokens", 9, U32.pack(8) + b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a", "the vocabulary does not fit the embedding"),
 }  # fmt: skip
 

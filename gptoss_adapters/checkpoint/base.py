@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,18 @@ from gptoss_adapters.spec import MXFP4_BLOCK, GptOssConfig
 GGML_MXFP4_BYTES = MXFP4_BLOCK // 2 + 1
 Q8_0_BYTES = MXFP4_BLOCK + 2
 DENSE = {"BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
+OLD_MXFP4 = "MXFP4_OLD"  # Ollama's tensor type 4: GGML's blocks with the nibbles in Hugging Face's order
+GGML_MXFP4 = ("MXFP4", OLD_MXFP4)
 ENCODINGS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "Q8_0": "q8_0", "MXFP4": "mxfp4"}
-_ROLE_DTYPES = {"blocks": ("U8",), "scales": ("U8",)}  # every other role: the kind's dense dtypes
+_ROLE_DTYPES = {"blocks": ("U8",), "packed": ("U8",), "scales": ("U8",), "exponents": ("U8", "F8_E8M0")}  # others: the kind's dense dtypes
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One canonical tensor: logical shape [.., out, in], encoding ("mxfp4", "bf16", "f16", "f32", "q8_0"), bytes stored, and where."""
+    """One canonical tensor: logical shape [.., out, in], encoding ("mxfp4", "bf16", "f16", "f32", "q8_0"), bytes stored, and where.
+
+    `experts` says whose part each source is, where every expert has sources of its own.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -42,6 +48,11 @@ class TensorInfo:
     nbytes: int
     sources: tuple[Source, ...]
     roles: tuple[str, ...]
+    experts: tuple[int, ...] = ()
+
+    def of(self, expert: int | None) -> list[tuple[Source, str]]:
+        """Sources and roles of one expert, or of the whole tensor if its experts are not stored apart."""
+        return [(s, r) for s, r, e in zip(self.sources, self.roles, self.experts or (expert,) * len(self.sources), strict=True) if e == expert]
 
 
 @dataclass
@@ -73,31 +84,40 @@ class Checkpoint:
         info = self.tensors[name]
         if info.encoding in ("mxfp4", "q8_0"):
             raise TypeError(f"{name} is stored as {info.encoding}: use read(), or mxfp4() for its blocks")
-        typed = [_rows(self.raw(s).view(DENSE[s.dtype]).reshape(s.shape), expert) for s in info.sources]
-        return _squeeze(self._assemble(info, typed), expert)
+        return self._put_together(info, expert, lambda s: self.raw(s).view(DENSE[s.dtype]).reshape(s.shape))
 
     def mxfp4(self, name: str, expert: int | None = None) -> tuple[U8, U8]:
-        """blocks [E, O, G, 16] and scales [E, O, G] in HF nibble order: views, or converted copies for GGUF.
+        """blocks [E, O, G, 16] and scales [E, O, G] in HF nibble order: views, or converted copies where they are stored otherwise.
 
         With `expert`, [O, G, 16] and [O, G]. Raises TypeError when the tensor is not stored as MXFP4.
         """
         info = self.tensors[name]
         if info.encoding != "mxfp4":
             raise TypeError(f"{name} is stored as {info.encoding}, not mxfp4")
-        if info.roles == ("blocks", "scales"):
-            blocks, scales = (_squeeze(_rows(self.raw(s).reshape(s.shape), expert), expert) for s in info.sources)
-            return blocks, scales
-        return self._mxfp4_from_ggml(info, expert)
+        if info.experts and expert is None:
+            pairs = [self.mxfp4(name, e) for e in range(info.shape[0])]
+            return np.stack([b for b, _ in pairs]), np.stack([s for _, s in pairs])
+        parts = info.of(expert)
+        if parts[0][0].dtype in GGML_MXFP4:
+            return self._mxfp4_from_ggml(info, expert)
+        arrays = [_squeeze(_rows(a, None if info.experts else expert), None if info.experts else expert) for a in map(self._hf_part, parts)]
+        if len(arrays) == 2:
+            return arrays[0], arrays[1]
+        return _interleaved(arrays[0::2]), _interleaved(arrays[1::2])
+
+    def _hf_part(self, part: tuple[Source, str]) -> U8:
+        """blocks [.., G, 16] or scales [.., G] of one source."""
+        source, role = part
+        packed = layouts.storage_of(role) == "packed"
+        return self.raw(source).reshape(*source.shape[:-1], -1, MXFP4_BLOCK // 2) if packed else self.raw(source).reshape(source.shape)
 
     def _mxfp4_from_ggml(self, info: TensorInfo, expert: int | None) -> tuple[U8, U8]:
-        from gptoss_adapters import mxfp4
-
         lead = (*((1,) if expert is not None else info.shape[:1]), *info.shape[1:-1])
         groups = info.shape[-1] // MXFP4_BLOCK
         blocks, scales = np.empty((*lead, groups, MXFP4_BLOCK // 2), np.uint8), np.empty((*lead, groups), np.uint8)
         for source, role in zip(info.sources, info.roles, strict=True):
             rows = _rows(self.raw(source).reshape(source.shape[0], -1), expert).reshape(-1, groups * GGML_MXFP4_BYTES)
-            mxfp4.ggml_to_hf(rows, blocks, scales, row_start=int(role == "up"), row_step=2 if role in ("gate", "up") else 1)
+            from_ggml(rows, source.dtype, blocks, scales, row_start=int(role == "up"), row_step=2 if role in ("gate", "up") else 1)
         return _squeeze(blocks, expert), _squeeze(scales, expert)
 
     def expert(self, name: str, e: int) -> Array | tuple[U8, U8]:
@@ -123,14 +143,20 @@ class Checkpoint:
         if info.encoding != "q8_0":
             raise TypeError(f"{name} is stored as {info.encoding}, not q8_0")
         width = info.shape[-1] // MXFP4_BLOCK * Q8_0_BYTES
-        parts = [_rows(self.raw(s).reshape(*s.shape[:-1], width), expert) for s in info.sources]
+        return self._put_together(info, expert, lambda s: self.raw(s).reshape(*s.shape[:-1], width))
+
+    def _put_together(self, info: TensorInfo, expert: int | None, load: Callable[[Source], Array]) -> Array:
+        """The tensor, or one expert of it, out of its sources' arrays: a view where it is one source."""
+        if info.experts and expert is None:
+            return np.stack([self._put_together(info, e, load) for e in range(info.shape[0])])
+        parts = [load(s)[None] if info.experts else _rows(load(s), expert) for s, _ in info.of(expert)]
         return _squeeze(self._assemble(info, parts), expert)
 
     def _assemble(self, info: TensorInfo, parts: list[Array]) -> Array:
         if len(parts) == 1:
             return layouts.view(parts[0], info.roles[0], self.config)
         out = np.empty((len(parts[0]), info.shape[1], *parts[0].shape[2:]), parts[0].dtype)
-        for part, role in zip(parts, info.roles, strict=True):
+        for part, role in zip(parts, info.roles, strict=False):  # the roles of every expert are the same
             out[layouts.place(role)] = part
         return out
 
@@ -139,9 +165,9 @@ class Checkpoint:
         info = self.tensors[name]
         for source, role in zip(info.sources, info.roles, strict=True):
             data = self.raw(source)
-            if role == "scales":
+            if layouts.storage_of(role) in ("scales", "exponents"):
                 _refuse_255(data.reshape(source.shape), source)
-            elif source.dtype == "MXFP4":
+            elif source.dtype in GGML_MXFP4:
                 _refuse_255(data.reshape(-1, GGML_MXFP4_BYTES)[:, 0], source)
             else:
                 _refuse_nonfinite(data, source)
@@ -158,6 +184,24 @@ def _rows(array: Array, expert: int | None) -> Array:
 
 def _squeeze(array: Array, expert: int | None) -> Array:
     return array if expert is None else array[0]
+
+
+def _interleaved(halves: list[U8]) -> U8:
+    """gate and up [O / 2, ..] -> [O, ..], gate on even rows."""
+    return np.stack(halves, axis=1).reshape(-1, *halves[0].shape[1:])
+
+
+def from_ggml(rows: U8, dtype: str, blocks: U8, scales: U8, row_start: int = 0, row_step: int = 1) -> None:
+    """GGML rows [R, G * 17] of a type of GGML_MXFP4 into rows row_start, row_start + row_step, ... of blocks and scales."""
+    from gptoss_adapters import mxfp4
+
+    if dtype == OLD_MXFP4:
+        block = rows.reshape(len(rows), -1, GGML_MXFP4_BYTES)
+        groups = block.shape[1]
+        blocks.reshape(-1, groups, MXFP4_BLOCK // 2)[row_start::row_step] = block[..., 1:]
+        scales.reshape(-1, groups)[row_start::row_step] = block[..., 0]
+    else:
+        mxfp4.ggml_to_hf(rows, blocks, scales, row_start=row_start, row_step=row_step)
 
 
 def decode_q8_0(rows: U8) -> npt.NDArray[np.float32]:
@@ -190,7 +234,7 @@ def _refuse_nonfinite(data: U8, source: Source) -> None:
 
 def item_bytes(dtype: str) -> int:
     """Bytes of what has a NaN of its own: a value, or a block of MXFP4 or Q8_0; 1 for what has none."""
-    return DENSE[dtype].itemsize if dtype in DENSE else {"MXFP4": GGML_MXFP4_BYTES, "Q8_0": Q8_0_BYTES}.get(dtype, 1)
+    return DENSE[dtype].itemsize if dtype in DENSE else {"MXFP4": GGML_MXFP4_BYTES, OLD_MXFP4: GGML_MXFP4_BYTES, "Q8_0": Q8_0_BYTES}.get(dtype, 1)
 
 
 def bad_items(data: U8, dtype: str) -> npt.NDArray[np.bool_]:
@@ -198,7 +242,7 @@ def bad_items(data: U8, dtype: str) -> npt.NDArray[np.bool_]:
     if dtype in DENSE:
         return np.asarray(~np.isfinite(data.view(DENSE[dtype])))
     items: U8 = data.reshape(-1, item_bytes(dtype))
-    if dtype == "MXFP4":
+    if dtype in GGML_MXFP4:
         return np.asarray(items[:, 0] == 255)
     if dtype == "Q8_0":
         return np.asarray(~np.isfinite(np.ascontiguousarray(items[:, :2]).view(np.float16)[:, 0]))
@@ -213,36 +257,64 @@ def resolve(kind: str, path: Path, config: GptOssConfig, sources: Mapping[str, S
     """
     if config.hidden_size % MXFP4_BLOCK or config.intermediate_size % MXFP4_BLOCK:
         raise BadInput(f"hidden_size and intermediate_size must be multiples of {MXFP4_BLOCK}", file=path, got=f"{config.hidden_size}, {config.intermediate_size}")
-    wanted = layouts.stored(kind, config)
+    _check_expert_count(kind, config, sources)
+    wanted = layouts.stored(kind, config, sources)
     for name, source in sources.items():
         if name not in wanted:
-            raise BadInput(f"unexpected tensor in a checkpoint of kind {kind} with {config.num_hidden_layers} layers", file=source.file, tensor=name)
+            raise _unexpected(kind, config, source)
     for name, spec in wanted.items():
         if name not in sources:
             raise BadInput("the tensor is missing", file=path, tensor=name)
         _check_source(sources[name], spec, dense)
     shapes = layouts.canonical(config)
-    return {name: _info(name, shapes[name], parts, sources, wanted) for name, parts in layouts.parts(kind, config).items()}
+    return {name: _info(name, shapes[name], parts, sources) for name, parts in layouts.parts(kind, config, sources).items()}
+
+
+def _check_expert_count(kind: str, config: GptOssConfig, sources: Mapping[str, Source]) -> None:
+    """Pruned checkpoints have fewer experts; what the config says must be what the router has."""
+    router = sources.get(layouts.parts(kind, config)["layers.0.router.weight"][0].name)
+    if router is not None and len(router.shape) == 2 and router.shape[0] != config.num_experts and router.shape[1] == config.hidden_size:
+        raise BadInput("the router has another number of experts than the config", file=router.file, tensor=router.name,
+                       expected=f"{config.num_experts} rows", got=router.shape[0])  # fmt: skip
+
+
+def _unexpected(kind: str, config: GptOssConfig, source: Source) -> BadInput:
+    what = f"unexpected tensor in a checkpoint of kind {kind} with {config.num_hidden_layers} layers"
+    hint = None
+    if ".absmax" in source.name or ".quant_state" in source.name or ".quant_map" in source.name or "bitsandbytes" in source.name:
+        hint = "bitsandbytes' 4-bit values are not MXFP4: save the model merged to 16 bits"
+    elif ".lora_" in source.name:
+        hint = "an adapter's tensor: name the adapter by --lora, beside the model that it is for"
+    elif source.name.endswith("_global_scale"):
+        hint = "NVFP4, not MXFP4: save the model in 16 bits or as MXFP4"
+    return BadInput(what, file=source.file, tensor=source.name, hint=hint)
 
 
 def _check_source(source: Source, spec: layouts.Stored, dense: tuple[str, ...]) -> None:
-    allowed = _ROLE_DTYPES.get(spec.terms[0][1], dense)
+    allowed = _ROLE_DTYPES.get(layouts.storage_of(spec.terms[0][1]), dense)
     if source.dtype not in allowed:
         raise BadInput("wrong dtype", file=source.file, tensor=source.name, expected=" or ".join(allowed), got=source.dtype)
     if source.shape != spec.shape:
         raise BadInput("the shape does not fit the config", file=source.file, tensor=source.name, expected=list(spec.shape), got=list(source.shape))
 
 
-def _info(name: str, shape: tuple[int, ...], parts: tuple[Part, ...], sources: Mapping[str, Source], wanted: Mapping[str, layouts.Stored]) -> TensorInfo:
+def _info(name: str, shape: tuple[int, ...], parts: tuple[Part, ...], sources: Mapping[str, Source]) -> TensorInfo:
     found = tuple(sources[p.name] for p in parts)
     roles = tuple(p.role for p in parts)
-    encodings = {"mxfp4" if role in _ROLE_DTYPES else ENCODINGS[s.dtype] for s, role in zip(found, roles, strict=True)}
+    encodings = {_encoding(s, role) for s, role in zip(found, roles, strict=True)}
     if len(encodings) > 1:
-        raise BadInput("gate and up are stored in different types", file=found[0].file, tensor=found[0].name, got=", ".join(sorted(encodings)))
+        what = "the experts are" if parts[0].expert is not None else "gate and up are"
+        raise BadInput(f"{what} stored in different types", file=found[0].file, tensor=found[0].name, got=", ".join(sorted(encodings)))
     count = 1
     for d in shape:
         count *= d
     nbytes = sum(s.nbytes for s in found)
     if roles[0] in ("q", "k", "v"):
-        nbytes = count * DENSE[found[0].dtype].itemsize
-    return TensorInfo(name, shape, encodings.pop(), nbytes, found, roles)
+        nbytes = count * found[0].nbytes // math.prod(found[0].shape)
+    experts = tuple(p.expert for p in parts if p.expert is not None)
+    return TensorInfo(name, shape, encodings.pop(), nbytes, found, roles, experts)
+
+
+def _encoding(source: Source, role: str) -> str:
+    packed = layouts.storage_of(role) in _ROLE_DTYPES or source.dtype == OLD_MXFP4
+    return "mxfp4" if packed else ENCODINGS[source.dtype]

@@ -112,7 +112,7 @@ def compare_configs(a: Checkpoint, b: Checkpoint) -> tuple[list[str], list[str]]
     x, y = a.config.as_dict(), b.config.as_dict()
     lines = {key: f"{key}: {_shown(x[key])} / {_shown(y[key])}" for key in x if x[key] != y[key]}
     is_note = {key for key in lines if key.endswith("_token_id") or key == "max_position_embeddings"}
-    if "gguf" in (a.kind, b.kind) and a.kind != b.kind and "yarn_truncate" in lines:
+    if {"gguf", "ollama"} & {a.kind, b.kind} and a.kind != b.kind and "yarn_truncate" in lines:
         lines["yarn_truncate"] += " (GGUF has no key for it: llama.cpp always rounds)"
         is_note.add("yarn_truncate")
     return [v for k, v in lines.items() if k not in is_note], [v for k, v in lines.items() if k in is_note]
@@ -151,10 +151,9 @@ def _same_stored_bytes(a: Checkpoint, b: Checkpoint, name: str) -> bool:
     x, y = a.tensors[name], b.tensors[name]
     if x.roles == y.roles and x.encoding == y.encoding and x.roles[0] not in ("q", "k", "v"):
         return all(_same(a.raw(s), b.raw(t)) for s, t in zip(x.sources, y.sources, strict=True))
-    if x.encoding == y.encoding == "mxfp4" and x.roles == ("blocks", "scales"):
-        return _same_as_ggml(a, x, b, y)
-    if x.encoding == y.encoding == "mxfp4" and y.roles == ("blocks", "scales"):
-        return _same_as_ggml(b, y, a, x)
+    for one, h, other, g in ((a, x, b, y), (b, y, a, x)):
+        if h.encoding == g.encoding == "mxfp4" and h.roles == ("blocks", "scales") and all(s.dtype == "MXFP4" for s in g.sources):
+            return _same_as_ggml(one, h, other, g)
     return False
 
 

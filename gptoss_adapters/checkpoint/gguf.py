@@ -17,7 +17,7 @@ from typing import Any, overload
 import numpy as np
 
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.base import DENSE, Checkpoint, resolve
+from gptoss_adapters.checkpoint.base import DENSE, OLD_MXFP4, Checkpoint, resolve
 from gptoss_adapters.checkpoint.files import MappedFile, Source, locate
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import GptOssConfig
@@ -39,6 +39,7 @@ TYPES: dict[int, tuple[str, int, int]] = {
     34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
     40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
+OLD_TYPES = {4: (OLD_MXFP4, 32, 17)}  # Ollama's own number for MXFP4, before GGML had one (there it was Q4_2, long removed)
 READABLE = (*DENSE, "Q8_0", "MXFP4")  # the types that a checkpoint's tensors may have
 
 
@@ -253,9 +254,9 @@ class GgufFile(MappedFile):
 
 def _nbytes(c: _Cursor, name: str, shape: tuple[int, ...], kind: int) -> tuple[str, int]:
     """Type name and size of a tensor; every number is checked before it is used."""
-    if kind not in TYPES:
+    if kind not in TYPES and kind not in OLD_TYPES:
         raise c.fail("unknown tensor type", tensor=name, got=kind)
-    type_name, block, block_bytes = TYPES[kind]
+    type_name, block, block_bytes = TYPES.get(kind) or OLD_TYPES[kind]
     values = 1
     for d in shape:
         values *= d
@@ -297,7 +298,12 @@ def _number(file: GgufFile, key: str, default: int = -1) -> int:
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """A gpt-oss GGUF (one file, or the first of several) as a Checkpoint. Raises BadInput naming file and tensor."""
+    """A gpt-oss GGUF (one file, or the first of several), or a blob of Ollama's library, as a Checkpoint.
+
+    Raises BadInput naming file and tensor.
+    """
+    from gptoss_adapters.checkpoint.ollama import is_blob, translated
+
     files = open_splits(path)
     metadata, sources = files[0].metadata, dict[str, Source]()
     for file in files:
@@ -308,12 +314,17 @@ def open_gguf(path: Path) -> Checkpoint:
     stated = _number(files[0], "split.tensors.count", len(sources))
     if len(files) > 1 and stated != len(sources):
         raise BadInput("split.tensors.count does not fit the parts", file=path, expected=stated, got=len(sources))
+    if blob := is_blob(metadata):
+        metadata = translated(metadata, sources)
     config = GptOssConfig.from_gguf(metadata, _vocab_size(files[0], sources), str(path))
-    tensors = resolve(layouts.GGUF, path, config, sources, READABLE)
+    kind = layouts.tell_kind(sources, config, (layouts.OLLAMA, layouts.GGUF)) if blob else layouts.GGUF
+    tensors = resolve(kind, path, config, sources, (*READABLE, OLD_MXFP4) if blob else READABLE)
     template = metadata.get("tokenizer.chat_template")
     stored: dict[Path, MappedFile] = {f.path: f for f in files}
     odd = [] if "tokenizer.ggml.tokens" in metadata else ["no vocabulary in the file"]
-    return Checkpoint(layouts.GGUF, path, config, stored, tensors, metadata=metadata, oddities=odd,
+    if kind == layouts.OLLAMA:
+        odd.append("an Ollama blob of architecture gptoss, which llama.cpp and Ollama from 0.30 on do not load as it is")
+    return Checkpoint(kind, path, config, stored, tensors, metadata=metadata, oddities=odd,
                       chat_template=template if isinstance(template, str) else None)  # fmt: skip
 
 

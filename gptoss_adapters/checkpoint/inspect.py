@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from math import prod
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gptoss_adapters.checkpoint.base import GGML_MXFP4_BYTES, Checkpoint
+from gptoss_adapters.checkpoint.base import GGML_MXFP4, GGML_MXFP4_BYTES, Checkpoint
 from gptoss_adapters.checkpoint.files import U8
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import MXFP4_BLOCK, RMS_NORM_EPS, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig, alternating
@@ -108,7 +108,7 @@ def odd_config(config: GptOssConfig, kind: str) -> list[str]:
             odd.append(f"{name} is {getattr(config, name)}, not {usual}, which several engines hard-code")
     if not config.yarn_truncate and config.uses_yarn:
         odd.append("YaRN bounds are exact (truncate: false), as in every published checkpoint: llama.cpp rounds them all the same")
-    elif kind != "gguf" and config.yarn_truncate and config.uses_yarn:
+    elif kind not in ("gguf", "ollama") and config.yarn_truncate and config.uses_yarn:
         odd.append("YaRN bounds are rounded (truncate is true or absent), unlike in any published checkpoint")
     return odd
 
@@ -154,14 +154,13 @@ def tensor_histograms(c: Checkpoint, name: str) -> tuple[npt.NDArray[np.int64], 
 def _chunks(c: Checkpoint, name: str) -> Iterator[tuple[npt.NDArray[np.uint64], U8]]:
     """Some blocks as two words each, in whatever nibble order they are stored, and their scales."""
     info = c.tensors[name]
-    raw = [c.raw(s) for s in info.sources]
-    if info.roles == ("blocks", "scales"):
-        pairs = [(raw[0].reshape(-1, MXFP4_BLOCK // 2), raw[1])]
-    elif all(s.dtype == "MXFP4" for s in info.sources):
-        rows = [r.reshape(-1, GGML_MXFP4_BYTES) for r in raw]
-        pairs = [(r[:, 1:], r[:, 0]) for r in rows]
-    else:
+    if info.encoding != "mxfp4":
         raise BadInput("is not stored as MXFP4", tensor=name)
+    if all(s.dtype in GGML_MXFP4 for s in info.sources):
+        rows = [c.raw(s).reshape(-1, GGML_MXFP4_BYTES) for s in info.sources]
+        pairs: Iterable[tuple[U8, U8]] = [(r[:, 1:], r[:, 0]) for r in rows]
+    else:
+        pairs = ((b.reshape(-1, MXFP4_BLOCK // 2), s.reshape(-1)) for b, s in (c.mxfp4(name, e) for e in range(info.shape[0])))
     for blocks, scales in pairs:
         for at in range(0, len(scales), CHUNK_BLOCKS):
             span = slice(at, at + CHUNK_BLOCKS)

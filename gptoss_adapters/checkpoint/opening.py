@@ -18,17 +18,20 @@ from gptoss_adapters.spec import GptOssConfig
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 _MAX_TEXT = 10_000_000
+_ACTIVATION_SCALES = (".input_scale", ".output_scale", ".k_scale", ".v_scale", ".q_scale", ".prob_scale")
 
 
 def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bool = True) -> Checkpoint:
-    """A checkpoint from a file (safetensors, GGUF), a folder, or a Hub repository id `owner/name` (at `revision`).
+    """A checkpoint from a file (safetensors, GGUF), a folder, a model of Ollama's store (`ollama:gpt-oss:20b`), or a Hub repository
+    id `owner/name` (at `revision`).
 
     Names, shapes and dtypes are checked against the config before anything is read; tensor contents are not (`Checkpoint.check`).
     Raises BadInput, naming file and tensor. `strict=False`, for inspection, turns a config with `auto_map` into an oddity.
     """
     from gptoss_adapters.checkpoint.hub import resolve_path
+    from gptoss_adapters.checkpoint.ollama import PREFIX, find_in_store
 
-    where = resolve_path(path, revision=revision)
+    where = find_in_store(str(path)) if str(path).startswith(PREFIX) else resolve_path(path, revision=revision)
     if where.is_dir():
         return _open_folder(where.resolve(), strict)
     with_magic = MappedFile(where, where.resolve()).data[:4].tobytes()
@@ -67,15 +70,36 @@ def _open_safetensors(path: Path, root: Path, files: list[safetensors.Safetensor
     config, spelling = read_config(raw, str(root / "config.json"))
     sources: dict[str, Source] = {name: s for f in files for name, s in f.tensors.items()}
     try:
-        kind = layouts.tell_kind(sources, config, (layouts.OPENAI, layouts.HF_MXFP4, layouts.HF_BF16))
+        kind = layouts.tell_kind(sources, config, layouts.SAFETENSORS_KINDS)
     except BadInput as e:
         raise BadInput(e.what, file=path, got=e.got) from None
+    if kind == layouts.HF_BF16 and _stored_out_in(sources, config):
+        kind = layouts.HF_OUT_IN
+        odd.append("the experts are stored [out, in], as transformers 4.55 left them: other programs expect [in, out]")
+    sources = _without_activation_scales(kind, sources, odd)
     tensors = resolve(kind, path if path.is_file() or len(files) > 1 else files[0].path, config, sources, tuple(DENSE))
     odd += _odd_config(raw, kind, spelling) + [f"{p.name}: a pickle file, not read" for p in sorted(root.iterdir()) if p.suffix in PICKLE_SUFFIXES]
     stored: dict[Path, MappedFile] = {f.path: f for f in files}
     checkpoint = Checkpoint(kind, path, config, stored, tensors, config_file=root / "config.json", oddities=odd)
     _add_companions(checkpoint, root)
     return checkpoint
+
+
+def _stored_out_in(sources: Mapping[str, Source], config: GptOssConfig) -> bool:
+    """Dense fused experts as [E, 2I, H]. Only gate_up tells: down_proj has the same shape either way when H is I."""
+    gate_up = sources.get(layouts.parts(layouts.HF_OUT_IN, config)["layers.0.experts.gate_up.weight"][0].name)
+    h, i = config.hidden_size, config.intermediate_size
+    return gate_up is not None and h != 2 * i and gate_up.shape[1:] == (2 * i, h)
+
+
+def _without_activation_scales(kind: str, sources: dict[str, Source], odd: list[str]) -> dict[str, Source]:
+    """Quark and llm-compressor store scales for quantising activations and the KV cache; they are no weights, and are left out."""
+    if kind not in (layouts.QUARK, layouts.COMPRESSED):
+        return sources
+    extra = [name for name in sources if name.endswith(_ACTIVATION_SCALES)]
+    if extra:
+        odd.append(f"{len(extra)} scales of activations or of the KV cache (such as {extra[0]}) are not part of the weights and are left out")
+    return {name: s for name, s in sources.items() if name not in set(extra)}
 
 
 def read_config(raw: Mapping[str, Any], file: str) -> tuple[GptOssConfig, str]:
@@ -101,8 +125,10 @@ def _odd_config(raw: Mapping[str, Any], kind: str, spelling: str) -> list[str]:
     odd = []
     quantised = raw.get("quantization_config")
     method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-    if kind == layouts.HF_BF16 and quantised is not None:
+    if kind in (layouts.HF_BF16, layouts.HF_OUT_IN, layouts.DEFUSED) and quantised is not None:
         odd.append(f"config.json states quant_method {method}, but the experts are stored dense: the entry is stale")
+    if kind == layouts.DEFUSED:
+        odd.append("every expert is stored as layers of its own, which llama.cpp's converter and transformers do not read")
     if kind == layouts.HF_MXFP4 and method != "mxfp4":
         odd.append(f"the experts are stored as MXFP4, but config.json states quant_method {method}: transformers and llama.cpp's converter go by that")
     if (kind == layouts.OPENAI) != (spelling == "openai"):

@@ -1,0 +1,219 @@
+"""Every kind of input checkpoint, made from a Hugging Face one in MXFP4 or bf16, with the names written out as each tool writes them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from gptoss_adapters import mxfp4
+from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
+
+BF16 = ml_dtypes.bfloat16
+DTYPES = {np.dtype(np.uint8): "U8", np.dtype(BF16): "BF16", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16"}
+MXFP4_KINDS = ("hf-mxfp4", "openai", "hf-quark", "hf-compressed-tensors")
+DENSE_KINDS = ("hf-bf16", "hf-bf16-out-in", "hf-defused")
+Arrays = dict[str, np.ndarray]
+
+
+def save(path: Path, arrays: Arrays) -> None:
+    header, at = {}, 0
+    for name, a in arrays.items():
+        header[name] = {"dtype": DTYPES[a.dtype], "shape": list(a.shape), "data_offsets": [at, at + a.nbytes]}
+        at += a.nbytes
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values()))
+
+
+def write_kind(source: Path, kind: str, folder: Path, *, shards: int = 1, spelling: int = 4) -> Path:
+    """`source` (HF MXFP4 or HF bf16) as a checkpoint of another safetensors kind in `folder`, in one or several files."""
+    c = open_checkpoint(source)
+    arrays = dict(_tensors(c, kind))
+    folder.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"):
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
+    config: dict[str, Any] = c.config.to_openai() if kind == "openai" else c.config.to_hf(mxfp4=kind == "hf-mxfp4", spelling=spelling)
+    if kind in ("hf-quark", "hf-compressed-tensors"):
+        config["quantization_config"] = {"quant_method": kind.removeprefix("hf-")}
+    (folder / "config.json").write_text(json.dumps(config))
+    names = sorted(arrays, key=lambda n: (len(n), n))  # blocks and scales, q and k end up in different shards
+    if shards == 1:
+        save(folder / "model.safetensors", {n: arrays[n] for n in names})
+        return folder
+    files = {n: f"model-{i % shards + 1:05d}-of-{shards:05d}.safetensors" for i, n in enumerate(names)}
+    for file in sorted(set(files.values())):
+        save(folder / file, {n: arrays[n] for n in names if files[n] == file})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return folder
+
+
+def _tensors(c: Checkpoint, kind: str) -> Iterator[tuple[str, np.ndarray]]:
+    if kind == "openai":
+        yield from _openai(c)
+        return
+    for ours, theirs in (("embedding", "model.embed_tokens"), ("norm", "model.norm"), ("unembedding", "lm_head")):
+        yield f"{theirs}.weight", _bf16(c, f"{ours}.weight")
+    for n in range(c.config.num_hidden_layers):
+        for ours, theirs in (("attn_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")):
+            yield f"model.layers.{n}.{theirs}.weight", _bf16(c, f"layers.{n}.{ours}.weight")
+        for which in "qkvo":
+            for what in ("weight", "bias"):
+                yield f"model.layers.{n}.self_attn.{which}_proj.{what}", _bf16(c, f"layers.{n}.{which}_proj.{what}")
+        yield f"model.layers.{n}.self_attn.sinks", _bf16(c, f"layers.{n}.sinks")
+        router = "mlp.router.linear" if kind == "hf-defused" else "mlp.router"
+        for what in ("weight", "bias"):
+            yield f"model.layers.{n}.{router}.{what}", _bf16(c, f"layers.{n}.router.{what}")
+        for which in ("gate_up", "down"):
+            yield from _experts(c, kind, n, which)
+
+
+def _experts(c: Checkpoint, kind: str, n: int, which: str) -> Iterator[tuple[str, np.ndarray]]:
+    at, weight, bias = f"model.layers.{n}.mlp.experts", f"layers.{n}.experts.{which}.weight", _bf16(c, f"layers.{n}.experts.{which}.bias")
+    if kind in ("hf-mxfp4", "hf-bf16", "hf-bf16-out-in"):
+        yield f"{at}.{which}_proj_bias", bias
+    if kind == "hf-mxfp4":
+        blocks, scales = packed(c, weight)
+        yield f"{at}.{which}_proj_blocks", blocks
+        yield f"{at}.{which}_proj_scales", scales
+    elif kind == "hf-bf16":
+        yield f"{at}.{which}_proj", np.ascontiguousarray(_bf16(c, weight).swapaxes(1, 2))
+    elif kind == "hf-bf16-out-in":
+        yield f"{at}.{which}_proj", _bf16(c, weight)
+    elif kind == "hf-defused":
+        for e, w in enumerate(_bf16(c, weight)):
+            yield f"{at}.{which}_projs.{e}.weight", w
+            yield f"{at}.{which}_projs.{e}.bias", bias[e]
+    else:
+        blocks, scales = packed(c, weight)
+        for e in range(len(blocks)):
+            flat = blocks[e].reshape(len(blocks[e]), -1)
+            if kind == "hf-quark":
+                yield f"{at}.{e}.{which}_proj.weight", flat
+                yield f"{at}.{e}.{which}_proj.weight_scale", scales[e]
+                yield f"{at}.{e}.{which}_proj.bias", bias[e]
+                yield f"{at}.{e}.{which}_proj.input_scale", np.ones(1, np.float32)
+            else:
+                for half, rows in {"gate": slice(0, None, 2), "up": slice(1, None, 2)}.items() if which == "gate_up" else {"down": slice(None)}.items():
+                    yield f"{at}.{e}.{half}_proj.weight_packed", flat[rows]
+                    yield f"{at}.{e}.{half}_proj.weight_scale", scales[e][rows]
+                    yield f"{at}.{e}.{half}_proj.bias", bias[e][rows]
+
+
+def _openai(c: Checkpoint) -> Iterator[tuple[str, np.ndarray]]:
+    yield "embedding.weight", _bf16(c, "embedding.weight")
+    yield "unembedding.weight", _bf16(c, "unembedding.weight")
+    yield "norm.scale", _bf16(c, "norm.weight")
+    for n in range(c.config.num_hidden_layers):
+        at, ours = f"block.{n}", f"layers.{n}"
+        yield f"{at}.attn.norm.scale", _bf16(c, f"{ours}.attn_norm.weight")
+        yield f"{at}.mlp.norm.scale", _bf16(c, f"{ours}.mlp_norm.weight")
+        yield f"{at}.attn.sinks", _bf16(c, f"{ours}.sinks")
+        for what in ("weight", "bias"):
+            yield f"{at}.attn.qkv.{what}", np.concatenate([_bf16(c, f"{ours}.{x}_proj.{what}") for x in "qkv"])
+            yield f"{at}.attn.out.{what}", _bf16(c, f"{ours}.o_proj.{what}")
+            yield f"{at}.mlp.gate.{what}", _bf16(c, f"{ours}.router.{what}")
+        for which, mlp in (("gate_up", "mlp1"), ("down", "mlp2")):
+            blocks, scales = packed(c, f"{ours}.experts.{which}.weight")
+            yield f"{at}.mlp.{mlp}_weight.blocks", blocks
+            yield f"{at}.mlp.{mlp}_weight.scales", scales
+            yield f"{at}.mlp.{mlp}_bias", _bf16(c, f"{ours}.experts.{which}.bias")
+
+
+def _bf16(c: Checkpoint, name: str) -> np.ndarray:
+    return c.read(name, np.float32).astype(BF16)
+
+
+def packed(c: Checkpoint, name: str) -> tuple[np.ndarray, np.ndarray]:
+    if c.tensors[name].encoding == "mxfp4":
+        blocks, scales = c.mxfp4(name)
+        return np.ascontiguousarray(blocks), np.ascontiguousarray(scales)
+    return mxfp4.encode(c.read(name, np.float32), rule="mse")
+
+
+def write_blob(source: Path, path: Path, *, old_type: bool = False, fused: bool = False) -> Path:
+    """`source` as a blob of Ollama's library: architecture gptoss, its own tensor names; `old_type`: MXFP4 as type 4 with the
+    nibbles as OpenAI stores them; `fused`: attn_qkv and interleaved ffn_gate_up_exps, expert biases in bf16 (the oldest blobs)."""
+    import gguf
+
+    c = open_checkpoint(source)
+    g, writer = c.config, gguf.GGUFWriter(path, "gptoss")
+    for key, value in {"context_length": g.max_position_embeddings, "block_count": g.num_hidden_layers, "embedding_length": g.hidden_size,
+                       "feed_forward_length": g.intermediate_size, "expert_count": g.num_experts, "expert_used_count": g.experts_per_token,
+                       "attention.head_count": g.num_attention_heads, "attention.head_count_kv": g.num_key_value_heads,
+                       "attention.key_length": g.head_dim, "attention.value_length": g.head_dim, "attention.sliding_window": g.sliding_window,
+                       "rope.scaling.original_context_length": g.initial_context_length}.items():  # fmt: skip
+        writer.add_uint32(f"gptoss.{key}", value)
+    for key, value in {"attention.layer_norm_rms_epsilon": g.rms_norm_eps, "rope.freq_base": g.rope_theta, "rope.scaling.factor": g.rope_scaling_factor}.items():
+        writer.add_float32(f"gptoss.{key}", value)
+    writer.add_uint32("general.file_type", 4)
+
+    def dense(name: str, array: np.ndarray) -> None:
+        if array.ndim > 1 and "_exps" not in name and "gate_inp" not in name:
+            writer.add_tensor(name, np.ascontiguousarray(array).view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
+        elif fused and "_exps" in name:
+            writer.add_tensor(name, np.ascontiguousarray(array).view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
+        else:
+            writer.add_tensor(name, np.ascontiguousarray(array.astype(np.float32)))
+
+    def experts(name: str, blocks: np.ndarray, scales: np.ndarray) -> None:
+        if old_type:
+            rows = np.concatenate((scales[..., None], blocks), axis=-1).reshape(*scales.shape[:-1], -1)
+        else:
+            rows = mxfp4.hf_to_ggml(blocks, scales).reshape(*scales.shape[:-1], -1)
+        writer.add_tensor(name, np.ascontiguousarray(rows), raw_dtype=gguf.GGMLQuantizationType.MXFP4)
+
+    for ours, theirs in (("embedding", "token_embd"), ("norm", "output_norm"), ("unembedding", "output")):
+        dense(f"{theirs}.weight", _bf16(c, f"{ours}.weight"))
+    for n in range(g.num_hidden_layers):
+        at, ours = f"blk.{n}", f"layers.{n}"
+        dense(f"{at}.attn_norm.weight", _bf16(c, f"{ours}.attn_norm.weight"))
+        dense(f"{at}.ffn_norm.weight", _bf16(c, f"{ours}.mlp_norm.weight"))
+        dense(f"{at}.attn_sinks", _bf16(c, f"{ours}.sinks"))
+        for what in ("weight", "bias"):
+            if fused:
+                dense(f"{at}.attn_qkv.{what}", np.concatenate([_bf16(c, f"{ours}.{x}_proj.{what}") for x in "qkv"]))
+            else:
+                for x in "qkv":
+                    dense(f"{at}.attn_{x}.{what}", _bf16(c, f"{ours}.{x}_proj.{what}"))
+            dense(f"{at}.attn_out.{what}", _bf16(c, f"{ours}.o_proj.{what}"))
+            dense(f"{at}.ffn_gate_inp.{what}", _bf16(c, f"{ours}.router.{what}"))
+        gate_up, down = (packed(c, f"{ours}.experts.{w}.weight") for w in ("gate_up", "down"))
+        experts(f"{at}.ffn_down_exps.weight", *down)
+        dense(f"{at}.ffn_down_exps.bias", _bf16(c, f"{ours}.experts.down.bias"))
+        bias = _bf16(c, f"{ours}.experts.gate_up.bias")
+        if fused:
+            experts(f"{at}.ffn_gate_up_exps.weight", *gate_up)
+            dense(f"{at}.ffn_gate_up_exps.bias", bias)
+        else:
+            for k, half in enumerate(("gate", "up")):
+                experts(f"{at}.ffn_{half}_exps.weight", gate_up[0][:, k::2], gate_up[1][:, k::2])
+                dense(f"{at}.ffn_{half}_exps.bias", bias[:, k::2])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    if old_type:
+        _patch_types(path)
+    return path
+
+
+def _patch_types(path: Path) -> None:
+    """gguf-py knows no type 4 for MXFP4: the number is changed in the list of tensors."""
+    import gguf
+
+    data = bytearray(path.read_bytes())
+    for t in gguf.GGUFReader(path).tensors:
+        if t.tensor_type == gguf.GGMLQuantizationType.MXFP4:
+            name = struct.pack("<Q", len(t.name)) + t.name.encode()
+            at = data.index(name) + len(name)
+            at += 4 + 8 * struct.unpack_from("<I", data, at)[0]
+            assert struct.unpack_from("<I", data, at)[0] == 39
+            struct.pack_into("<I", data, at, 4)
+    path.write_bytes(data)
