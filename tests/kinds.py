@@ -155,9 +155,7 @@ def write_blob(source: Path, path: Path, *, old_type: bool = False, fused: bool 
     writer.add_uint32("general.file_type", 4)
 
     def dense(name: str, array: np.ndarray) -> None:
-        if array.ndim > 1 and "_exps" not in name and "gate_inp" not in name:
-            writer.add_tensor(name, np.ascontiguousarray(array).view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
-        elif fused and "_exps" in name:
+        if (array.ndim > 1 and "_exps" not in name and "gate_inp" not in name) or (fused and "_exps" in name):
             writer.add_tensor(name, np.ascontiguousarray(array).view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
         else:
             writer.add_tensor(name, np.ascontiguousarray(array.astype(np.float32)))

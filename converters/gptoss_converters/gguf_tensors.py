@@ -17,6 +17,7 @@ from gptoss_adapters.checkpoint.base import DENSE, Checkpoint, TensorInfo
 from gptoss_adapters.checkpoint.files import Source
 from gptoss_adapters.checkpoint.fills import Copied, Repacked, SourceFile
 from gptoss_adapters.checkpoint.plan import Fill, Tensor
+from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import MXFP4_BLOCK
 from gptoss_converters.rows import DenseRows, Encoded, GgufRows, Mxfp4Rows, Reader, SwappedRows, row_bytes
 
@@ -36,6 +37,8 @@ class Tensors:
 
     def __init__(self, checkpoint: Checkpoint, dense: str | None, experts: str | None) -> None:
         self.checkpoint, self.dense, self.experts = checkpoint, dense, experts
+        if checkpoint.kind not in (layouts.OPENAI, layouts.HF_MXFP4, layouts.HF_BF16, layouts.GGUF):
+            raise BadInput(f"a checkpoint of kind {checkpoint.kind} cannot be exported yet", file=checkpoint.path)
         self.parts = layouts.parts(layouts.GGUF, checkpoint.config)
         self.files: dict[Path, SourceFile] = {path: SourceFile(path) for path in checkpoint.stored}
 
