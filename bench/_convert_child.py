@@ -1,6 +1,6 @@
 """One measured run for bench/convert.py: `SOURCE OUT THREADS [sync|read_back|sha256|tokenizer]`, or `kernel [UPSTREAM]`; prints JSON.
 
-The clock starts when everything is imported: opening, planning and writing count, the interpreter's start does not.
+It says when it is ready and starts at a line on stdin, when everything is imported: opening, planning and writing count, the interpreter's start does not.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ def convert(source: str, out: str, threads: str, flag: str = "") -> dict[str, An
     from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.checkpoint.writer import write
 
+    print("ready", flush=True)
+    sys.stdin.readline()
     wall, cpu = time.perf_counter(), time.process_time()
     checkpoint = open_checkpoint(source)
     seconds: dict[str, float] = {}
@@ -49,6 +51,7 @@ def kernel(upstream: str = "") -> dict[str, Any]:
     """Four experts of 20b's gate_up: 5760 rows of 90 blocks each, gate and up apart."""
     from gptoss_adapters import mxfp4
 
+    print("ready", flush=True)
     rng = np.random.default_rng(0)
     rows, groups = 4 * 5760, 90
     blocks, scales = rng.integers(0, 256, (rows, groups, 16), np.uint8), rng.integers(118, 126, (rows, groups), np.uint8)

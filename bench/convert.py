@@ -3,7 +3,9 @@
     python bench/convert.py --upstream llama_cpp_python-0.3.36/vendor/llama.cpp [--layers 4] [--rounds 5] [--whole]
 
 Every way is measured in a process of its own, in turn, round after round: minima of wall, the CPU of the same round, peak memory.
-The source is a cut of the 20b-shape preset, in the page cache; source and output must both fit in memory.
+The source is a cut of the 20b-shape preset, in the page cache; source and output must both fit in memory. Before each run the
+disk is made idle, and only then is the output of the run before deleted: every way finds the same memory, just freed. (A virtual
+machine gives free memory back to its host after some seconds, and touching it again costs more than the whole copy.)
 """
 
 from __future__ import annotations
@@ -51,15 +53,23 @@ class Sample:
     said: dict[str, Any]
 
 
-def measure(command: list[str] | str, environment: dict[str, str] | None = None) -> Sample:
-    """Runs a command to its end, watching the memory of its main process."""
+def measure(command: list[str] | str, environment: dict[str, str] | None = None, settle: Callable[[], None] | None = None) -> Sample:
+    """Runs a command to its end, watching the memory of its main process. `settle` is done first; by a child of ours, when it is ready."""
+    pipe, ours = subprocess.PIPE, str(CHILD) in command
+    if settle and not ours:
+        settle()
     before = os.times()
     begin = time.perf_counter()
-    process = subprocess.Popen(command, shell=isinstance(command, str), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(command, shell=isinstance(command, str), stdin=pipe if ours else None, stdout=pipe, stderr=pipe, env=environment)
     peak = {"RssAnon": 0, "VmRSS": 0}
     watcher = threading.Thread(target=_watch, args=(process.pid, peak))
     watcher.start()
-    out, err = process.communicate()
+    if ours:
+        assert process.stdout
+        process.stdout.readline()
+        if settle:
+            settle()
+    out, err = process.communicate(b"go\n" if ours else None)
     wall = time.perf_counter() - begin
     after = os.times()
     watcher.join()
@@ -85,33 +95,47 @@ def _watch(pid: int, peak: dict[str, int]) -> None:
 
 
 def ways(source: Path, out: Path, upstream: Path | None) -> dict[str, Callable[[], Sample]]:
-    """Name -> one run of it. The output of the run before is gone."""
+    """Name -> one run of it."""
     weights, copy, gguf = source / "model.safetensors", out / "copy", out / "out.gguf"
 
+    def settle() -> None:
+        os.sync()
+        for file in out.iterdir():
+            file.unlink()
+
+    def run(command: list[str] | str, environment: dict[str, str] | None = None) -> Callable[[], Sample]:
+        return lambda: measure(command, environment, settle)
+
     def child(*flags: str) -> Callable[[], Sample]:
-        return lambda: measure([sys.executable, str(CHILD), str(source), str(gguf), str(THREADS), *flags])
+        return run([sys.executable, str(CHILD), str(source), str(gguf), str(THREADS), *flags])
 
     table = {
-        "cp": lambda: measure(["cp", str(weights), str(copy)]),
+        "cp": run(["cp", str(weights), str(copy)]),
         "ours": child(),
-        "cp + fsync": lambda: measure(f"cp {weights} {copy} && sync {copy}"),
+        "cp + fsync": run(f"cp {weights} {copy} && sync {copy}"),
         "ours + fsync": child("sync"),
-        "cp && cmp": lambda: measure(f"cp {weights} {copy} && cmp {weights} {copy}"),
+        "cp && cmp": run(f"cp {weights} {copy} && cmp {weights} {copy}"),
         "ours + read-back": child("read_back"),
-        "cp && sha256sum": lambda: measure(f"cp {weights} {copy} && sha256sum {copy}"),
+        "cp && sha256sum": run(f"cp {weights} {copy} && sha256sum {copy}"),
         "ours + sha256": child("sha256"),
-        "program": lambda: measure([sys.executable, "-m", "gptoss_converters.cli", "to-gguf", str(source), "-o", str(gguf), "--threads", str(THREADS)]),
-        "tokenizer": child("tokenizer"),
+        "program": run([sys.executable, "-m", "gptoss_converters.cli", "to-gguf", str(source), "-o", str(gguf), "--threads", str(THREADS)]),
     }
     if upstream:
         script = [sys.executable, str(upstream / "convert_hf_to_gguf.py"), str(source), "--outfile", str(gguf)]
-        environment = {**os.environ, "PYTHONPATH": str(upstream / "gguf-py")}
-        table["upstream"] = lambda: measure(script, environment)
-        table["upstream tokenizer"] = lambda: measure([*script, "--vocab-only"], environment)
+        table["upstream"] = run(script, {**os.environ, "PYTHONPATH": str(upstream / "gguf-py")})
     return table
 
 
-RARE = {"upstream": 2, "upstream tokenizer": 2, "program": 3}  # rounds of what is slow
+def tokenizers(source: Path, out: Path, upstream: Path | None) -> dict[str, Callable[[], Sample]]:
+    """The vocabulary alone; upstream's time is that of its whole program without tensors."""
+    table = {"tokenizer": lambda: measure([sys.executable, str(CHILD), str(source), "-", str(THREADS), "tokenizer"])}
+    if upstream:
+        script = [sys.executable, str(upstream / "convert_hf_to_gguf.py"), str(source), "--outfile", str(out / "vocabulary.gguf"), "--vocab-only"]
+        table["upstream tokenizer"] = lambda: measure(script, {**os.environ, "PYTHONPATH": str(upstream / "gguf-py")})
+    return table
+
+
+RARE = {"upstream": 1, "upstream tokenizer": 1, "program": 2}  # rounds of what is slow
 
 
 @contextmanager
@@ -122,14 +146,12 @@ def made_source(layers: int | None, where: Path) -> Iterator[Path]:
         yield Path(folder) / "source"
 
 
-def run_all(table: dict[str, Callable[[], Sample]], out: Path, rounds: int) -> dict[str, list[Sample]]:
+def run_all(table: dict[str, Callable[[], Sample]], rounds: int) -> dict[str, list[Sample]]:
     samples: dict[str, list[Sample]] = {name: [] for name in table}
     for number in range(rounds):
         for name, way in table.items():
             if number < RARE.get(name, rounds):
                 samples[name].append(way())
-                for file in out.iterdir():
-                    file.unlink()
                 print(f"round {number + 1}: {name:<20} {samples[name][-1].wall:8.3f} s wall {samples[name][-1].cpu:8.3f} s CPU", file=sys.stderr)
     return samples
 
@@ -184,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--upstream", type=Path, default=os.environ.get("LLAMA_CPP_SOURCE"), help="llama.cpp as vendored by llama-cpp-python")
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--whole", action="store_true", help="convert the whole 13.8 GB preset once, too")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where 2 x 4.2 GB fit (--whole: 28 GB)")
     a = parser.parse_args()
@@ -195,7 +217,9 @@ def main() -> None:
         result["kernels GB/s"] = kernels(upstream)
         with made_source(a.layers, a.dir) as source:
             result["source bytes"] = (source / "model.safetensors").stat().st_size
-            result["ways"] = summary(run_all(ways(source, out, upstream), out, a.rounds))
+            result["ways"] = summary(run_all(tokenizers(source, out, upstream), a.rounds))
+            shutil.copyfile(source / "model.safetensors", out / "first")  # the memory that the first run finds freed
+            result["ways"] |= summary(run_all(ways(source, out, upstream), a.rounds))
         result["verdicts"] = verdicts(result["ways"], result["kernels GB/s"])
         if a.whole:
             with made_source(None, a.dir) as source:

@@ -66,6 +66,7 @@ class SourceFile:
         return BadInput("the file shrank while it was being read", file=self.path, hint="run again when nothing writes to it")
 
 
+WRITE_BYTES = 32 << 10  # PIECE in native/stream.cpp, which says why
 _writing = threading.Lock()  # one writer at a time: the kernel serialises writes to a file by spinning, which costs CPU
 
 
@@ -74,7 +75,7 @@ def write_at(fd: int, data: U8, offset: int) -> None:
     view = data.data.cast("B")
     with _writing:
         while view:
-            done = os.pwrite(fd, view, offset)
+            done = os.pwrite(fd, view[: WRITE_BYTES - offset % WRITE_BYTES], offset)
             view, offset = view[done:], offset + done
 
 
