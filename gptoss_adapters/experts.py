@@ -71,17 +71,22 @@ class OracleExperts:
         self.weights = {name: _stored(checkpoint, f"layers.{layer}.experts.{name}.weight", device) for name in ("gate_up", "down")}
         self.biases = {name: as_tensor(checkpoint.array(f"layers.{layer}.experts.{name}.bias")).to(device) for name in ("gate_up", "down")}
 
+    product = staticmethod(linear_in_torch)
+
     def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         out = x.new_zeros((*chosen.shape, x.shape[1]))  # (N, K, H)
         for expert, rows, slots in grouped(chosen):
-            h = self._linear("gate_up", expert, x[rows])
-            h = swiglu(h, self.config.swiglu_alpha, self.config.swiglu_limit)
+            h = self.activate(self._linear("gate_up", expert, x[rows]))
             out[rows, slots] = self._linear("down", expert, h)
         return torch.einsum("nkh,nk->nh", out, weights)
 
+    def activate(self, h: Tensor) -> Tensor:
+        """What gate_up gave, [.., 2I] -> [.., I]."""
+        return swiglu(h, self.config.swiglu_alpha, self.config.swiglu_limit)
+
     def _linear(self, name: str, expert: int, x: Tensor) -> Tensor:
         weight = self.weights[name](expert, self.dtype)
-        return linear_in_torch(x, weight) + self.biases[name][expert].to(x.dtype)
+        return self.product(x, weight) + self.biases[name][expert].to(x.dtype)
 
 
 def grouped(chosen: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:

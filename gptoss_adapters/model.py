@@ -201,15 +201,19 @@ class MoE:
         scores = self.linear(x, self.w["router.weight"], self.w["router.bias"])  # (B, T, E)
         if taps is not None and taps.forced is not None:
             chosen = taps.forced[layer].to(scores.device)
-            top = scores.gather(-1, chosen)
         else:
-            top, chosen = scores.topk(self.config.experts_per_token, dim=-1, sorted=True)
+            chosen = scores.topk(self.config.experts_per_token, dim=-1, sorted=True).indices
         if taps is not None:
             taps.router_scores.append(scores)
             taps.experts.append(chosen)
-        weights = top.softmax(-1)  # over the chosen ones only
+        weights = self.combine(scores, chosen)
         flat = self.experts(x.flatten(0, 1), chosen.flatten(0, 1), weights.flatten(0, 1))
         return flat.view_as(x)
+
+    @staticmethod
+    def combine(scores: Tensor, chosen: Tensor) -> Tensor:
+        """scores [.., E], chosen [.., K] -> the experts' weights [.., K]: softmax over the chosen ones only."""
+        return scores.gather(-1, chosen).softmax(-1)
 
 
 class GptOss:

@@ -18,6 +18,12 @@ class Preset(StrEnum):
     shape_20b = "20b-shape"
     shape_120b = "120b-shape"
     pocket = "pocket"
+    p1 = "p1"
+    p2 = "p2"
+    p3 = "p3"
+    p4 = "p4"
+    p5 = "p5"
+    p6 = "p6"
 
 
 class Layout(StrEnum):
@@ -27,7 +33,7 @@ class Layout(StrEnum):
 
 
 def new(
-    preset: Annotated[Preset, typer.Argument(metavar="PRESET", help="odd-shape, 20b-shape, 120b-shape or pocket.")],
+    preset: Annotated[Preset, typer.Argument(metavar="PRESET", help="odd-shape, 20b-shape, 120b-shape, pocket, or p1 to p6.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.")],
     layout: Annotated[Layout, typer.Option(help="The checkpoint layout.")] = Layout.hf_mxfp4,
     layers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Cut the model to N layers.")] = None,
@@ -39,7 +45,8 @@ def new(
 ) -> None:
     """Make a checkpoint from a seed: for tests, benchmarks and demonstrations, without a download.
 
-    pocket answers in well-formed Harmony in any engine; odd-shape finds transposes; the others have the true shapes.
+    pocket answers in well-formed Harmony in any engine; odd-shape finds transposes; p1 to p6 show every part of
+    the model in their logits (for gptoss-parity); the others have the true shapes.
 
     Examples:
 

@@ -4,6 +4,7 @@
     20b-shape   the true configs and tensor lists; `layers` cuts them; logits are finite, the text is nonsense
     120b-shape
     pocket      trained (see pocket.py): answers in well-formed Harmony
+    p1 .. p6    parity checkpoints (see parity_presets.py): every part of the model shows in their logits
 
 Every value is a table look-up of random bytes, drawn granule by granule: a granule's bytes depend on seed, tensor and number
 only. Standard deviations follow the gold checkpoints, so that every path through the model carries weight in the logits.
@@ -24,7 +25,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.checkpoint import layouts, parity_presets
 from gptoss_adapters.checkpoint.files import U8, Array
 from gptoss_adapters.checkpoint.plan import Plan
 from gptoss_adapters.checkpoint.shards import Weights, plan_checkpoint, row_count
@@ -36,7 +37,7 @@ ODD_SHAPE = GptOssConfig(
     num_hidden_layers=3, num_experts=5, experts_per_token=3, vocab_size=1003, hidden_size=160, intermediate_size=96, head_dim=32,
     num_attention_heads=6, num_key_value_heads=2, sliding_window=12, bos_token_id=1000, pad_token_id=1001, eos_token_id=1002,
 )  # fmt: skip
-SHAPES = {"odd-shape": ODD_SHAPE, "20b-shape": GPT_OSS_20B, "120b-shape": GPT_OSS_120B}
+SHAPES = {"odd-shape": ODD_SHAPE, "20b-shape": GPT_OSS_20B, "120b-shape": GPT_OSS_120B, **parity_presets.CONFIGS}
 PRESETS = (*SHAPES, "pocket")
 KINDS = (layouts.HF_MXFP4, layouts.HF_BF16, layouts.OPENAI)
 GRANULE_BYTES = 1 << 18  # what one seeding of the generator makes; part of the format: changing it changes the bytes
@@ -65,10 +66,11 @@ _SCALE_STEPS = {-4: 4, -3: 8, -2: 20, -1: 64, 0: 96, 1: 52, 2: 12}  # exponent r
 
 
 class SeedMade:
-    """`Weights` made from a seed."""
+    """`Weights` made from a seed. preset: one of the parity checkpoints, which bring spreads of their own."""
 
-    def __init__(self, config: GptOssConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: GptOssConfig, seed: int, preset: str = "") -> None:
+        self.config, self.seed, self.preset = config, seed, preset
+        self.spread = parity_presets.SPREADS.get(preset, _SPREAD)
         self.shapes = layouts.canonical(config)
 
     def _row_bytes(self, name: str, what: str) -> int:
@@ -85,7 +87,8 @@ class SeedMade:
         granules = [self._granule(name, what, i, (min((i + 1) * step, last) - i * step) * per_row) for i in range(begin // step, -(-end // step))]
         flat = granules[0] if len(granules) == 1 else np.concatenate(granules)
         skip = begin // step * step
-        return flat[(begin - skip) * per_row : (end - skip) * per_row].reshape(end - begin, per_row)
+        rows = flat[(begin - skip) * per_row : (end - skip) * per_row].reshape(end - begin, per_row)
+        return parity_presets.adjust(self.preset, name, what, begin, rows) if self.preset in parity_presets.CONFIGS else rows
 
     def _granule(self, name: str, what: str, number: int, nbytes: int) -> U8:
         key = hashlib.blake2b(f"{self.seed}/{name}/{what}/{number}".encode(), digest_size=16).digest()
@@ -94,7 +97,7 @@ class SeedMade:
         raw = words.astype("<u8", copy=False).view(np.uint8)[:nbytes]
         if what == "blocks":
             return raw
-        mean, std = _SPREAD[name.split(".", 2)[2] if name.startswith("layers.") else name]
+        mean, std = self.spread[name.split(".", 2)[2] if name.startswith("layers.") else name]
         deviation = std(self.config)
         if what == "scales":
             return np.take(_scales(deviation), raw, mode="clip")
@@ -155,8 +158,8 @@ def weights(preset: str, *, layers: int | None = None, seed: int = 0) -> Weights
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:
             raise UsageError("--layers is out of range", expected=f"1 to {config.num_hidden_layers}", got=layers)
-        config = dataclasses.replace(config, num_hidden_layers=layers, layer_types=())
-    return SeedMade(config, seed)
+        config = dataclasses.replace(config, num_hidden_layers=layers, layer_types=config.layer_types[:layers])
+    return SeedMade(config, seed, preset)
 
 
 def plan_new(preset: str, folder: Path, *, kind: str = layouts.HF_MXFP4, layers: int | None = None, seed: int = 0) -> Plan:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from gptoss_adapters.console import run as run_app
+from gptoss_adapters.parity.cli_run import faults, run
 
 app = typer.Typer(add_completion=True, no_args_is_help=True, rich_markup_mode=None, help="Is it the same model? Compare engines with the torch reference.")
 
@@ -48,6 +49,10 @@ def show(
         for written in write_renderings(loaded, output or path.parent):
             print(f"wrote {written}", file=sys.stderr)
     sys.exit(exit_code(loaded.targets, strict))
+
+
+for _command in (run, faults):
+    app.command()(_command)
 
 
 def main() -> None:

@@ -1,0 +1,114 @@
+"""Targets: a backend with what judging it needs: its identity, its file, its noise class, its known deviations."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptoss_adapters.backends import Backend, open_backend
+from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
+from gptoss_adapters.errors import GptOssError, NotComparable
+from gptoss_adapters.parity.measure import TOP_K, Answer
+from gptoss_adapters.parity.nulls import Noise
+from gptoss_adapters.parity.probes import Prompt
+from gptoss_adapters.parity.schema import Identity
+
+OWN_CHECKPOINT = ("torch", "transformers", "vllm")  # open the reference's own checkpoint when the spec names no path
+_INPUTS = {"mxfp4": "q8_0", "q8_0": "q8_0", "bf16": "bf16", "f16": "f16", "f32": ""}  # how ggml rounds what it multiplies with these
+
+
+@dataclass
+class Target:
+    """An open target. checkpoint: over its own file, where it has one that we can read."""
+
+    spec: str
+    backend: Backend
+    checkpoint: Checkpoint | None
+
+    @classmethod
+    def open(cls, spec: str, checkpoint: Checkpoint, timeout: float, **options: Any) -> Target:
+        """Raises GptOssError."""
+        engine = spec.partition("=")[0].partition("@")[0]
+        own = str(checkpoint.path) if "=" not in spec and engine in OWN_CHECKPOINT else None
+        backend = open_backend(spec, own, timeout=timeout, **options)
+        try:
+            read = open_checkpoint(backend.path) if backend.path and "://" not in backend.path and Path(backend.path).exists() else None
+        except GptOssError:
+            read = None  # the engine took it; that we cannot read it will show in the report as weights not compared
+        if backend.info.vocab_size != checkpoint.config.vocab_size:
+            size = backend.info.vocab_size
+            backend.close()
+            raise NotComparable("has another vocabulary", file=spec, expected=checkpoint.config.vocab_size, got=size)
+        return cls(spec, backend, read)
+
+    @property
+    def engine(self) -> str:
+        return self.backend.info.engine
+
+    @property
+    def limited(self) -> bool:
+        """Answers token by token: gets the light prompts."""
+        return self.backend.info.capabilities.output == "top_k"
+
+    def answer(self, prompt: Prompt) -> Answer:
+        output = self.backend.info.capabilities.output
+        if output == "full":
+            return Answer(self.backend.logits(prompt.ids))
+        if output == "top_k":
+            ids, logprobs = self.backend.top_logprobs(prompt.ids, min(TOP_K, self.backend.info.vocab_size))
+            return Answer(ids=ids, logprobs=logprobs)
+        raise NotComparable(f"{self.engine} gives text only: no log-probabilities to compare")
+
+    def noise(self, reference: Checkpoint) -> Noise:
+        """What this engine may round, from its settings and its file."""
+        settings = self.backend.info.settings
+        if self.engine in ("llama_cpp", "llama_server", "ollama"):
+            of = self.checkpoint or reference
+            dense = of.tensors["layers.0.q_proj.weight"].encoding
+            inner = of.tensors["layers.0.experts.gate_up.weight"].encoding
+            cache = settings.get("cache_type", "f16")
+            return Noise("float32", _INPUTS[dense], _INPUTS[inner], "f16" if cache == "q8_0" else cache)
+        dtype = str(settings.get("dtype", "float32")).removeprefix("torch.")
+        return Noise("bfloat16" if dtype in ("bfloat16", "float16") else "float32")
+
+    def identity(self) -> Identity:
+        info = self.backend.info
+        settings = {**info.settings, "n_ctx": info.n_ctx, "cpu": platform.processor() or platform.machine(), "python": platform.python_version()}
+        return Identity(info.engine, info.version, digests(self.checkpoint), settings)
+
+
+def digests(checkpoint: Checkpoint | None) -> dict[str, str]:
+    """sha256 of every file of a checkpoint: weights, config, tokenizer."""
+    if checkpoint is None:
+        return {}
+    files = [*checkpoint.stored, *([checkpoint.config_file] if checkpoint.config_file else []), *checkpoint.tokenizer_files.values()]
+    return {f.name: _sha256(f) for f in sorted(set(files))}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def embedding_norms(checkpoint: Checkpoint) -> np.ndarray:
+    norms: np.ndarray = np.linalg.norm(checkpoint.read("embedding.weight"), axis=1)
+    return norms
+
+
+def conversations(checkpoint: Checkpoint) -> Sequence[Sequence[int]]:
+    """Rendered conversations, where the checkpoint has the published vocabulary."""
+    from gptoss_harmony import Conversation, Message, SystemContent, render
+
+    from gptoss_adapters.spec import GPT_OSS_20B
+
+    if checkpoint.config.vocab_size != GPT_OSS_20B.vocab_size:
+        return ()
+    date = Message.system(SystemContent(conversation_start_date="2026-01-01"))
+    questions = ("What is 12 times 12?", "Wie spät ist es in Zürich? Antworte kurz.")
+    return [render(Conversation([date, Message.user(q)])) for q in questions]
