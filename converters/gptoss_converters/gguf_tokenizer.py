@@ -11,7 +11,7 @@ import struct
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,9 @@ from gptoss_converters.gguf_metadata import ARRAY, BOOL, I32, STRING, U32, Key, 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 PRE_TOKENIZER = "gpt-4o"  # llama.cpp's name of o200k's splitting rule
 _O200K_MARK = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"  # case-aware words: no other family splits so
-_STRING = rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
 _MERGES = re.compile(rb'"merges"\s*:\s*\[')
-_PAIR = re.compile(rb"\s*\[\s*" + _STRING + rb"\s*,\s*" + _STRING + rb"\s*\](?:\s*,(?=\s*\[))?")
-_JOINED = re.compile(rb"\s*" + _STRING + rb'(?:\s*,(?=\s*"))?')
-_LIST_END = re.compile(rb"\s*\]")
-_MAX_MERGE = 4096  # bytes of one merge
+_BETWEEN = re.compile(rb'(?<=[]"])\s*,(?=\s*["[])')  # two merges, or something in the text of one
+_MERGES_BYTES = 1 << 20  # parsed at a time
 _ROLES = (("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token"))
 
 
@@ -75,7 +72,7 @@ def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
         Key("tokenizer.ggml.pre", STRING, PRE_TOKENIZER),
         Key("tokenizer.ggml.tokens", ARRAY, _pack_strings(tokens, files.tokenizer), of=STRING, count=len(tokens)),
         Key("tokenizer.ggml.token_type", ARRAY, types.tobytes(), of=I32, count=len(types)),
-        Key("tokenizer.ggml.merges", ARRAY, bytes(merges[0]), of=STRING, count=merges[1]),
+        Key("tokenizer.ggml.merges", ARRAY, merges[0], of=STRING, count=merges[1]),
     ]
     ids = {t["content"]: t["id"] for t in added}
     settings = read_json(files.config) if files.config else {}
@@ -97,40 +94,49 @@ def no_vocabulary_keys(config: GptOssConfig) -> list[Key]:
     return [Key(f"{GGUF_ARCH}.vocab_size", U32, config.vocab_size), Key("tokenizer.ggml.model", STRING, "no_vocab")]
 
 
-def _read(file: Path) -> tuple[dict[str, Any], tuple[bytearray, int] | None]:
-    """The tokenizer without its merges, and these packed. Parsed as JSON the 446 189 merges would take 200 MB and most of the time."""
+def _read(file: Path) -> tuple[dict[str, Any], tuple[bytes, int] | None]:
+    """The tokenizer without its merges, and these packed. Parsed as one the 446 189 merges would take 200 MB."""
     data = MappedFile(file, file.resolve()).data.tobytes()
     begin = _MERGES.search(data)
     if begin is None:
         return parse_json(data, file), None
+    packed: list[bytes] = []
+    count, at = 0, begin.end()
+    while at < len(data):
+        merges, at, ended = _some_merges(data, at, count, file)
+        packed.append(_pack_strings(_texts(merges, count, file), file, "model.merges holds what is not UTF-8"))
+        count += len(merges)
+        if ended:
+            break
+    return parse_json(data[: begin.end()] + data[at:], file), (b"".join(packed), count)
+
+
+def _some_merges(data: bytes, at: int, count: int, file: Path) -> tuple[list[Any], int, bool]:
+    """Some merges from `at` on, where they end, and whether the list does too. A cut inside a merge's text leaves a quote open, so it
+    cannot be mistaken for one between merges: parsing fails, and the next one is tried."""
+    for cut in islice(_BETWEEN.finditer(data, at + _MERGES_BYTES), 100):
+        try:
+            return json.loads(b"[%b]" % data[at : cut.start()]), cut.end(), False
+        except ValueError:
+            pass
     try:
-        packed, count, end = _pack_merges(data, begin.end(), file)
-        data[begin.end() : end].decode()
-    except ValueError:
-        raise BadInput("model.merges holds what is not UTF-8, or a wrong escape", file=file) from None
-    return parse_json(data[: begin.end()] + data[end:], file), (packed, count)
+        text = "[" + data[at:].decode()
+        merges, end = json.JSONDecoder().raw_decode(text)
+    except UnicodeDecodeError:
+        raise BadInput("model.merges holds what is not UTF-8", file=file) from None
+    except (ValueError, RecursionError):
+        raise BadInput(f"model.merges is malformed after {count} merges or more", file=file) from None
+    return merges, at + len(text[1 : end - 1].encode()), True
 
 
-def _pack_merges(data: bytes, at: int, file: Path) -> tuple[bytearray, int, int]:
-    """Merges from `at` on, each "left right" or, since tokenizers 0.20, a pair: packed strings, their number, where the list ends."""
-    packed, count = bytearray(), 0
-    prefix = [struct.pack("<Q", n) for n in range(_MAX_MERGE)]
-    pattern = _PAIR if _PAIR.match(data, at) else _JOINED
-    for match in pattern.finditer(data, at):
-        if match.start() != at:
-            break
-        parts = match.groups()
-        if match.group().find(b"\\") >= 0:
-            parts = tuple(json.loads(b'"%s"' % p).encode() for p in parts)
-        text = b" ".join(parts)
-        if len(text) >= _MAX_MERGE:
-            break
-        packed += prefix[len(text)]
-        packed += text
-        at, count = match.end(), count + 1
-    if not _LIST_END.match(data, at):
-        raise BadInput(f"model.merges is malformed after {count} merges", file=file)
-    return packed, count, at
+def _texts(merges: list[Any], before: int, file: Path) -> list[str]:
+    """Each "left right" or, since tokenizers 0.20, a pair -> "left right"."""
+    if {*map(type, merges)} <= {str}:
+        return merges
+    for n, merge in enumerate(merges):
+        if type(merge) is not list or len(merge) != 2 or type(merge[0]) is not str or type(merge[1]) is not str:
+            raise BadInput(f"model.merges is malformed after {before + n} merges", file=file)
+    return [*map(" ".join, merges)]
 
 
 def _check_splitting(raw: Mapping[str, Any], file: Path) -> None:
@@ -166,12 +172,12 @@ def _token_table(vocab: Mapping[str, int], added: list[dict[str, Any]], size: in
     return [PAD_TEXT.format(i) if t is None else t for i, t in enumerate(tokens)], types
 
 
-def _pack_strings(texts: list[str], file: Path) -> bytes:
+def _pack_strings(texts: list[str], file: Path, what: str = "a token is not UTF-8") -> bytes:
     """GGUF string array elements: an 8-byte length and the UTF-8 bytes, each. Lengths repeat, so they are packed once."""
     try:
         data = [t.encode() for t in texts]
     except UnicodeEncodeError as e:
-        raise BadInput("a token is not UTF-8", file=file, got=e.object) from None
+        raise BadInput(what, file=file, got=e.object) from None
     prefix = {n: struct.pack("<Q", n) for n in set(map(len, data))}
     return b"".join(chain.from_iterable((prefix[len(d)], d) for d in data))
 
