@@ -158,17 +158,18 @@ def _open(path: str, backend: str, max_tokens: int, temperature: float, seed: in
     from gptoss_adapters.backends import open_backend
 
     engine = open_backend(f"{backend}={path}")
-    return lambda ids: (token.id for token in engine.stream(ids, max_tokens=max_tokens, temperature=temperature, seed=seed))
+    return lambda ids: (token.id for token in engine.stream(ids, max_tokens=max_tokens, temperature=temperature, seed=seed, reuse=True))
 
 
 def _torch(path: str, max_tokens: int, temperature: float, seed: int) -> Any:
-    from gptoss_adapters.generate import Sampling, stream
+    from gptoss_adapters.generate import KeptCache, stream
     from gptoss_adapters.model import GptOss
+    from gptoss_adapters.sampling import Sampling
 
     model = GptOss.from_checkpoint(path)
-    sampling = Sampling(temperature=temperature, seed=seed)
+    sampling, kept = Sampling(temperature=temperature, seed=seed), KeptCache(model)
 
     def ids_of(ids: list[int]) -> Iterator[int]:
-        return (step.token for step in stream(model, ids, max_tokens=max_tokens, sampling=sampling))
+        return (step.token for step in stream(model, ids, max_tokens=max_tokens, sampling=sampling, kept=kept))
 
     return ids_of

@@ -11,37 +11,18 @@ from dataclasses import dataclass, field
 from operator import index
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gptoss_adapters.errors import UsageError
+from gptoss_adapters.sampling import Sampling, draw
 from gptoss_adapters.spec import EOS_TOKEN_IDS
 
 if TYPE_CHECKING:
     from gptoss_adapters.model import Cache, GptOss
 
 PREFILL_CHUNK = 512  # prompt tokens per forward pass: bounds the memory of activations
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is drawn. temperature 0 is greedy; the filters apply in the order top_k, top_p, min_p.
-
-    top_k: keep the k most likely (0: all). top_p: keep the smallest set with this probability. min_p: keep what is at
-    least this fraction of the most likely one's probability. seed: same seed, same draws, for the same batch.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, ok in (("temperature", self.temperature >= 0), ("top_k", self.top_k >= 0),
-                         ("top_p", 0 < self.top_p <= 1), ("min_p", 0 <= self.min_p <= 1)):  # fmt: skip
-            if not ok:
-                raise UsageError(f"{name} is out of range", got=getattr(self, name))
 
 
 @dataclass(slots=True)
@@ -76,9 +57,10 @@ def generate(model: GptOss, prompts: Tensor | Sequence[Sequence[int]] | Sequence
 
 
 def stream(model: GptOss, prompt: Sequence[int], *, max_tokens: int = 256, sampling: Sampling | None = None,
-           stop_ids: Sequence[int] | None = None, top_logprobs: int = 0) -> Iterator[Step]:  # fmt: skip
-    """The same for one prompt, one Step per token as it comes; close the iterator to stop early."""
-    for (step,) in _steps(model, _rows(prompt), max_tokens, sampling, stop_ids, top_logprobs):
+           stop_ids: Sequence[int] | None = None, top_logprobs: int = 0, kept: KeptCache | None = None) -> Iterator[Step]:  # fmt: skip
+    """The same for one prompt, one Step per token as it comes; close the iterator to stop early. With `kept`, what the prompt
+    shares with the last one that used it is not run again."""
+    for (step,) in _steps(model, _rows(prompt), max_tokens, sampling, stop_ids, top_logprobs, kept):
         assert step is not None  # a single row ends the loop when it stops
         yield step
 
@@ -100,28 +82,26 @@ def _record(answer: Generation, step: Step) -> None:
 
 
 def _steps(model: GptOss, rows: list[list[int]], max_tokens: int, sampling: Sampling | None, stop_ids: Sequence[int] | None,
-           top: int) -> Iterator[list[Step | None]]:  # fmt: skip
+           top: int, kept: KeptCache | None = None) -> Iterator[list[Step | None]]:  # fmt: skip
     """One list per decoded column: a Step per row, None for a row that has ended."""
     sampling = sampling or Sampling()
     stops = set(stop_ids if stop_ids is not None else (*EOS_TOKEN_IDS, model.config.eos_token_id))
-    rng = torch.Generator().manual_seed(sampling.seed) if sampling.seed is not None else torch.Generator()
-    if sampling.seed is None:
-        rng.seed()
+    random = np.random.default_rng(sampling.seed)
     max_tokens = min(max_tokens, model.config.max_position_embeddings - max(map(len, rows)) + 1)
     if max_tokens < 1:
         return
     cache = model.new_cache()
-    logits, positions = prefill(model, rows, cache)
+    logits, positions = kept.prefill(rows[0]) if kept else prefill(model, rows, cache)
     alive = [True] * len(rows)
     for n in range(max_tokens):
         logp = logits[:, -1].float().log_softmax(-1)
-        tokens = pick(logp, sampling, rng)
+        tokens = pick(logp, sampling, random)
         yield [_step(logp[i], int(t), top, stops) if alive[i] else None for i, t in enumerate(tokens)]
         alive = [a and int(t) not in stops for a, t in zip(alive, tokens, strict=True)]
         if not any(alive) or n + 1 == max_tokens:
             return
         positions = positions + 1
-        logits = model(tokens[:, None], cache=cache, positions=positions, last_only=True)
+        logits = kept.step(tokens.tolist()) if kept else model(tokens[:, None], cache=cache, positions=positions, last_only=True)
 
 
 def _step(logp: Tensor, token: int, top: int, stops: set[int | None]) -> Step:
@@ -142,18 +122,70 @@ def prefill(model: GptOss, rows: list[list[int]], cache: list[Cache]) -> tuple[T
     return model(ids[:, cut:], cache=cache, positions=positions[:, cut:], last_only=True), positions[:, -1:]
 
 
-def pick(logp: Tensor, sampling: Sampling, rng: torch.Generator) -> Tensor:
+def pick(logp: Tensor, sampling: Sampling, random: np.random.Generator) -> Tensor:
     """logp [B, V] -> the next token of each row, [B] int64, on the CPU."""
     if sampling.temperature == 0:
         return logp.argmax(-1).cpu()
-    shifted = logp.cpu() - logp.cpu().max(-1, keepdim=True).values  # so that a tiny temperature does not overflow
-    ranked, order = (shifted / sampling.temperature).softmax(-1).sort(-1, descending=True)
-    if sampling.top_k:
-        ranked[:, sampling.top_k :] = 0
-    keep = ranked >= sampling.min_p * ranked[:, :1]
-    keep &= ranked.cumsum(-1) - ranked < sampling.top_p * ranked.sum(-1, keepdim=True)
-    drawn = torch.multinomial(ranked * keep, 1, generator=rng)
-    return order.gather(-1, drawn)[:, 0]
+    return torch.tensor([draw(row, sampling, random) for row in logp.cpu().numpy()])
+
+
+class KeptCache:
+    """The cache of a conversation, and where it can be taken up again: a prompt that begins as the last one did is not run anew.
+
+    A full layer can be cut anywhere. A sliding one has dropped what left its window, so it goes back only to a marked place,
+    where references to its tensors were kept (it makes new ones at each step): the ends of a prefill's steps, and now.
+    """
+
+    MARKS = 8
+
+    def __init__(self, model: GptOss) -> None:
+        self.model, self.cache, self.tokens = model, model.new_cache(), list[int]()
+        self._marks: dict[int, list[tuple[Any, ...]]] = {0: self._state()}
+
+    def prefill(self, prompt: list[int]) -> tuple[Tensor, Tensor]:
+        """As the function of this name, from the last place that the prompt shares."""
+        for at in range(self.rewind(prompt), len(prompt), PREFILL_CHUNK):
+            logits = self.step(prompt[at : at + PREFILL_CHUNK])
+            self.mark()
+        return logits, torch.tensor([[len(prompt) - 1]])
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """The model on the next tokens -> logits of the last one [1, 1, V]."""
+        try:
+            logits = self.model(torch.tensor([list(tokens)]), cache=self.cache, last_only=True)
+        except BaseException:
+            self._forget()  # some layers may have taken the step, others not
+            raise
+        self.tokens += tokens
+        return logits
+
+    def mark(self) -> None:
+        """Remember this place."""
+        if len(self._marks) > self.MARKS:
+            del self._marks[sorted(self._marks)[1]]  # the start stays
+        self._marks[len(self.tokens)] = self._state()
+
+    def rewind(self, prompt: Sequence[int]) -> int:
+        """Go back to the last place that the prompt shares, short of its last token; returns how many tokens are kept."""
+        self.mark()
+        pairs = zip(self.tokens, prompt[:-1], strict=False)
+        shared = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(self.tokens), len(prompt) - 1))
+        n = max(place for place in self._marks if place <= shared)
+        for layer, state in zip(self.cache, self._marks[n], strict=True):
+            if layer.window is None:
+                layer.used = n
+            if layer.window is not None or n == 0:
+                layer.k, layer.v, layer.positions = state
+        self._marks = {place: state for place, state in self._marks.items() if place <= n}
+        del self.tokens[n:]
+        return n
+
+    def _forget(self) -> None:
+        self.cache, self.tokens = self.model.new_cache(), []
+        self._marks = {0: self._state()}
+
+    def _state(self) -> list[tuple[Any, ...]]:
+        return [(None,) * 3 if layer.window is None else (layer.k, layer.v, layer.positions) for layer in self.cache]
 
 
 def _rows(prompts: Tensor | Sequence[Sequence[int]] | Sequence[int]) -> list[list[int]]:

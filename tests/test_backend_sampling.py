@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from gptoss_adapters.backends import BackendFailed, Request, Token
-from gptoss_adapters.backends.sampling import Sampler, log_softmax, top_logprobs
+from gptoss_adapters.backends.sampling import Sampler
+from gptoss_adapters.sampling import distribution, log_softmax, top_logprobs
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32))
 
 
 def kept(**request: float) -> dict[int, float]:
-    ids, p = Sampler(Request([0], temperature=request.pop("temperature", 1.0), **request)).distribution(LOGITS)  # type: ignore[arg-type]
+    ids, p = distribution(LOGITS, Request([0], temperature=request.pop("temperature", 1.0), **request))  # type: ignore[arg-type]
     return {int(i): round(float(v), 6) for v, i in sorted(zip(p, ids, strict=True), reverse=True)}
 
 
@@ -48,7 +49,7 @@ def test_filters_against_a_full_sort(seed: int) -> None:
     random = np.random.RandomState(seed)
     logits = (random.standard_normal(300) * random.choice([0.1, 1, 5])).astype(np.float32)
     k, top_p, min_p = int(random.choice([0, 1, 7, 300, 500])), float(random.choice([1, 0.99, 0.5, 0.01])), float(random.choice([0, 0.01, 0.9]))
-    ids, p = Sampler(Request([0], temperature=0.8, top_k=k, top_p=top_p, min_p=min_p)).distribution(logits)
+    ids, p = distribution(logits, Request([0], temperature=0.8, top_k=k, top_p=top_p, min_p=min_p))
     whole = np.exp(log_softmax(logits.astype(np.float64) / 0.8))
     order = np.argsort(-whole, kind="stable")[: k or None]
     mass = whole[order].cumsum() / whole[order].sum()

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gptoss_adapters.backends.protocol import engine_class
-from gptoss_adapters.backends.sampling import log_softmax
 from gptoss_adapters.errors import CheckFailed
+from gptoss_adapters.sampling import log_softmax
 from gptoss_adapters.spec import GptOssConfig
 
 if TYPE_CHECKING:

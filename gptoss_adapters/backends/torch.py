@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gptoss_adapters.backends.protocol import Capabilities, Engine, Info, Request, Token, common_prefix
+from gptoss_adapters.backends.protocol import Capabilities, Engine, Info, Request, Token
 from gptoss_adapters.backends.sampling import Sampler
 from gptoss_adapters.errors import UsageError, missing_extra
 from gptoss_adapters.spec import EOS_TOKEN_IDS
@@ -41,6 +42,7 @@ class Torch(Engine):
         except ImportError as error:
             raise missing_extra("torch", "torch") from error
         from gptoss_adapters.checkpoint import open_checkpoint
+        from gptoss_adapters.generate import KeptCache
         from gptoss_adapters.model import GptOss
 
         torch.set_num_threads(n_threads)
@@ -49,7 +51,8 @@ class Torch(Engine):
             checkpoint.config = replace(checkpoint.config, yarn_truncate=truncate)
         self._torch, self._n_batch = torch, n_batch
         self._model = GptOss.from_checkpoint(checkpoint, getattr(torch, dtype), device, experts)
-        self._kept = _Kept(self._model.new_cache())
+        self._new_kept = partial(KeptCache, self._model)
+        self._kept = self._new_kept()
         self.info = Info(
             engine="torch",
             version=f"gptoss_adapters.model, torch {torch.__version__}",
@@ -70,27 +73,18 @@ class Torch(Engine):
 
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
         sampler = Sampler(request)
-        kept = self._kept if request.reuse else _Kept(self._model.new_cache())
+        kept = self._kept if request.reuse else self._new_kept()
         self.reused = kept.rewind(request.tokens)
         for at in range(self.reused, len(request.tokens), self._n_batch):
             if cancelled():
                 return
-            logits = self._step(request.tokens[at : at + self._n_batch], kept)
+            logits = _array(kept.step(request.tokens[at : at + self._n_batch])[0, -1])
             kept.mark()
         for _ in range(self.info.n_ctx - len(request.tokens)):
             chosen = sampler.pick(logits)
             yield sampler.token(chosen, logits)
-            logits = self._step([chosen], kept)
+            logits = _array(kept.step([chosen])[0, -1])
         yield sampler.token(chosen := sampler.pick(logits), logits)
-
-    def _step(self, tokens: Sequence[int], kept: _Kept) -> np.ndarray:
-        try:
-            logits: np.ndarray = self._forward(tokens, kept.cache, last_only=True)[-1]
-        except Exception:
-            self._kept = _Kept(self._model.new_cache())  # some layers may have taken the step, others not
-            raise
-        kept.tokens += tokens
-        return logits
 
     def taps(self, tokens: Sequence[int], forced: np.ndarray | None) -> dict[str, np.ndarray]:
         from gptoss_adapters.model import Taps
@@ -108,45 +102,8 @@ class Torch(Engine):
         out = {name: np.stack([_array(layer[0]) for layer in layers]) for name, layers in parts.items()}
         return out | {"logits": out["logits"][0], "experts": out["experts"].astype(np.int32)}
 
-    def _forward(self, tokens: Sequence[int], cache: Any, last_only: bool = False) -> np.ndarray:
-        return _array(self._model(self._torch.tensor([list(tokens)]), cache=cache, last_only=last_only)[0])
-
-
-class _Kept:
-    """The cache of the last generation, and where it can be taken up again.
-
-    A full layer can be cut anywhere. A sliding one has dropped what left its window, so it goes back only to a marked place,
-    where references to its tensors were kept (it makes new ones at each step): the ends of the prefill's steps, and now.
-    """
-
-    MARKS = 8
-
-    def __init__(self, cache: list[Any]) -> None:
-        self.cache, self.tokens = cache, list[int]()
-        self._marks: dict[int, list[tuple[Any, ...]]] = {0: self._state()}
-
-    def mark(self) -> None:
-        """Remember this place."""
-        if len(self._marks) > self.MARKS:
-            del self._marks[sorted(self._marks)[1]]  # the start stays
-        self._marks[len(self.tokens)] = self._state()
-
-    def rewind(self, prompt: Sequence[int]) -> int:
-        """Go back to the last place that the prompt shares, short of its last token; returns how many tokens are kept."""
-        self.mark()
-        shared = min(common_prefix(self.tokens, prompt), len(prompt) - 1)
-        n = max(place for place in self._marks if place <= shared)
-        for layer, state in zip(self.cache, self._marks[n], strict=True):
-            if layer.window is None:
-                layer.used = n
-            if layer.window is not None or n == 0:
-                layer.k, layer.v, layer.positions = state
-        self._marks = {place: state for place, state in self._marks.items() if place <= n}
-        del self.tokens[n:]
-        return n
-
-    def _state(self) -> list[tuple[Any, ...]]:
-        return [(None,) * 3 if layer.window is None else (layer.k, layer.v, layer.positions) for layer in self.cache]
+    def _forward(self, tokens: Sequence[int], cache: Any) -> np.ndarray:
+        return _array(self._model(self._torch.tensor([list(tokens)]), cache=cache)[0])
 
 
 def _array(tensor: Any) -> np.ndarray:
