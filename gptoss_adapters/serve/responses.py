@@ -126,6 +126,8 @@ def _first_sentence(text: str) -> str:
 
 def _whole_tool(tool: Json) -> Json:
     """A tool as the API's answers spell it, whichever way the request did."""
+    if tool.get("type") == "code_interpreter":
+        return {"container": {"type": "auto"}} | tool
     if tool.get("type", "function") != "function":
         return tool
     return {"type": "function", "description": None, "parameters": None, "strict": None} | (tool.get("function") or tool)

@@ -46,9 +46,12 @@ ToolNames: TypeAlias = Iterable[str | Tool] | Mapping[str, ToolNamespace]
 
 
 def tool_names(tools: ToolNames | None) -> frozenset[str]:
-    """Full names (``functions.f``) of tools declared as names, as `Tool`s of the namespace functions, or by namespace."""
+    """Full names (``functions.f``) of tools declared as names, as `Tool`s of the namespace functions, or by namespace.
+
+    A built-in namespace is called by its own name too (``python``), ``functions`` never is."""
     if isinstance(tools, Mapping):
-        return frozenset(name for space in tools.values() for name in (space.name, *(f"{space.name}.{tool.name}" for tool in space.tools)))
+        spaces = [space.name for space in tools.values() if space.name != "functions"]
+        return frozenset([*spaces, *(f"{space.name}.{tool.name}" for space in tools.values() for tool in space.tools)])
     return frozenset(tool if isinstance(tool, str) else f"functions.{tool.name}" for tool in tools or ())
 
 
