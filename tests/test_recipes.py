@@ -17,7 +17,7 @@ from gptoss_adapters.checkpoint.writer import write
 
 ROOT = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(ROOT.rglob("*.md"))
-PROGRAMS = {"gptoss-convert": "gptoss_converters.cli", "gptoss-chat": "gptoss_adapters.chat", "gptoss-harmony": "gptoss_harmony.cli"}
+PROGRAMS = {"gptoss-convert": "gptoss_converters.cli", "gptoss-chat": "gptoss_adapters.chat", "gptoss-harmony": "gptoss_harmony.cli", "gptoss-parity": "gptoss_adapters.parity.cli"}
 # Of llama.cpp's common/arg.cpp; a recipe may use no other.
 LLAMA_SERVER = {"-m", "-c", "-t", "-ngl", "-fa", "--jinja", "--host", "--port", "--n-cpu-moe", "--split-mode", "--tensor-split"}
 
@@ -56,7 +56,7 @@ def test_recipe_uses_options_that_exist(recipe: Path) -> None:
         if program == "llama-server":
             assert options <= LLAMA_SERVER, options - LLAMA_SERVER
         elif program in PROGRAMS:
-            command = arguments[0] if program in ("gptoss-convert", "gptoss-harmony") else ""
+            command = arguments[0] if program in ("gptoss-convert", "gptoss-harmony", "gptoss-parity") else ""
             text = help_of(program, command)
             assert all(re.search(rf"(?<![\w-]){re.escape(o)}(?![\w-])", text) for o in options), (program, options)
 

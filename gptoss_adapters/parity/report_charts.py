@@ -51,11 +51,13 @@ def figures(target: Target) -> list[Figure]:
 
 
 def histogram(data: Histogram) -> Figure:
-    top = max([*data.counts, *data.null_counts, 1])
-    edges = [10.0**e for e in data.edges]
-    plot = Plot("Histogram of KL divergence over positions, with the null's", Axis(edges[0], edges[-1], "KL per position, nats", True), Axis(0, top, "positions"))
-    plot.bars(edges, data.counts, "seen", "target").bars(edges, data.null_counts, "null", "null: honest rounding", outline=True)
-    rows = [(f"{number(a)} to {number(b)}", count(n), count(m)) for a, b, n, m in zip(edges, edges[1:], data.counts, data.null_counts or [0] * len(data.counts), strict=False) if n or m]
+    null = [*data.null_counts, *[0] * (len(data.counts) - len(data.null_counts))]
+    filled = [i for i, both in enumerate(zip(data.counts, null, strict=True)) if any(both)]
+    part = slice(max(filled[0] - 1, 0), min(filled[-1] + 2, len(data.counts)))  # one empty bin at each side
+    counts, null, edges = data.counts[part], null[part], [10.0**e for e in data.edges[part.start : part.stop + 1]]
+    plot = Plot("Histogram of KL divergence over positions, with the null's", Axis(edges[0], edges[-1], "KL per position, nats", True), Axis(0, max([*counts, *null]), "positions"))
+    plot.bars(edges, counts, "seen", "target").bars(edges, null, "null", "null: honest rounding", outline=True)
+    rows = [(f"{number(a)} to {number(b)}", count(n), count(m)) for a, b, n, m in zip(edges, edges[1:], counts, null, strict=False) if n or m]
     return Figure("KL divergence", "Where the bars lie right of the outline, the target is further off than rounding makes it.", str(plot), ("KL, nats", "target", "null"), rows)
 
 

@@ -25,7 +25,7 @@ th,td{padding:6px 10px;text-align:left;vertical-align:top;border-bottom:1px soli
 th{font-size:12.5px;font-weight:600;color:var(--soft);white-space:nowrap}tr:last-child>td{border-bottom:0}
 td.n,th.n{text-align:right;white-space:nowrap}td .what{display:block;font-size:12.5px;color:var(--soft);min-width:24ch}
 td.state{white-space:nowrap;font-weight:600}td.any{overflow-wrap:anywhere;min-width:16ch}
-td.cell{white-space:nowrap;text-align:center}.chip{display:inline-block;border-radius:5px;padding:0 7px;font-weight:600;font-size:13px}
+td.cell,th.cell{white-space:nowrap;text-align:center}.chip{display:inline-block;border-radius:5px;padding:0 7px;font-weight:600;font-size:13px}
 .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:18px 26px;margin-top:10px}
 figure{margin:0;min-width:0}figcaption{font-weight:600;margin-bottom:2px}figure p{font-size:13px;color:var(--soft);margin:0 0 4px}
 figure>svg{display:block;width:100%;height:auto;overflow:visible}

@@ -65,7 +65,10 @@ def times(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    return DASH if value is None else f"{100 * value:.1f} %"
+    if value is None:
+        return DASH
+    percent = 100 * value
+    return f"{percent:.1f} %" if abs(percent) >= 1 or percent == 0 else f"{number(percent, 2)} %"
 
 
 def count(value: int) -> str:
@@ -126,8 +129,8 @@ def verdict_words(target: Target) -> str:
 def deviation_words(deviation: Deviation) -> str:
     """What this run says of a known deviation."""
     if deviation.status == EXPECTED:
-        where = "at no position of this run" if deviation.resolvable_from is None else f"below position {count(deviation.resolvable_from)}"
-        return f"expected, not resolvable {where}"
+        below = deviation.resolvable_from if deviation.resolvable_from is not None else (deviation.longest_position or 0) + 1
+        return f"expected, not resolvable below position {count(below)}"
     if deviation.status == CONFIRMED and deviation.excess_without is not None:
         return f"confirmed: excess {times(deviation.excess_without)} without it in the reference, {times(deviation.excess_with)} with it"
     return STATUS_MEANS.get(deviation.status, deviation.status)
