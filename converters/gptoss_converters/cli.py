@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from gptoss_adapters import console
@@ -9,6 +11,7 @@ from gptoss_converters.cli_check_modelfile import check_modelfile
 from gptoss_converters.cli_inspect import inspect
 from gptoss_converters.cli_new import new
 from gptoss_converters.cli_to_gguf import to_gguf
+from gptoss_converters.cli_to_hf import to_hf, to_openai
 from gptoss_converters.cli_to_ollama import to_ollama
 from gptoss_converters.cli_verify import verify
 
@@ -19,7 +22,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for name, command in (("inspect", inspect), ("to-gguf", to_gguf), ("to-ollama", to_ollama), ("check-modelfile", check_modelfile), ("verify", verify), ("new", new)):
+COMMANDS: dict[str, Callable[..., None]] = {
+    "inspect": inspect, "to-gguf": to_gguf, "to-ollama": to_ollama, "to-hf": to_hf, "to-openai": to_openai,
+    "check-modelfile": check_modelfile, "verify": verify, "new": new,
+}  # fmt: skip
+for name, command in COMMANDS.items():
     app.command(name)(command)
 
 

@@ -18,7 +18,11 @@ from gptoss_converters.console import (
     ThreadsOption,
     human,
     parse_size,
+    plan_json,
+    plan_text,
+    record,
 )
+from gptoss_converters.inputs import LoraOption, LoraOrderOption, RoundingOption, ScalesFromOption
 
 
 class Dense(StrEnum):
@@ -46,6 +50,10 @@ def to_gguf(
     split_max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Split into files of at most SIZE tensor bytes, e.g. 4G.")] = None,
     sha256: Annotated[bool | None, typer.Option("--sha256/--no-sha256", help="Hash sources and output into the file (default: for Hub sources).")] = None,
     allow_lossy: Annotated[bool, typer.Option("--allow-lossy", help="Go on when llama.cpp cannot compute what the config says.")] = False,
+    lora: LoraOption = None,
+    lora_order: LoraOrderOption = None,
+    rounding: RoundingOption = None,
+    scales_from: ScalesFromOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
@@ -63,44 +71,33 @@ def to_gguf(
 
         gptoss-convert to-gguf ./my-tune -o tune.gguf --experts mxfp4 --dry-run
     """
-    from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.checkpoint.writer import write
     from gptoss_converters.gguf_metadata import title
+    from gptoss_converters.inputs import open_input, rounding_for
     from gptoss_converters.to_gguf import GgufOptions, plan_gguf
 
     out = Output(as_json)
-    on_hub = not Path(path).exists()
+    on_hub = not Path(path).exists() and not path.startswith("ollama:")
     hashes = on_hub if sha256 is None else sha256
     if on_hub and name is None:  # the folder that a download lands in is named by a hash
         name = title(path.rpartition("/")[2])
     options = GgufOptions(dense and dense.value, experts and experts.value, tokenizer, name, parse_size(split_max_size), hashes, allow_lossy)
-    made = plan_gguf(open_checkpoint(path, revision=revision), output, options)
-    for notice in made.notices:
+    checkpoint = open_input(path, revision, lora, lora_order)
+    how = rounding_for(checkpoint, rounding, scales_from)
+    made = plan_gguf(checkpoint, output, options, how)
+    for notice in [*checkpoint.adapters, *made.notices]:
         out.note(notice)
     if dry_run:
-        out.result(_plan_text(made.plan), **_plan_json(made.plan), notices=made.notices)
+        out.result(plan_text(made.plan), **plan_json(made.plan), notices=made.notices)
         return
     with ProgressBar() as bar:
         written = write(made.plan, threads=threads, resume=resume, force=force, progress=bar)
     files = [str(f.path) for f in made.plan.files]
-    out.result(_summary(files, written), files=files, notices=made.notices, **asdict(written))
-
-
-def _plan_json(plan: Any) -> dict[str, Any]:
-    tensors = [
-        {"file": f.path.name, **asdict(t), "offset": o} for f in plan.files for t, o in zip(f.tensors, f.offsets, strict=True)
-    ]  # fmt: skip
-    return {"bytes": plan.nbytes, "files": {f.path.name: f.size for f in plan.files}, "tensors": tensors}
-
-
-def _plan_text(plan: Any) -> str:
-    lines = []
-    for file in plan.files:
-        lines.append(f"{file.path}: {file.size} bytes ({human(file.size)}), {len(file.tensors)} tensors")
-        for t, offset in zip(file.tensors, file.offsets, strict=True):
-            shape = "x".join(map(str, t.shape))
-            lines.append(f"  {offset:>12} {t.nbytes:>12}  {t.dtype:<5} {shape:<16} {t.name:<34} <- {t.source}")
-    return "\n".join(lines)
+    statistics = how.stats.as_dict() if how.stats else None
+    if statistics is not None:
+        record(output.with_name(f"{output.name}.quantisation.json"), how.rule, statistics)
+    text = "\n".join(filter(None, [_summary(files, written), how.text()]))
+    out.result(text, files=files, notices=made.notices, quantisation=statistics, **asdict(written))
 
 
 def _summary(files: list[str], written: Any) -> str:

@@ -21,6 +21,7 @@ from gptoss_converters.console import (
     human,
     parse_size,
 )
+from gptoss_converters.inputs import LoraOption, LoraOrderOption, RoundingOption, ScalesFromOption
 
 if TYPE_CHECKING:
     from gptoss_converters.to_ollama import OllamaModel
@@ -47,6 +48,10 @@ def to_ollama(
     tokenizer: Annotated[str | None, typer.Option(metavar="DIR", help="Folder with tokenizer.json.")] = None,
     split_max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Split into files of at most SIZE tensor bytes (Ollama 0.34.1).")] = None,
     allow_lossy: Annotated[bool, typer.Option("--allow-lossy", help="Go on when llama.cpp cannot compute what the config says.")] = False,
+    lora: LoraOption = None,
+    lora_order: LoraOrderOption = None,
+    rounding: RoundingOption = None,
+    scales_from: ScalesFromOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
@@ -64,8 +69,8 @@ def to_ollama(
 
         gptoss-convert to-ollama ./my-tune -o out --store ~/.ollama/models
     """
-    from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.checkpoint.writer import write
+    from gptoss_converters.inputs import open_input, rounding_for
     from gptoss_converters.to_gguf import GgufOptions
     from gptoss_converters.to_ollama import OllamaOptions, finish, plan_ollama
 
@@ -74,9 +79,10 @@ def to_ollama(
     out = Output(as_json)
     options = OllamaOptions(template.value, name, num_ctx, system, tuple(map(_turn, message or ())), None if requires == "none" else requires)
     gguf = GgufOptions(dense and dense.value, experts and experts.value, tokenizer, None, parse_size(split_max_size), False, allow_lossy)
-    checkpoint = open_checkpoint(path, revision=revision)
-    model = plan_ollama(checkpoint, output, gguf, options)
-    for notice in model.gguf.notices:
+    checkpoint = open_input(path, revision, lora, lora_order)
+    how = rounding_for(checkpoint, rounding, scales_from)
+    model = plan_ollama(checkpoint, output, gguf, options, how)
+    for notice in [*checkpoint.adapters, *model.gguf.notices]:
         out.note(notice)
     if dry_run:
         sizes = "\n".join(f"{f.path}: {f.size} bytes ({human(f.size)})" for f in model.plan.files)
@@ -91,7 +97,9 @@ def to_ollama(
     finally:
         if not there and output.is_dir() and not any(output.iterdir()):
             output.rmdir()
-    out.result(_summary(model, where), name=model.name, folder=str(output), where=where, notices=model.gguf.notices, **asdict(written))
+    statistics = how.stats.as_dict() if how.stats else None
+    text = "\n".join(filter(None, [how.text(), _summary(model, where)]))
+    out.result(text, quantisation=statistics, name=model.name, folder=str(output), where=where, notices=model.gguf.notices, **asdict(written))
 
 
 def _turn(text: str) -> tuple[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -87,3 +89,29 @@ def human(nbytes: float) -> str:
             return f"{nbytes:.0f} {unit}" if unit == "bytes" else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     raise AssertionError
+
+
+def record(path: Path, rule: str, statistics: dict[str, Any]) -> None:
+    """What quantising did, beside the output. The file is not part of the model: it may be removed."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps({"rule": rule, **statistics}, indent=2) + "\n")
+    part.replace(path)
+
+
+def plan_json(plan: Any) -> dict[str, Any]:
+    """A plan as `--dry-run --json` prints it."""
+    tensors = [
+        {"file": f.path.name, **asdict(t), "offset": o} for f in plan.files for t, o in zip(f.tensors, f.offsets, strict=True)
+    ]  # fmt: skip
+    return {"bytes": plan.nbytes, "files": {f.path.name: f.size for f in plan.files}, "tensors": tensors}
+
+
+def plan_text(plan: Any) -> str:
+    """A plan as `--dry-run` prints it."""
+    lines = []
+    for file in plan.files:
+        lines.append(f"{file.path}: {file.size} bytes ({human(file.size)}), {len(file.tensors)} tensors")
+        for t, offset in zip(file.tensors, file.offsets, strict=True):
+            shape = "x".join(map(str, t.shape))
+            lines.append(f"  {offset:>12} {t.nbytes:>12}  {t.dtype:<5} {shape:<16} {t.name:<34} <- {t.source}")
+    return "\n".join(lines)

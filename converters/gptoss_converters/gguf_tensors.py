@@ -10,18 +10,15 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.base import DENSE, Checkpoint, TensorInfo
-from gptoss_adapters.checkpoint.files import Source
-from gptoss_adapters.checkpoint.fills import Copied, Repacked, SourceFile
+from gptoss_adapters.checkpoint.base import Checkpoint, TensorInfo
+from gptoss_adapters.checkpoint.fills import Copied, Repacked
 from gptoss_adapters.checkpoint.plan import Fill, Tensor
-from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import MXFP4_BLOCK
-from gptoss_converters.rows import DenseRows, Encoded, GgufRows, Mxfp4Rows, Reader, SwappedRows, row_bytes
-
-HALVES = {"gate": (0, 2), "up": (1, 2)}  # role of a GGUF tensor -> which of the interleaved rows: start, stride
+from gptoss_converters.quantised import Quantised, Regrouped, Rounding
+from gptoss_converters.readers import Readers
+from gptoss_converters.rows import DenseRows, Encoded, GgufRows, row_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +32,10 @@ class Entry:
 class Tensors:
     """All entries of a checkpoint, with expert weights as `experts` and other matrices as `dense` (None: as they are stored)."""
 
-    def __init__(self, checkpoint: Checkpoint, dense: str | None, experts: str | None) -> None:
-        self.checkpoint, self.dense, self.experts = checkpoint, dense, experts
-        if checkpoint.kind not in (layouts.OPENAI, layouts.HF_MXFP4, layouts.HF_BF16, layouts.GGUF):
-            raise BadInput(f"a checkpoint of kind {checkpoint.kind} cannot be exported yet", file=checkpoint.path)
+    def __init__(self, checkpoint: Checkpoint, dense: str | None, experts: str | None, rounding: Rounding) -> None:
+        self.checkpoint, self.dense, self.experts, self.rounding = checkpoint, dense, experts, rounding
         self.parts = layouts.parts(layouts.GGUF, checkpoint.config)
-        self.files: dict[Path, SourceFile] = {path: SourceFile(path) for path in checkpoint.stored}
+        self.readers = Readers(checkpoint)
 
     def entries(self) -> list[Entry]:
         return [entry for name in self._order() for entry in self._entries(name)]
@@ -68,7 +63,7 @@ class Tensors:
     def _entries(self, name: str) -> Iterator[Entry]:
         info, kind = self.checkpoint.tensors[name], self._type(name)
         parts = self.parts[name]
-        if info.roles == ("blocks", "scales") and kind == "mxfp4":
+        if info.roles == ("blocks", "scales") and kind == info.encoding:
             made = tuple(self._tensor(p, info, kind, "repacked") for p in parts)
             yield Entry(made, self._repacked(info, len(parts)))
             return
@@ -85,40 +80,25 @@ class Tensors:
     def _repacked(self, info: TensorInfo, tensors: int) -> Repacked:
         blocks, scales = info.sources
         rows = math.prod(info.shape[:-1]) // tensors
-        return Repacked((self._file(blocks), blocks.offset), (self._file(scales), scales.offset), rows, scales.shape[-1], tensors, scales)
+        files = self.readers.file(blocks), self.readers.file(scales)
+        return Repacked((files[0], blocks.offset), (files[1], scales.offset), rows, scales.shape[-1], tensors, scales)
 
     def _fill(self, info: TensorInfo, role: str, kind: str) -> tuple[Fill, str]:
         """How one output tensor's bytes come about, and a word for it."""
-        source, reader = self._reader(info, role)
-        plain = isinstance(reader, DenseRows) and reader.stride == 1
-        if info.encoding == kind and (plain or isinstance(reader, GgufRows)):
-            offset = reader.offset if isinstance(reader, DenseRows) else source.offset
-            return Copied(self._file(source), offset, reader.count * row_bytes(kind, reader.width), source), "copied"
+        half, source = layouts.half_of(role), info.sources[0]
+        if info.encoding == kind == "mxfp4":
+            if all(s.dtype == "MXFP4" for s in info.sources) and len(info.sources) == len(self.parts[info.name]):
+                source = info.sources[info.roles.index(role)] if half else source
+                return Copied(self.readers.file(source), source.offset, source.nbytes, source), "copied"
+            return Regrouped(self.readers.packed(info.name, half), ggml=True), "repacked"
+        reader = self.readers.values(info.name, half)
+        if kind == "mxfp4":
+            self.rounding.quantised += [info.name] if info.name not in self.rounding.quantised else []
+            return Quantised(reader, info.name, half, info.shape, source, self.rounding, ggml=True), f"{info.encoding} to mxfp4 by rule {self.rounding.rule}"
+        if info.encoding == kind and isinstance(reader, DenseRows | GgufRows) and reader.stride == 1:
+            at = reader.offset if isinstance(reader, DenseRows) else reader.source.offset
+            return Copied(self.readers.file(source), at, reader.count * row_bytes(kind, reader.width), reader.source), "copied"
         return Encoded(reader, kind, source), "copied" if info.encoding == kind else f"{info.encoding} to {kind}"
-
-    def _reader(self, info: TensorInfo, role: str) -> tuple[Source, Reader]:
-        start, stride = HALVES.get(role, (0, 1))
-        source = info.sources[0]
-        if info.roles == ("blocks", "scales"):
-            return source, Mxfp4Rows((self._file(source), self._file(info.sources[1])), (source, info.sources[1]), start, stride)
-        if info.roles[0] == "gate":  # a GGUF source: halves are tensors of their own
-            source, start, stride = info.sources[info.roles.index(role)], 0, 1
-        if source.dtype not in DENSE:
-            return source, GgufRows(self._file(source), source)
-        if info.roles[0] == "swapped":
-            return source, SwappedRows(self._file(source), source, start, stride)
-        return source, self._dense(info, source, role, start, stride)
-
-    def _dense(self, info: TensorInfo, source: Source, role: str, start: int, stride: int) -> DenseRows:
-        """Rows as they lie in the file; an expert bias counts as rows of one value, so that gate and up are every other row."""
-        fused = info.roles[0] in ("q", "k", "v")
-        first = layouts.fused_rows(info.roles[0], self.checkpoint.config).start if fused else 0
-        width = info.shape[-1] if info.name.endswith("weight") and len(info.shape) > 1 else 1
-        values = math.prod(info.shape) // (2 if role in HALVES else 1)
-        return DenseRows(self._file(source), source, width, values // width, first, start, stride)
-
-    def _file(self, source: Source) -> SourceFile:
-        return self.files[source.file]
 
 
 def _natural(name: str) -> list[str]:

@@ -20,12 +20,10 @@ from gptoss_adapters.checkpoint.files import U8, Source
 from gptoss_adapters.checkpoint.fills import ChunkFill, SourceFile
 from gptoss_adapters.checkpoint.gguf import TYPES
 from gptoss_adapters.errors import BadInput
-from gptoss_adapters.spec import MXFP4_BLOCK
 
 Values = npt.NDArray[Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
 GGML_TYPES = {ENCODINGS[name]: (number, block, nbytes) for number, (name, block, nbytes) in TYPES.items() if name in ENCODINGS}
-REQUANTISE_RULE = "ggml"  # dense experts become MXFP4 as llama.cpp's own quantiser makes them
 
 
 def row_bytes(kind: str, values: int) -> int:
@@ -46,7 +44,7 @@ class DenseRows:
     """Every `stride`-th row, from `start`, of a dense array that begins `offset` bytes into a file."""
 
     def __init__(self, file: SourceFile, source: Source, width: int, count: int, first: int = 0, start: int = 0, stride: int = 1) -> None:
-        self.file, self.dtype, self.width, self.count = file, DENSE[source.dtype], width, count
+        self.file, self.source, self.dtype, self.width, self.count = file, source, DENSE[source.dtype], width, count
         self.offset = source.offset + first * width * self.dtype.itemsize
         self.start, self.stride = start, stride
 
@@ -91,38 +89,37 @@ class SwappedRows:
         return matrix
 
 
-class Mxfp4Rows:
-    """Decoded rows of a blocks and scales pair in HF order; bf16 holds every value."""
+class PairRows:
+    """Rows of MXFP4 blocks [n, G, 16] and scales [n, G] that are stored as two tensors; every `stride`-th row from `start`."""
 
     def __init__(self, files: tuple[SourceFile, SourceFile], pair: tuple[Source, Source], start: int = 0, stride: int = 1) -> None:
         self.files, self.pair, self.start, self.stride = files, pair, start, stride
         *lead, self.groups = pair[1].shape
-        self.count, self.width = int(np.prod(lead)) // stride, self.groups * MXFP4_BLOCK
+        self.count = int(np.prod(lead)) // stride
 
-    def read(self, begin: int, end: int) -> Values:
+    def read(self, begin: int, end: int) -> tuple[U8, U8]:
         n, at, g = (end - begin) * self.stride, begin * self.stride, self.groups
         blocks = self.files[0].read(self.pair[0].offset + at * g * 16, n * g * 16).reshape(n, g, 16)
         scales = self.files[1].read(self.pair[1].offset + at * g, n * g).reshape(n, g)
         mxfp4.check_scales(scales, self.files[1].path, self.pair[1].name)
-        return mxfp4.decode(blocks, scales, BF16, row_start=self.start, row_step=self.stride)
+        return blocks[self.start :: self.stride], scales[self.start :: self.stride]
 
 
 class GgufRows:
-    """Decoded rows of a GGUF tensor that is stored as MXFP4 or Q8_0."""
+    """Decoded rows of a GGUF tensor that is stored as MXFP4 or Q8_0; every `stride`-th from `start`."""
 
-    def __init__(self, file: SourceFile, source: Source) -> None:
-        self.file, self.source = file, source
+    exactly = True
+
+    def __init__(self, file: SourceFile, source: Source, start: int = 0, stride: int = 1) -> None:
+        self.file, self.source, self.start, self.stride = file, source, start, stride
         *lead, self.width = source.shape
-        self.count = int(np.prod(lead))
-        self.row_bytes = source.nbytes // self.count
+        self.row_bytes = source.nbytes // int(np.prod(lead))
+        self.count = int(np.prod(lead)) // stride
 
     def read(self, begin: int, end: int) -> Values:
-        raw = self.file.read(self.source.offset + begin * self.row_bytes, (end - begin) * self.row_bytes).reshape(end - begin, -1)
-        if self.source.dtype == "Q8_0":
-            return decode_q8_0(raw).reshape(end - begin, self.width)
-        blocks, scales = mxfp4.ggml_to_hf(raw)
-        mxfp4.check_scales(scales, self.file.path, self.source.name)
-        return mxfp4.decode(blocks, scales, BF16)
+        n, at = (end - begin) * self.stride, begin * self.stride
+        raw = self.file.read(self.source.offset + at * self.row_bytes, n * self.row_bytes).reshape(n, -1)[self.start :: self.stride]
+        return decode_q8_0(raw).reshape(end - begin, self.width)
 
 
 def to_f32(x: Values) -> U8:
@@ -153,11 +150,7 @@ def to_q8_0(x: Values) -> U8:
     return mxfp4.to_q8_0(x)
 
 
-def to_mxfp4(x: Values) -> U8:
-    return mxfp4.hf_to_ggml(*mxfp4.encode(x, rule=REQUANTISE_RULE))
-
-
-ENCODERS: dict[str, Callable[[Values], U8]] = {"f32": to_f32, "bf16": to_bf16, "f16": to_f16, "q8_0": to_q8_0, "mxfp4": to_mxfp4}
+ENCODERS: dict[str, Callable[[Values], U8]] = {"f32": to_f32, "bf16": to_bf16, "f16": to_f16, "q8_0": to_q8_0}
 
 
 class Encoded(ChunkFill):
@@ -165,7 +158,7 @@ class Encoded(ChunkFill):
 
     def __init__(self, reader: Reader, kind: str, source: Source) -> None:
         super().__init__(reader.count, row_bytes(kind, reader.width))
-        exactly = kind == "f16" and not isinstance(reader, DenseRows | SwappedRows)
+        exactly = kind == "f16" and getattr(reader, "exactly", False)
         self.reader, self.source, self.encode = reader, source, to_f16_exactly if exactly else ENCODERS[kind]
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:

@@ -19,6 +19,7 @@ from gptoss_converters import gguf_metadata as meta
 from gptoss_converters.gguf_metadata import ARRAY, STRING, U16, Key
 from gptoss_converters.gguf_tensors import Entry, Tensors
 from gptoss_converters.gguf_tokenizer import find_tokenizer, no_vocabulary_keys, stored_keys, tokenizer_keys
+from gptoss_converters.quantised import Rounding
 from gptoss_converters.rows import GGML_TYPES
 
 ALIGNMENT = 32
@@ -47,12 +48,16 @@ class GgufPlan:
     notices: list[str] = field(default_factory=list)
 
 
-def plan_gguf(checkpoint: Checkpoint, output: Path, options: GgufOptions) -> GgufPlan:
-    """Every output tensor and every metadata byte, from headers alone. Raises BadInput and UsageError."""
+def plan_gguf(checkpoint: Checkpoint, output: Path, options: GgufOptions, rounding: Rounding | None = None) -> GgufPlan:
+    """Every output tensor and every metadata byte, from headers alone. Raises BadInput and UsageError.
+
+    `rounding`: how dense experts become MXFP4; without it as llama.cpp's own quantiser makes them.
+    """
     if options.dense == "mxfp4":
         raise UsageError("--dense mxfp4: MXFP4 holds expert weights only", hint=f"choose one of {', '.join(sorted(GGML_TYPES.keys() - {'mxfp4'}))}")
     notices = _check_lossy(checkpoint, options.allow_lossy)
-    tensors = Tensors(checkpoint, options.dense, options.experts)
+    rounding = rounding or Rounding("ggml")
+    tensors = Tensors(checkpoint, options.dense, options.experts, rounding)
     entries = tensors.entries()
     keys = _keys(checkpoint, entries, tensors.expert_type(), options)
     groups = _split([t for e in entries for t in e.tensors], options.split_max_size)
@@ -60,9 +65,9 @@ def plan_gguf(checkpoint: Checkpoint, output: Path, options: GgufOptions) -> Ggu
     files = tuple(_file(*spec) for spec in _file_specs(output, keys, groups))
     places = {t.name: Place(f, i) for f, group in enumerate(groups) for i, t in enumerate(group)}
     works = tuple(Work(e.fill, tuple(places[t.name] for t in e.tensors)) for e in entries)
-    sources = {path: file.stamp for path, file in checkpoint.stored.items()}
+    sources = {path: file.stamp for path, file in (checkpoint.stored | rounding.files).items()}
     seals = _seals(files[0].header, checkpoint, len(groups)) if options.sha256 else ()
-    return GgufPlan(Plan(files, works, sources, asdict(options) | {"version": _version()}, seals), notices)
+    return GgufPlan(Plan(files, works, sources, asdict(options) | {"version": _version(), "rounding": rounding.rule, "adapters": checkpoint.adapters}, seals), notices)
 
 
 @cache

@@ -23,6 +23,7 @@ from gptoss_adapters.errors import BadInput, CheckFailed, UsageError
 from gptoss_converters import modelfile
 from gptoss_converters.modelfile_rules import check_text
 from gptoss_converters.ollama_prompt import harmony_template
+from gptoss_converters.quantised import Rounding
 from gptoss_converters.to_gguf import GgufOptions, GgufPlan, plan_gguf
 
 Mode = Literal["harmony", "embedded"]
@@ -65,14 +66,14 @@ class OllamaModel:
         return tuple(f.path for f in self.plan.files)
 
 
-def plan_ollama(checkpoint: Checkpoint, folder: Path, gguf: GgufOptions, options: OllamaOptions) -> OllamaModel:
+def plan_ollama(checkpoint: Checkpoint, folder: Path, gguf: GgufOptions, options: OllamaOptions, rounding: Rounding | None = None) -> OllamaModel:
     """Everything that will be written. Raises BadInput and UsageError: a bad name, a text that Ollama would change, no vocabulary."""
     name = options.name or _name(checkpoint.path)
     if not NAME.fullmatch(name):
         raise UsageError("--name takes NAME or NAME:TAG in lower case", expected="letters, digits, . _ -", got=name)
     if gguf.tokenizer == "none":
         raise UsageError("--tokenizer none: Ollama needs the vocabulary in the file", hint="name a folder with tokenizer.json")
-    planned = plan_gguf(checkpoint, folder / f"{name.replace(':', '-')}.gguf", gguf)
+    planned = plan_gguf(checkpoint, folder / f"{name.replace(':', '-')}.gguf", gguf, rounding)
     parts = _parts(checkpoint, options, len(planned.plan.files))
     text = modelfile.write(_commands(planned.plan, parts))
     _self_check(text)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -32,6 +32,7 @@ DENSE = {"BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16), "F32
 OLD_MXFP4 = "MXFP4_OLD"  # Ollama's tensor type 4: GGML's blocks with the nibbles in Hugging Face's order
 GGML_MXFP4 = ("MXFP4", OLD_MXFP4)
 ENCODINGS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "Q8_0": "q8_0", "MXFP4": "mxfp4"}
+_MERGE_ROWS = 512  # of a tensor that are merged at once
 _ROLE_DTYPES = {"blocks": ("U8",), "packed": ("U8",), "scales": ("U8",), "exponents": ("U8", "F8_E8M0")}  # others: the kind's dense dtypes
 
 
@@ -55,6 +56,12 @@ class TensorInfo:
         return [(s, r) for s, r, e in zip(self.sources, self.roles, self.experts or (expert,) * len(self.sources), strict=True) if e == expert]
 
 
+class Delta(Protocol):
+    """What is added to a canonical tensor [.., out, in], seen as rows [prod(leading), in]."""
+
+    def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]: ...
+
+
 @dataclass
 class Checkpoint:
     """See the module's text. `stored` maps each file to its reader; `oddities` lists what is unusual but harmless."""
@@ -71,6 +78,9 @@ class Checkpoint:
     license_text: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     oddities: list[str] = field(default_factory=list)
+    deltas: Mapping[str, Delta] = field(default_factory=dict)  # canonical name -> what adapters add to it, see lora.py
+    base: Checkpoint | None = None  # what they are added to
+    adapters: list[str] = field(default_factory=list)  # in words
 
     def raw(self, source: Source) -> U8:
         """The stored bytes of one source, a flat read-only view."""
@@ -84,6 +94,8 @@ class Checkpoint:
         info = self.tensors[name]
         if info.encoding in ("mxfp4", "q8_0"):
             raise TypeError(f"{name} is stored as {info.encoding}: use read(), or mxfp4() for its blocks")
+        if name in self.deltas:
+            return self._merged(info, expert)
         return self._put_together(info, expert, lambda s: self.raw(s).view(DENSE[s.dtype]).reshape(s.shape))
 
     def mxfp4(self, name: str, expert: int | None = None) -> tuple[U8, U8]:
@@ -104,6 +116,19 @@ class Checkpoint:
         if len(arrays) == 2:
             return arrays[0], arrays[1]
         return _interleaved(arrays[0::2]), _interleaved(arrays[1::2])
+
+    def _merged(self, info: TensorInfo, expert: int | None) -> Array:
+        """Base plus deltas in float32, rounded once to the encoding's type; a piece of the rows at a time."""
+        assert self.base is not None
+        encoding = self.base.tensors[info.name].encoding
+        values = self.base.read(info.name, DENSE["BF16"], expert) if encoding == "mxfp4" else self.base.array(info.name, expert) if encoding != "q8_0" else self.base.read(info.name, np.float32, expert)
+        rows = values.reshape(-1, info.shape[-1])
+        out, first = np.empty(rows.shape, DENSE[info.encoding.upper()]), len(rows) * (expert or 0)
+        for at in range(0, len(rows), _MERGE_ROWS):
+            piece = rows[at : at + _MERGE_ROWS].astype(np.float32)
+            piece += self.deltas[info.name].rows(first + at, first + at + len(piece))
+            out[at : at + len(piece)] = piece
+        return out.reshape(values.shape)
 
     def _hf_part(self, part: tuple[Source, str]) -> U8:
         """blocks [.., G, 16] or scales [.., G] of one source."""
@@ -163,6 +188,9 @@ class Checkpoint:
     def check(self, name: str) -> None:
         """Reads a tensor's bytes to refuse what no engine computes alike: scale byte 255, NaN and Inf. Raises BadInput."""
         info = self.tensors[name]
+        if name in self.deltas and self.base is not None:
+            self.base.check(name)
+            return
         for source, role in zip(info.sources, info.roles, strict=True):
             data = self.raw(source)
             if layouts.storage_of(role) in ("scales", "exponents"):

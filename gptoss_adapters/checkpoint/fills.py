@@ -90,25 +90,32 @@ def read_at(fd: int, offset: int, nbytes: int) -> U8:
 class ChunkFill(ABC):
     """A fill that produces one chunk of rows at a time; the read-back produces them again and compares."""
 
-    def __init__(self, rows: int, row_bytes: int, step: int = 1) -> None:
-        self.rows, self.row_bytes, self.step = rows, row_bytes, step
+    def __init__(self, rows: int, row_bytes: int | tuple[int, ...], step: int = 1, outputs: int = 1) -> None:
+        """row_bytes: of a row of every output, or of each of them."""
+        self.rows, self.step = rows, step
+        self.widths = row_bytes if isinstance(row_bytes, tuple) else (row_bytes,) * outputs
+        self.row_bytes = max(self.widths)
 
     @abstractmethod
     def produce(self, begin: int, end: int) -> Sequence[U8]:
-        """Rows begin..end of every tensor that this fills, each (end - begin) * row_bytes contiguous bytes."""
+        """Rows begin..end of every tensor that this fills, each (end - begin) times its width contiguous bytes."""
+
+    def produce_again(self, begin: int, end: int) -> Sequence[U8]:
+        """The same, for the read-back: every row of a finished output comes by here once, also when a run was resumed."""
+        return self.produce(begin, end)
 
     def write(self, begin: int, end: int, targets: Sequence[Target]) -> None:
         for at, stop in self._chunks(begin, end):
-            for data, (fd, offset) in zip(self.produce(at, stop), targets, strict=True):
-                write_at(fd, data, offset + at * self.row_bytes)
+            for data, (fd, offset), width in zip(self.produce(at, stop), targets, self.widths, strict=True):
+                write_at(fd, data, offset + at * width)
 
     def differs(self, begin: int, end: int, targets: Sequence[Target]) -> tuple[int, int] | None:
         for at, stop in self._chunks(begin, end):
-            for number, (data, (fd, offset)) in enumerate(zip(self.produce(at, stop), targets, strict=True)):
+            for number, (data, (fd, offset), width) in enumerate(zip(self.produce_again(at, stop), targets, self.widths, strict=True)):
                 flat = data.reshape(-1).view(np.uint8)
-                written = read_at(fd, offset + at * self.row_bytes, flat.size)
+                written = read_at(fd, offset + at * width, flat.size)
                 if not np.array_equal(written, flat):
-                    return number, at * self.row_bytes + int(np.argmax(written != flat))
+                    return number, at * width + int(np.argmax(written != flat))
         return None
 
     def _chunks(self, begin: int, end: int) -> list[tuple[int, int]]:
@@ -132,9 +139,11 @@ class Streamed(ChunkFill):
 
     groups = 0  # MXFP4 blocks per row; 0: plain bytes
 
-    def __init__(self, rows: int, row_bytes: int, source: Source, inputs: Sequence[tuple[SourceFile, int, int]], step: int = 1) -> None:
+    def __init__(
+        self, rows: int, row_bytes: int, source: Source, inputs: Sequence[tuple[SourceFile, int, int]], step: int = 1, outputs: int = 1
+    ) -> None:
         """inputs: file, offset, and bytes that one row of every output takes."""
-        super().__init__(rows, row_bytes, step)
+        super().__init__(rows, row_bytes, step, outputs)
         self.source, self.inputs = source, inputs
 
     def write(self, begin: int, end: int, targets: Sequence[Target]) -> None:
@@ -186,7 +195,7 @@ class Repacked(Streamed):
 
     def __init__(self, blocks: tuple[SourceFile, int], scales: tuple[SourceFile, int], rows: int, groups: int, tensors: int, source: Source) -> None:
         inputs = [(*blocks, tensors * groups * HF_BLOCK), (*scales, tensors * groups)]
-        super().__init__(rows, groups * GGML_BLOCK, source, inputs)
+        super().__init__(rows, groups * GGML_BLOCK, source, inputs, outputs=tensors)
         self.groups, self.tensors = groups, tensors
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:

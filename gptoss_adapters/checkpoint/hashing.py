@@ -69,5 +69,6 @@ class Followers:
         out = []
         for n, job in enumerate(self.plan.jobs):
             work = self.plan.works[job.work]
-            out += [(self.plan.files[number].offsets[p.tensor] + job.end * work.fill.row_bytes, n) for p in work.places if p.file == number]
+            ends = zip(work.places, work.fill.widths, strict=True)
+            out += [(self.plan.files[number].offsets[p.tensor] + job.end * width, n) for p, width in ends if p.file == number]
         return sorted(out)

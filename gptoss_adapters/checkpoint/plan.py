@@ -22,14 +22,14 @@ Target = tuple[int, int]  # open file descriptor, offset of a tensor's first byt
 
 
 class Fill(Protocol):
-    """The bytes of one or more tensors of equal size, as `rows` rows of `row_bytes` each that any source row run gives.
+    """The bytes of one or more tensors of equally many rows, `rows` of `widths[k]` bytes each, that any source row run gives.
 
     `write` puts rows begin..end of every tensor where they belong; `differs` reads them back and compares them with the
     source: None, or (which tensor, byte offset in it) of the first difference. `step` rows must stay together in one job.
     """
 
     rows: int
-    row_bytes: int
+    widths: tuple[int, ...]
     step: int
 
     def write(self, begin: int, end: int, targets: Sequence[Target]) -> None: ...
@@ -130,7 +130,7 @@ class Plan:
 
     def job_bytes(self, job: Job) -> int:
         work = self.works[job.work]
-        return (job.end - job.begin) * work.fill.row_bytes * len(work.places)
+        return (job.end - job.begin) * sum(work.fill.widths)
 
     def check_sources(self) -> None:
         """Raises BadInput when a source was replaced, resized or rewritten since it was opened."""
@@ -140,6 +140,6 @@ class Plan:
 
 def _cut(number: int, work: Work) -> Iterator[Job]:
     fill = work.fill
-    step = max(JOB_BYTES // (fill.row_bytes * len(work.places)) // fill.step, 1) * fill.step
+    step = max(JOB_BYTES // sum(fill.widths) // fill.step, 1) * fill.step
     for begin in range(0, fill.rows, step):
         yield Job(number, begin, min(begin + step, fill.rows))

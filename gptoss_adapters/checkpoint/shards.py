@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
 
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.files import U8
+from gptoss_adapters.checkpoint.files import U8, Stamp
 from gptoss_adapters.checkpoint.fills import Produced
 from gptoss_adapters.checkpoint.layouts import Shape, Stored
-from gptoss_adapters.checkpoint.plan import Place, Plan, PlannedFile, Tensor, Work
+from gptoss_adapters.checkpoint.plan import Fill, Place, Plan, PlannedFile, Tensor, Work
 from gptoss_adapters.checkpoint.safetensors import INDEX, SINGLE
 from gptoss_adapters.spec import MXFP4_BLOCK, GptOssConfig
 
@@ -52,22 +52,38 @@ def plan_checkpoint(weights: Weights, kind: str, folder: Path, companions: Mappi
 
     `source` says in words where the weights come from, and with the plan's own facts identifies the output for a resumed run.
     """
-    entries = {name: _entry(weights, spec, kind, source) for name, spec in _in_order(kind, weights.config).items()}
-    shards = [list(entries)] if kind == layouts.OPENAI else _cut(entries)
+    entries = {name: _entry(weights, spec, kind, source) for name, spec in in_order(kind, weights.config).items()}
+    tensors = {name: entry.tensor for name, entry in entries.items()}
+    fills = [(entry.fill, (name,)) for name, entry in entries.items()]
+    return plan_files(kind, weights.config, tensors, fills, folder, companions, options={"source": source, "kind": kind})
+
+
+def plan_files(
+    kind: str,
+    config: GptOssConfig,
+    tensors: Mapping[str, Tensor],
+    fills: Sequence[tuple[Fill, tuple[str, ...]]],
+    folder: Path,
+    companions: Mapping[str, bytes],
+    *,
+    max_shard_bytes: int | None = None,
+    sources: Mapping[Path, Stamp] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan of a checkpoint whose tensors, in order, and fills (with the names that each one fills) are known."""
+    shards = [list(tensors)] if kind == layouts.OPENAI else _cut(tensors, max_shard_bytes or MAX_SHARD_BYTES)
     names = [SINGLE] if len(shards) == 1 else [f"model-{i:05d}-of-{len(shards) - 1:05d}.safetensors" for i in range(len(shards))]
-    extra = dict(companions) | _config_files(kind, weights.config, entries)
+    extra = dict(companions) | _config_files(kind, config, tensors)
     if len(shards) > 1:
-        extra[INDEX] = _index(entries, dict(zip(names, shards, strict=True)))
-    files = [_file(folder / name, [entries[t].tensor for t in shard]) for name, shard in zip(names, shards, strict=True)]
-    works = [
-        Work(entries[tensor.name].fill, (Place(number, place),))
-        for number, file in enumerate(files) for place, tensor in enumerate(file.tensors)
-    ]  # fmt: skip
+        extra[INDEX] = _index(tensors, dict(zip(names, shards, strict=True)))
+    files = [safetensors_file(folder / name, [tensors[t] for t in shard]) for name, shard in zip(names, shards, strict=True)]
+    places = {t.name: Place(number, place) for number, file in enumerate(files) for place, t in enumerate(file.tensors)}
+    works = sorted((Work(fill, tuple(places[t] for t in filled)) for fill, filled in fills), key=lambda w: (w.places[0].file, w.places[0].tensor))
     files += [PlannedFile(folder / name, data, (), (), len(data)) for name, data in sorted(extra.items())]
-    return Plan(tuple(files), tuple(works), {}, {"source": source, "kind": kind})
+    return Plan(tuple(files), tuple(works), sources or {}, options or {})
 
 
-def _in_order(kind: str, config: GptOssConfig) -> dict[str, Stored]:
+def in_order(kind: str, config: GptOssConfig) -> dict[str, Stored]:
     """The stored tensors in the order of OpenAI's names, which is the one in which the published shards were filled."""
     wanted, parts = layouts.stored(kind, config), layouts.parts(kind, config)
     roles = {(name, p.role): p.name for name, share in parts.items() for p in share}
@@ -129,20 +145,20 @@ def _swapped(weights: Weights, name: str, shape: Shape) -> Callable[[int, int], 
     return produce
 
 
-def _cut(entries: Mapping[str, _Entry]) -> list[list[str]]:
-    """Greedily, in order, at most MAX_SHARD_BYTES of tensors each."""
+def _cut(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:
+    """Greedily, in order, at most `limit` bytes of tensors each."""
     shards: list[list[str]] = [[]]
     size = 0
-    for name, entry in entries.items():
-        if size + entry.tensor.nbytes > MAX_SHARD_BYTES and shards[-1]:
+    for name, tensor in tensors.items():
+        if size + tensor.nbytes > limit and shards[-1]:
             shards.append([])
             size = 0
         shards[-1].append(name)
-        size += entry.tensor.nbytes
+        size += tensor.nbytes
     return shards
 
 
-def _file(path: Path, tensors: list[Tensor]) -> PlannedFile:
+def safetensors_file(path: Path, tensors: Iterable[Tensor]) -> PlannedFile:
     """One safetensors file: wider dtypes first, then by name, as its library writes them; the header is padded to 8 bytes."""
     ordered = tuple(sorted(tensors, key=lambda t: (t.dtype == "U8", t.name)))
     at, header, offsets = 0, {}, []
@@ -156,13 +172,13 @@ def _file(path: Path, tensors: list[Tensor]) -> PlannedFile:
     return PlannedFile(path, head, ordered, tuple(len(head) + o for o in offsets), len(head) + at)
 
 
-def _index(entries: Mapping[str, _Entry], shards: Mapping[str, list[str]]) -> bytes:
-    total = sum(e.tensor.nbytes for e in entries.values())
-    where = {tensor: shard for shard, tensors in shards.items() for tensor in tensors}
+def _index(tensors: Mapping[str, Tensor], shards: Mapping[str, list[str]]) -> bytes:
+    total = sum(t.nbytes for t in tensors.values())
+    where = {tensor: shard for shard, names in shards.items() for tensor in names}
     return json.dumps({"metadata": {"total_size": total}, "weight_map": where}).encode()
 
 
-def _config_files(kind: str, config: GptOssConfig, entries: Mapping[str, _Entry]) -> dict[str, bytes]:
+def _config_files(kind: str, config: GptOssConfig, entries: Iterable[str]) -> dict[str, bytes]:
     if kind == layouts.OPENAI:
         types = {name: {"blocks": "FP4", "scales": "UE8"}.get(name.rsplit(".", 1)[1], "BF16") for name in entries}
         return {"config.json": json.dumps(config.to_openai()).encode(), "dtypes.json": json.dumps(types).encode()}

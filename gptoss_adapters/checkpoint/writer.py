@@ -203,8 +203,8 @@ class _Run:
         fill, targets = self.plan.works[job.work].fill, self._targets(job)
         fill.write(job.begin, job.end, targets)
         if self.sync:
-            for fd, offset in targets:
-                _start_writeback(fd, offset + job.begin * fill.row_bytes, (job.end - job.begin) * fill.row_bytes)
+            for (fd, offset), width in zip(targets, fill.widths, strict=True):
+                _start_writeback(fd, offset + job.begin * width, (job.end - job.begin) * width)
 
     def _check(self, job: Job) -> None:
         work = self.plan.works[job.work]

@@ -1,0 +1,212 @@
+"""Any gpt-oss checkpoint -> Hugging Face's layout, experts in MXFP4 or bf16, or OpenAI's original one: a plan for the streaming writer.
+
+Files, names, order and headers are those of the published checkpoints. MXFP4 stays what it is, bit for bit; dense experts become
+MXFP4 by a rounding rule (see quantised.py); experts that are dequantised leave their scales in a side file, for the way back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.checkpoint.base import Checkpoint, TensorInfo
+from gptoss_adapters.checkpoint.files import U8, MappedFile, Source
+from gptoss_adapters.checkpoint.fills import ChunkFill, Copied, SourceFile
+from gptoss_adapters.checkpoint.layouts import Stored
+from gptoss_adapters.checkpoint.opening import TOKENIZER_FILES
+from gptoss_adapters.checkpoint.plan import Fill, Place, Plan, Tensor, Work
+from gptoss_adapters.checkpoint.shards import in_order, plan_files, safetensors_file
+from gptoss_adapters.checkpoint.tokenizer_files import small_files, tokenizer_json, vocabulary_texts
+from gptoss_adapters.errors import BadInput, OutputError, UsageError
+from gptoss_adapters.spec import GPT_OSS_20B
+from gptoss_converters.quantised import SIDE_FILE, Quantised, Regrouped, Rounding, Scales, expert_weights
+from gptoss_converters.readers import JoinedRows, Readers
+from gptoss_converters.rows import BF16, DenseRows, Encoded, Reader
+
+Made = tuple[Fill, tuple[str, ...], str]  # a fill, the stored tensors it fills, and how, in words
+
+
+@dataclass(frozen=True, slots=True)
+class HfOptions:
+    """`kind`: the layout to write; `max_shard_bytes` of tensors per file; `tokenizer`: a folder, "none", or None for the checkpoint's own."""
+
+    kind: str = layouts.HF_MXFP4
+    max_shard_bytes: int | None = None
+    tokenizer: str | None = None
+
+
+@dataclass(frozen=True)
+class HfPlan:
+    """The plan, how experts are rounded, and what the user should know."""
+
+    plan: Plan
+    rounding: Rounding
+    notices: list[str] = field(default_factory=list)
+
+
+def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: Rounding | None = None) -> HfPlan:
+    """Every file and tensor, from headers alone; the folder is made by `writer.write`'s caller. Raises BadInput for what the layout cannot say."""
+    if options.kind not in (layouts.HF_MXFP4, layouts.HF_BF16, layouts.OPENAI):
+        raise UsageError("not a layout to write", got=options.kind)
+    rounding = rounding or Rounding()
+    maker = _Maker(checkpoint, options.kind, rounding)
+    made = list(maker.all())
+    tensors = {name: maker.tensor(name, how) for fill, names, how in made for name in names}
+    tensors = {name: tensors[name] for name in maker.wanted}
+    companions, notices = _companions(checkpoint, options)
+    sources = {path: file.stamp for path, file in (checkpoint.stored | rounding.files).items()}
+    facts = {"kind": options.kind, "rounding": rounding.rule, "adapters": checkpoint.adapters}
+    plan = plan_files(options.kind, checkpoint.config, tensors, [(fill, names) for fill, names, _ in made], folder, companions,
+                      max_shard_bytes=options.max_shard_bytes, sources=sources, options=facts)  # fmt: skip
+    if options.kind == layouts.HF_BF16:
+        plan = _with_side_file(plan, checkpoint, maker.readers, folder)
+    return HfPlan(plan, rounding, notices + maker.notices())
+
+
+class _Maker:
+    """How each stored tensor of the target comes about."""
+
+    def __init__(self, checkpoint: Checkpoint, kind: str, rounding: Rounding) -> None:
+        self.checkpoint, self.kind, self.rounding, self.readers = checkpoint, kind, rounding, Readers(checkpoint)
+        self.wanted = in_order(kind, checkpoint.config)
+        self.pairs = {spec.terms[0][0]: name for name, spec in self.wanted.items() if spec.terms[0][1] == "scales"}
+        self.rounded: dict[str, int] = {}  # encoding -> tensors that bf16 may not hold exactly
+
+    def tensor(self, name: str, how: str) -> Tensor:
+        spec = self.wanted[name]
+        packed = spec.terms[0][1] in ("blocks", "scales")
+        named = " + ".join(dict.fromkeys(canonical for canonical, _ in spec.terms))
+        return Tensor(name, "U8" if packed else "BF16", spec.shape, math.prod(spec.shape) * (1 if packed else 2), f"{named}: {how}")
+
+    def all(self) -> Iterator[Made]:
+        for name, spec in self.wanted.items():
+            canonical, role = spec.terms[0]
+            info = self.checkpoint.tensors[canonical]
+            if role == "blocks":
+                yield from self._packed(name, self.pairs[canonical], info)
+            elif role == "swapped":
+                yield self._swapped(name, info)
+            elif role != "scales":
+                yield self._dense(name, spec)
+
+    def _packed(self, blocks: str, scales: str, info: TensorInfo) -> Iterator[Made]:
+        if info.encoding != "mxfp4":
+            self.rounding.quantised.append(info.name)
+            reader = self.readers.values(info.name)
+            fill = Quantised(reader, info.name, "", info.shape, info.sources[0], self.rounding, ggml=False)
+            yield fill, (blocks, scales), f"{info.encoding} to mxfp4 by rule {self.rounding.rule}"
+        elif info.roles == ("blocks", "scales"):
+            for name, source in zip((blocks, scales), info.sources, strict=True):
+                yield self._copied(source, source.offset, source.nbytes, is_scale=name == scales), (name,), "copied"
+        else:
+            yield Regrouped(self.readers.packed(info.name), ggml=False), (blocks, scales), "repacked"
+
+    def _swapped(self, name: str, info: TensorInfo) -> Made:
+        if info.roles == ("swapped",) and info.encoding == "bf16" and info.name not in self.checkpoint.deltas:
+            return self._copied(info.sources[0], info.sources[0].offset, info.nbytes), (name,), "copied"
+        self._count(info)
+        how = "transposed" if info.encoding == "bf16" else f"{info.encoding} to bf16, transposed"
+        return Transposed(self.readers.values(info.name), info), (name,), how
+
+    def _dense(self, name: str, spec: Stored) -> Made:
+        infos = [self.checkpoint.tensors[canonical] for canonical, _ in spec.terms]
+        readers = [self.readers.values(i.name) for i in infos]
+        first = readers[0]
+        for info in infos:
+            self._count(info)
+        if len(readers) == 1 and infos[0].encoding == "bf16" and isinstance(first, DenseRows):
+            return self._copied(infos[0].sources[0], first.offset, first.count * first.width * 2), (name,), "copied"
+        reader: Reader = first if len(readers) == 1 else JoinedRows(readers)
+        return Encoded(reader, "bf16", infos[0].sources[0]), (name,), "copied" if infos[0].encoding == "bf16" else f"{infos[0].encoding} to bf16"
+
+    def _copied(self, source: Source, offset: int, nbytes: int, is_scale: bool = False) -> Fill:
+        return CopiedScales(self.readers.file(source), offset, nbytes, source) if is_scale else Copied(self.readers.file(source), offset, nbytes, source)
+
+    def _count(self, info: TensorInfo) -> None:
+        if info.encoding in ("f16", "q8_0"):
+            self.rounded[info.encoding] = self.rounded.get(info.encoding, 0) + 1
+
+    def notices(self) -> list[str]:
+        return [f"{n} tensors that are stored as {kind} are rounded to bfloat16" for kind, n in self.rounded.items()]
+
+
+class CopiedScales(ChunkFill):
+    """Scale bytes moved as they are; 255 is refused."""
+
+    def __init__(self, file: SourceFile, offset: int, nbytes: int, source: Source) -> None:
+        super().__init__(nbytes, 1)
+        self.file, self.offset, self.source = file, offset, source
+
+    def produce(self, begin: int, end: int) -> Sequence[U8]:
+        data = self.file.read(self.offset + begin, end - begin)
+        if (data == 255).any():
+            raise BadInput("holds MXFP4 scale bytes of 255 (NaN)", file=self.source.file, tensor=self.source.name)
+        return (data,)
+
+
+class Transposed(ChunkFill):
+    """Whole experts [out, in] as bf16 [in, out]."""
+
+    def __init__(self, reader: Reader, info: TensorInfo) -> None:
+        experts, self.out, width = info.shape
+        super().__init__(experts, 2 * self.out * width)
+        self.reader, self.source = reader, info.sources[0]
+
+    def produce(self, begin: int, end: int) -> Sequence[U8]:
+        values = self.reader.read(begin * self.out, end * self.out)
+        if not np.isfinite(values).all():
+            raise BadInput("holds NaN or Inf", file=self.source.file, tensor=self.source.name)
+        matrices = values.astype(BF16, copy=False).reshape(end - begin, self.out, -1)
+        return (np.ascontiguousarray(matrices.swapaxes(1, 2)).view(np.uint8),)
+
+
+def _with_side_file(plan: Plan, checkpoint: Checkpoint, readers: Readers, folder: Path) -> Plan:
+    """The scales of experts that are dequantised, so that the way back gives every byte."""
+    names = [n for n in expert_weights(checkpoint) if checkpoint.tensors[n].encoding == "mxfp4"]
+    if not names:
+        return plan
+    shapes = {n: (*checkpoint.tensors[n].shape[:-1], checkpoint.tensors[n].shape[-1] // 32) for n in names}
+    side = safetensors_file(folder / SIDE_FILE, [Tensor(n, "U8", shapes[n], math.prod(shapes[n]), f"{n}: scales") for n in names])
+    number = len(plan.files)
+    works = tuple(Work(Scales(readers.packed(t.name)), (Place(number, i),)) for i, t in enumerate(side.tensors))
+    return Plan((*plan.files, side), (*plan.works, *works), plan.sources, plan.options)
+
+
+def _companions(checkpoint: Checkpoint, options: HfOptions) -> tuple[dict[str, bytes], list[str]]:
+    """Tokenizer files, generation config and licence, as they are; of a GGUF with the published vocabulary the published ones."""
+    out: dict[str, bytes] = {}
+    if checkpoint.license_text is not None:
+        out["LICENSE"] = checkpoint.license_text.encode()
+    if options.kind == layouts.OPENAI:
+        return out, []
+    files = dict(checkpoint.tokenizer_files)
+    if options.tokenizer not in (None, "none"):
+        folder = Path(str(options.tokenizer))
+        files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
+        if "tokenizer.json" not in files:
+            raise BadInput("no such tokenizer", file=folder / "tokenizer.json", hint="--tokenizer names a folder with tokenizer.json, or none")
+    if options.tokenizer == "none":
+        return out, []
+    out |= {name: MappedFile(path, path.resolve()).data.tobytes() for name, path in files.items()}
+    generation = checkpoint.path / "generation_config.json" if checkpoint.path.is_dir() else None
+    if generation is not None and checkpoint.generation_config is not None:
+        out["generation_config.json"] = MappedFile(generation, generation.resolve()).data.tobytes()
+    if not files and checkpoint.config.vocab_size == GPT_OSS_20B.vocab_size:
+        stored = checkpoint.metadata.get("tokenizer.ggml.tokens")
+        if stored is None or list(stored)[: GPT_OSS_20B.bos_token_id] == vocabulary_texts(GPT_OSS_20B.vocab_size)[: GPT_OSS_20B.bos_token_id]:
+            out |= {name: text.encode() for name, text in {"tokenizer.json": tokenizer_json(), **small_files()}.items()}
+            return out, ["the tokenizer files are the published ones" + ("" if stored is None else ": the vocabulary in the file is theirs")]
+    return out, [] if files else ["no tokenizer came with the checkpoint: none is written (--tokenizer DIR adds one)"]
+
+
+def refuse_other_weights(plan: Plan, folder: Path) -> None:
+    """Weights that would stay beside the new ones might be the ones that a reader takes."""
+    ours = {f.path.name for f in plan.files}
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json"), *folder.glob("*.mxfp4")]):
+        if file.name not in ours:
+            raise OutputError("holds or lists other weights, which would stand beside the new ones", file=file, hint="remove it, or write elsewhere")
