@@ -71,7 +71,7 @@ class Deltas:
 
     def rows(self, begin: int, end: int) -> F32:
         """Rows begin..end, float32: computed in float64 and rounded once."""
-        out = np.zeros((end - begin, self.shape[-1]), np.float32)
+        out = np.full((end - begin, self.shape[-1]), -0.0, np.float32)  # x + -0 is x, also for x = -0
         at = begin
         while at < end:
             expert, row = divmod(at, self.per_matrix)
@@ -89,7 +89,7 @@ class Deltas:
         if not pairs:
             return None
         if getattr(_kept, "at", None) != (id(self), expert, first):
-            total = np.zeros((stop - first, self.shape[-1]))
+            total = np.full((stop - first, self.shape[-1]), -0.0)
             for pair in pairs:
                 pair.add_to(total, first, stop)
             _kept.granule, _kept.at = total.astype(np.float32), (id(self), expert, first)
@@ -219,8 +219,8 @@ class _Adapter:
             raise BadInput("the adapter holds no tensor", file=self.file.path)
 
     def _replace(self, name: str, source: Source) -> None:
-        """modules_to_save: a whole tensor of the base, trained."""
-        plain = _module(name.replace(".modules_to_save.default", "").replace(".modules_to_save", "").replace(".original_module", ""))
+        """modules_to_save: a whole tensor of the base, trained; PEFT also saves the embedding layers that it adapts."""
+        plain = _module(name.replace(".modules_to_save.default", "").replace(".modules_to_save", "").replace(".base_layer.", "."))
         target = self.names.get(plain.removesuffix(".weight")) if plain.endswith(".weight") else None
         canonical = target[0] if target and target[1] is None else None
         if canonical is None:
