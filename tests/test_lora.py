@@ -140,7 +140,7 @@ def test_both_column_orders_by_the_formula(base: Path, tmp_path: Path) -> None:
     silent = made(base, tmp_path / "s", t, peft_version=None)
     for order, wanted in (("peft", peft), ("unsloth", unsloth)):
         assert np.allclose(delta_of(base, silent, name, order), wanted, atol=1e-5)
-    with pytest.raises(BadInput, match="does not say who made it.*--lora-order"):
+    with pytest.raises(BadInput, match=r"does not say who made it.*--lora-order"):
         with_adapters(open_checkpoint(base), [(silent, 1.0)])
     with pytest.raises(BadInput, match="does not say who made it"):
         with_adapters(open_checkpoint(base), [(made(base, tmp_path / "h", t, base_model_name_or_path="unsloth/gpt-oss-20b"), 1.0)])
