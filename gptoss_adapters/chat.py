@@ -28,6 +28,7 @@ HELP = """Ask a gpt-oss checkpoint a question; without one, chat.
 Examples:
   gptoss-chat ./gpt-oss-20b "Why is the sky blue?" --effort high
   gptoss-chat pocket.gguf --backend llama_server "Hello"
+  gptoss-chat 120b-shape --plan
   gptoss-chat ./gpt-oss-20b --tools tools.json "How is the weather in Paris?"
 """
 STYLES = {"analysis": "2;3", "final": "1", "commentary": "33"}  # ANSI: dim italic, bold, yellow
@@ -37,7 +38,7 @@ app = typer.Typer(add_completion=True, rich_markup_mode=None)
 
 @app.command(help=HELP)
 def chat(
-    path: Annotated[str, typer.Argument(help="Checkpoint: file, folder or Hub repo id.")],
+    path: Annotated[str, typer.Argument(help="Checkpoint: file, folder or Hub repo id; with --plan also 20b-shape or 120b-shape.")],
     question: Annotated[str | None, typer.Argument(help="What to ask. Without it: a chat, ended by Ctrl-D.")] = None,
     effort: Annotated[str, typer.Option(help="Reasoning effort: low, medium or high.")] = "medium",
     instructions: Annotated[str | None, typer.Option(help="Developer instructions.")] = None,
@@ -69,9 +70,10 @@ def main() -> None:
 def _print_plan(path: str) -> None:
     """Bytes of weights and KV cache at several context lengths, one row each."""
     from gptoss_adapters.checkpoint import open_checkpoint
+    from gptoss_adapters.checkpoint.synthetic import SHAPES
     from gptoss_adapters.model import plan_memory
 
-    config = open_checkpoint(path).config
+    config = SHAPES[path] if path in SHAPES and not Path(path).exists() else open_checkpoint(path).config
     print(f"{'context':>8} {'experts':>9} {'dense':>9} {'kv cache':>9} {'total':>9}  GB")
     for context in (4096, 32768, config.max_position_embeddings):
         plan = plan_memory(config, context)
