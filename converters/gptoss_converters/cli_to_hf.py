@@ -23,7 +23,7 @@ from gptoss_converters.console import (
     plan_text,
     record,
 )
-from gptoss_converters.inputs import LoraOption, LoraOrderOption, RoundingOption, ScalesFromOption
+from gptoss_converters.inputs import ExactYarnOption, LoraOption, LoraOrderOption, RoundingOption, ScalesFromOption
 
 if TYPE_CHECKING:
     from gptoss_converters.to_hf import HfOptions
@@ -49,6 +49,7 @@ def to_hf(
     lora_order: LoraOrderOption = None,
     rounding: RoundingOption = None,
     scales_from: ScalesFromOption = None,
+    exact_yarn: ExactYarnOption = False,
     dry_run: DryRunOption = False,
     force: ForceOption = False,
     resume: ResumeOption = False,
@@ -71,7 +72,7 @@ def to_hf(
 
     kind = layouts.HF_MXFP4 if experts == Experts.mxfp4 else layouts.HF_BF16
     options = HfOptions(kind, parse_size(max_shard_size), tokenizer)
-    _convert(path, output, options, lora, lora_order, rounding, scales_from, dry_run, force, resume, threads, revision, as_json)
+    _convert(path, output, options, lora, lora_order, rounding, scales_from, exact_yarn, dry_run, force, resume, threads, revision, as_json)
 
 
 def to_openai(
@@ -81,6 +82,7 @@ def to_openai(
     lora_order: LoraOrderOption = None,
     rounding: RoundingOption = None,
     scales_from: ScalesFromOption = None,
+    exact_yarn: ExactYarnOption = False,
     dry_run: DryRunOption = False,
     force: ForceOption = False,
     resume: ResumeOption = False,
@@ -100,19 +102,19 @@ def to_openai(
     from gptoss_converters.to_hf import HfOptions
 
     options = HfOptions(layouts.OPENAI)
-    _convert(path, output, options, lora, lora_order, rounding, scales_from, dry_run, force, resume, threads, revision, as_json)
+    _convert(path, output, options, lora, lora_order, rounding, scales_from, exact_yarn, dry_run, force, resume, threads, revision, as_json)
 
 
 def _convert(
     path: str, output: Path, options: HfOptions, lora: list[str] | None, lora_order: str | None, rule: str | None, scales_from: str | None,
-    dry_run: bool, force: bool, resume: bool, threads: int | None, revision: str | None, as_json: bool,
+    exact_yarn: bool, dry_run: bool, force: bool, resume: bool, threads: int | None, revision: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     from gptoss_adapters.checkpoint.writer import write
     from gptoss_converters.inputs import open_input, rounding_for
     from gptoss_converters.to_hf import plan_hf, refuse_other_weights
 
     out = Output(as_json)
-    checkpoint = open_input(path, revision, lora, lora_order)
+    checkpoint = open_input(path, revision, lora, lora_order, exact_yarn=exact_yarn)
     rounding = rounding_for(checkpoint, rule, scales_from)
     made = plan_hf(checkpoint, output, options, rounding)
     for notice in [*checkpoint.adapters, *made.notices]:

@@ -9,6 +9,7 @@ import typer
 
 from gptoss_adapters.errors import CheckFailed
 from gptoss_converters.console import JsonOption, Output, ProgressBar, RevisionOption, ThreadsOption, human
+from gptoss_converters.inputs import LoraOrderOption
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint.compare import Block, Report
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 def verify(
     a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint: a file, a folder, or a Hub repository id.")],
     b: Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")],
+    lora: Annotated[list[str] | None, typer.Option("--lora", metavar="ADAPTER[:SCALE]", help="An adapter that is merged into A; may be repeated.")] = None,
+    lora_order: LoraOrderOption = None,
     threads: ThreadsOption = None,
     revision: RevisionOption = None,
     as_json: JsonOption = False,
@@ -31,10 +34,10 @@ def verify(
 
         gptoss-convert verify openai/gpt-oss-20b gpt-oss-20b-q8.gguf --json
     """
-    from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.checkpoint.compare import compare
+    from gptoss_converters.inputs import open_input
 
-    left, right = (open_checkpoint(path, revision=revision) for path in (a, b))
+    left, right = open_input(a, revision, lora, lora_order), open_input(b, revision)
     with ProgressBar() as bar:
         report = compare(left, right, threads=threads or os.cpu_count() or 1, progress=lambda done, total: bar("verify", done, total))
     Output(as_json).result(_text(report), **report.as_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,11 +34,19 @@ ScalesFromOption = Annotated[
 ]
 
 
-def open_input(path: str, revision: str | None, lora: Sequence[str] | None = None, lora_order: str | None = None) -> Checkpoint:
+ExactYarnOption = Annotated[
+    bool,
+    typer.Option("--exact-yarn", help="Say that YaRN bounds are not rounded, as in every published model: a GGUF cannot say it."),
+]
+
+
+def open_input(path: str, revision: str | None, lora: Sequence[str] | None = None, lora_order: str | None = None, *, exact_yarn: bool = False) -> Checkpoint:
     """The checkpoint, with the adapters merged into it. Raises BadInput and UsageError."""
     from gptoss_adapters.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(path, revision=revision)
+    if exact_yarn:
+        checkpoint = dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, yarn_truncate=False))
     if lora_order not in (None, "peft", "unsloth"):
         raise UsageError("--lora-order takes peft or unsloth", got=lora_order)
     if lora:

@@ -54,6 +54,11 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
     if options.kind not in (layouts.HF_MXFP4, layouts.HF_BF16, layouts.OPENAI):
         raise UsageError("not a layout to write", got=options.kind)
     rounding = rounding or Rounding()
+    unsaid = checkpoint.config.yarn_truncate and checkpoint.config.uses_yarn and "gptoss_adapters.yarn_truncate" not in checkpoint.metadata
+    unsaid = unsaid and checkpoint.kind in (layouts.GGUF, layouts.OLLAMA)
+    if unsaid and options.kind == layouts.OPENAI:
+        raise BadInput("config field yarn_truncate cannot be expressed in OpenAI's config.json", file=checkpoint.path, expected=False, got=True,
+                       hint="a GGUF does not say it: add --exact-yarn if the model's YaRN bounds are not rounded, as in every published one")  # fmt: skip
     maker = _Maker(checkpoint, options.kind, rounding)
     made = list(maker.all())
     tensors = {name: maker.tensor(name, how) for fill, names, how in made for name in names}
@@ -65,6 +70,8 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
                       max_shard_bytes=options.max_shard_bytes, sources=sources, options=facts)  # fmt: skip
     if options.kind == layouts.HF_BF16:
         plan = _with_side_file(plan, checkpoint, maker.readers, folder)
+    if unsaid:
+        notices.append("the file does not say whether YaRN bounds are rounded: written as rounded, as llama.cpp computes; published models are not (--exact-yarn)")
     return HfPlan(plan, rounding, notices + maker.notices())
 
 
