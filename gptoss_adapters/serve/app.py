@@ -31,7 +31,7 @@ Handler = Callable[[Service, Exchange, dict[str, str]], Awaitable[None]]
 
 def create_app(backends: Sequence[Backend], settings: Settings, store: Store | None = None) -> App:
     """The application over opened backends of one model. It closes them, and the store, when it shuts down."""
-    return App(Service(backends, settings, store or Store()))
+    return App(Service(backends, settings, Store() if store is None else store))
 
 
 class App:

@@ -20,6 +20,7 @@ Key = tuple[str | None, str | None, str]
 class Prompts:
     def __init__(self) -> None:
         self._renderer = Renderer()
+        self._renderer.vocabulary.encode("x")  # the encoder's tables are built now, not in the first request
         self._forms: OrderedDict[Key, HeaderForm] = OrderedDict()
 
     def ids(self, conversation: Conversation) -> list[int]:

@@ -52,6 +52,7 @@ class Echo(Engine):
 
     def __init__(self, path: str | None, delay: float = 0.0, times: int = 1, prefill: float = 0.0, trouble: str = "") -> None:
         self._delay, self._times, self._prefill, self._trouble = delay, times, prefill, trouble
+        load_vocabulary()
         self.info = Info("echo", "1", 201_088, 100_000, STOPS, Capabilities("full"))
 
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:

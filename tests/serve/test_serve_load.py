@@ -1,0 +1,197 @@
+"""Many clients at once, clients that leave, a server that is killed: nothing lost, nothing swapped, memory flat."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from serve_fakes import Served
+
+CLIENTS = 32
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+DELAY = 0.05  # seconds per token of the slow engine
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+async def streamed(http: httpx.AsyncClient, responses: bool, text: str) -> tuple[int, str, float]:
+    """(status, the text that arrived, Retry-After) of one streamed request."""
+    body = {"input": text, "stream": True, "store": False} if responses else {"messages": user(text), "stream": True}
+    said, over = [], False
+    async with http.stream("POST", RESPONSES if responses else CHAT, json=body) as answer:
+        if answer.status_code != 200:
+            await answer.aread()
+            return answer.status_code, "", float(answer.headers.get("retry-after", 0))
+        async for line in answer.aiter_lines():
+            if not line.startswith("data: "):
+                continue
+            if line == "data: [DONE]":
+                over = True
+                continue
+            event = json.loads(line[6:])
+            if responses:
+                said += [event["delta"]] if event["type"] == "response.output_text.delta" else []
+                over = over or event["type"] == "response.completed"
+            else:
+                said.append(event["choices"][0]["delta"].get("content", ""))
+    assert over, "a stream that ended early"
+    return 200, "".join(said), 0.0
+
+
+async def load(url: str, seconds: float) -> dict[int, int]:
+    """Clients that ask one thing after the other, each its own; what comes back must be theirs, whole."""
+    counts: dict[int, int] = {}
+    until = time.monotonic() + seconds
+
+    async def client(number: int, http: httpx.AsyncClient) -> None:
+        rng, n = random.Random(number), 0
+        while time.monotonic() < until:
+            n += 1
+            text = f"client {number} asks for number {n}: " + " ".join(rng.choices(("alpha", "beta", "Ünïcödé", "日本語", "👩‍👧", "<|end|>"), k=rng.randrange(1, 30)))
+            status, said, retry = await streamed(http, rng.random() < 0.5, text)
+            counts[status] = counts.get(status, 0) + 1
+            if status == 200:
+                assert said == text
+            else:
+                assert status == 429 and retry >= 1
+                await asyncio.sleep(0.2)
+
+    limits = httpx.Limits(max_connections=CLIENTS)
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:
+        await asyncio.gather(*(client(number, http) for number in range(CLIENTS)))
+    return counts
+
+
+def resident(server: Served) -> int:
+    return int(psutil.Process(server.process.pid).memory_info().rss)
+
+
+@pytest.mark.parametrize("seconds", [15, pytest.param(60, marks=pytest.mark.slow)])
+def test_32_streaming_clients(tmp_path: Path, seconds: int) -> None:
+    """The queue is shorter than the crowd, so that the 429s are seen too; memory is taken after a first fifth."""
+    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--slots", "2", "--queue", "24") as server:
+        url = server.http.base_url
+        asyncio.run(load(str(url), seconds / 5))
+        before = resident(server)
+        counts = asyncio.run(load(str(url), seconds * 4 / 5))
+        grown = resident(server) - before
+        assert set(counts) <= {200, 429} and counts[200] > 20 * seconds / 4, counts
+        assert grown < 8 * 2**20, grown
+        assert server.health()["running"] == server.health()["waiting"] == 0
+        print(f"\n{counts}, {grown / 2**20:.1f} MB more")
+
+
+def open_stream(server: Served, text: str, **more: Any) -> httpx.Response:
+    request = server.http.build_request("POST", CHAT, json={"messages": user(text), "stream": True, **more})
+    return server.http.send(request, stream=True)
+
+
+@pytest.mark.parametrize("when", ["answering", "before the first token", "not streamed"])
+def test_a_client_that_leaves_frees_its_slot_within_a_token(tmp_path: Path, when: str) -> None:
+    prefill = 0.2 if when == "before the first token" else 0.0
+    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=1000", "--set", f"prefill={prefill}") as server:
+        if when == "not streamed":
+            with pytest.raises(httpx.ReadTimeout):
+                server.http.post(CHAT, json={"messages": user("go on")}, timeout=0.5)
+            began = time.monotonic()
+        else:
+            with ThreadPoolExecutor() as pool:
+                wanted = pool.submit(open_stream, server, "go on")
+                server.until(lambda: server.health()["running"] == 1)
+                stream = wanted.result()
+                if when == "answering":
+                    next(stream.iter_lines())
+                stream.close()
+                began = time.monotonic()
+        server.until(lambda: server.health()["running"] == 0)
+        assert time.monotonic() - began < prefill + 3 * DELAY + 0.25  # the machine is shared: 0.25 s for its other users
+        server.until(lambda: any(line.get("status") == 499 for line in server.lines()))
+        assert server.lines()[-1].get("completion_tokens", 0) < 100
+
+
+def test_a_client_that_leaves_the_queue_leaves_no_hole(tmp_path: Path) -> None:
+    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=20", "--queue", "2") as server:
+        running = open_stream(server, "one two three")
+        with ThreadPoolExecutor() as pool:
+            for n in (1, 2):
+                impatient = pool.submit(server.http.post, CHAT, json={"messages": user("x")}, timeout=1.0)
+                assert n
+                server.until(lambda: server.health()["waiting"] == 1)
+                with pytest.raises(httpx.ReadTimeout):
+                    impatient.result()
+                server.until(lambda: server.health()["waiting"] == 0)
+        running.close()
+        assert server.http.post(CHAT, json={"messages": user("y")}).status_code == 200
+
+
+def test_the_queue_is_bounded(tmp_path: Path) -> None:
+    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=5", "--queue", "2") as server:
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda n: server.http.post(CHAT, json={"messages": user(f"number {n}")}), range(8)))
+        assert sorted(a.status_code for a in answers) == [200] * 3 + [429] * 5
+        refused = next(a for a in answers if a.status_code == 429)
+        assert refused.json()["error"]["type"] == "rate_limit_error" and 1 <= int(refused.headers["retry-after"]) <= 60
+
+
+def test_a_request_has_so_much_time(tmp_path: Path) -> None:
+    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=1000", "--request-seconds", "1") as server:
+        began = time.monotonic()
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(lambda: time.sleep(0.2) or server.http.post(CHAT, json={"messages": user("me too")}))
+            answer = server.http.post(RESPONSES, json={"input": "go on"})
+        assert time.monotonic() - began < 4
+        assert answer.json()["status"] == "incomplete" and answer.json()["output"][0]["content"][0]["text"].startswith("go on")
+        assert waiting.result().status_code in (200, 503)  # in the queue for nearly all its time
+
+
+def test_kill_and_restart_keeps_what_was_answered(tmp_path: Path) -> None:
+    """Killed while others are answered; every response that a client has seen complete is there afterwards."""
+    store = str(tmp_path / "responses.sqlite")
+    seen: dict[str, str] = {}
+
+    def ask(n: int) -> None:
+        try:
+            for m in range(200):
+                answer = server.http.post(RESPONSES, json={"input": f"question {n}.{m}"}).json()
+                seen[answer["id"]] = answer["output"][0]["content"][0]["text"]
+        except (httpx.HTTPError, json.JSONDecodeError):
+            pass
+
+    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", store=store) as server, ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(ask, n) for n in range(4)]
+        server.until(lambda: len(seen) > 20, 30)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+        for one in running:
+            one.result()
+    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", store=store) as server:
+        for ident, text in seen.items():
+            response = server.client.responses.retrieve(ident)
+            assert response.output_text == text and response.status == "completed"
+        following = server.client.responses.create(model="m", input="and now?", previous_response_id=next(iter(seen)))
+        assert following.output_text == "and now?" and following.usage and following.usage.input_tokens > 80
+
+
+def test_graceful_shutdown_lets_answers_end(tmp_path: Path) -> None:
+    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", "delay=0.02", "--set", "times=10") as server:
+        stream = open_stream(server, "to the end")
+        lines = stream.iter_lines()
+        next(lines)
+        server.process.terminate()
+        rest = list(lines)
+        assert rest[-2:] == ["data: [DONE]", ""] or rest[-1] == "data: [DONE]"
+        assert server.process.wait(10) in (0, 143, -signal.SIGTERM)
+        children = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or ())]
+        assert not children and not os.path.exists(f"/proc/{server.process.pid}")
