@@ -38,7 +38,8 @@ class App:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._key = service.settings.api_key.encode() if service.settings.api_key else None
-        self._router = Router([self._route(*row) for row in _ROUTES], redirect_slashes=False, lifespan=self._lifespan)
+        routes = [Route(path, _Endpoint(service, path, handlers), methods=list(handlers)) for path, handlers in _ROUTES.items()]
+        self._router = Router(routes, redirect_slashes=False, lifespan=self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,9 +82,6 @@ class App:
             facts["code"] = trouble.code
         LOG.info("request", extra={"facts": facts})
 
-    def _route(self, path: str, method: str, handler: Handler) -> Route:
-        return Route(path, _Endpoint(self.service, f"{method} {path}", handler), methods=[method])
-
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
         yield
@@ -96,13 +94,14 @@ class App:
 class _Endpoint:
     """An ASGI application, so that Starlette leaves receive and send to us."""
 
-    def __init__(self, service: Service, name: str, handler: Handler) -> None:
-        self._service, self._name, self._handler = service, name, handler
+    def __init__(self, service: Service, path: str, handlers: dict[str, Handler]) -> None:
+        self._service, self._path, self._handlers = service, path, handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["exchange"]
-        exchange.facts["route"] = self._name
-        await self._handler(self._service, exchange, scope["path_params"])
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        exchange.facts["route"] = f"{method} {self._path}"
+        await self._handlers[method](self._service, exchange, scope["path_params"])
 
 
 def _own(error: Exception) -> Exception:
@@ -168,18 +167,17 @@ async def _openapi(service: Service, exchange: Exchange, _: dict[str, str]) -> N
     await exchange.json(document())
 
 
-_ROUTES: list[tuple[str, str, Handler]] = [
-    ("/v1/chat/completions", "POST", _posting(chat.create)),
-    ("/v1/responses", "POST", _posting(responses.create)),
-    ("/v1/responses/{response_id}", "GET", _retrieve),
-    ("/v1/responses/{response_id}", "DELETE", _delete),
-    ("/v1/responses/{response_id}/input_items", "GET", _input_items),
-    ("/v1/models", "GET", _models),
-    ("/v1/models/{model:path}", "GET", _one_model),
-    ("/health", "GET", _health),
-    ("/metrics", "GET", _metrics),
-    ("/openapi.json", "GET", _openapi),
-]
+_ROUTES: dict[str, dict[str, Handler]] = {
+    "/v1/chat/completions": {"POST": _posting(chat.create)},
+    "/v1/responses": {"POST": _posting(responses.create)},
+    "/v1/responses/{response_id}": {"GET": _retrieve, "DELETE": _delete},
+    "/v1/responses/{response_id}/input_items": {"GET": _input_items},
+    "/v1/models": {"GET": _models},
+    "/v1/models/{model:path}": {"GET": _one_model},
+    "/health": {"GET": _health},
+    "/metrics": {"GET": _metrics},
+    "/openapi.json": {"GET": _openapi},
+}
 
 
 class JsonLines(logging.Formatter):

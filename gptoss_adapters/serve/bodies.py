@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from gptoss_adapters.serve.settings import MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP_LOGPROBS
 
@@ -17,6 +17,14 @@ Ignored: TypeAlias = Any
 Zero: TypeAlias = Annotated[float, Field(ge=0, le=0)] | None
 StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Objects: TypeAlias = list[dict[str, Any]]
+_PARTS = [{"type": "string"}, *({"type": "object", "required": [key], "properties": {key: {"type": "string"}}} for key in ("text", "refusal"))]
+_TEXT = {"anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"anyOf": _PARTS}}]}
+_MESSAGE = {"type": "object", "required": ["role"], "properties": {"role": {"enum": ["user", "assistant", "system", "developer"]}, "content": _TEXT}}
+_TOOL_RESULT = {"type": "object", "required": ["role", "tool_call_id"], "properties": {"role": {"const": "tool"}, "tool_call_id": {"type": "string"}, "content": _TEXT}}
+_CALLING = {"type": "object", "required": ["role", "tool_calls"], "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "items": {"type": "object"}}}}
+_ITEM = {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["message", "reasoning", "function_call", "function_call_output", "item_reference"]}}}
+Messages: TypeAlias = Annotated[Objects, Field(min_length=1), WithJsonSchema({"type": "array", "minItems": 1, "items": {"anyOf": [_MESSAGE, _TOOL_RESULT, _CALLING]}})]
+Items: TypeAlias = Annotated[Objects, WithJsonSchema({"type": "array", "items": {"anyOf": [_MESSAGE, _ITEM]}})]
 Limit: TypeAlias = Annotated[int, Field(ge=1, le=2**31)] | None
 
 
@@ -63,7 +71,7 @@ class _Body(BaseModel):
 class ChatBody(_Body):
     model_config = ConfigDict(title="ChatCompletionRequest")
 
-    messages: Annotated[Objects, Field(min_length=1)]
+    messages: Messages
     max_completion_tokens: Limit = None
     max_tokens: Limit = None
     logprobs: bool | None = None
@@ -90,7 +98,7 @@ class ChatBody(_Body):
 class ResponsesBody(_Body):
     model_config = ConfigDict(title="ResponseRequest")
 
-    input: str | Objects | None = None
+    input: str | Items | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
     max_output_tokens: Limit = None

@@ -92,9 +92,11 @@ def _serve(settings: Settings, spec: str, options: dict[str, Any], slots: int, s
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listening = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise OutputError(f"cannot listen on {host} port {port}: {error.strerror or error}", hint="choose another --port") from error
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio sets it only on sockets that it makes itself
+    return listening
 
 
 def _options(given: list[str]) -> dict[str, Any]:

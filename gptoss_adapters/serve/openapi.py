@@ -65,7 +65,7 @@ def document() -> Json:
 
 
 def _post(name: str, body: Json, answer: Json) -> Json:
-    content = {"application/json": {"schema": answer}, "text/event-stream": {"schema": {"type": "string"}}}
+    content = {"application/json": {"schema": answer}, "text/event-stream": {}}
     return {
         "operationId": name,
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},

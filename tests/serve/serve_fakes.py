@@ -68,8 +68,8 @@ class Echo(Engine):
 
 def last_user_message(tokens: Sequence[int]) -> list[int]:
     user = load_vocabulary().encode("user")[0]
-    start = max(i for i in range(len(tokens) - 2) if tokens[i : i + 3] == [START, user, MESSAGE]) + 3
-    return list(tokens[start : tokens.index(END, start)])
+    starts = [i + 3 for i in range(len(tokens) - 2) if tokens[i : i + 3] == [START, user, MESSAGE]]
+    return list(tokens[starts[-1] : tokens.index(END, starts[-1])]) if starts else []
 
 
 class Served:
