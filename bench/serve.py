@@ -121,11 +121,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "serve.json")
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
-    with tempfile.TemporaryDirectory() as folder, open_backend("serve_fakes:Echo=x") as backend:
-        with Served("serve_fakes:Echo=x", Path(folder), "--model", "m", store=f"{folder}/responses.sqlite") as server:
-            client = Client(server.url)
-            client.post("/v1/chat/completions", {"messages": SHORT})
-            tokens, requests = per_token(backend, server, client, options.rounds), per_request(backend, client, options.rounds)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_backend("serve_fakes:Echo=x") as backend,
+        Served("serve_fakes:Echo=x", Path(folder), "--model", "m", store=f"{folder}/responses.sqlite") as server,
+    ):
+        client = Client(server.url)
+        client.post("/v1/chat/completions", {"messages": SHORT})
+        tokens, requests = per_token(backend, server, client, options.rounds), per_request(backend, client, options.rounds)
     worst_token = max(value for row in tokens["added_us"].values() for value in row.values())
     worst_request = max(requests["added_ms"].values())
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import signal
 import time
@@ -194,4 +193,4 @@ def test_graceful_shutdown_lets_answers_end(tmp_path: Path) -> None:
         assert rest[-2:] == ["data: [DONE]", ""] or rest[-1] == "data: [DONE]"
         assert server.process.wait(10) in (0, 143, -signal.SIGTERM)
         children = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or ())]
-        assert not children and not os.path.exists(f"/proc/{server.process.pid}")
+        assert not children and not Path(f"/proc/{server.process.pid}").exists()
