@@ -133,13 +133,22 @@ class NativeExperts:
     def __init__(self, checkpoint: Checkpoint, layer: int, precision: str) -> None:
         self.config, self.precision = checkpoint.config, precision
         self.weights = mxfp4.ExpertWeights(*_packed(checkpoint, layer))
+        self.tensors = [as_tensor(array) for array in vars(self.weights).values()]
 
     def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self._as_operator(x, chosen, weights)
         y = mxfp4.moe(
             x.float().contiguous().numpy(), self.weights, chosen.int().contiguous().numpy(), weights.float().contiguous().numpy(),
             alpha=self.config.swiglu_alpha, limit=self.config.swiglu_limit, threads=threads(), precision=self.precision,
         )  # fmt: skip
         return torch.from_numpy(y).to(x.dtype)
+
+    def _as_operator(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """The same as one node of a traced graph (torch.compile, torch.export)."""
+        alpha, limit = self.config.swiglu_alpha, self.config.swiglu_limit
+        y: Tensor = torch.ops.gptoss.mxfp4_moe(x.float(), *self.tensors, chosen.int(), weights.float(), alpha, limit, self.precision)
+        return y.to(x.dtype)
 
 
 class TritonExperts:

@@ -25,6 +25,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     float32 against bf16 on a CPU goes through the native kernels, which read bf16 directly; all else is `linear_in_torch`.
     """
     if x.dtype == torch.float32 and weight.dtype == torch.bfloat16 and x.device.type == "cpu" and weight.is_contiguous():
+        if torch.compiler.is_compiling():  # one node of the graph, whatever the number of rows
+            traced: Tensor = torch.ops.gptoss.linear_bf16(x, weight, None)
+            return traced if bias is None else traced + bias.to(x.dtype)
         rows, backend = x.numel() // x.shape[-1], mxfp4.backend()
         if backend == "amx" or (backend != "torch" and rows <= NATIVE_ROWS):
             y = mxfp4.linear_bf16(x.reshape(rows, -1).numpy(), weight.view(torch.int16).numpy(), threads=threads())

@@ -145,6 +145,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos:
     query head, not scaled, without a value.
     """
     b, t, n, hd = q.shape
+    if torch.compiler.is_compiling():  # the number of chunks would fix the length
+        return _attend_chunk(q, k, v, sinks, q_pos, k_pos, window).reshape(b, t, n * hd)
     step = max(1, ATTENTION_BYTES // (b * n * k.shape[1] * q.element_size()))
     past = k.shape[1] - t  # query column lo stands at key column past + lo
     out = []
@@ -274,7 +276,9 @@ class GptOss:
                taps: Taps | None = None) -> Tensor:  # fmt: skip
         """The same without the output head: [B, T, H] after the last norm. What a prompt's earlier chunks need."""
         ids = input_ids.to(self.device)
-        positions = self._check(ids, positions, cache)
+        return self._hidden(ids, self._check(ids, positions, cache), cache, taps)
+
+    def _hidden(self, ids: Tensor, positions: Tensor, cache: list[Cache] | None = None, taps: Taps | None = None) -> Tensor:
         x = F.embedding(ids, self.embedding).to(self.dtype)  # (B, T, H)
         rope = self.rope.tables(positions.clamp(min=0), self.dtype)
         for n, (attention, moe) in enumerate(self.layers):
@@ -283,6 +287,11 @@ class GptOss:
             if taps is not None:
                 taps.hidden.append(x)
         return rms_norm(x, self.norm, self.config.rms_norm_eps)
+
+    def as_module(self) -> torch.nn.Module:
+        """ids [B, T] -> logits [B, T, V] as a torch.nn.Module for torch.compile and torch.export: the native products are nodes of
+        the graph (`gptoss::mxfp4_moe`, `gptoss::linear_bf16`). Ids are not checked there, and there is no cache."""
+        return _Traceable(self)
 
     def generate(self, input_ids: Tensor | Sequence[Sequence[int]] | Sequence[int], **options: Any) -> list[Generation]:
         """Continue prompts (ragged lists are fine): see `gptoss_adapters.generate.generate`."""
@@ -314,6 +323,20 @@ class GptOss:
         quantised = self.checkpoint.tensors[name].encoding == "q8_0"
         tensor = as_tensor(self.checkpoint.read(name) if quantised else self.checkpoint.array(name))
         return tensor if self.device.type == "cpu" else tensor.to(self.device)
+
+
+class _Traceable(torch.nn.Module):
+    """What `GptOss.as_module` returns; it holds no weight of its own."""
+
+    def __init__(self, model: GptOss) -> None:
+        from gptoss_adapters.mxfp4 import torch_ops  # noqa: F401 - registers the operators
+
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        positions = torch.arange(input_ids.shape[1], device=self.model.device).expand(input_ids.shape[0], -1)
+        return self.model.linear(self.model._hidden(input_ids, positions), self.model.unembedding, None)
 
 
 def _next_position(cache: list[Cache] | None) -> int:

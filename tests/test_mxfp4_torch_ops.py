@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from gptoss_adapters import mxfp4
+from gptoss_adapters.model import GptOss
 from gptoss_adapters.mxfp4 import torch_ops
 from gptoss_adapters.mxfp4.products import ExpertWeights
 
+TINY = Path(__file__).parent / "data" / "checkpoints" / "tiny" / "hf-mxfp4"
 
 @pytest.fixture
 def layer() -> ExpertWeights:
@@ -62,3 +67,19 @@ def test_export_and_compile_see_through(layer: ExpertWeights) -> None:
 def test_linear_bf16_op() -> None:
     x, w, bias = torch.randn(2, 3, 64), torch.randn(10, 64).bfloat16(), torch.randn(10)
     torch.testing.assert_close(torch_ops.linear_bf16(x, w, bias), torch.nn.functional.linear(x, w.float(), bias), rtol=1e-5, atol=1e-5)
+
+
+def test_the_whole_model_exports_and_compiles_with_the_products_as_nodes(tmp_path: Path) -> None:
+    model = GptOss.from_checkpoint(TINY)
+    ids, other = torch.arange(5, 17)[None], torch.arange(90, 99)[None]
+    length = torch.export.Dim("length", min=2, max=64)
+    program = torch.export.export(model.as_module(), (ids,), dynamic_shapes={"input_ids": {1: length}})
+    nodes = Counter(str(n.target) for n in program.graph.nodes)
+    layers = model.config.num_hidden_layers
+    assert nodes["gptoss.mxfp4_moe.default"] == layers and nodes["gptoss.linear_bf16.default"] == 5 * layers + 1  # q, k, v, o, router; head
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    for prompt in (ids, other):
+        assert torch.equal(loaded(prompt), model(prompt))
+    compiled = torch.compile(model.as_module(), backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(ids), model(ids))
