@@ -15,8 +15,8 @@ from gptoss_adapters.model import GptOss, Taps
 from gptoss_adapters.parity.faults import CONTROL, Fault, all_faults
 from gptoss_adapters.parity.faults_experts import W1ScaleOff1OneExpert
 from gptoss_adapters.parity.faults_files import file_faults
-from gptoss_adapters.parity.judge import Amount, Judged, amount, judge
-from gptoss_adapters.parity.measure import Record, Reference
+from gptoss_adapters.parity.judge import Amount, Flat, Judged, amount, judge
+from gptoss_adapters.parity.measure import Record, Reference, values_at
 from gptoss_adapters.parity.metrics import F64
 from gptoss_adapters.parity.nulls import Noise, realisations
 from gptoss_adapters.parity.probes import Prompt
@@ -54,10 +54,14 @@ class Sweep:
         with fault(self.base) as broken, torch.inference_mode():
             self.faults[f"{fault.name}: {fault.label}"] = fault, self.reference.hidden(broken, self.prompts)
 
-    def values(self, hidden: Sequence[torch.Tensor], record: Record) -> list[F64]:
-        """At the record's ids; the record's prompts must be among the sweep's."""
+    def values(self, hidden: Sequence[torch.Tensor], record: Record) -> F64:
+        """[N, S] at the record's ids; the record's prompts, or longer ones that they begin, must be among the sweep's."""
         at = {(p.family, p.index): i for i, p in enumerate(self.prompts)}
-        return [self.reference.values(hidden[at[p.family, p.index]][: len(p.ids)], ids) for p, ids in zip(record.prompts, record.ids, strict=True)]
+        if all(ids.ndim == 1 for ids in record.ids):  # one sample of the vocabulary for all
+            whole = torch.cat([hidden[at[p.family, p.index]][: len(p.ids)] for p in record.prompts])
+            return self.reference.values(whole, record.ids[0])
+        parts = [self.reference.values(hidden[at[p.family, p.index]][: len(p.ids)], ids) for p, ids in zip(record.prompts, record.ids, strict=True)]
+        return np.concatenate(parts)
 
 
 @dataclass
@@ -67,27 +71,42 @@ class Found:
     fault: Fault
     judged: Judged
     amount: Amount
-    values: list[F64]
+    values: F64
     score: float = 0.0
     confirmed: bool = False
 
 
-def suspects(sweep: Sweep, record: Record, base: Judged, noise: Noise) -> list[Found]:
+@dataclass
+class Evidence:
+    """One target's record, laid flat, beside a sweep: what all of its faults are compared with."""
+
+    sweep: Sweep
+    record: Record
+    noise: Noise
+    flat: Flat
+    plain: F64  # [N, S]
+    nulls: F64  # [R, N, S]
+
+    @classmethod
+    def of(cls, sweep: Sweep, record: Record, noise: Noise) -> Evidence:
+        nulls = np.stack([np.concatenate(n) for n in record.nulls])
+        return cls(sweep, record, noise, Flat.of(record), sweep.values(sweep.plain, record), nulls)
+
+
+def suspects(evidence: Evidence, base: Judged) -> list[Found]:
     """All faults, the likeliest first; the first few are confirmed or not. base: the target judged without any fault."""
-    plain = sweep.values(sweep.plain, record)
-    _add_experts(sweep, record, plain)
-    error, nulls = np.concatenate(record.values) - np.concatenate(plain), [np.concatenate(n) for n in record.nulls]
-    found = [_found(sweep, record, base, plain, error, nulls, *entry) for entry in sweep.faults.values() if entry[0] is not CONTROL]
+    _add_experts(evidence)
+    found = [_found(evidence, base, *entry) for entry in evidence.sweep.faults.values() if entry[0] is not CONTROL]
     found.sort(key=lambda f: -f.score)
     for f in found[:CONFIRM]:
-        f.confirmed = f.score > 0 and _confirm(sweep, record, f, found, plain, noise)
+        f.confirmed = f.score > 0 and _confirm(evidence, f, found)
     return sorted(found, key=lambda f: (not f.confirmed, -f.score))
 
 
-def _found(sweep: Sweep, record: Record, base: Judged, plain: list[F64], error: F64, nulls: list[F64], fault: Fault, hidden: list[torch.Tensor]) -> Found:
-    values = sweep.values(hidden, record)
-    judged = judge(record, values, record.nulls)
-    a = amount(error, np.concatenate(values) - np.concatenate(plain), nulls)
+def _found(evidence: Evidence, base: Judged, fault: Fault, hidden: list[torch.Tensor]) -> Found:
+    values, flat = evidence.sweep.values(hidden, evidence.record), evidence.flat
+    judged = judge(flat, values)
+    a = amount(flat.values - evidence.plain, values - evidence.plain, evidence.nulls, flat.energy)
     found = Found(fault, judged, a, values)
     if base.log_excess >= BIASED:
         found.score = max(0.0, 1 - judged.log_excess / base.log_excess)
@@ -96,46 +115,37 @@ def _found(sweep: Sweep, record: Record, base: Judged, plain: list[F64], error: 
     return found
 
 
-def _confirm(sweep: Sweep, record: Record, f: Found, others: Sequence[Found], plain: list[F64], noise: Noise) -> bool:
+def _confirm(evidence: Evidence, f: Found, others: Sequence[Found]) -> bool:
     """Whether with this fault in the reference nothing is left: no family fails, and no other fault stands in what remains."""
-    with f.fault(sweep.base) as broken, torch.inference_mode():
-        nulls = [_null_errors(sweep, record, null.apply(broken), null.cache, f.values) for null in list(realisations(noise))[:3]]
-    judged = judge(record, f.values, nulls)
-    f.judged = judged
-    if judged.failed or judged.worst > LOOK_EXCESS or not (f.amount.present or f.score > 0.5):
+    with f.fault(evidence.sweep.base) as broken, torch.inference_mode():
+        nulls = [_null_errors(evidence, null.apply(broken), null.cache, f.values) for null in list(realisations(evidence.noise))[:3]]
+    flat = Flat.of(evidence.record, nulls)
+    f.judged = judge(flat, f.values)
+    if f.judged.failed or f.judged.worst > LOOK_EXCESS or not (f.amount.present or f.score > 0.5):
         return False
-    rest = np.concatenate(record.values) - np.concatenate(f.values)
-    flat, whole = [np.concatenate(n) for n in nulls], np.concatenate(plain)
-    return not any(amount(rest, np.concatenate(g.values) - whole, flat).present for g in others if g.fault.name != f.fault.name)
+    rest, errors = flat.values - f.values, np.stack([np.concatenate(n) for n in nulls])
+    return not any(amount(rest, g.values - evidence.plain, errors, flat.energy).present for g in others if g.fault.name != f.fault.name)
 
 
-def _null_errors(sweep: Sweep, record: Record, null: GptOss, cache: Callable[[GptOss], object], truth: list[F64]) -> list[F64]:
+def _null_errors(evidence: Evidence, null: GptOss, new_cache: Callable[[GptOss], object], truth: F64) -> list[F64]:
     out = []
-    for prompt, ids, z in zip(record.prompts, record.ids, truth, strict=True):
-        hidden = null.hidden(torch.tensor([prompt.ids]), cache=cache(null))[0]  # type: ignore[arg-type]
-        rows = torch.from_numpy(np.ascontiguousarray(ids))
-        if ids.ndim == 1:
-            y = null.linear(hidden, null.unembedding[rows], None)
-        else:
-            y = torch.stack([null.linear(h, null.unembedding[r], None) for h, r in zip(hidden, rows, strict=True)])
-        values = y.double().numpy()
-        out.append(values - values.mean(-1, keepdims=True) - z)
+    record, starts = evidence.record, evidence.flat.starts
+    for i, (prompt, ids) in enumerate(zip(record.prompts, record.ids, strict=True)):
+        hidden = null.hidden(torch.tensor([prompt.ids]), cache=new_cache(null))[0]  # type: ignore[arg-type]
+        out.append(values_at(null, hidden, ids) - truth[starts[i] : starts[i + 1]])
     return out
 
 
-def _add_experts(sweep: Sweep, record: Record, plain: list[F64]) -> None:
+def _add_experts(evidence: Evidence) -> None:
     """One expert may be wrong: which, is told by the one-token prompts that differ, beside what each of them was routed to."""
-    if not W1ScaleOff1OneExpert().applies(sweep.base):
-        return
+    sweep, record, flat = evidence.sweep, evidence.record, evidence.flat
     singles = [i for i, p in enumerate(record.prompts) if p.family == "single"]
-    if not singles:
+    if not singles or not W1ScaleOff1OneExpert().applies(sweep.base):
         return
-    ids = torch.tensor([record.prompts[i].ids for i in singles])
     taps = Taps()
-    sweep.base.hidden(ids, taps=taps)
-    error = np.array([((record.values[i] - plain[i]) ** 2).sum() for i in singles])
-    noise = np.array([max(((n[i]) ** 2).sum() for n in record.nulls) for i in singles])
-    wrong = error > 10 * noise
+    sweep.base.hidden(torch.tensor([record.prompts[i].ids for i in singles]), taps=taps)
+    at = flat.families["single"]
+    wrong = ((flat.values - evidence.plain) ** 2).sum(-1)[at] > 10 * flat.energy.max(0)[at]
     if not 0 < wrong.mean() < 0.9:
         return
     candidates = []
@@ -156,28 +166,27 @@ def to_schema(found: Sequence[Found]) -> list[Suspect]:
     ]
 
 
-def certificate(sweep: Sweep, record: Record, noise: Noise) -> Certificate:
+def certificate(evidence: Evidence) -> Certificate:
     """What this run's prompts would have shown of each of the 41 faults above one target's noise."""
-    plain = sweep.values(sweep.plain, record)
-    nulls = [np.concatenate(n) for n in record.nulls]
-    made = Certificate(str(noise))
-    numbers = {f.name for f in all_faults().values()}
+    sweep, flat, plain = evidence.sweep, evidence.flat, evidence.plain
+    made = Certificate(str(evidence.noise))
+    numbers = all_faults()
     for fault, hidden in sweep.faults.values():
-        values = sweep.values(hidden, record)
-        pretend = Record(record.prompts, record.ids, values)
-        judged = judge(pretend, plain, record.nulls)
-        effect = np.concatenate(values) - np.concatenate(plain)
-        by = "excess" if judged.failed else "projection" if amount(effect, effect, nulls).resolvable and (effect**2).any() else ""
+        if fault is not CONTROL and (fault.name not in numbers or any(c.fault == fault.name for c in made.faults)):
+            continue
+        values = sweep.values(hidden, evidence.record)
+        judged, effect = judge(flat, plain, values), values - plain
+        by = "excess" if judged.failed else "projection" if amount(effect, effect, evidence.nulls, flat.energy).resolvable and (effect**2).any() else ""
         if fault is CONTROL:
             made.control = judged.worst
-        elif fault.name in numbers and not any(c.fault == fault.name for c in made.faults):
+        else:
             family = max(judged.families, key=lambda n: judged.families[n].worst)
             nmse = max(f.observed["nmse_mean"] for f in judged.families.values())
             made.faults.append(CertifiedFault(fault.name, fault.part, fault.what, nmse, judged.worst, bool(by), family, judged.first_divergent, by))
     for fault in sweep.skipped:
         if fault.name in numbers:
             made.faults.append(CertifiedFault(fault.name, fault.part, fault.what, None, None, False, applies=False))
-    order = list(all_faults())
+    order = list(numbers)
     made.faults.sort(key=lambda c: order.index(c.fault))
     made.caught, made.total = sum(c.caught for c in made.faults), sum(c.applies for c in made.faults)
     return made

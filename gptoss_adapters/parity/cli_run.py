@@ -76,7 +76,7 @@ def faults(
 
     from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.errors import UsageError
-    from gptoss_adapters.parity.attribution import Sweep, certificate
+    from gptoss_adapters.parity.attribution import Evidence, Sweep, certificate
     from gptoss_adapters.parity.measure import ModelSubject, measure
     from gptoss_adapters.parity.nulls import Noise
     from gptoss_adapters.parity.runner import Options, Run
@@ -89,7 +89,8 @@ def faults(
     with Bars() as bars:
         made = Run(opened, Options(seed, tuple(carry or ())), bars)
         record = measure(made.reference, made.prompts, ModelSubject(made.reference.model), known[noise])
-        found = certificate(Sweep.run(made.reference, made.reference.model, made.prompts), record, known[noise])
+        sweep = Sweep.run(made.reference, made.reference.model, made.prompts)
+        found = certificate(Evidence.of(sweep, record, known[noise]))
     if as_json:
         print(json.dumps(asdict(found), indent=1))
         return

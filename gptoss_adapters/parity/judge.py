@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from gptoss_adapters.parity.measure import Record
-from gptoss_adapters.parity.metrics import F64, TINY, nmse_of, summarise
+from gptoss_adapters.parity.metrics import F64, TINY, summarise
 from gptoss_adapters.parity.schema import FAIL, LOOK, LOOK_EXCESS, PASS, PASS_EXCESS, Family
 
 RESOLVED = 4.0  # a coefficient this many times above what any null has by chance is real
@@ -56,21 +58,36 @@ class Judged:
         return any(f.verdict == FAIL for f in self.families.values())
 
 
-def judge(record: Record, truth: Sequence[F64], nulls: Sequence[Sequence[F64]]) -> Judged:
-    """record's values against `truth` (per prompt, [T, S]); nulls: errors per realisation and prompt."""
-    nmse = [nmse_of(z, y) for z, y in zip(truth, record.values, strict=True)]
-    null_nmse = [[_ratio(e, z) for e, z in zip(errors, truth, strict=True)] for errors in nulls]
+@dataclass
+class Flat:
+    """A record's prompts laid end to end, [N, S], with what every judgement needs of the nulls."""
+
+    values: F64
+    families: dict[str, npt.NDArray[np.int64]]  # family -> its positions
+    starts: list[int]  # where each prompt begins, and the end
+    energy: F64  # [R, N]: squared error of each null
+
+    @classmethod
+    def of(cls, record: Record, nulls: Sequence[Sequence[F64]] | None = None) -> Flat:
+        sizes = [len(v) for v in record.values]
+        starts = [0, *np.cumsum(sizes).tolist()]
+        names = np.repeat([p.family for p in record.prompts], sizes)
+        families = {f: np.flatnonzero(names == f) for f in dict.fromkeys(p.family for p in record.prompts)}
+        energy = np.stack([np.concatenate([(e**2).sum(-1) for e in errors]) for errors in (record.nulls if nulls is None else nulls)])
+        return cls(np.concatenate(record.values), families, starts, energy)
+
+
+def judge(flat: Flat, truth: F64, values: F64 | None = None) -> Judged:
+    """The values (of another subject at the same ids, if given) against `truth` [N, S]."""
+    size = np.maximum((truth**2).sum(-1), TINY)
+    nmse = (((flat.values if values is None else values) - truth) ** 2).sum(-1) / size
+    nulls = flat.energy / size
     out = Judged()
-    for family in dict.fromkeys(p.family for p in record.prompts):
-        which = [i for i, p in enumerate(record.prompts) if p.family == family]
-        own = _statistics([nmse[i] for i in which])
-        theirs = [_statistics([realisation[i] for i in which]) for realisation in null_nmse]
-        out.families[family] = _family(own, theirs, sum(len(nmse[i]) for i in which))
-    floor = [np.median(np.stack([r[i] for r in null_nmse]), 0) for i in range(len(nmse))]
-    logs = np.concatenate([np.log10(np.maximum(n, TINY) / np.maximum(f, TINY)) for n, f in zip(nmse, floor, strict=True)])
+    for name, at in flat.families.items():
+        out.families[name] = _family(_statistics(nmse[at]), [_statistics(n[at]) for n in nulls], len(at))
+    logs = np.log10(np.maximum(nmse, TINY) / np.maximum(np.median(nulls, 0), TINY))
     out.log_excess = float(np.maximum(logs, 0).mean())
-    ceiling = [np.max(np.stack([r[i] for r in null_nmse]), 0) for i in range(len(nmse))]
-    out.first_divergent = _first(nmse, ceiling)
+    out.first_divergent = _first(nmse, nulls.max(0), flat.starts)
     return out
 
 
@@ -85,24 +102,19 @@ def _family(own: dict[str, float], theirs: Sequence[dict[str, float]], positions
     return Excess(own, excess, beyond, positions)
 
 
-def _statistics(nmse: Sequence[F64]) -> dict[str, float]:
+def _statistics(nmse: F64) -> dict[str, float]:
     """The median sees what is everywhere, the mean what is rare and large."""
-    whole = np.maximum(np.concatenate(nmse), TINY)
-    return {"nmse_median": float(np.median(whole)), "nmse_mean": float(whole.mean())}
+    floored = np.maximum(nmse, TINY)
+    return {"nmse_median": float(np.median(floored)), "nmse_mean": float(floored.mean())}
 
 
-def _ratio(error: F64, truth: F64) -> F64:
-    result: F64 = (error**2).sum(-1) / np.maximum((truth**2).sum(-1), TINY)
-    return result
-
-
-def _first(nmse: Sequence[F64], ceiling: Sequence[F64]) -> int | None:
+def _first(nmse: F64, ceiling: F64, starts: Sequence[int]) -> int | None:
     """The first position, over all prompts of more than one token, that stands far above every null."""
     found = []
-    for n, c in zip(nmse, ceiling, strict=True):
-        typical = max(float(np.median(c)), TINY)
-        above = np.flatnonzero(n > DIVERGED * np.maximum(c, typical))
-        if len(n) > 1 and len(above):
+    for lo, hi in pairwise(starts):
+        typical = max(float(np.median(ceiling[lo:hi])), TINY)
+        above = np.flatnonzero(nmse[lo:hi] > DIVERGED * np.maximum(ceiling[lo:hi], typical))
+        if hi - lo > 1 and len(above):
             found.append(int(above[0]))
     return min(found, default=None)
 
@@ -128,19 +140,16 @@ class Amount:
         return self.resolvable and abs(self.coefficient) < PRESENT[0] / 2
 
 
-def amount(error: F64, effect: F64, nulls: Sequence[F64]) -> Amount:
-    """Least squares of error on effect, all [N, S]; positions weigh by their noise, and no flip dominates."""
+def amount(error: F64, effect: F64, nulls: F64, energy: F64) -> Amount:
+    """Least squares of error on effect, both [N, S]; nulls [R, N, S] with their energy [R, N]. Positions weigh by their noise, and
+    no flip dominates."""
     size = (effect**2).sum(-1)
-    noise = np.median(np.stack([(n**2).sum(-1) for n in nulls]), 0)
-    weight = 1 / np.maximum(noise + 0.1 * size, TINY)
+    weight = 1 / np.maximum(np.median(energy, 0) + 0.1 * size, TINY)
     whole = float((weight * size).sum())
     if whole <= 0:
         return Amount(0.0, np.inf)
-
-    def project(e: F64) -> float:
-        return float((weight * (e * effect).sum(-1)).sum()) / whole
-
-    return Amount(project(error), max(abs(project(n)) for n in nulls))
+    weighted = weight[:, None] * effect / whole
+    return Amount(float((weighted * error).sum()), float(np.abs(np.einsum("rns,ns->r", nulls, weighted)).max()))
 
 
 def schema_families(record: Record, judged: Judged, described: dict[str, str]) -> list[Family]:

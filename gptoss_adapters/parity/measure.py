@@ -18,15 +18,25 @@ from torch import Tensor
 from gptoss_adapters.checkpoint import Checkpoint
 from gptoss_adapters.model import GptOss
 from gptoss_adapters.parity.faults import find_fault
-from gptoss_adapters.parity.metrics import F64, Positions, centre, compare_full, compare_top, following_tokens, joined
-from gptoss_adapters.parity.nulls import Noise, realisations
+from gptoss_adapters.parity.metrics import (
+    F64,
+    Positions,
+    Truth,
+    centre,
+    compare_full,
+    compare_top,
+    following_tokens,
+    joined,
+)
+from gptoss_adapters.parity.nulls import Noise, Null, realisations
 from gptoss_adapters.parity.probes import Prompt
 from gptoss_adapters.parity.variants import experts, logits_batch
 
 SAMPLE = 512  # vocabulary entries that stand for all of it
 FLOAT64_PARAMETERS = 500_000_000
 TOP_K = 64
-_BLOCK = 1 << 24  # logits held together
+BRIEF_VOCABULARY = 32768
+_BLOCK = 1 << 23  # logits held together
 Progress = Callable[[str, int, int], None]
 
 
@@ -126,29 +136,28 @@ def measure(reference: Reference, prompts: Sequence[Prompt], subject: Subject, n
         truth = reference.hidden(reference.model, prompts)
         nulls = [null.apply(reference.model) for null in realisations(noise)]
         names = [null.name for null in realisations(noise)]
-        null_hidden = [_null_hidden(null.apply(reference.model), null.cache, prompts) for null in realisations(noise)]
+        null_hidden = [_null_hidden(null, reference.model, prompts) for null in realisations(noise)]
         record.nulls = [[] for _ in nulls]
-        record.null_positions = {name: [] for name in names}
+        brief = names if reference.config.vocab_size <= BRIEF_VOCABULARY else names[:2]  # whose statistics go over the whole vocabulary
         for i, prompt in enumerate(prompts):
             answer = subject.answer(prompt)
             ids = reference.sample if answer.ids is None else answer.ids.astype(np.int64)
             record.ids.append(ids)
             record.lower_bound |= answer.ids is not None
+            record.values.append(centre(answer.full[:, ids] if answer.full is not None else _given(answer)))
             z = reference.values(truth[i], ids)
-            record.values.append(_values(answer, ids))
-            record.positions.append(_compare(reference.model, truth[i], answer, prompt))
             for r, (null, hidden) in enumerate(zip(nulls, null_hidden, strict=True)):
-                positions, values = _null(reference.model, truth[i], null, hidden[i], prompt, answer, ids)
-                record.null_positions[names[r]].append(positions)
-                record.nulls[r].append(values - z)
+                record.nulls[r].append(values_at(null, hidden[i], ids) - z)
+            _compare(record, reference.model, truth[i], answer, prompt, {n: (nulls[r], null_hidden[r][i]) for r, n in enumerate(names) if n in brief})
             tick()
     return record
 
 
-def _null_hidden(model: GptOss, new_cache: Callable[[GptOss], object], prompts: Sequence[Prompt]) -> list[Tensor]:
-    out: dict[int, Tensor] = {}
-    for indices in _by_length(prompts):
-        batch = model.hidden(torch.tensor([prompts[i].ids for i in indices]), cache=new_cache(model))  # type: ignore[arg-type]
+def _null_hidden(null: Null, model: GptOss, prompts: Sequence[Prompt]) -> list[Tensor]:
+    """Prompt by prompt for the plain one, as engines are asked: a backend with our very arithmetic is then equal bit for bit."""
+    made, out = null.apply(model), dict[int, Tensor]()
+    for indices in _by_length(prompts) if null.name != "plain" else [[i] for i in range(len(prompts))]:
+        batch = made.hidden(torch.tensor([prompts[i].ids for i in indices]), cache=null.cache(made))
         out |= dict(zip(indices, batch, strict=True))
     return [out[i] for i in range(len(prompts))]
 
@@ -163,39 +172,42 @@ def _logits(model: GptOss, hidden: Tensor) -> np.ndarray:
     return made
 
 
-def _compare(model: GptOss, hidden: Tensor, answer: Answer, prompt: Prompt) -> Positions:
-    following = following_tokens(prompt.ids)
-    parts = []
-    for piece in _pieces(model, len(hidden)):
-        z = _logits(model, hidden[piece])
-        if answer.full is not None:
-            parts.append(compare_full(z, answer.full[piece], following[piece]))
-        else:
-            assert answer.ids is not None and answer.logprobs is not None
-            parts.append(compare_top(z, answer.ids[piece], answer.logprobs[piece], following[piece]))
-    return joined(parts)
-
-
-def _values(answer: Answer, ids: np.ndarray) -> F64:
-    if answer.full is not None:
-        return centre(answer.full[:, ids])
+def _given(answer: Answer) -> np.ndarray:
     assert answer.logprobs is not None
-    return centre(answer.logprobs)
+    return answer.logprobs
 
 
-def _null(model: GptOss, truth: Tensor, null: GptOss, hidden: Tensor, prompt: Prompt, answer: Answer, ids: np.ndarray) -> tuple[Positions, F64]:
-    """The same statistics of a null: with full logits, or with its own top k for engines that give no more."""
+def values_at(model: GptOss, hidden: Tensor, ids: np.ndarray) -> F64:
+    """Centred logits of a null at `ids` [S] or [T, S], by its own product."""
+    rows = torch.from_numpy(np.ascontiguousarray(ids, np.int64))
+    if ids.ndim == 1:
+        return centre(model.linear(hidden, model.unembedding[rows], None).double().numpy())
+    return centre(torch.stack([model.linear(h, model.unembedding[r], None) for h, r in zip(hidden, rows, strict=True)]).double().numpy())
+
+
+def _compare(record: Record, model: GptOss, hidden: Tensor, answer: Answer, prompt: Prompt, nulls: dict[str, tuple[GptOss, Tensor]]) -> None:
+    """Statistics over the whole vocabulary, of the answer and of nulls; in pieces, so that few logits are held."""
     following = following_tokens(prompt.ids)
-    parts, values = [], []
+    own: list[Positions] = []
+    theirs: dict[str, list[Positions]] = {name: [] for name in nulls}
     for piece in _pieces(model, len(hidden)):
-        z, y = _logits(model, truth[piece]), _logits(null, hidden[piece])
+        truth = Truth.of(_logits(model, hidden[piece]), following[piece])
         if answer.full is not None:
-            parts.append(compare_full(z, y, following[piece]))
-            values.append(centre(y[:, ids]))
-            continue
-        at = ids[piece]
-        values.append(centre(np.take_along_axis(y, at, 1)))
-        lq = y.astype(np.float64) - np.log(np.exp(y.astype(np.float64)).sum(1, keepdims=True))
-        best = np.argsort(-y, 1)[:, : at.shape[1]]
-        parts.append(compare_top(z, best, np.take_along_axis(lq, best, 1), following[piece]))
-    return joined(parts), np.concatenate(values)
+            own.append(compare_full(truth, answer.full[piece]))
+        else:
+            assert answer.ids is not None
+            own.append(compare_top(truth, answer.ids[piece], _given(answer)[piece]))
+        for name, (null, states) in nulls.items():
+            y = _logits(null, states[piece])
+            theirs[name].append(compare_full(truth, y, brief=True) if answer.full is not None else _top(truth, y, _given(answer).shape[1]))
+    record.positions.append(joined(own))
+    for name, parts in theirs.items():
+        record.null_positions.setdefault(name, []).append(joined(parts))
+
+
+def _top(truth: Truth, logits: np.ndarray, k: int) -> Positions:
+    """A null's own top k, as many as the engine gave."""
+    y = logits.astype(np.float64)
+    lq = y - np.log(np.exp(y - y.max(1, keepdims=True)).sum(1, keepdims=True)) - y.max(1, keepdims=True)
+    best = np.argsort(-y, 1)[:, :k]
+    return compare_top(truth, best, np.take_along_axis(lq, best, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +13,52 @@ from gptoss_adapters.parity.schema import Histogram, Metrics
 F64 = npt.NDArray[np.float64]
 Positions = dict[str, F64]  # statistic -> one value per position
 TINY = 1e-30  # below every noise: stands for zero in logarithms
-_BLOCK = 1 << 21  # values looked at together
 _RESAMPLES = 2000
 
 
-def compare_full(truth: np.ndarray, logits: np.ndarray, following: npt.NDArray[np.int64]) -> Positions:
-    """truth, logits [T, V]; following [T]: the prompt's next token, -1 where there is none (forced-token statistics: NaN)."""
-    step = max(1, _BLOCK // truth.shape[1])
-    parts = [_block(truth[i : i + step], logits[i : i + step], following[i : i + step]) for i in range(0, len(truth), step)]
-    return joined(parts)
+@dataclass
+class Truth:
+    """The reference's logits of some positions, [T, V], with what every comparison needs of them."""
+
+    z: F64
+    lp: F64
+    p: F64
+    size: F64
+    following: npt.NDArray[np.int64]  # the prompt's next token, -1 where there is none (forced-token statistics: NaN)
+
+    @classmethod
+    def of(cls, logits: np.ndarray, following: npt.NDArray[np.int64]) -> Truth:
+        z = _centred(logits.astype(np.float64))
+        lp = _log_softmax(z)
+        return cls(z, lp, np.exp(lp), np.maximum((z**2).sum(1), TINY), following)
+
+
+def compare_full(truth: Truth, logits: np.ndarray, brief: bool = False) -> Positions:
+    """logits [T, V] against the truth. brief: the statistics that a noise floor needs (the others are NaN)."""
+    y, lp, p = _centred(logits.astype(np.float64)), truth.lp, truth.p
+    lq = _log_softmax(y)
+    rows, known = np.arange(len(y)), truth.following >= 0
+    own = np.where(known, truth.following, 0)
+    forced_p, forced_q = (np.where(known, x[rows, own], np.nan) for x in (lp, lq))
+    gap = y - truth.z
+    out = {
+        "nmse": np.einsum("tv,tv->t", gap, gap) / truth.size,
+        "kl": np.maximum(np.einsum("tv,tv->t", p, lp - lq), 0),
+        "dlp": forced_q - forced_p,
+        "dp": np.exp(forced_q) - np.exp(forced_p),
+        "same_top": (truth.z.argmax(1) == y.argmax(1)).astype(np.float64),
+        "max_abs": np.maximum(gap.max(1), -gap.min(1)),
+    }
+    if brief:
+        return out | {name: np.full(len(y), np.nan) for name in ("kl_reverse", "js", "overlap_10")}
+    q = np.exp(lq)
+    middle = np.log((p + q) / 2 + 1e-300)
+    js = (np.einsum("tv,tv->t", p, lp - middle) + np.einsum("tv,tv->t", q, lq - middle)) / 2
+    return out | {
+        "kl_reverse": np.maximum(np.einsum("tv,tv->t", q, lq - lp), 0),
+        "js": np.maximum(js, 0),
+        "overlap_10": _overlap(truth.z, y, min(10, y.shape[1])),
+    }
 
 
 def joined(parts: Sequence[Positions]) -> Positions:
@@ -31,41 +69,18 @@ def following_tokens(prompt: Sequence[int]) -> npt.NDArray[np.int64]:
     return np.array([*prompt[1:], -1], np.int64)
 
 
-def _block(z: np.ndarray, y: np.ndarray, following: npt.NDArray[np.int64]) -> Positions:
-    z, y = z.astype(np.float64), y.astype(np.float64)
-    zc, yc = _centred(z), _centred(y)
-    lp, lq = _log_softmax(zc), _log_softmax(yc)
-    p, q = np.exp(lp), np.exp(lq)
-    middle = np.log((p + q) / 2 + 1e-300)
-    rows = np.arange(len(z))
-    known = following >= 0
-    own = np.where(known, following, 0)
-    forced_p, forced_q = (np.where(known, x[rows, own], np.nan) for x in (lp, lq))
-    return {
-        "nmse": ((yc - zc) ** 2).sum(1) / np.maximum((zc**2).sum(1), TINY),
-        "kl": np.maximum((p * (lp - lq)).sum(1), 0),
-        "kl_reverse": np.maximum((q * (lq - lp)).sum(1), 0),
-        "js": np.maximum(((p * (lp - middle)).sum(1) + (q * (lq - middle)).sum(1)) / 2, 0),
-        "dlp": forced_q - forced_p,
-        "dp": np.exp(forced_q) - np.exp(forced_p),
-        "same_top": (z.argmax(1) == y.argmax(1)).astype(np.float64),
-        "overlap_10": _overlap(z, y, min(10, z.shape[1])),
-        "max_abs": np.abs(yc - zc).max(1),
-    }
-
-
-def compare_top(truth: np.ndarray, ids: np.ndarray, logprobs: np.ndarray, following: npt.NDArray[np.int64]) -> Positions:
-    """For engines that give the k best only: truth [T, V], ids and logprobs [T, k].
+def compare_top(truth: Truth, ids: np.ndarray, logprobs: np.ndarray) -> Positions:
+    """For engines that give the k best only: ids and logprobs [T, k].
 
     KL over the partition {those k, the rest}: a lower bound of the true one (data-processing inequality), with the reference's
     probabilities of those tokens known exactly. NMSE over the k, centred."""
-    lp = np.concatenate([_log_softmax(_centred(row[None].astype(np.float64))) for row in truth])
+    lp = truth.lp
     chosen = np.take_along_axis(lp, ids, 1)
     lq = logprobs.astype(np.float64)
     p, q = np.exp(chosen), np.exp(lq)
     rest_p, rest_q = (np.maximum(1 - x.sum(1), TINY) for x in (p, q))
     kl = (p * (chosen - lq)).sum(1) + rest_p * np.log(rest_p / rest_q)
-    hit = ids == following[:, None]
+    hit = ids == truth.following[:, None]
     dlp = np.where(hit.any(1), (np.where(hit, lq - chosen, 0)).sum(1), np.nan)
     dp = np.where(hit.any(1), (np.where(hit, q - p, 0)).sum(1), np.nan)
     a, b = _centred(chosen), _centred(lq)
@@ -90,7 +105,7 @@ def summarise(prompts: Sequence[Positions], lower_bound: bool = False) -> Metric
     m.nmse_mean, m.kl_mean = float(nmse.mean()), float(kl.mean())
     m.kl_median, m.kl_p95, m.kl_p99, m.kl_p999, m.kl_max = (float(x) for x in np.quantile(kl, (0.5, 0.95, 0.99, 0.999, 1)))
     m.kl_se = _bootstrap([p["kl"] for p in prompts])
-    m.kl_reverse_mean, m.js_mean = float(whole["kl_reverse"].mean()), float(whole["js"].mean())
+    m.kl_reverse_mean, m.js_mean = float(whole["kl_reverse"].mean()), float(whole["js"].mean())  # NaN becomes null in the report
     m.same_top, m.overlap_10 = float(whole["same_top"].mean()), float(whole["overlap_10"].mean())
     if len(dlp):
         m.dlp_mean, m.dlp_rms, m.dlp_max_abs = float(dlp.mean()), float(np.sqrt((dlp**2).mean())), float(np.abs(dlp).max())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,11 +18,11 @@ from gptoss_adapters.checkpoint.compare import ROUNDED, compare
 from gptoss_adapters.errors import GptOssError
 from gptoss_adapters.model import GptOss, yarn_inverse_frequencies
 from gptoss_adapters.parity import schema
-from gptoss_adapters.parity.attribution import Sweep, certificate, suspects, to_schema
+from gptoss_adapters.parity.attribution import Evidence, Sweep, certificate, suspects, to_schema
 from gptoss_adapters.parity.behaviour import greedy, structural
 from gptoss_adapters.parity.deviations import Known, known_deviations
 from gptoss_adapters.parity.faults import find_fault
-from gptoss_adapters.parity.judge import Judged, amount, judge, schema_families
+from gptoss_adapters.parity.judge import Flat, Judged, amount, judge, schema_families
 from gptoss_adapters.parity.layers import layers
 from gptoss_adapters.parity.measure import Record, Reference, measure
 from gptoss_adapters.parity.metrics import F64, histogram, nmse_of
@@ -181,14 +182,16 @@ class Case:
     out: schema.Target
 
     def decide(self) -> None:
+        self.flat = Flat.of(self.record)
+        self.nulls = np.stack([np.concatenate(n) for n in self.record.nulls])
         plain = self._truth(self.reference.model)
-        judged = judge(self.record, plain, self.record.nulls)
+        judged = judge(self.flat, plain)
         known = [k for k in known_deviations(self.target.engine) if find_fault(k.fault).applies(self.reference.model)]
         base, model, carried = judged, self.reference.model, tuple(k.fault for k in known)
         if known:
             model = self.reference.carrying(carried)
             truth = self._truth(model)
-            with_it = judge(self.record, truth, self.record.nulls)
+            with_it = judge(self.flat, truth)
             self.out.deviations = [self._deviation(k, plain, truth, judged, with_it) for k in known]
             if self.out.deviations[0].status == schema.ABSENT:
                 carried, model = (), self.reference.model
@@ -199,14 +202,14 @@ class Case:
         self._attribute(base, carried)
         self._verdict(judged, base)
 
-    def _truth(self, model: GptOss) -> list[F64]:
+    def _truth(self, model: GptOss) -> F64:
+        """[N, S]"""
         with torch.inference_mode():
             hidden = self.reference.hidden(model, self.record.prompts)
-            return [self.reference.values(h, ids) for h, ids in zip(hidden, self.record.ids, strict=True)]
+            return np.concatenate([self.reference.values(h, ids) for h, ids in zip(hidden, self.record.ids, strict=True)])
 
-    def _deviation(self, known: Known, plain: list[F64], truth: list[F64], without: Judged, with_it: Judged) -> Deviation:
-        effect = np.concatenate(truth) - np.concatenate(plain)
-        found = amount(np.concatenate(self.record.values) - np.concatenate(plain), effect, [np.concatenate(n) for n in self.record.nulls])
+    def _deviation(self, known: Known, plain: F64, truth: F64, without: Judged, with_it: Judged) -> Deviation:
+        found = amount(self.flat.values - plain, truth - plain, self.nulls, self.flat.energy)
         status = schema.CONFIRMED if found.present else schema.ABSENT if found.absent else schema.EXPECTED
         made = Deviation(known.fault, status, self.target.engine, known.versions, known.source, known.effect, without.worst, with_it.worst,
                          coefficient=found.coefficient, coefficient_sd=found.chance)  # fmt: skip
@@ -214,14 +217,14 @@ class Case:
         made.longest_position = max(len(p.ids) for p in self.record.prompts) - 1
         return made
 
-    def _resolvable_from(self, plain: list[F64], truth: list[F64]) -> int | None:
+    def _resolvable_from(self, plain: F64, truth: F64) -> int | None:
         """The first position from which on the effect, seen over at least 16 positions of a prompt, can be told from noise."""
         best: int | None = None
-        for i, (z, zt) in enumerate(zip(plain, truth, strict=True)):
-            for lo in range(0, max(len(z) - 16, 0) + 1, 16):
-                part = slice(lo, lo + 16)
-                effect = (zt - z)[part]
-                if (effect**2).any() and amount(effect, effect, [n[i][part] for n in self.record.nulls]).resolvable:
+        for begin, end in pairwise(self.flat.starts):
+            for lo in range(0, max(end - begin - 16, 0) + 1, 16):
+                part = slice(begin + lo, min(begin + lo + 16, end))
+                effect = (truth - plain)[part]
+                if (effect**2).any() and amount(effect, effect, self.nulls[:, part], self.flat.energy[:, part]).resolvable:
                     best = lo if best is None else min(best, lo)
                     break
         return best
@@ -276,9 +279,10 @@ class Case:
         if not (self.run.options.certificate or base.failed):
             return
         sweep = self.run.sweep(self.reference, carried)
-        found = suspects(sweep, self.record, base, self.noise)
+        evidence = Evidence.of(sweep, self.record, self.noise)
+        found = suspects(evidence, base)
         self.present = [f for f in found if f.amount.present]
-        self.out.certificate = certificate(sweep, self.record, self.noise)
+        self.out.certificate = certificate(evidence)
         if base.failed or self.present or self._other_failures():
             self.out.suspects = to_schema(found)
 
@@ -328,7 +332,4 @@ class Case:
 
     def _bitwise(self) -> bool:
         """Equal to the plain null, which is the reference in the target's own precision, in every logit that was kept."""
-        errors = self.record.nulls[0]
-        with torch.inference_mode():
-            truth = self._truth(self.reference.model)
-        return all(np.array_equal(v, z + e) for v, z, e in zip(self.record.values, truth, errors, strict=True))
+        return bool(np.array_equal(self.flat.values - self._truth(self.reference.model), self.nulls[0]))
