@@ -17,12 +17,13 @@ from gptoss_adapters.parity.faults_experts import W1ScaleOff1OneExpert
 from gptoss_adapters.parity.faults_files import file_faults
 from gptoss_adapters.parity.judge import Amount, Flat, Judged, amount, judge
 from gptoss_adapters.parity.measure import Record, Reference, values_at
-from gptoss_adapters.parity.metrics import F64
+from gptoss_adapters.parity.metrics import F64, TINY
 from gptoss_adapters.parity.nulls import Noise, realisations
 from gptoss_adapters.parity.probes import Prompt
 from gptoss_adapters.parity.schema import LOOK_EXCESS, Certificate, CertifiedFault, Suspect
 
 SHOWN = 5  # suspects in a report
+EXPERTS = 4  # (layer, expert) pairs that are tried for a fault of one expert
 CONFIRM = 4  # suspects that are applied and judged with nulls of their own
 BIASED = 1.0  # mean log10 excess above which the size of the error speaks; below, only its direction
 
@@ -51,8 +52,11 @@ class Sweep:
         if not fault.applies(self.base):
             self.skipped.append(fault)
             return
+        key = f"{fault.name}: {fault.label}"
+        if key in self.faults:
+            return
         with fault(self.base) as broken, torch.inference_mode():
-            self.faults[f"{fault.name}: {fault.label}"] = fault, self.reference.hidden(broken, self.prompts)
+            self.faults[key] = fault, self.reference.hidden(broken, self.prompts)
 
     def values(self, hidden: Sequence[torch.Tensor], record: Record) -> F64:
         """[N, S] at the record's ids; the record's prompts, or longer ones that they begin, must be among the sweep's."""
@@ -137,25 +141,28 @@ def _null_errors(evidence: Evidence, null: GptOss, new_cache: Callable[[GptOss],
 
 
 def _add_experts(evidence: Evidence) -> None:
-    """One expert may be wrong: which, is told by the one-token prompts that differ, beside what each of them was routed to."""
+    """One expert may be wrong: which, is told by the positions that were routed to it, whose error is larger than the others'."""
     sweep, record, flat = evidence.sweep, evidence.record, evidence.flat
-    singles = [i for i, p in enumerate(record.prompts) if p.family == "single"]
-    if not singles or not W1ScaleOff1OneExpert().applies(sweep.base):
+    if not W1ScaleOff1OneExpert().applies(sweep.base):
         return
-    taps = Taps()
-    sweep.base.hidden(torch.tensor([record.prompts[i].ids for i in singles]), taps=taps)
-    at = flat.families["single"]
-    wrong = ((flat.values - evidence.plain) ** 2).sum(-1)[at] > 10 * flat.energy.max(0)[at]
-    if not 0 < wrong.mean() < 0.9:
-        return
+    error = np.log(np.maximum(((flat.values - evidence.plain) ** 2).sum(-1), TINY) / np.maximum(np.median(flat.energy, 0), TINY))
+    routing = [_experts(sweep.base, p) for p in record.prompts]
     candidates = []
-    for layer, chosen in enumerate(taps.experts):
+    for layer in range(len(sweep.base.layers)):
+        chosen = np.concatenate([r[layer] for r in routing])
         for expert in range(sweep.base.config.num_experts):
-            routed = (chosen[:, -1] == expert).any(-1).numpy()
-            candidates.append((float((routed & wrong).sum() / max((routed | wrong).sum(), 1)), layer, expert))
-    for _, layer, expert in sorted(candidates, reverse=True)[:4]:
+            routed = (chosen == expert).any(-1)
+            if 0 < routed.sum() < len(routed):
+                candidates.append((float(error[routed].mean() - error[~routed].mean()), layer, expert))
+    for _, layer, expert in sorted(candidates, reverse=True)[:EXPERTS]:
         for step in (-1, 1):
             sweep.add(W1ScaleOff1OneExpert(layer, expert, step))
+
+
+def _experts(model: GptOss, prompt: Prompt) -> list[np.ndarray]:
+    taps = Taps()
+    model.hidden(torch.tensor([prompt.ids]), taps=taps)
+    return [chosen[0].numpy() for chosen in taps.experts]
 
 
 def to_schema(found: Sequence[Found]) -> list[Suspect]:
