@@ -137,7 +137,7 @@ def packed(c: Checkpoint, name: str) -> tuple[np.ndarray, np.ndarray]:
     return mxfp4.encode(c.read(name, np.float32), rule="mse")
 
 
-def write_blob(source: Path, path: Path, *, old_type: bool = False, fused: bool = False) -> Path:
+def write_blob(source: Path, path: Path, *, old_type: bool = False, fused: bool = False, vocabulary: bool = False) -> Path:
     """`source` as a blob of Ollama's library: architecture gptoss, its own tensor names; `old_type`: MXFP4 as type 4 with the
     nibbles as OpenAI stores them; `fused`: attn_qkv and interleaved ffn_gate_up_exps, expert biases in bf16 (the oldest blobs)."""
     import gguf
@@ -153,6 +153,14 @@ def write_blob(source: Path, path: Path, *, old_type: bool = False, fused: bool 
     for key, value in {"attention.layer_norm_rms_epsilon": g.rms_norm_eps, "rope.freq_base": g.rope_theta, "rope.scaling.factor": g.rope_scaling_factor}.items():
         writer.add_float32(f"gptoss.{key}", value)
     writer.add_uint32("general.file_type", 4)
+    if vocabulary:  # as Ollama's converter wrote it: <|endoftext|> as eos, the stops in a list, no template, no splitting rule
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list([f"t{i}" for i in range(g.vocab_size)])
+        writer.add_token_types([1] * g.vocab_size)
+        writer.add_token_merges(["t 1", "t 2"])
+        writer.add_uint32("tokenizer.ggml.eos_token_id", 199999)
+        writer.add_array("tokenizer.ggml.eos_token_ids", [199999, 200002, 200012])
 
     def dense(name: str, array: np.ndarray) -> None:
         if (array.ndim > 1 and "_exps" not in name and "gate_inp" not in name) or (fused and "_exps" in name):

@@ -18,6 +18,7 @@ import pytest
 import torch
 from crafted import GOLD, with_config
 from gptoss_converters.inputs import open_input, rounding_for
+from gptoss_converters.quantised import Quantised, Rounding
 from gptoss_converters.to_gguf import GgufOptions, plan_gguf
 from gptoss_converters.to_hf import HfOptions, plan_hf
 from kinds import save, write_blob, write_kind
@@ -25,6 +26,7 @@ from safetensors.numpy import load_file
 
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 from gptoss_adapters.checkpoint.compare import compare
+from gptoss_adapters.checkpoint.plan import Plan
 from gptoss_adapters.checkpoint.synthetic import plan_new
 from gptoss_adapters.checkpoint.writer import write
 from gptoss_adapters.errors import BadInput
@@ -239,6 +241,64 @@ def test_statistics_are_printed_and_recorded(bases: dict[str, Path], inputs: Cal
     assert recorded == {"rule": "mse", **said} and len(said["tensors"]) == 6
     text = run("to-hf", inputs("odd", "hf-bf16"), "-o", tmp_path / "p", "--rounding", "triton").stdout
     assert "relative MSE" in text and "zero blocks" in text
+
+
+def test_any_thread_count_and_an_interrupted_run_give_the_same_bytes(inputs: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quantising, killed half way and resumed: the same files, and statistics of all blocks."""
+    source, made = inputs("odd", "hf-defused"), []
+
+    def plan(out: Path) -> tuple[Plan, Rounding]:
+        out.mkdir(exist_ok=True)
+        c = open_input(str(source), None)
+        rounding = rounding_for(c, "even", None)
+        return plan_hf(c, out, HfOptions(), rounding).plan, rounding
+
+    for threads in (1, 3):
+        whole, rounding = plan(tmp_path / str(threads))
+        write(whole, threads=threads, sync=False)
+        made.append(((tmp_path / str(threads) / "model.safetensors").read_bytes(), rounding.stats.as_dict()))
+    assert made[0] == made[1]
+    calls, produce = [], Quantised.produce
+
+    def dying(self: Quantised, begin: int, end: int) -> object:
+        calls.append(begin)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return produce(self, begin, end)
+
+    monkeypatch.setattr(Quantised, "produce", dying)
+    with pytest.raises(KeyboardInterrupt):
+        write(plan(tmp_path / "cut")[0], threads=1)
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    again, rounding = plan(tmp_path / "cut")
+    done = write(again, threads=1, resume=True)
+    assert done.resumed and ((tmp_path / "cut" / "model.safetensors").read_bytes(), rounding.stats.as_dict()) == made[0]
+
+
+def test_a_dequantised_gguf_carries_its_scales(bases: dict[str, Path], tmp_path: Path) -> None:
+    assert run("to-gguf", bases["odd"], "-o", tmp_path / "d.gguf", "--experts", "bf16", "--tokenizer", "none").returncode == 0
+    assert (tmp_path / "d.gguf.original-scales.mxfp4").is_file()
+    assert run("to-hf", tmp_path / "d.gguf", "-o", tmp_path / "o").returncode == 0
+    assert (tmp_path / "o" / "model.safetensors").read_bytes() == (bases["odd"] / "model.safetensors").read_bytes()
+
+
+def test_a_gguf_with_the_real_vocabulary_becomes_a_whole_folder(tmp_path: Path) -> None:
+    """Weights, tokenizer and generation config of pocket, through a GGUF and back."""
+    write(plan_new("pocket", tmp_path / "p"), sync=False, read_back=False)
+    assert run("to-gguf", tmp_path / "p", "-o", tmp_path / "p.gguf").returncode == 0
+    done = run("to-hf", tmp_path / "p.gguf", "-o", tmp_path / "o")
+    assert done.returncode == 0 and "the vocabulary in the file is theirs" in done.stderr
+    assert {f.name for f in (tmp_path / "o").iterdir()} == {f.name for f in (tmp_path / "p").iterdir()}
+    for file in (tmp_path / "p").iterdir():
+        assert (tmp_path / "o" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_an_ollama_blob_gets_what_llama_cpp_wants(bases: dict[str, Path], tmp_path: Path) -> None:
+    blob = write_blob(bases["odd"], tmp_path / "blob", vocabulary=True)
+    assert run("to-gguf", blob, "-o", tmp_path / "o.gguf").returncode == 0
+    m = open_checkpoint(tmp_path / "o.gguf").metadata
+    assert m["tokenizer.ggml.pre"] == "gpt-4o" and m["tokenizer.ggml.eos_token_id"] == 200002 and m["tokenizer.ggml.padding_token_id"] == 199999
+    assert "<|channel|>" in m["tokenizer.chat_template"] and len(m["tokenizer.ggml.tokens"]) == 1003 and m["gpt-oss.rope.scaling.type"] == "yarn"
 
 
 # Real consumers -----------------------------------------------------------------------------------------------------

@@ -74,6 +74,8 @@ def to_gguf(
     from gptoss_adapters.checkpoint.writer import write
     from gptoss_converters.gguf_metadata import title
     from gptoss_converters.inputs import open_input, rounding_for
+    from gptoss_converters.quantised import side_file_of, with_side_file
+    from gptoss_converters.readers import Readers
     from gptoss_converters.to_gguf import GgufOptions, plan_gguf
 
     out = Output(as_json)
@@ -85,14 +87,17 @@ def to_gguf(
     checkpoint = open_input(path, revision, lora, lora_order)
     how = rounding_for(checkpoint, rounding, scales_from)
     made = plan_gguf(checkpoint, output, options, how)
+    plan = made.plan
+    if experts in (Experts.bf16, Experts.f16, Experts.f32):
+        plan = with_side_file(plan, checkpoint, Readers(checkpoint), side_file_of(output))
     for notice in [*checkpoint.adapters, *made.notices]:
         out.note(notice)
     if dry_run:
-        out.result(plan_text(made.plan), **plan_json(made.plan), notices=made.notices)
+        out.result(plan_text(plan), **plan_json(plan), notices=made.notices)
         return
     with ProgressBar() as bar:
-        written = write(made.plan, threads=threads, resume=resume, force=force, progress=bar)
-    files = [str(f.path) for f in made.plan.files]
+        written = write(plan, threads=threads, resume=resume, force=force, progress=bar)
+    files = [str(f.path) for f in plan.files]
     statistics = how.stats.as_dict() if how.stats else None
     if statistics is not None:
         record(output.with_name(f"{output.name}.quantisation.json"), how.rule, statistics)

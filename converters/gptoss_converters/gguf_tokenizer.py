@@ -18,6 +18,7 @@ from typing import Any
 from gptoss_adapters.checkpoint.base import Checkpoint
 from gptoss_adapters.checkpoint.files import MappedFile, parse_json, read_json
 from gptoss_adapters.checkpoint.gguf import GgufFile
+from gptoss_adapters.checkpoint.layouts import OLLAMA
 from gptoss_adapters.checkpoint.opening import read_text
 from gptoss_adapters.checkpoint.tokenizer_files import CHAT_TEMPLATE, PAD_TEXT
 from gptoss_adapters.errors import BadInput
@@ -86,7 +87,18 @@ def stored_keys(checkpoint: Checkpoint) -> list[Key]:
     first = next(iter(checkpoint.stored.values()))
     if not isinstance(first, GgufFile) or "tokenizer.ggml.tokens" not in first.metadata:
         return []
-    return [StoredKey(name, first.types[name], first.value_bytes(name)) for name in first.metadata if name.startswith("tokenizer.")]
+    keys: list[Key] = [StoredKey(name, first.types[name], first.value_bytes(name)) for name in first.metadata if name.startswith("tokenizer.")]
+    return _as_llama_cpp_wants(keys, checkpoint) if checkpoint.kind == OLLAMA else keys
+
+
+def _as_llama_cpp_wants(keys: list[Key], checkpoint: Checkpoint) -> list[Key]:
+    """Of an Ollama blob: its engine knew the splitting rule and the stops, and kept the template outside the file."""
+    said = {name: checkpoint.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
+    ours = {f"tokenizer.ggml.{name}_token_id": Key(f"tokenizer.ggml.{name}_token_id", U32, int(value)) for name, value in said.items() if value is not None}
+    ours["tokenizer.ggml.pre"] = Key("tokenizer.ggml.pre", STRING, PRE_TOKENIZER)
+    if checkpoint.chat_template is None:
+        ours["tokenizer.chat_template"] = Key("tokenizer.chat_template", STRING, CHAT_TEMPLATE.read_text("utf-8"))
+    return [*(k for k in keys if k.name not in ours), *ours.values()]
 
 
 def no_vocabulary_keys(config: GptOssConfig) -> list[Key]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,7 +58,7 @@ def open_input(path: str, revision: str | None, lora: Sequence[str] | None = Non
 def rounding_for(checkpoint: Checkpoint, rule: str | None, scales_from: str | None) -> Rounding:
     """The rule, and every place where the scales of blocks that did not change may be found: --scales-from, an adapter's base, the side file."""
     from gptoss_adapters.checkpoint import open_checkpoint
-    from gptoss_converters.quantised import SIDE_FILE, CheckpointHints, Hints, Rounding, SideFile
+    from gptoss_converters.quantised import CheckpointHints, Hints, Rounding, SideFile, side_file_of
 
     if rule is not None and rule not in RULES:
         raise UsageError("--rounding: unknown rule", expected=" | ".join(RULES), got=rule)
@@ -68,7 +67,7 @@ def rounding_for(checkpoint: Checkpoint, rule: str | None, scales_from: str | No
         hints.append(CheckpointHints(open_checkpoint(scales_from), whole=True))
     if checkpoint.base is not None:
         hints.append(CheckpointHints(checkpoint.base, whole=False))
-    side = checkpoint.path / SIDE_FILE if checkpoint.path.is_dir() else Path()
+    side = side_file_of(checkpoint.path)
     if side.is_file():
         hints.append(SideFile(side))
     return Rounding(rule or "mse", hints)

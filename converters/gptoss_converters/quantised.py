@@ -6,6 +6,8 @@ A checkpoint that was only dequantised gets its bytes back, block by block, when
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,9 @@ from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.base import Checkpoint
 from gptoss_adapters.checkpoint.files import U8, MappedFile, Source
 from gptoss_adapters.checkpoint.fills import ChunkFill
+from gptoss_adapters.checkpoint.plan import Place, Plan, Tensor, Work
 from gptoss_adapters.checkpoint.safetensors import SafetensorsFile
+from gptoss_adapters.checkpoint.shards import safetensors_file
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.mxfp4.oracle import GGML_BLOCK, HF_BLOCK
 from gptoss_adapters.spec import MXFP4_BLOCK
@@ -26,7 +30,7 @@ from gptoss_converters.readers import HALVES, ExpertBlocks, Readers
 from gptoss_converters.rows import PairRows, Reader
 
 SIDE_FILE = "original-scales.mxfp4"
-"""Beside a dequantised Hugging Face checkpoint: a safetensors file of canonical names -> scales [E, out, in / 32]. Not named
+"""In a dequantised folder, or after a dequantised GGUF's name: a safetensors file of canonical names -> scales [E, out, in / 32]. Not named
 .safetensors, because several loaders read every such file of a folder."""
 
 
@@ -153,6 +157,23 @@ class Scales(ChunkFill):
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:
         return (np.ascontiguousarray(self.packed.read(begin, end)[1]),)
+
+
+def with_side_file(plan: Plan, checkpoint: Checkpoint, readers: Readers, path: Path) -> Plan:
+    """The plan of a dequantised export, with the experts' scales in a side file, so that the way back gives every byte."""
+    names = [n for n in expert_weights(checkpoint) if checkpoint.tensors[n].encoding == "mxfp4"]
+    if not names:
+        return plan
+    shapes = {n: (*checkpoint.tensors[n].shape[:-1], checkpoint.tensors[n].shape[-1] // MXFP4_BLOCK) for n in names}
+    side = safetensors_file(path, [Tensor(n, "U8", shapes[n], math.prod(shapes[n]), f"{n}: scales") for n in names])
+    number = len(plan.files)
+    works = tuple(Work(Scales(readers.packed(t.name)), (Place(number, i),)) for i, t in enumerate(side.tensors))
+    return dataclasses.replace(plan, files=(*plan.files, side), works=(*plan.works, *works))
+
+
+def side_file_of(path: Path) -> Path:
+    """Where the side file of a folder, or of a GGUF, is."""
+    return path / SIDE_FILE if path.is_dir() else path.with_name(f"{path.name}.{SIDE_FILE}")
 
 
 def expert_weights(checkpoint: Checkpoint) -> list[str]:

@@ -19,12 +19,12 @@ from gptoss_adapters.checkpoint.files import U8, MappedFile, Source
 from gptoss_adapters.checkpoint.fills import ChunkFill, Copied, SourceFile
 from gptoss_adapters.checkpoint.layouts import Stored
 from gptoss_adapters.checkpoint.opening import TOKENIZER_FILES
-from gptoss_adapters.checkpoint.plan import Fill, Place, Plan, Tensor, Work
-from gptoss_adapters.checkpoint.shards import in_order, plan_files, safetensors_file
+from gptoss_adapters.checkpoint.plan import Fill, Plan, Tensor
+from gptoss_adapters.checkpoint.shards import in_order, plan_files
 from gptoss_adapters.checkpoint.tokenizer_files import small_files, tokenizer_json, vocabulary_texts
 from gptoss_adapters.errors import BadInput, OutputError, UsageError
 from gptoss_adapters.spec import GPT_OSS_20B
-from gptoss_converters.quantised import SIDE_FILE, Quantised, Regrouped, Rounding, Scales, expert_weights
+from gptoss_converters.quantised import SIDE_FILE, Quantised, Regrouped, Rounding, with_side_file
 from gptoss_converters.readers import JoinedRows, Readers
 from gptoss_converters.rows import BF16, DenseRows, Encoded, Reader
 
@@ -69,7 +69,7 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
     plan = plan_files(options.kind, checkpoint.config, tensors, [(fill, names) for fill, names, _ in made], folder, companions,
                       max_shard_bytes=options.max_shard_bytes, sources=sources, options=facts)  # fmt: skip
     if options.kind == layouts.HF_BF16:
-        plan = _with_side_file(plan, checkpoint, maker.readers, folder)
+        plan = with_side_file(plan, checkpoint, maker.readers, folder / SIDE_FILE)
     if unsaid:
         notices.append("the file does not say whether YaRN bounds are rounded: written as rounded, as llama.cpp computes; published models are not (--exact-yarn)")
     return HfPlan(plan, rounding, notices + maker.notices())
@@ -170,18 +170,6 @@ class Transposed(ChunkFill):
             raise BadInput("holds NaN or Inf", file=self.source.file, tensor=self.source.name)
         matrices = values.astype(BF16, copy=False).reshape(end - begin, self.out, -1)
         return (np.ascontiguousarray(matrices.swapaxes(1, 2)).view(np.uint8),)
-
-
-def _with_side_file(plan: Plan, checkpoint: Checkpoint, readers: Readers, folder: Path) -> Plan:
-    """The scales of experts that are dequantised, so that the way back gives every byte."""
-    names = [n for n in expert_weights(checkpoint) if checkpoint.tensors[n].encoding == "mxfp4"]
-    if not names:
-        return plan
-    shapes = {n: (*checkpoint.tensors[n].shape[:-1], checkpoint.tensors[n].shape[-1] // 32) for n in names}
-    side = safetensors_file(folder / SIDE_FILE, [Tensor(n, "U8", shapes[n], math.prod(shapes[n]), f"{n}: scales") for n in names])
-    number = len(plan.files)
-    works = tuple(Work(Scales(readers.packed(t.name)), (Place(number, i),)) for i, t in enumerate(side.tensors))
-    return Plan((*plan.files, side), (*plan.works, *works), plan.sources, plan.options)
 
 
 def _companions(checkpoint: Checkpoint, options: HfOptions) -> tuple[dict[str, bytes], list[str]]:
