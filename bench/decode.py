@@ -2,9 +2,13 @@
 
     python bench/decode.py [--layers 24] [--threads 2] [--work DIR] [--out bench/results/decode.json]
 
-Makes the 20b-shape checkpoint (seed-made weights, true sizes) and its GGUF files once under --work, then runs every engine in
-a child of its own, in turn, --rounds times; the best round counts, since these machines only ever get slower. Bandwidth is
-measured in the same run: one pass over the model's own mapped weights, on the same threads.
+Makes the 20b-shape checkpoint (seed-made weights, true sizes) under --work, then runs every engine in a child of its own, in
+turn, --rounds times; the best round counts, since these machines only ever get slower. From BIG_LAYERS on no two engines' weights
+fit in memory together: each engine then has its rounds one after the other, and its GGUF file exists only meanwhile. All 24 layers
+take 14 GB of memory, 28 GB under --work, and some 6 minutes with --rounds 2 on 2 cores.
+
+The bandwidth ceiling is the fastest reading of the model's own weights that was seen in the run: plain summing passes over all of
+them, or one of our own kernels in a decode step, whichever is faster.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PROMPT, DECODED = 128, 16
 ENGINES = ("torch-q24", "torch-q16", "torch-bf16", "llama.cpp-bf16", "llama.cpp-q8_0", "transformers-bf16")
+BIG_LAYERS = 10
+TIMEOUT = 400  # seconds, of one engine's round
 TRANSFORMERS_MAX_LAYERS = 6  # it decodes the experts to bf16: 1.7 GB a layer
 GGUF = {"llama.cpp-bf16": "bf16.gguf", "llama.cpp-q8_0": "q8_0.gguf"}
 
@@ -60,11 +66,21 @@ def run_torch(work: Path, threads: int, precision: str) -> dict[str, Any]:
     token = torch.tensor([[11]])
     model(token, cache=cache)
     steps = [timed(lambda: model(token, cache=cache)) for _ in range(DECODED)]
-    return {"load_s": load, "prefill_tps": PROMPT / prefill, "decode_s": sorted(steps), "parts_ms": parts(model, cache, token), **warm}
+    spent = parts(model, cache, token)
+    return {"load_s": load, "prefill_tps": PROMPT / prefill, "decode_s": sorted(steps), "parts_ms": spent, **warm, "kernel_gbps": kernel_rates(model, spent)}
+
+
+def kernel_rates(model: Any, spent: dict[str, float]) -> dict[str, float]:
+    """GB/s at which the weights of a part are read in a decode step."""
+    config, tensors = model.config, model.checkpoint.tensors
+    experts = sum(info.nbytes for name, info in tensors.items() if ".experts." in name) * config.experts_per_token / config.num_experts
+    attention = sum(info.nbytes for name, info in tensors.items() if name.endswith("_proj.weight"))
+    sizes = {"head": tensors["unembedding.weight"].nbytes, "experts": experts, "attention weights": attention}
+    return {part: size / spent[part] / 1e6 for part, size in sizes.items()}
 
 
 def read_weights(model: Any, threads: int) -> dict[str, float]:
-    """Reads what one token reads, 3 times; the best is the ceiling. -> bytes per token, GB/s."""
+    """Reads every weight but the embedding, 3 times; the best counts. -> bytes that one token reads, GB/s."""
     config, size = model.config, 0
     arrays = [model.checkpoint.raw(s) for name, info in model.checkpoint.tensors.items() if name != "embedding.weight" for s in info.sources]
     for name, info in model.checkpoint.tensors.items():
@@ -181,14 +197,36 @@ def child(engine: str, work: Path, threads: int) -> None:
 # The parent ----------------------------------------------------------------------------------------------------------
 
 
+CONVERT = [sys.executable, "-m", "gptoss_converters.cli"]
+
+
 def make(work: Path, layers: int) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    convert = [sys.executable, "-m", "gptoss_converters.cli"]
-    if not (work / "checkpoint" / "config.json").exists():
-        subprocess.run([*convert, "new", "20b-shape", "--layers", str(layers), "-o", work / "checkpoint"], check=True)
-    for dense in ("bf16", "q8_0"):
-        if not (work / f"{dense}.gguf").exists():
-            subprocess.run([*convert, "to-gguf", work / "checkpoint", "-o", work / f"{dense}.gguf", "--dense", dense], check=True)
+    config = work / "checkpoint" / "config.json"
+    if not config.exists():
+        subprocess.run([*CONVERT, "new", "20b-shape", "--layers", str(layers), "-o", work / "checkpoint"], check=True)
+    elif json.loads(config.read_text())["num_hidden_layers"] != layers:
+        raise SystemExit(f"{config} has another number of layers: remove {work} or name another --work")
+
+
+def run_engine(engine: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    """One round in a child; its GGUF is made first if need be. None, and why on stderr, when the engine fails or takes too long."""
+    file = GGUF.get(engine)
+    try:
+        if file and not (options.work / file).exists():
+            dense = file.removesuffix(".gguf")
+            subprocess.run([*CONVERT, "to-gguf", options.work / "checkpoint", "-o", options.work / file, "--dense", dense], check=True)
+        command = [sys.executable, __file__, "--child", engine, "--work", options.work, "--threads", str(options.threads)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as e:
+        print(f"{engine}: {e}", file=sys.stderr)
+        return None
+    if done.returncode:
+        print(f"{engine}: {done.stderr[-1000:]}", file=sys.stderr)
+        return None
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{engine}: {result['decode_tps']:.2f} tokens/s, prefill {result['prefill_tps']:.1f}", file=sys.stderr)
+    return result
 
 
 def best(rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -211,26 +249,34 @@ def main() -> None:
         return
     make(options.work, options.layers)
     rounds: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(options.rounds):
-        for engine in options.engines:
-            if engine.startswith("transformers") and options.layers > TRANSFORMERS_MAX_LAYERS:
+    big = options.layers >= BIG_LAYERS
+    order = [(e, n) for e in options.engines for n in range(options.rounds)] if big else [(e, n) for n in range(options.rounds) for e in options.engines]
+    for engine, n in order:
+        if engine.startswith("transformers") and options.layers > TRANSFORMERS_MAX_LAYERS:
+            if not n:
                 print(f"{engine}: not run, {options.layers} layers need {options.layers * 1.7:.0f} GB", file=sys.stderr)
-                continue
-            command = [sys.executable, __file__, "--child", engine, "--work", options.work, "--threads", str(options.threads)]
-            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            rounds.setdefault(engine, []).append(json.loads(out.splitlines()[-1]))
-    results = {engine: best(runs) for engine, runs in rounds.items()}
-    report(results, options)
+            continue
+        result = run_engine(engine, options)
+        if result:
+            rounds.setdefault(engine, []).append(result)
+        if big and engine in GGUF and n + 1 == options.rounds:
+            (options.work / GGUF[engine]).unlink(missing_ok=True)
+    report({engine: best(runs) for engine, runs in rounds.items()}, options)
 
 
 def report(results: dict[str, Any], options: argparse.Namespace) -> None:
-    ours = results.get("torch-q24") or next(iter(results.values()))
-    rows = {"layers": options.layers, "threads": options.threads, "prompt": PROMPT, "decoded": DECODED, "machine": machine(), "results": results}
+    ours = [r for r in results.values() if "read_gbps" in r]
+    read = {"summing": max((r["read_gbps"] for r in ours), default=0.0)}
+    for part in ("head", "experts", "attention weights"):
+        read[part] = max((r["kernel_gbps"][part] for r in ours), default=0.0)
+    ceiling = max(read.values()) * 1e9 / ours[0]["bytes_per_token"] if ours else 0.0
+    rows = {"layers": options.layers, "threads": options.threads, "prompt": PROMPT, "decoded": DECODED, "machine": machine(),
+            "read_gbps": read, "ceiling_tps": ceiling, "results": results}  # fmt: skip
     print(f"{'engine':20} {'decode tok/s':>12} {'prefill tok/s':>13} {'peak RSS GB':>11} {'of ceiling':>10}")
     for engine, r in results.items():
-        ceiling = ours.get("read_gbps", 0) * 1e9 / ours.get("bytes_per_token", 1)
         r["of_ceiling"] = r["decode_tps"] / ceiling if ceiling else None
         print(f"{engine:20} {r['decode_tps']:12.2f} {r['prefill_tps']:13.1f} {r['peak_rss_gb']:11.2f} {r['of_ceiling'] or 0:10.2f}")
+    print("read at, GB/s:", ", ".join(f"{k} {v:.1f}" for k, v in read.items()), f"-> ceiling {ceiling:.2f} tok/s")
     for engine, r in results.items():
         if "parts_ms" in r:
             print(engine, "ms per token:", ", ".join(f"{k} {v:.1f}" for k, v in sorted(r["parts_ms"].items(), key=lambda kv: -kv[1])))
