@@ -26,6 +26,7 @@ from gptoss_adapters.spec import GptOssConfig
 CONFIG = GptOssConfig(num_hidden_layers=6, num_experts=32, vocab_size=512, hidden_size=512, intermediate_size=544, head_dim=32,
                       num_attention_heads=8, num_key_value_heads=2)  # fmt: skip
 plan.JOB_BYTES = 1 << 20
+SPLIT = 25 << 20
 
 
 def make_source(folder: Path) -> None:
@@ -44,9 +45,9 @@ def make_source(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(CONFIG.to_hf(mxfp4=True)))
 
 
-def convert(source: Path, out: Path, hashed: bool, resume: bool) -> int:
+def convert(source: Path, out: Path, hashed: bool, resume: bool, split: int | None = None) -> int:
     """Returns how many bytes an earlier run had written."""
-    options = GgufOptions(tokenizer=str(GOLD / "src" / "tiny-mxfp4"), sha256=hashed)
+    options = GgufOptions(tokenizer=str(GOLD / "src" / "tiny-mxfp4"), sha256=hashed, split_max_size=split)
     made = plan_gguf(open_checkpoint(source), out, options).plan
     return write(made, threads=2, resume=resume, commit_seconds=0.0).resumed
 
@@ -59,6 +60,47 @@ def killed_after(delay: float, source: Path, out: Path, hashed: bool) -> None:
     time.sleep(delay)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+
+
+def killed_at(system_call: str, number: int, source: Path, out: Path) -> bool:
+    """A conversion to several files, killed by SIGKILL just before its `number`-th call of os.link or os.unlink; False if there is none."""
+    child = os.fork()
+    if not child:
+        seen, call = 0, getattr(os, system_call)
+
+        def counted(*args: Any, **options: Any) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            call(*args, **options)
+
+        setattr(os, system_call, counted)
+        convert(source, out, hashed=False, resume=False, split=SPLIT)
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def between_names(source: Path, folder: Path) -> dict[str, int]:
+    """Kills before and after each of several files gets its name. The first name comes last: until then there is no output."""
+    folder.mkdir()
+    out = folder / "out.gguf"
+    convert(source, out, hashed=False, resume=False, split=SPLIT)
+    wanted = {path.name: digest(path) for path in folder.iterdir()}
+    first = min(wanted)
+    seen = {"files": len(wanted), "killed between names": 0}
+    for system_call in ("link", "unlink"):  # a file is linked to its name, then its temporary name is removed
+        for number in range(1, len(wanted) + 1):
+            for path in folder.iterdir():
+                path.unlink()
+            assert killed_at(system_call, number, source, out), "the conversion ended before it was killed"
+            named = {path.name: digest(path) for path in folder.iterdir() if path.name in wanted}
+            assert named.items() <= wanted.items(), "an incomplete file under its final name"
+            assert (first in named) <= (named == wanted), "the first name stands without the others"
+            seen["killed between names"] += 0 < len(named) < len(wanted)
+            convert(source, out, hashed=False, resume=True, split=SPLIT)
+            assert {path.name: digest(path) for path in folder.iterdir()} == wanted, "the resumed files differ"
+    return seen
 
 
 def digest(path: Path) -> str:
@@ -94,7 +136,7 @@ def main(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         assert digest(out) == wanted[hashed], "the resumed file differs"
         assert not any(folder.glob(".*part*")), "something was left behind"
         out.unlink()
-    return seen
+    return seen | between_names(source, folder / "several")
 
 
 if __name__ == "__main__":
