@@ -4,7 +4,8 @@ the same generations go through `Backend` alone, and through the server to a cli
     python bench/serve.py [--rounds 7] [--out bench/results/serve.json]
 
 Per token: wall time of a long streamed answer, and CPU time of the server's process against that of a process that reads
-from the backend alone. Per request: wall time of answers of one word, medians.
+from the backend alone; at full speed, where tokens travel in company, and at 2 ms per token, where each is sent by itself
+(its CPU time counts: all of it stands between the token and the client). Per request: wall time of answers of one word, medians.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from serve_fakes import DATE, HERE, Served  # noqa: E402
 
 from gptoss_adapters.backends import Backend, open_backend  # noqa: E402
 
-TOKENS = 4000
+TOKENS = {"full speed": 4000, "one by one": 500}
+PACE = 0.002  # seconds
 WORD = "hello"
-LONG = [{"role": "user", "content": (WORD + " ") * TOKENS}]
 SHORT = [{"role": "user", "content": WORD}]
 REQUESTS = 60  # of one word, in each round
 PROMISED = {"us_per_token": 100.0, "ms_per_request": 5.0}
@@ -77,10 +78,11 @@ def read_all(backend: Backend, ids: list[int]) -> int:
     return sum(1 for _ in backend.stream(ids, max_tokens=100_000))
 
 
-def per_token(backend: Backend, server: Served, client: Client, rounds: int) -> dict[str, Any]:
-    ids = render(to_conversation({"messages": LONG}, date=DATE), renderer=Renderer())
+def per_token(backend: Backend, server: Served, client: Client, rounds: int, pace: str) -> dict[str, Any]:
+    said = [{"role": "user", "content": (WORD + " ") * TOKENS[pace]}]
+    ids = render(to_conversation({"messages": said}, date=DATE), renderer=Renderer())
     n = read_all(backend, ids)
-    paths = {"chat": ("/v1/chat/completions", {"messages": LONG}), "responses": ("/v1/responses", {"input": LONG, "store": False})}
+    paths = {"chat": ("/v1/chat/completions", {"messages": said}), "responses": ("/v1/responses", {"input": said, "store": False})}
     wall: dict[str, list[float]] = {name: [] for name in ("backend", *paths)}
     cpu: dict[str, list[float]] = {name: [] for name in ("backend", *paths)}
     ours, theirs = psutil.Process(), psutil.Process(server.process.pid)
@@ -121,15 +123,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "serve.json")
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        open_backend("serve_fakes:Echo=x") as backend,
-        Served("serve_fakes:Echo=x", Path(folder), "--model", "m", store=f"{folder}/responses.sqlite") as server,
-    ):
-        client = Client(server.url)
-        client.post("/v1/chat/completions", {"messages": SHORT})
-        tokens, requests = per_token(backend, server, client, options.rounds), per_request(backend, client, options.rounds)
-    worst_token = max(value for row in tokens["added_us"].values() for value in row.values())
+    tokens: dict[str, Any] = {}
+    for pace, delay in (("one by one", PACE), ("full speed", 0.0)):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            open_backend("serve_fakes:Echo=x", delay=delay) as backend,
+            Served("serve_fakes:Echo=x", Path(folder), "--model", "m", "--set", f"delay={delay}", store=f"{folder}/responses.sqlite") as server,
+        ):
+            client = Client(server.url)
+            client.post("/v1/chat/completions", {"messages": SHORT})
+            tokens[pace] = per_token(backend, server, client, options.rounds, pace)
+            if not delay:
+                requests = per_request(backend, client, options.rounds)
+    worst_token = max(value for part in tokens.values() for row in part["added_us"].values() for value in row.values())
     worst_request = max(requests["added_ms"].values())
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     packages = {name: version(name) for name in ("uvicorn", "starlette", "httptools")}

@@ -15,7 +15,8 @@ from gptoss_harmony.messages import Conversation
 from pydantic import ValidationError
 
 from gptoss_adapters.backends.client import Backend
-from gptoss_adapters.errors import GptOssError, UsageError
+from gptoss_adapters.backends.protocol import BackendFailed
+from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 from gptoss_adapters.serve.answers import Answer, Attach, Stream
 from gptoss_adapters.serve.asking import Ask, ask, check
 from gptoss_adapters.serve.bodies import ChatBody, ResponsesBody
@@ -101,8 +102,8 @@ def api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, LayoutError):
         return bad_request(str(error), error.where)
-    if isinstance(error, HarmonyError | UsageError):
-        return bad_request(str(error))
+    if isinstance(error, HarmonyError | UsageError) or (isinstance(error, NotComparable) and not isinstance(error, BackendFailed)):
+        return bad_request(str(error))  # also: what this backend cannot do
     if isinstance(error, GptOssError):
         return ApiError(503, str(error), code="backend_failed", headers={"Retry-After": "1"})
     return ApiError(500, "an error of this server, which its log describes", code="internal_error")
