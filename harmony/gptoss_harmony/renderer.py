@@ -53,8 +53,7 @@ class Renderer:
         """Appends the ids of one message; `functions`: the conversation declares function tools. Raises RenderError."""
         if headers == "as_parsed" and message.header is not None:
             ids += self._parsed_ids(message)
-        elif self._limit:
-            key = _message_key(message, functions)
+        elif self._limit and (key := _message_key(message, functions)):
             ids += self._new.get(key) or self._remember(key, message, functions)
         else:
             self._encode_message(ids, message, functions)
@@ -241,13 +240,19 @@ def _stable(messages: Sequence[Message], kept: Sequence[bool], spans: Sequence[S
 
 
 def _message_key(message: Message, functions: bool) -> tuple[object, ...]:
-    """All that a message's ids depend on, by value. repr tells 1, 1.0 and True apart, which compare equal."""
+    """All that a message's ids depend on, by value. repr tells 1, 1.0 and True apart, which compare equal.
+
+    Empty for a schema nested too deeply for repr: not remembered, and most likely refused with a clear error.
+    """
     parts = message.content
     content: object
     if len(parts) == 1 and isinstance(parts[0], Text):
         content = parts[0].text
     else:
-        content = (functions, *[part.text if isinstance(part, Text) else (repr(part),) for part in parts])
+        try:
+            content = (functions, *[part.text if isinstance(part, Text) else (repr(part),) for part in parts])
+        except RecursionError:
+            return ()
     return (message.role, message.name, message.recipient, message.channel, message.content_type, content)
 
 

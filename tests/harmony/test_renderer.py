@@ -24,6 +24,7 @@ from gptoss_harmony import (
     render_spans,
     render_text,
 )  # fmt: skip
+from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.tokens import CALL, END, MESSAGE, RETURN, START, is_special
 
 ROOT = Path(__file__).parents[2]
@@ -305,3 +306,13 @@ def test_as_parsed_does_not_bring_back_text_that_was_edited() -> None:
 
 def test_as_parsed_without_a_form_is_canonical() -> None:
     assert render([U, F1], headers="as_parsed") == render([U, F1])
+
+
+@pytest.mark.parametrize("cache_tokens", [0, 1_000_000])
+def test_a_schema_nested_too_deeply_is_bad_input_with_and_without_a_memory(cache_tokens: int) -> None:
+    schema: dict = {"type": "string"}
+    for _ in range(100_000):
+        schema = {"type": "array", "items": schema}
+    content = DeveloperContent(tools={"functions": ToolNamespace.functions([Tool("f", "", schema)])})
+    with pytest.raises(LayoutError, match="not a JSON schema that can be written"):
+        render([Message.developer(content)], renderer=Renderer(cache_tokens=cache_tokens))
