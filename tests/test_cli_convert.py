@@ -60,6 +60,7 @@ def test_options_reach_the_file(tmp_path: Path) -> None:
     said = data_of(run("to-gguf", SOURCE, "-o", tmp_path / "o.gguf", "--dense", "q8_0", "--experts", "f16", "--name", "My Model",
                        "--split-max-size", "400K", "--sha256", "--threads", 3, "--json"))  # fmt: skip
     assert len(said["files"]) > 1 and all(Path(f).is_file() for f in said["files"])
+    assert said["files"].pop().endswith("o.gguf.original-scales.mxfp4")  # the way back to every byte of the experts
     assert len(said["sha256"]) == 1 + len(said["files"])
     found = data_of(run("inspect", said["files"][0], "--json"))
     assert found["parts"]["expert weights"]["encodings"] == ["f16"] and found["parts"]["embedding"]["encodings"] == ["q8_0"]
