@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gptoss_adapters.linear import linear_in_torch
 from gptoss_adapters.model import Cache, GptOss, Rope
 from gptoss_adapters.parity.variants import attentions, clone, experts, moes, override
 
@@ -62,13 +63,8 @@ ROUND: dict[str, Round] = {
 }
 
 
-def plain(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [.., in] times weight [out, in], in x's dtype."""
-    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-
-
 def split(x: Tensor, weight: Tensor, bias: Tensor | None = None, parts: int = 4) -> Tensor:
-    """The same, the sum over the inputs in parts."""
+    """x [.., in] times weight [out, in], in x's dtype, the sum over the inputs in parts."""
     y: Tensor = sum(F.linear(a, b.to(x.dtype)) for a, b in zip(x.chunk(parts, -1), weight.chunk(parts, -1), strict=True))  # type: ignore[assignment]
     return y if bias is None else y + bias.to(x.dtype)
 
@@ -117,7 +113,7 @@ class Null:
 
     name: str
     noise: Noise
-    product: Any = plain
+    product: Any = linear_in_torch
     rope: type[Rope] = Rope
     nudge: float = 0.0
     seed: int = 0
@@ -154,4 +150,4 @@ def realisations(noise: Noise) -> Iterator[Null]:
     yield Null("plain", noise)
     yield Null("split", noise, split, Rope32)
     for seed, rope in enumerate((RopeIterated, Rope32, RopeIterated), 1):
-        yield Null(f"nudged {seed}", noise, split if seed == 2 else plain, rope, nudge, seed)
+        yield Null(f"nudged {seed}", noise, split if seed == 2 else linear_in_torch, rope, nudge, seed)
