@@ -1,0 +1,324 @@
+"""vLLM's parser of gpt-oss output, on top of `gptoss_harmony`: it never raises and never loses an answer.
+
+Two APIs ask for it in two ways. Chat Completions wants (reasoning, content, calls), whole (`parse`) or as deltas
+(`parse_delta`): both are read from the same `Reader`, so a streamed answer and a whole one cannot differ. Responses wants
+*segments* (`process_chunk`, `flush`): deltas and closed messages under header fields that vLLM's code can take; what it
+would raise on (a channel it does not know, a malformed browser call) comes as an answer or as a function call.
+
+Importing this module puts the class in vLLM's place: see `harmony_hooks`. It needs vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gptoss_harmony import Parser
+from gptoss_harmony import grammar as harmony_grammar
+from gptoss_harmony.chat_completions import turn as chat_turn
+from gptoss_harmony.errors import LayoutError
+from gptoss_harmony.events import Delta, Event, MessageEnd, MessageStart
+from gptoss_harmony.openai_output import Item, Kind, Reader, Step, was_closed
+from gptoss_harmony.openai_request import ToolTable
+from gptoss_harmony.responses import turn as responses_turn
+from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
+from openai_harmony import Message, Role
+from vllm.entrypoints.generate.base.protocol import DeltaFunctionCall, DeltaMessage, DeltaToolCall, FunctionCall
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.parser.harmony import ChunkResult, HarmonyParser, Segment
+from vllm.reasoning.gptoss_reasoning_parser import GptOssReasoningParser
+from vllm.renderers.chat_utils import make_tool_call_id
+from vllm.sampling_params import StructuredOutputsParams
+
+from gptoss_adapters.vllm_plugin import harmony_hooks
+
+__all__ = ["GptOssReasoningParser", "RobustHarmonyParser"]
+
+_CHANNELS = frozenset({ANALYSIS, COMMENTARY, FINAL})
+_BUILTINS = {"web_search": "browser", "code_interpreter": "python", "container": "container"}  # API type: namespace
+_BROWSER_NEEDS = {"search": "query", "find": "pattern", "open": None}
+
+
+@dataclass
+class _Answer:
+    """What one request's output has come to: `shown` are the texts of the fields sent so far."""
+
+    parser: Parser
+    reader: Reader
+    fields: set[str] = field(default_factory=set)
+    fresh: bool = False  # the current item has sent nothing yet
+    n_calls: int = 0
+    unshown: list[str] = field(default_factory=list)  # arguments of calls that this request cannot be told about
+
+
+class RobustHarmonyParser(HarmonyParser):
+    """One request's output. `tools`: the request's, as vLLM's objects; calls are completed and named from them."""
+
+    def __init__(self, tokenizer: Any, tools: Sequence[Any] | None = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(tokenizer, tools, *args, **kwargs)
+        raw = [_plain(tool) for tool in tools or ()]
+        self._table = _table(raw)
+        kinds = [str(tool.get("type", "")) for tool in raw]
+        self._offered = {space for kind, space in _BUILTINS.items() if any(k.startswith(kind) for k in kinds)}
+        self._labels = {str(tool["server_label"]) for tool in raw if tool.get("server_label")}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._answer = _Answer(Parser("assistant", tools=self._table.namespaces()), Reader(self._table))
+        self._header: tuple[str, str | None] = (FINAL, None)
+        self._written: list[str] = []
+
+    # Chat Completions -------------------------------------------------------------------------------------------------
+
+    def parse(
+        self,
+        model_output: str,
+        request: Any,
+        enable_auto_tools: bool = False,
+        model_output_token_ids: Sequence[int] = (),
+    ) -> tuple[str | None, str | None, list[Any] | None]:
+        """(reasoning, content, calls) of a whole output; None for what there is not."""
+        parser = self._answer.parser
+        before = _counted(parser)
+        ids = list(model_output_token_ids)
+        events = [*(parser.feed(ids) if ids else parser.feed_text(model_output)), *parser.finish()]
+        self._count(len(ids), before)
+        reader = self._answer.reader
+        for _ in reader.feed(events, truncated=not was_closed(parser.messages)):
+            pass
+        calls = [item for item in reader.items if item.kind is Kind.CALL]
+        self._begin()
+        content = _joined(reader.items, Kind.PREAMBLE, Kind.ANSWER)
+        if not self._surfaces_calls(request):
+            content = content or _joined(reader.items, Kind.CALL)
+            calls = []
+        reasoning = _joined(reader.items, Kind.REASONING) if self.reasoning_parser else None
+        return reasoning, content, [FunctionCall(name=call.name, arguments=call.text) for call in calls] or None
+
+    def parse_delta(
+        self,
+        delta_text: str,
+        delta_token_ids: list[int],
+        request: Any,
+        prompt_token_ids: list[int] | None = None,
+        *,
+        finished: bool,
+    ) -> Any:
+        """What new tokens add to the answer as a DeltaMessage, or None."""
+        answer = self._answer
+        before = _counted(answer.parser)
+        events = answer.parser.feed(delta_token_ids) if delta_token_ids else answer.parser.feed_text(delta_text)
+        message = DeltaMessage()
+        self._add(message, answer.reader.feed(events, truncated=False), request)
+        if finished:
+            events = answer.parser.finish()
+            truncated = not was_closed(answer.parser.messages)
+            self._add(message, answer.reader.feed(events, truncated), request)
+            if answer.unshown and "content" not in answer.fields:
+                message.content = "\n".join(filter(None, answer.unshown)) or None
+        self._count(len(delta_token_ids), before)
+        if finished:
+            self._begin()
+        return message if message.content or message.reasoning or message.tool_calls else None
+
+    def _add(self, message: Any, changes: Iterable[tuple[Step, Item, str]], request: Any) -> None:
+        answer, surfaces = self._answer, self._surfaces_calls(request)
+        for step, item, text in changes:
+            if item.kind is Kind.CALL and surfaces:
+                self._add_call(message, step, item, text)
+            elif item.kind is Kind.CALL:
+                if step is Step.END:
+                    answer.unshown.append(item.text)
+            elif step is Step.START:
+                answer.fresh = True
+            elif step is Step.TEXT:
+                self._add_text(message, "reasoning" if item.kind is Kind.REASONING else "content", text, request)
+
+    def _add_text(self, message: Any, name: str, text: str, request: Any) -> None:
+        answer = self._answer
+        if name == "reasoning" and not (self.reasoning_parser and request.include_reasoning):
+            return
+        if answer.fresh and name in answer.fields:
+            text = "\n" + text
+        answer.fresh = False
+        answer.fields.add(name)
+        setattr(message, name, (getattr(message, name) or "") + text)
+
+    def _add_call(self, message: Any, step: Step, item: Item, text: str) -> None:
+        answer = self._answer
+        if step is Step.START:
+            answer.n_calls += 1
+            function = DeltaFunctionCall(name=item.name, arguments="")
+            call = DeltaToolCall(id=make_tool_call_id(), type="function", function=function, index=answer.n_calls - 1)
+            message.tool_calls = [*message.tool_calls, call]
+        elif step is Step.TEXT:
+            index = answer.n_calls - 1
+            if message.tool_calls and message.tool_calls[-1].index == index:
+                message.tool_calls[-1].function.arguments += text
+            else:
+                more = DeltaToolCall(index=index, function=DeltaFunctionCall(arguments=text))
+                message.tool_calls = [*message.tool_calls, more]
+
+    def _surfaces_calls(self, request: Any) -> bool:
+        """Does vLLM's Chat Completions pass calls on to this request's client?"""
+        choice = getattr(request, "tool_choice", None)
+        if choice in (None, "none") or not getattr(request, "tools", None):
+            return False
+        return choice != "auto" or self.tool_parser is not None
+
+    # Responses --------------------------------------------------------------------------------------------------------
+
+    def process_chunk(self, token_ids: Sequence[int]) -> Any:
+        """New tokens as segments, and how many of them are reasoning."""
+        parser = self._answer.parser
+        before = _counted(parser)
+        segments = list(self._segments(parser.feed(list(token_ids)), truncated=False)) if len(token_ids) else []
+        return ChunkResult(segments=segments, reasoning_token_count=self._count(len(token_ids), before))
+
+    def flush(self) -> list[Any]:
+        """The segments of a message that the end of the output cut off; the parser is as new afterwards."""
+        parser = self._answer.parser
+        events = parser.finish()
+        segments = list(self._segments(events, truncated=not was_closed(parser.messages)))
+        self._begin()
+        return segments
+
+    def _segments(self, events: Iterable[Event], truncated: bool) -> Iterator[Any]:
+        reader = self._answer.reader
+        for event in events:
+            if isinstance(event, MessageStart):
+                self._header = self._known(event.header.channel, event.header.recipient)
+                self._written = []
+            raw = self._header[1] is not None and not self._header[1].startswith("functions.")
+            for step, _, text in reader.feed([event], truncated):
+                if step is Step.TEXT:
+                    text = (event.text if isinstance(event, Delta) else "") if raw else text
+                    if text:
+                        self._written.append(text)
+                        yield Segment(*self._header, text, None)
+                elif step is Step.END and isinstance(event, MessageEnd):
+                    yield Segment(*self._header, "", self._message(event))
+
+    def _known(self, channel: str | None, recipient: str | None) -> tuple[str, str | None]:
+        """Channel and recipient in words that vLLM's Responses code has a branch for."""
+        name = self._table.api_name(recipient)
+        if name is None:
+            return channel if channel in _CHANNELS else FINAL, None
+        space = name.partition(".")[0]
+        if not (recipient or "").startswith("functions.") and (space in self._offered or space in self._labels):
+            return channel if channel in _CHANNELS else COMMENTARY, recipient
+        return COMMENTARY, f"functions.{name}"
+
+    def _message(self, event: MessageEnd) -> Any:
+        channel, recipient = self._header
+        text = "".join(self._written)
+        if recipient and recipient.startswith("browser.") and not _browser_call(recipient, text):
+            recipient = f"functions.{recipient}"
+        message = Message.from_role_and_content(Role.ASSISTANT, text).with_channel(channel)
+        if recipient is not None:
+            message = message.with_recipient(recipient)
+        if event.message.content_type is not None:
+            message = message.with_content_type(event.message.content_type)
+        return message
+
+    # Both -------------------------------------------------------------------------------------------------------------
+
+    def count_reasoning_tokens(self, token_ids: Sequence[int]) -> int:
+        """Tokens of reasoning and of calls' arguments, as vLLM counts them."""
+        if len(token_ids) == self._num_counted_tokens:
+            return int(self._num_reasoning_tokens)
+        parser = Parser("assistant", tools=self._table.namespaces())
+        parser.feed(list(token_ids))
+        return _counted(parser)
+
+    def _count(self, tokens: int, before: int) -> int:
+        new = _counted(self._answer.parser) - before
+        self._num_counted_tokens += tokens
+        self._num_reasoning_tokens += new
+        return new
+
+    def adjust_request(self, request: Any) -> Any:
+        """Hold the model to what the request demands: a call (tool_choice), or an answer of a JSON schema.
+
+        Our structural tag matches control tokens as tokens. What it has no words for goes vLLM's own way.
+        """
+        tag = _structural_tag(request)
+        if tag is None:
+            return super().adjust_request(request)
+        request.structured_outputs = StructuredOutputsParams(structural_tag=json.dumps(tag))
+        if isinstance(request, ResponsesRequest):
+            request.text = None
+        else:
+            request.response_format = None
+        return request
+
+
+def _structural_tag(request: Any) -> dict[str, Any] | None:
+    """The structural tag of a request, or None if it demands nothing, or something that our grammars cannot say."""
+    responses = isinstance(request, ResponsesRequest)
+    plain = request.model_dump(mode="json", by_alias=True, exclude_none=True, include={"tools", "tool_choice", "response_format", "text"})
+    choice = plain.get("tool_choice")
+    form = (plain.get("text") or {}).get("format") if responses else plain.get("response_format")
+    forced = choice == "required" or isinstance(choice, dict)
+    formatted = (form or {}).get("type") in ("json_object", "json_schema")
+    if not (forced or formatted) or getattr(request, "structured_outputs", None) is not None:
+        return None
+    if formatted and not forced and plain.get("tools") and choice != "none":
+        return None  # an answer or a call: vLLM has its own rule for what of both is held to the grammar
+    try:
+        turn = responses_turn(plain) if responses else chat_turn(plain)
+    except LayoutError:
+        return None
+    tag = harmony_grammar.structural_tag(turn)
+    return tag if _compiles(tag) else None
+
+
+def _compiles(tag: dict[str, Any]) -> bool:
+    import xgrammar
+
+    try:
+        xgrammar.Grammar.from_structural_tag(json.dumps(tag))
+    except Exception:  # a schema that xgrammar does not know
+        return False
+    return True
+
+
+def _plain(tool: Any) -> dict[str, Any]:
+    if isinstance(tool, Mapping):
+        return dict(tool)
+    dumped: dict[str, Any] = tool.model_dump(mode="json", exclude_none=True)
+    return dumped
+
+
+def _table(tools: Sequence[Mapping[str, Any]]) -> ToolTable:
+    """The function tools of a request; others are vLLM's own affair, and a bad one must not cost the answer."""
+    functions = [tool for tool in tools if tool.get("type", "function") == "function"]
+    try:
+        return ToolTable(functions)
+    except LayoutError:
+        return ToolTable()
+
+
+def _joined(items: Sequence[Item], *kinds: Kind) -> str | None:
+    return "\n".join(item.text for item in items if item.kind in kinds and item.text) or None
+
+
+def _counted(parser: Parser) -> int:
+    counts = parser.counts
+    return counts.reasoning + counts.tool_call
+
+
+def _browser_call(recipient: str, arguments: str) -> bool:
+    """Can vLLM make a web search item of it?"""
+    action = recipient.removeprefix("browser.")
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return False
+    needed = _BROWSER_NEEDS.get(action, "")
+    return needed != "" and isinstance(value, dict) and (needed is None or isinstance(value.get(needed), str))
+
+
+harmony_hooks.put_in_place()
