@@ -106,9 +106,9 @@ def main() -> None:
         for which, start in servers.items():
             with start() as running:
                 results["servers"][which] = judged(running)
-            print(which, json.dumps(results["servers"][which], indent=1, ensure_ascii=False))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+            print(which, json.dumps(results["servers"][which], indent=1, ensure_ascii=False), flush=True)
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
