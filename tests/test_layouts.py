@@ -12,6 +12,8 @@ from gptoss_adapters.spec import GPT_OSS_20B, GPT_OSS_120B, GptOssConfig
 SMALL = GptOssConfig(num_hidden_layers=2, num_experts=3, experts_per_token=2, vocab_size=40, hidden_size=96, intermediate_size=64,
                      head_dim=16, num_attention_heads=6, num_key_value_heads=2)  # fmt: skip
 
+PACKED = {"blocks": 16, "packed": 16, "words": 4, "scales": 1, "exponents": 1, "biased": 1}  # elements per block of 32
+
 
 @pytest.mark.parametrize(("kind", "per_layer"), [("openai", 15), ("hf-mxfp4", 19), ("hf-bf16", 17), ("hf-bf16-out-in", 17), ("gguf", 19), ("ollama", 19)])
 def test_counts_are_the_published_ones(kind: str, per_layer: int) -> None:
@@ -49,15 +51,15 @@ def test_every_row_goes_there_and_back(kind: str, fused: bool) -> None:
     for name in whole:
         for part in parts[name]:
             storage = layouts.storage_of(part.role)
-            if storage in ("blocks", "packed", "scales", "exponents"):  # blocks of 32 values: 16 of them stand for the codes, one for the scale
+            if storage in PACKED:  # blocks of 32 values: some of them stand for the codes, one for the scale
                 values = share(name, part).reshape(*share(name, part).shape[:-1], -1, 32)
-                place(part)[...] = values[..., : 16 if storage in ("blocks", "packed") else 1].reshape(place(part).shape)
+                place(part)[...] = values[..., : PACKED[storage]].reshape(place(part).shape)
             else:
                 place(part)[...] = share(name, part)
     assert all((s >= 0).all() for s in stores.values()), "a stored element that no canonical tensor fills"
     for name in whole:
         for part in parts[name]:
-            if layouts.storage_of(part.role) not in ("blocks", "packed", "scales", "exponents"):
+            if layouts.storage_of(part.role) not in PACKED:
                 assert np.array_equal(place(part), share(name, part))
 
 

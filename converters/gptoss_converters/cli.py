@@ -12,6 +12,8 @@ from gptoss_converters.cli_inspect import inspect
 from gptoss_converters.cli_new import new
 from gptoss_converters.cli_to_gguf import to_gguf
 from gptoss_converters.cli_to_hf import to_hf, to_openai
+from gptoss_converters.cli_to_metal import to_metal
+from gptoss_converters.cli_to_mlx import to_mlx
 from gptoss_converters.cli_to_ollama import to_ollama
 from gptoss_converters.cli_verify import verify
 
@@ -24,6 +26,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect, "to-gguf": to_gguf, "to-ollama": to_ollama, "to-hf": to_hf, "to-openai": to_openai,
+    "to-metal": to_metal, "to-mlx": to_mlx,
     "check-modelfile": check_modelfile, "verify": verify, "new": new,
 }  # fmt: skip
 for name, command in COMMANDS.items():

@@ -1,4 +1,4 @@
-"""`gptoss-convert to-hf` and `to-openai`."""
+"""`gptoss-convert to-hf` and `to-openai`, and what every exporter to a folder of safetensors does."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def to_hf(
 
     kind = layouts.HF_MXFP4 if experts == Experts.mxfp4 else layouts.HF_BF16
     options = HfOptions(kind, parse_size(max_shard_size), tokenizer)
-    _convert(path, output, options, lora, lora_order, rounding, scales_from, exact_yarn, dry_run, force, resume, threads, revision, as_json)
+    convert(path, output, options, lora, lora_order, rounding, scales_from, exact_yarn, dry_run, force, resume, threads, revision, as_json)
 
 
 def to_openai(
@@ -102,21 +102,23 @@ def to_openai(
     from gptoss_converters.to_hf import HfOptions
 
     options = HfOptions(layouts.OPENAI)
-    _convert(path, output, options, lora, lora_order, rounding, scales_from, exact_yarn, dry_run, force, resume, threads, revision, as_json)
+    convert(path, output, options, lora, lora_order, rounding, scales_from, exact_yarn, dry_run, force, resume, threads, revision, as_json)
 
 
-def _convert(
+def convert(
     path: str, output: Path, options: HfOptions, lora: list[str] | None, lora_order: str | None, rule: str | None, scales_from: str | None,
     exact_yarn: bool, dry_run: bool, force: bool, resume: bool, threads: int | None, revision: str | None, as_json: bool,
 ) -> None:  # fmt: skip
+    from gptoss_adapters.checkpoint import layouts
     from gptoss_adapters.checkpoint.writer import write
     from gptoss_converters.inputs import open_input, rounding_for
     from gptoss_converters.to_hf import plan_hf, refuse_other_weights
+    from gptoss_converters.to_mlx import plan_mlx
 
     out = Output(as_json)
     checkpoint = open_input(path, revision, lora, lora_order, exact_yarn=exact_yarn)
     rounding = rounding_for(checkpoint, rule, scales_from)
-    made = plan_hf(checkpoint, output, options, rounding)
+    made = (plan_mlx if options.kind == layouts.MLX else plan_hf)(checkpoint, output, options, rounding)
     for notice in [*checkpoint.adapters, *made.notices]:
         out.note(notice)
     if dry_run:

@@ -62,14 +62,14 @@ class Readers:
         return ExpertBlocks(self.checkpoint, name, *HALVES[half])
 
     def _in_pieces(self, name: str, info: TensorInfo) -> bool:
-        return name not in self.checkpoint.deltas and not info.experts
+        return name not in self.checkpoint.deltas and not info.experts and not info.roles[0].endswith("_pairs")
 
     def _pieces(self, info: TensorInfo, source: Source, half: str, start: int, stride: int) -> Reader:
         if source.dtype not in DENSE:
             return GgufRows(self.file(source), source, start, stride)
         if info.roles[0] == "swapped":
             return SwappedRows(self.file(source), source, start, stride)
-        fused = info.roles[0] in ("q", "k", "v")
+        fused = info.roles[0] in layouts.FUSED
         first = layouts.fused_rows(info.roles[0], self.checkpoint.config).start if fused else 0
         width = row_width(info)
         values = math.prod(info.shape) // (2 if half else 1)

@@ -63,10 +63,10 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
     made = list(maker.all())
     tensors = {name: maker.tensor(name, how) for fill, names, how in made for name in names}
     tensors = {name: tensors[name] for name in maker.wanted}
-    companions, notices = _companions(checkpoint, options)
+    extra, notices = companions(checkpoint, options)
     sources = {path: file.stamp for path, file in (checkpoint.stored | rounding.files).items()}
     facts = {"kind": options.kind, "rounding": rounding.rule, "adapters": checkpoint.adapters}
-    plan = plan_files(options.kind, checkpoint.config, tensors, [(fill, names) for fill, names, _ in made], folder, companions,
+    plan = plan_files(options.kind, checkpoint.config, tensors, [(fill, names) for fill, names, _ in made], folder, extra,
                       max_shard_bytes=options.max_shard_bytes, sources=sources, options=facts)  # fmt: skip
     if options.kind == layouts.HF_BF16:
         plan = with_side_file(plan, checkpoint, maker.readers, folder / SIDE_FILE)
@@ -172,7 +172,7 @@ class Transposed(ChunkFill):
         return (np.ascontiguousarray(matrices.swapaxes(1, 2)).view(np.uint8),)
 
 
-def _companions(checkpoint: Checkpoint, options: HfOptions) -> tuple[dict[str, bytes], list[str]]:
+def companions(checkpoint: Checkpoint, options: HfOptions) -> tuple[dict[str, bytes], list[str]]:
     """Tokenizer files, generation config and licence, as they are; of a GGUF with the published vocabulary the published ones."""
     out: dict[str, bytes] = {}
     if checkpoint.license_text is not None:

@@ -33,7 +33,8 @@ OLD_MXFP4 = "MXFP4_OLD"  # Ollama's tensor type 4: GGML's blocks with the nibble
 GGML_MXFP4 = ("MXFP4", OLD_MXFP4)
 ENCODINGS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "Q8_0": "q8_0", "MXFP4": "mxfp4"}
 _MERGE_ROWS = 512  # of a tensor that are merged at once
-_ROLE_DTYPES = {"blocks": ("U8",), "packed": ("U8",), "scales": ("U8",), "exponents": ("U8", "F8_E8M0")}  # others: the kind's dense dtypes
+METAL_SCALE_BIAS, METAL_FACTOR = 14, {"q": 0.5, "k": 0.25, "v": 1.0}  # see metal.py
+_ROLE_DTYPES = {"blocks": ("U8",), "packed": ("U8",), "scales": ("U8",), "exponents": ("U8", "F8_E8M0"), "words": ("U32",), "biased": ("U8",)}  # others: the kind's dense dtypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Checkpoint:
         info = self.tensors[name]
         if info.encoding != "mxfp4":
             raise TypeError(f"{name} is stored as {info.encoding}, not mxfp4")
-        if info.experts and expert is None:
+        if expert is None and (info.experts or len(info.roles) == 4):
             pairs = [self.mxfp4(name, e) for e in range(info.shape[0])]
             return np.stack([b for b, _ in pairs]), np.stack([s for _, s in pairs])
         parts = info.of(expert)
@@ -133,8 +134,10 @@ class Checkpoint:
     def _hf_part(self, part: tuple[Source, str]) -> U8:
         """blocks [.., G, 16] or scales [.., G] of one source."""
         source, role = part
-        packed = layouts.storage_of(role) == "packed"
-        return self.raw(source).reshape(*source.shape[:-1], -1, MXFP4_BLOCK // 2) if packed else self.raw(source).reshape(source.shape)
+        if layouts.storage_of(role) in ("packed", "words"):
+            return self.raw(source).reshape(*source.shape[:-1], -1, MXFP4_BLOCK // 2)
+        array = self.raw(source).reshape(source.shape)
+        return array - np.uint8(METAL_SCALE_BIAS) if role == "biased" else array
 
     def _mxfp4_from_ggml(self, info: TensorInfo, expert: int | None) -> tuple[U8, U8]:
         lead = (*((1,) if expert is not None else info.shape[:1]), *info.shape[1:-1])
@@ -179,7 +182,8 @@ class Checkpoint:
 
     def _assemble(self, info: TensorInfo, parts: list[Array]) -> Array:
         if len(parts) == 1:
-            return layouts.view(parts[0], info.roles[0], self.config)
+            array = layouts.view(parts[0], info.roles[0], self.config)
+            return from_pairs(array, info.roles[0], self.config.head_dim) if info.roles[0].endswith("_pairs") else array
         out = np.empty((len(parts[0]), info.shape[1], *parts[0].shape[2:]), parts[0].dtype)
         for part, role in zip(parts, info.roles, strict=False):  # the roles of every expert are the same
             out[layouts.place(role)] = part
@@ -193,7 +197,9 @@ class Checkpoint:
             return
         for source, role in zip(info.sources, info.roles, strict=True):
             data = self.raw(source)
-            if layouts.storage_of(role) in ("scales", "exponents"):
+            if role == "biased":
+                _refuse_255(self._hf_part((source, role)), source)
+            elif layouts.storage_of(role) in ("scales", "exponents"):
                 _refuse_255(data.reshape(source.shape), source)
             elif source.dtype in GGML_MXFP4:
                 _refuse_255(data.reshape(-1, GGML_MXFP4_BYTES)[:, 0], source)
@@ -212,6 +218,14 @@ def _rows(array: Array, expert: int | None) -> Array:
 
 def _squeeze(array: Array, expert: int | None) -> Array:
     return array if expert is None else array[0]
+
+
+def from_pairs(rows: Array, role: str, head_dim: int) -> Array:
+    """Rows (or values) of q or k as Metal's model.bin has them -> as everyone else has them: a head's rotary pairs apart, the share of
+    1 / sqrt(head_dim) taken out again. Exact: the factor is a power of two, and the writer refused what it would round."""
+    heads = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+    restored: Array = heads * rows.dtype.type(1 / METAL_FACTOR[role[0]])
+    return restored
 
 
 def _interleaved(halves: list[U8]) -> U8:
@@ -337,7 +351,7 @@ def _info(name: str, shape: tuple[int, ...], parts: tuple[Part, ...], sources: M
     for d in shape:
         count *= d
     nbytes = sum(s.nbytes for s in found)
-    if roles[0] in ("q", "k", "v"):
+    if roles[0] in layouts.FUSED:
         nbytes = count * found[0].nbytes // math.prod(found[0].shape)
     experts = tuple(p.expert for p in parts if p.expert is not None)
     return TensorInfo(name, shape, encodings.pop(), nbytes, found, roles, experts)

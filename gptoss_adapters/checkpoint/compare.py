@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import ml_dtypes
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_adapters import mxfp4
+from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.base import DENSE, Q8_0_BYTES, Checkpoint, TensorInfo, decode_q8_0
 from gptoss_adapters.checkpoint.files import U8, Array
 from gptoss_adapters.errors import NotComparable
@@ -85,6 +86,7 @@ def compare(a: Checkpoint, b: Checkpoint, *, threads: int = 2, progress: Callabl
 
     Raises NotComparable, naming the first tensor, when the two do not have the same tensors in the same shapes.
     """
+    a, b, dropped = _without_dropped_rows(a, b)
     _check_comparable(a, b)
     total = sum(t.nbytes for c in (a, b) for t in c.tensors.values())
     results: list[Result] = []
@@ -96,7 +98,7 @@ def compare(a: Checkpoint, b: Checkpoint, *, threads: int = 2, progress: Callabl
     a.check_unchanged()
     b.check_unchanged()
     differences, notes = compare_configs(a, b)
-    return Report(str(a.path), str(b.path), results, differences, notes)
+    return Report(str(a.path), str(b.path), results, differences, dropped + notes)
 
 
 def compare_tensor(a: Checkpoint, b: Checkpoint, name: str) -> Result:
@@ -120,6 +122,28 @@ def compare_configs(a: Checkpoint, b: Checkpoint) -> tuple[list[str], list[str]]
 
 def _shown(value: object) -> str:
     return "".join("S" if t.startswith("s") else "F" for t in value) if isinstance(value, tuple) else str(value)
+
+
+def _without_dropped_rows(a: Checkpoint, b: Checkpoint) -> tuple[Checkpoint, Checkpoint, list[str]]:
+    """Beside a Metal model.bin, the other side without the rows of its vocabulary that the format has no place for; and what they are."""
+    rows = min(a.config.vocab_size, b.config.vocab_size)
+    if layouts.METAL not in (a.kind, b.kind) or a.config.vocab_size == b.config.vocab_size:
+        return a, b, []
+    notes, sides = [], []
+    for c in (a, b):
+        if c.config.vocab_size > rows:
+            cut = {name: _first_rows(c.tensors[name], rows) for name in ("embedding.weight", "unembedding.weight")}
+            notes = [f"{name}: rows {rows} to {c.config.vocab_size - 1} are in {c.path} only: Metal's format drops them" for name in cut]
+            c = replace(c, config=replace(c.config, vocab_size=rows), tensors=c.tensors | cut)
+        sides.append(c)
+    return sides[0], sides[1], notes
+
+
+def _first_rows(info: TensorInfo, rows: int) -> TensorInfo:
+    (source,) = info.sources
+    nbytes = source.nbytes // source.shape[0] * rows
+    cut = replace(source, shape=(rows, *source.shape[1:]), nbytes=nbytes)
+    return replace(info, shape=(rows, *info.shape[1:]), nbytes=nbytes, sources=(cut,))
 
 
 def _check_comparable(a: Checkpoint, b: Checkpoint) -> None:
@@ -151,7 +175,7 @@ def _same_stored_bytes(a: Checkpoint, b: Checkpoint, name: str) -> bool:
     x, y = a.tensors[name], b.tensors[name]
     if name in a.deltas or name in b.deltas:
         return False
-    if x.roles == y.roles and x.encoding == y.encoding and x.roles[0] not in ("q", "k", "v"):
+    if x.roles == y.roles and x.encoding == y.encoding and x.roles[0] not in layouts.FUSED:
         return all(_same(a.raw(s), b.raw(t)) for s, t in zip(x.sources, y.sources, strict=True))
     for one, h, other, g in ((a, x, b, y), (b, y, a, x)):
         if h.encoding == g.encoding == "mxfp4" and h.roles == ("blocks", "scales") and all(s.dtype == "MXFP4" for s in g.sources):

@@ -2,7 +2,8 @@
 
 A canonical tensor is [.., out, in]; gate and up are interleaved rows (even = gate). A kind stores it as one or more parts; the
 part's role says how the stored array lies in the canonical one. Sources: openai/gpt-oss `torch/weights.py`, transformers'
-GptOss, llama.cpp's gpt-oss tensors, Ollama's former gptoss model; Unsloth's, Quark's and llm-compressor's per-expert names.
+GptOss, llama.cpp's gpt-oss tensors, Ollama's former gptoss model; Unsloth's, Quark's and llm-compressor's per-expert names;
+mlx-lm's gpt_oss; openai/gpt-oss `metal/scripts/create-local-model.py`, whose file has no names: those of `METAL` are ours.
 
     role       stored array                                place in the canonical tensor
     whole      the same shape                              all of it
@@ -14,6 +15,9 @@ GptOss, llama.cpp's gpt-oss tensors, Ollama's former gptoss model; Unsloth's, Qu
     swapped    the last two axes exchanged                 all of it
     gate, up   [E, I, ..]                                  rows 0::2, rows 1::2 of axis 1
     gate_packed, up_exponents, ...                         both
+    words      [.., in / 8] U32, the bytes of blocks       codes of all of it
+    biased     [.., in / 32] exponents + 14                scales of all of it
+    q_pairs    q with rotary pairs side by side, times .5  all of it (k_pairs: k, times .25)
 
 A part with {e} in its name is one expert's, without the first axis.
 """
@@ -34,8 +38,11 @@ DEFUSED = "hf-defused"  # one linear layer per expert, gate and up interleaved: 
 QUARK = "hf-quark"  # MXFP4 per expert, gate and up interleaved
 COMPRESSED = "hf-compressed-tensors"  # MXFP4 per expert, gate and up apart: llm-compressor
 OLLAMA = "ollama"  # GGUF of architecture gptoss
-KINDS = (OPENAI, HF_MXFP4, HF_BF16, HF_OUT_IN, DEFUSED, QUARK, COMPRESSED, GGUF, OLLAMA)
-SAFETENSORS_KINDS = tuple(kind for kind in KINDS if kind not in (GGUF, OLLAMA))
+MLX = "mlx"  # MXFP4 as 32-bit words, gate and up apart
+METAL = "metal"  # OpenAI's model.bin
+KINDS = (OPENAI, HF_MXFP4, HF_BF16, HF_OUT_IN, DEFUSED, QUARK, COMPRESSED, MLX, GGUF, OLLAMA, METAL)
+SAFETENSORS_KINDS = tuple(kind for kind in KINDS if kind not in (GGUF, OLLAMA, METAL))
+FUSED = ("q", "k", "v", "q_pairs", "k_pairs")  # roles of parts of one stored tensor
 PER_EXPERT = (DEFUSED, QUARK, COMPRESSED)
 _ONE_EXPERT = re.compile(r"\.experts\.(?:\w+_projs\.)?\d+\.")
 Shape = tuple[int, ...]
@@ -71,14 +78,14 @@ class Stored:
 
 def _row(name: str, axes: str, openai: str | tuple[Part, ...], hf: str, gguf: str | tuple[Part, ...], **kinds: str | tuple[Part, ...]) -> Row:
     """A bare name is stored whole. `hf` serves every kind with Hugging Face's names, `gguf` both GGUF kinds, unless `kinds` says otherwise."""
-    table = dict.fromkeys(SAFETENSORS_KINDS, hf) | {OPENAI: openai, GGUF: gguf, OLLAMA: gguf}
+    table = dict.fromkeys(SAFETENSORS_KINDS, hf) | {OPENAI: openai, METAL: openai, GGUF: gguf, OLLAMA: gguf}
     table |= {_KEYWORDS[k]: v for k, v in kinds.items() if not k.endswith("_fused")}
     fused = {_KEYWORDS[k.removesuffix("_fused")]: v for k, v in kinds.items() if k.endswith("_fused")}
     return Row(name, tuple(axes.split()), {k: _parts(v) for k, v in table.items()}, {k: _parts(v) for k, v in fused.items()})
 
 
 _KEYWORDS = {"mxfp4": HF_MXFP4, "bf16": HF_BF16, "out_in": HF_OUT_IN, "defused": DEFUSED, "quark": QUARK, "compressed": COMPRESSED,
-             "gguf": GGUF, "ollama": OLLAMA}  # fmt: skip
+             "gguf": GGUF, "ollama": OLLAMA, "mlx": MLX, "metal": METAL}  # fmt: skip
 
 
 def _parts(given: str | tuple[Part, ...]) -> tuple[Part, ...]:
@@ -87,9 +94,10 @@ def _parts(given: str | tuple[Part, ...]) -> tuple[Part, ...]:
 
 def _qkv(which: str, kind: str) -> Row:
     axes = {"q": "Q", "k": "KV", "v": "KV"}[which] + (" H" if kind == "weight" else "")
-    fused = (Part(f"blk.{{n}}.attn_qkv.{kind}", which),)
+    fused, metal = (Part(f"blk.{{n}}.attn_qkv.{kind}", which),), (Part(f"block.{{n}}.attn.qkv.{kind}", which if which == "v" else f"{which}_pairs"),)
     return _row(f"layers.{{n}}.{which}_proj.{kind}", axes, (Part(f"block.{{n}}.attn.qkv.{kind}", which),),
-                f"model.layers.{{n}}.self_attn.{which}_proj.{kind}", f"blk.{{n}}.attn_{which}.{kind}", gguf_fused=fused, ollama_fused=fused)  # fmt: skip
+                f"model.layers.{{n}}.self_attn.{which}_proj.{kind}", f"blk.{{n}}.attn_{which}.{kind}", gguf_fused=fused, ollama_fused=fused,
+                metal=metal)  # fmt: skip
 
 
 def _pair(blocks: str, scales: str, roles: tuple[str, str] = ("blocks", "scales")) -> tuple[Part, ...]:
@@ -112,16 +120,22 @@ def _expert_weight(which: str, axes: str, openai: str, gguf: str | tuple[Part, .
     if which == "gate_up":
         compressed = tuple(Part(f"{_E}.{{e}}.{half}_proj.{name}", f"{half}_{role}")
                            for half in ("gate", "up") for name, role in zip(("weight_packed", "weight_scale"), _PACKED, strict=True))  # fmt: skip
+    mlx = _pair(f"{stem}.weight", f"{stem}.scales", ("words", "scales"))
+    if which == "gate_up":
+        mlx = tuple(Part(f"{_E}.{half}_proj.{name}", f"{half}_{role}") for half in ("gate", "up") for name, role in (("weight", "words"), ("scales", "scales")))
+    metal = _pair(f"{openai}_weight.blocks.{{e}}", f"{openai}_weight.scales.{{e}}", ("blocks", "biased"))
     return _row(f"{_C}.experts.{which}.weight", axes, _pair(f"{openai}_weight.blocks", f"{openai}_weight.scales"), stem, gguf,
                 mxfp4=_pair(f"{stem}_blocks", f"{stem}_scales"), bf16=(Part(stem, "swapped"),), defused=f"{stem}s.{{e}}.weight",
-                quark=_pair(f"{per}.weight", f"{per}.weight_scale", _PACKED), compressed=compressed, **kinds)  # fmt: skip
+                quark=_pair(f"{per}.weight", f"{per}.weight_scale", _PACKED), compressed=compressed, mlx=mlx, metal=metal, **kinds)  # fmt: skip
 
 
 def _expert_bias(which: str, axes: str, openai: str, gguf: str | tuple[Part, ...], **kinds: str | tuple[Part, ...]) -> Row:
     stem, per = f"{_E}.{which}_proj", f"{_E}.{{e}}.{which}_proj.bias"
     halves = tuple(Part(f"{_E}.{{e}}.{half}_proj.bias", half) for half in ("gate", "up"))
+    mlx = tuple(Part(f"{_E}.{half}_proj.bias", half) for half in ("gate", "up")) if which == "gate_up" else f"{stem}.bias"
     return _row(f"{_C}.experts.{which}.bias", axes, f"{openai}_bias", f"{stem}_bias", gguf, defused=f"{stem}s.{{e}}.bias", quark=per,
-                compressed=halves if which == "gate_up" else per, **kinds)  # fmt: skip
+                compressed=halves if which == "gate_up" else per,
+                mlx=mlx, metal=f"{openai}_bias.{{e}}", **kinds)  # fmt: skip
 
 
 TABLE: tuple[Row, ...] = (
@@ -194,13 +208,15 @@ def stored_shape(role: str, shape: Shape, config: GptOssConfig) -> Shape:
     if half_of(role):
         shape = (shape[0], shape[1] // 2, *shape[2:])
     match storage_of(role):
-        case "q" | "k" | "v":
+        case "q" | "k" | "v" | "q_pairs" | "k_pairs":
             return (config.q_rows + 2 * config.kv_rows, *shape[1:])
         case "blocks":
             return (*shape[:-1], shape[-1] // MXFP4_BLOCK, MXFP4_BLOCK // 2)
         case "packed":
             return (*shape[:-1], shape[-1] // 2)
-        case "scales" | "exponents":
+        case "words":
+            return (*shape[:-1], shape[-1] // 8)
+        case "scales" | "exponents" | "biased":
             return (*shape[:-1], shape[-1] // MXFP4_BLOCK)
         case "swapped":
             return (*shape[:-2], shape[-1], shape[-2])
@@ -210,12 +226,13 @@ def stored_shape(role: str, shape: Shape, config: GptOssConfig) -> Shape:
 def fused_rows(role: str, config: GptOssConfig) -> slice:
     """The rows of the fused [Q | K | V] array that belong to q, k or v."""
     q, kv = config.q_rows, config.kv_rows
-    return {"q": slice(0, q), "k": slice(q, q + kv), "v": slice(q + kv, q + 2 * kv)}[role]
+    return {"q": slice(0, q), "k": slice(q, q + kv), "v": slice(q + kv, q + 2 * kv)}[role[0]]
 
 
 def view(array: Array, role: str, config: GptOssConfig) -> Array:
-    """The part of a stored array that belongs to the canonical tensor, in canonical orientation; never a copy."""
-    if role in ("q", "k", "v"):
+    """The part of a stored array that belongs to the canonical tensor, in canonical orientation; never a copy. (What is stored in
+    pairs is still so.)"""
+    if role in FUSED:
         return array[fused_rows(role, config)]
     return array.swapaxes(-1, -2) if role == "swapped" else array
 

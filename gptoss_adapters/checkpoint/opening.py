@@ -17,12 +17,13 @@ from gptoss_adapters.spec import GptOssConfig
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+METAL_MAGIC = b"GPT-"
 _MAX_TEXT = 10_000_000
 _ACTIVATION_SCALES = (".input_scale", ".output_scale", ".k_scale", ".v_scale", ".q_scale", ".prob_scale")
 
 
 def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bool = True) -> Checkpoint:
-    """A checkpoint from a file (safetensors, GGUF), a folder, a model of Ollama's store (`ollama:gpt-oss:20b`), or a Hub repository
+    """A checkpoint from a file (safetensors, GGUF, Metal's model.bin), a folder, a model of Ollama's store (`ollama:gpt-oss:20b`), or a Hub repository
     id `owner/name` (at `revision`).
 
     Names, shapes and dtypes are checked against the config before anything is read; tensor contents are not (`Checkpoint.check`).
@@ -39,6 +40,10 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bo
         from gptoss_adapters.checkpoint.gguf import open_gguf
 
         return open_gguf(where)
+    if with_magic == METAL_MAGIC:
+        from gptoss_adapters.checkpoint.metal import open_metal
+
+        return open_metal(where)
     refuse_pickle(where, where.resolve())
     root = where.parent.resolve()
     return _open_safetensors(where, root, [safetensors.SafetensorsFile(root / where.name, where.resolve())], [], strict)
@@ -50,6 +55,11 @@ def _open_folder(root: Path, strict: bool) -> Checkpoint:
             from gptoss_adapters.checkpoint.gguf import open_gguf
 
             return open_gguf(_only_gguf(root, ggufs))
+        model = root / "model.bin"
+        if model.is_file() and MappedFile(model, locate(root, model.name)).data[:4].tobytes() == METAL_MAGIC:
+            from gptoss_adapters.checkpoint.metal import open_metal
+
+            return open_metal(locate(root, model.name))
         for file in sorted(root.iterdir()):
             if file.suffix in PICKLE_SUFFIXES:
                 refuse_pickle(file)
