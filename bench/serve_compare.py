@@ -2,7 +2,8 @@
 
     python bench/serve_compare.py [--vllm BIN/vllm] [--out bench/results/serve_compare.json]
 
-All serve pocket, whose right answers are known. Without --vllm, vLLM is marked as not run.
+All serve pocket, whose right answers are known. Without --vllm, vLLM is marked as not run. vLLM's CPU build starts only where this
+package is installed beside it: its command asks for a distribution that is not there.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def vllm(folder: Path, binary: str) -> Iterator[Running]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**os.environ, "VLLM_SYSTEM_START_DATE": DATE, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_ENABLE_RESPONSES_API_STORE": "1", "GPTOSS_ADAPTERS_VLLM": "off", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    env = {**os.environ, "VLLM_SYSTEM_START_DATE": DATE, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_ENABLE_RESPONSES_API_STORE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     command = [binary, "serve", str(folder / "pocket"), "--served-model-name", "pocket", "--host", "127.0.0.1", "--port", str(port),
                "--enforce-eager", "--max-model-len", "1024", "--enable-auto-tool-choice", "--tool-call-parser", "openai", "--max-num-seqs", "2"]  # fmt: skip
     with (folder / "vllm.log").open("wb") as log:
