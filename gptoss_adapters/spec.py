@@ -86,7 +86,10 @@ class GptOssConfig:
         return 0.1 * math.log(self.rope_scaling_factor) + 1.0
 
     def yarn_bounds(self) -> tuple[float, float]:
-        """(low, high) of the YaRN ramp over rotary pair indices; rounded outwards and clamped if `yarn_truncate`."""
+        """(low, high) of the YaRN ramp over rotary pair indices, inside the head; rounded outwards if `yarn_truncate`.
+
+        transformers, vLLM and llama.cpp clamp alike. It matters for contexts below 2 pi beta_fast only, where OpenAI's code gives up.
+        """
         half = self.head_dim / 2
 
         def dim(rotations: float) -> float:
@@ -94,8 +97,8 @@ class GptOssConfig:
 
         low, high = dim(self.yarn_beta_fast), dim(self.yarn_beta_slow)
         if self.yarn_truncate:
-            return max(math.floor(low), 0), min(math.ceil(high), self.head_dim - 1)
-        return low, high
+            low, high = math.floor(low), math.ceil(high)
+        return max(low, 0), min(high, self.head_dim - 1)
 
     def parameters(self) -> tuple[int, int]:
         """(total, active per token without the embedding table) parameter counts."""

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 from vllm.model_executor.layers.fused_moe import FusedMoEConfig, FusedMoEMethodBase
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.utils import replace_parameter, set_weight_attrs
 
 from gptoss_adapters import mxfp4
+from gptoss_adapters.experts import grouped, swiglu
 from gptoss_adapters.spec import MXFP4_BLOCK, SWIGLU_ALPHA, SWIGLU_LIMIT
 from gptoss_adapters.vllm_plugin import log, policy
 
@@ -32,11 +34,13 @@ def method(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBas
         from vllm.model_executor.layers.quantization.mxfp4 import GptOssMxfp4MoEMethod
 
         return GptOssMxfp4MoEMethod(moe)
+    if not policy.on_cpu():
+        return constants_on_device(moe, alpha, limit)
     if policy.experts_mode() == "dequantise":
-        return DequantisedExperts(moe)
+        return DequantisedExperts(moe, alpha, limit)
     if mxfp4.backend() == "torch":
         warn_once("gptoss-adapters was built without native kernels: MXFP4 experts are widened while loading")
-        return DequantisedExperts(moe)
+        return DequantisedExperts(moe, alpha, limit)
     return NativeExperts(moe, alpha, limit)
 
 
@@ -62,6 +66,32 @@ def warn_once(text: str) -> None:
 
 def whole_blocks(inter: int) -> int:
     return -(-inter // MXFP4_BLOCK) * MXFP4_BLOCK
+
+
+def local_choice(layer: Any, weights: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (float32) and ids among this rank's experts; with expert parallel, a weight of zero for what others compute."""
+    weights = weights.float()
+    if layer.expert_map is None:
+        return weights, ids
+    local = layer.expert_map[ids.long()]
+    return weights * (local >= 0), local.clamp(min=0)
+
+
+def constants_on_device(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBase:
+    """vLLM's own MXFP4 kernels of a GPU, told the checkpoint's constants."""
+    from vllm.model_executor.layers.fused_moe.oracle.mxfp4 import TRITON_BACKENDS, make_mxfp4_moe_quant_config
+    from vllm.model_executor.layers.quantization.mxfp4 import GptOssMxfp4MoEMethod
+
+    class WithConstants(GptOssMxfp4MoEMethod):
+        def get_fused_moe_quant_config(self, layer: Any) -> Any:
+            triton = self.mxfp4_backend in TRITON_BACKENDS
+            scales = (self.w13_precision_config, self.w2_precision_config) if triton else (layer.w13_weight_scale, layer.w2_weight_scale)
+            return make_mxfp4_moe_quant_config(
+                mxfp4_backend=self.mxfp4_backend, w1_scale=scales[0], w2_scale=scales[1], w1_bias=layer.w13_bias, w2_bias=layer.w2_bias,
+                gemm1_alpha=alpha, gemm1_beta=1.0, swiglu_limit=limit, layer=layer,
+            )  # fmt: skip
+
+    return WithConstants(moe)
 
 
 class NativeExperts(FusedMoEMethodBase):
@@ -95,18 +125,43 @@ class NativeExperts(FusedMoEMethodBase):
     def apply(self, layer: Any, x: Tensor, topk_weights: Tensor, topk_ids: Tensor, shared_experts: Any, shared_experts_input: Any) -> Tensor:
         """x [T, H] -> [T, H], weighted and summed over the chosen experts of this rank."""
         assert self.weights is not None
-        weights = topk_weights.float()
-        if layer.expert_map is not None:  # expert parallel: others compute what is not here
-            local = layer.expert_map[topk_ids.long()]
-            weights, topk_ids = weights * (local >= 0), local.clamp(min=0)
+        weights, ids = local_choice(layer, topk_weights, topk_ids)
         y = mxfp4.moe(
-            x.float().contiguous().numpy(), self.weights, topk_ids.to(torch.int32).contiguous().numpy(), weights.contiguous().numpy(),
+            x.float().contiguous().numpy(), self.weights, ids.to(torch.int32).contiguous().numpy(), weights.contiguous().numpy(),
             self.alpha, self.limit, threads=torch.get_num_threads(),
         )  # fmt: skip
         return torch.from_numpy(y).to(x.dtype)
 
 
-class DequantisedExperts(UnquantizedFusedMoEMethod):
+class DenseExperts(UnquantizedFusedMoEMethod):
+    """Experts in the model's dtype. vLLM's kernels with the usual constants, torch one expert at a time with others."""
+
+    def __init__(self, moe: FusedMoEConfig, alpha: float, limit: float) -> None:
+        super().__init__(moe)
+        self.alpha, self.limit = alpha, limit
+        self.standard = (alpha, limit) == (SWIGLU_ALPHA, SWIGLU_LIMIT)
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        if self.standard:
+            super().process_weights_after_loading(layer)
+
+    @property
+    def is_monolithic(self) -> bool:
+        return self.standard and super().is_monolithic
+
+    def apply(self, layer: Any, x: Tensor, topk_weights: Tensor, topk_ids: Tensor, shared_experts: Any, shared_experts_input: Any) -> Any:
+        if self.standard:
+            return super().apply(layer, x, topk_weights, topk_ids, shared_experts, shared_experts_input)
+        weights, ids = local_choice(layer, topk_weights, topk_ids)
+        out = x.new_zeros((*ids.shape, x.shape[1]), dtype=torch.float32)  # (T, K, H)
+        for expert, rows, slots in grouped(ids):
+            h = linear(x[rows], layer.w13_weight[expert], layer.w13_bias[expert].to(x.dtype))
+            h = swiglu(h, self.alpha, self.limit)
+            out[rows, slots] = linear(h, layer.w2_weight[expert], layer.w2_bias[expert].to(x.dtype)).float()
+        return torch.einsum("tkh,tk->th", out, weights).to(x.dtype)
+
+
+class DequantisedExperts(DenseExperts):
     """MXFP4 in the checkpoint, the model's dtype in memory (nearly four times the bytes), vLLM's kernels for unquantised experts."""
 
     weight_dtype = "gpt_oss_mxfp4"

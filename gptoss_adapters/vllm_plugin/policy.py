@@ -36,6 +36,10 @@ def quantize_mode() -> str:
     return _choice("GPTOSS_ADAPTERS_QUANTIZE", ("", "mxfp4"))
 
 
+def selfcheck() -> bool:
+    return os.environ.get("GPTOSS_ADAPTERS_SELFCHECK", "").strip().lower() not in ("", "0", "false", "off")
+
+
 def unknown_version() -> str:
     """Why this vLLM is not one we know, or ""."""
     version = str(getattr(sys.modules.get("vllm"), "__version__", ""))

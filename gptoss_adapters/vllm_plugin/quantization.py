@@ -16,14 +16,15 @@ from gptoss_adapters.spec import SWIGLU_ALPHA, SWIGLU_LIMIT
 from gptoss_adapters.vllm_plugin import policy
 
 CHECKPOINT_NAMES = ("mxfp4", "gpt_oss_mxfp4")  # what a checkpoint says, and what vLLM rewrites it to
+OTHER_NAMES = ("quark", "compressed-tensors")  # may be MXFP4 in gpt-oss checkpoints, expert by expert
 
 
 class GptOssMxfp4(QuantizationConfig):
     """MXFP4 experts; everything else unquantised. alpha and limit: of this checkpoint's SwiGLU."""
 
-    def __init__(self) -> None:
+    def __init__(self, alpha: float = SWIGLU_ALPHA, limit: float = SWIGLU_LIMIT) -> None:
         super().__init__()
-        self.alpha, self.limit = SWIGLU_ALPHA, SWIGLU_LIMIT
+        self.alpha, self.limit = alpha, limit
 
     @classmethod
     def get_name(cls) -> str:
@@ -48,8 +49,10 @@ class GptOssMxfp4(QuantizationConfig):
     @classmethod
     def override_quantization_method(cls, hf_quant_cfg: Any, user_quant: str | None, hf_config: Any = None) -> str | None:
         """Our name for a checkpoint that we take, None for every other one."""
-        ours = isinstance(hf_quant_cfg, dict) and hf_quant_cfg.get("quant_method") in CHECKPOINT_NAMES
-        if not ours or getattr(hf_config, "model_type", None) != "gpt_oss" or policy.mode() == "off":
+        method = hf_quant_cfg.get("quant_method") if isinstance(hf_quant_cfg, dict) else None
+        if getattr(hf_config, "model_type", None) != "gpt_oss" or policy.mode() == "off":
+            return None
+        if method not in CHECKPOINT_NAMES and not (method in OTHER_NAMES and _is_packed(hf_config)):
             return None
         wanted = user_quant == policy.METHOD or policy.mode() == "force" or policy.on_cpu()
         return policy.METHOD if wanted else None
@@ -64,11 +67,31 @@ class GptOssMxfp4(QuantizationConfig):
 
         if isinstance(layer, LinearBase):
             return UnquantizedLinearMethod()
-        if isinstance(layer, RoutedExperts):
-            from gptoss_adapters.vllm_plugin.experts import method
+        return self.moe_method(layer.moe_config) if isinstance(layer, RoutedExperts) else None
 
-            return method(layer.moe_config, self.alpha, self.limit)
-        return None
+    def moe_method(self, moe: Any) -> Any:
+        from gptoss_adapters.vllm_plugin.experts import method
+
+        return method(moe, self.alpha, self.limit)
+
+
+class DenseConstants(GptOssMxfp4):
+    """Unquantised experts whose SwiGLU has constants of its own, which vLLM's kernels have compiled in."""
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "gptoss_dense"
+
+    def moe_method(self, moe: Any) -> Any:
+        from gptoss_adapters.vllm_plugin.experts import DenseExperts
+
+        return DenseExperts(moe, self.alpha, self.limit)
+
+
+def _is_packed(hf_config: Any) -> bool:
+    from gptoss_adapters.vllm_plugin.decision import PACKED, stored_kind
+
+    return stored_kind(str(getattr(hf_config, "_name_or_path", ""))) in PACKED
 
 
 def install() -> None:

@@ -1,0 +1,136 @@
+"""The model class under vLLM's own architecture name: vLLM's class, unchanged, where it would serve the checkpoint right; else
+one built on its override points that obeys the config, and reads every kind of checkpoint through our layouts.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.config import VllmConfig
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.rotary_embedding import get_rope
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.models import gpt_oss as builtin
+from vllm.model_executor.models.utils import maybe_prefix
+
+from gptoss_adapters.spec import SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig
+from gptoss_adapters.vllm_plugin import log, policy
+from gptoss_adapters.vllm_plugin.decision import Decision, decide
+from gptoss_adapters.vllm_plugin.weights import hf_weights
+
+
+class ObeyingAttention(builtin.OAIAttention):
+    """The window of layers that slide by `layer_types`; RoPE with the checkpoint's own attention factor."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        if config.rope_parameters.get("attention_factor") is not None:
+            self.rotary_emb = get_rope(self.head_dim, max_position=config.max_position_embeddings, dtype=torch.float32,
+                                       rope_parameters=config.rope_parameters, is_neox_style=self.rope_is_neox_style)  # fmt: skip
+
+    def _build_attention(self, config: Any, cache_config: Any, quant_config: Any, prefix: str) -> Attention:
+        window = config.sliding_window if config.layer_types[self.layer_idx] == SLIDING else None
+        return Attention(
+            self.num_local_attention_heads, self.head_dim, self.scaling, num_kv_heads=self.num_local_key_value_heads,
+            cache_config=cache_config, quant_config=quant_config, per_layer_sliding_window=window, prefix=f"{prefix}.attn", sinks=self.sinks,
+        )  # fmt: skip
+
+
+class ObeyingBlock(builtin.TransformerBlock):
+    attention_cls = ObeyingAttention
+
+    def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(vllm_config, *args, **kwargs)
+        for norm in (self.input_layernorm, self.post_attention_layernorm):
+            norm.variance_epsilon = vllm_config.model_config.hf_config.rms_norm_eps
+
+
+class ObeyingModel(builtin.GptOssModel):
+    block_cls = ObeyingBlock
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.norm.variance_epsilon = self.config.rms_norm_eps
+
+
+class GptOssForCausalLM(builtin.GptOssForCausalLM):
+    """Constructing it gives vLLM's own model, unless `decide` has reasons against it, which the log then says."""
+
+    def __new__(cls, *, vllm_config: VllmConfig, prefix: str = "") -> Any:
+        decision = decide(vllm_config)
+        if not decision.reasons or policy.mode() == "off":
+            return builtin.GptOssForCausalLM(vllm_config=vllm_config, prefix=prefix)
+        model = super().__new__(cls)
+        object.__setattr__(model, "decision", decision)
+        return model
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        nn.Module.__init__(self)
+        decision: Decision = self.__dict__["decision"]
+        log.info("gptoss-adapters: its own model class serves this checkpoint: %s", "; ".join(decision.reasons))
+        self.vllm_config = obeying(vllm_config, decision)
+        self.config = self.vllm_config.model_config.hf_config
+        self.model = ObeyingModel(vllm_config=self.vllm_config, prefix=maybe_prefix(prefix, "model"))
+        self.lm_head = ParallelLMHead(self.config.vocab_size, self.config.hidden_size, prefix=maybe_prefix(prefix, "lm_head"))
+        self.logits_processor = LogitsProcessor(self.config.vocab_size)
+        self.make_empty_intermediate_tensors = self.model.make_empty_intermediate_tensors
+        self.checked = not policy.selfcheck()
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        """The first time from the checkpoint's files where vLLM does not know their names; later ones are the caller's."""
+        decision: Decision = self.__dict__["decision"]
+        if decision.translates and decision.checkpoint is not None:
+            self.__dict__["decision"] = Decision(decision.config, None, decision.quantise, decision.reasons)
+            self.__dict__["checkpoint"] = decision.checkpoint
+            weights = hf_weights(decision.checkpoint, quantise=decision.quantise)
+        loaded: set[str] = super().load_weights(weights)
+        missing = [name for name, _ in self.named_parameters() if name not in loaded]
+        if missing:
+            log.warning("gptoss-adapters: %d parameters were not in the checkpoint, such as %s", len(missing), missing[0])
+        return loaded
+
+    def forward(self, input_ids: Any, positions: Tensor, intermediate_tensors: Any = None, inputs_embeds: Any = None) -> Any:
+        if not self.checked:
+            from gptoss_adapters.vllm_plugin.selfcheck import check
+
+            self.checked = True
+            check(self, str(self.vllm_config.model_config.model))
+        return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds)
+
+
+def obeying(vllm_config: VllmConfig, decision: Decision) -> VllmConfig:
+    """A copy in which the config says outright what the built-in classes would assume, and the experts' method is ours."""
+    from gptoss_adapters.vllm_plugin.quantization import DenseConstants, GptOssMxfp4
+
+    config, changed = decision.config, copy.copy(vllm_config)
+    changed.model_config = copy.copy(vllm_config.model_config)
+    hf = changed.model_config.hf_config = copy.deepcopy(vllm_config.model_config.hf_config)
+    hf.layer_types = list(config.layer_types)
+    hf.num_local_experts, hf.num_experts_per_tok = config.num_experts, config.experts_per_token
+    hf.rms_norm_eps, hf.sliding_window = config.rms_norm_eps, config.sliding_window
+    hf.rope_parameters = rope_parameters(config)
+    packed = decision.packed if decision.packed is not None else vllm_config.quant_config is not None
+    if packed:
+        changed.quant_config = GptOssMxfp4(config.swiglu_alpha, config.swiglu_limit)
+        hf.quantization_config = {"quant_method": GptOssMxfp4.get_name()}
+    else:
+        standard = (config.swiglu_alpha, config.swiglu_limit) == (SWIGLU_ALPHA, SWIGLU_LIMIT)
+        changed.quant_config = None if standard else DenseConstants(config.swiglu_alpha, config.swiglu_limit)
+        if hasattr(hf, "quantization_config"):
+            del hf.quantization_config
+    return changed
+
+
+def rope_parameters(config: GptOssConfig) -> dict[str, Any]:
+    """vLLM's spelling with every key. Without YaRN: a factor of 1, with which YaRN is plain RoPE."""
+    context = config.initial_context_length if config.uses_yarn else config.max_position_embeddings
+    return {
+        "rope_type": "yarn", "rope_theta": config.rope_theta, "factor": config.rope_scaling_factor,
+        "original_max_position_embeddings": context, "beta_fast": config.yarn_beta_fast, "beta_slow": config.yarn_beta_slow,
+        "truncate": config.yarn_truncate, **({} if config.attention_factor is None else {"attention_factor": config.attention_factor}),
+    }  # fmt: skip
