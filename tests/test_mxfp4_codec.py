@@ -358,3 +358,16 @@ def test_import_needs_no_torch() -> None:
     root = Path(__file__).parents[1]
     out = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(6000, 90), (9001, 61), (500_000, 1), (3000, 240), (2000, 300)])
+def test_large_outputs_are_written_past_the_caches_and_nowhere_else(backend: str, rows: int, groups: int) -> None:
+    rng = np.random.default_rng(rows)
+    blocks, scales = rng.integers(0, 256, (rows, groups, 16), np.uint8), rng.integers(0, 255, (rows, groups), np.uint8)
+    want = oracle.hf_to_ggml(blocks, scales).reshape(-1)
+    for offset in (0, 1, 63):
+        around = np.full(want.size + 128, 77, np.uint8)
+        begin = -around.ctypes.data % 64 + offset
+        mxfp4.hf_to_ggml(blocks, scales, out=around[begin : begin + want.size].reshape(rows, -1))
+        assert np.array_equal(around[begin : begin + want.size], want)
+        assert (around[:begin] == 77).all() and (around[begin + want.size :] == 77).all()

@@ -41,21 +41,56 @@ inline void hf_quad_to_ggml(const uint8_t* b, const uint8_t* s, uint8_t* ggml) {
 }
 #endif
 
-void hf_to_ggml(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, uint8_t* ggml) {
-    const int64_t stride = row_step * groups * HF_BLOCK;
-    for (int64_t r = 0; r < rows; ++r) {
-        const uint8_t* b = blocks + r * stride;
-        const uint8_t* s = scales + r * row_step * groups;
-        int64_t g = 0;
-        for (; g + 4 <= groups; g += 4, ggml += 4 * GGML_BLOCK) {
-            __builtin_prefetch(b + g * HF_BLOCK + stride);  // the same column of the next row taken; past the end it is harmless
-            hf_quad_to_ggml(b + g * HF_BLOCK, s + g, ggml);
-        }
-        for (; g < groups; ++g, ggml += GGML_BLOCK) {
-            ggml[0] = s[g];
-            store16(ggml + 1, hf_order_to_ggml(load16(b + g * HF_BLOCK)));
-        }
+inline void row_to_ggml(const uint8_t* b, const uint8_t* s, int64_t groups, int64_t stride, uint8_t* ggml) {
+    int64_t g = 0;
+    for (; g + 4 <= groups; g += 4, ggml += 4 * GGML_BLOCK) {
+        __builtin_prefetch(b + g * HF_BLOCK + stride);  // the same column of the next row taken; past the end it is harmless
+        hf_quad_to_ggml(b + g * HF_BLOCK, s + g, ggml);
     }
+    for (; g < groups; ++g, ggml += GGML_BLOCK) {
+        ggml[0] = s[g];
+        store16(ggml + 1, hf_order_to_ggml(load16(b + g * HF_BLOCK)));
+    }
+}
+
+#if defined(__AVX2__)
+// An output that no cache holds is written past them, as memcpy does it: reading its lines first would cost as much as the input.
+// Rows gather in the L1 cache until whole lines of 64 bytes can leave.
+constexpr int64_t PAST_CACHES = 8 << 20, STAGE = 4096, LINE = 64;
+
+inline void lines_out(uint8_t* to, const uint8_t* from, int64_t n) {
+    for (int64_t i = 0; i < n; i += 32)
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), _mm256_load_si256(reinterpret_cast<const __m256i*>(from + i)));
+}
+
+void hf_to_ggml_past_caches(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, uint8_t* ggml) {
+    const int64_t stride = row_step * groups * HF_BLOCK, row_out = groups * GGML_BLOCK;
+    alignas(64) uint8_t stage[2 * STAGE];
+    int64_t held = reinterpret_cast<uintptr_t>(ggml) % LINE, skip = held;  // the stage is aligned as the output is
+    uint8_t* out = ggml - held;
+    for (int64_t r = 0; r < rows; ++r) {
+        row_to_ggml(blocks + r * stride, scales + r * row_step * groups, groups, stride, stage + held);
+        held += row_out;
+        if (held < STAGE && r + 1 < rows) continue;
+        const int64_t first = skip ? LINE : 0, whole = held - held % LINE;  // a line that begins before the output is not ours alone
+        if (skip) memcpy(out + skip, stage + skip, size_t((held < LINE ? held : LINE) - skip));
+        if (whole > first) lines_out(out + first, stage + first, whole - first);
+        if (r + 1 == rows && whole >= first) memcpy(out + whole, stage + whole, size_t(held - whole));
+        memmove(stage, stage + whole, size_t(held - whole));
+        out += whole, held -= whole, skip = 0;
+    }
+    _mm_sfence();
+}
+#endif
+
+void hf_to_ggml(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, uint8_t* ggml) {
+#if defined(__AVX2__)
+    if (rows * groups * GGML_BLOCK >= PAST_CACHES && groups * GGML_BLOCK <= STAGE)
+        return hf_to_ggml_past_caches(blocks, scales, rows, groups, row_step, ggml);
+#endif
+    const int64_t stride = row_step * groups * HF_BLOCK;
+    for (int64_t r = 0; r < rows; ++r, ggml += groups * GGML_BLOCK)
+        row_to_ggml(blocks + r * stride, scales + r * row_step * groups, groups, stride, ggml);
 }
 
 void ggml_to_hf(const uint8_t* ggml, int64_t rows, int64_t groups, int64_t row_step, uint8_t* blocks, uint8_t* scales) {
