@@ -54,6 +54,7 @@ def to_gguf(
     lora_order: LoraOrderOption = None,
     rounding: RoundingOption = None,
     scales_from: ScalesFromOption = None,
+    parity: Annotated[bool, typer.Option("--parity", help="Run the file in llama.cpp afterwards and compare it with the reference.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
@@ -102,7 +103,35 @@ def to_gguf(
     if statistics is not None:
         record(output.with_name(f"{output.name}.quantisation.json"), how.rule, statistics)
     text = "\n".join(filter(None, [_summary(files, written), how.text()]))
-    out.result(text, files=files, notices=made.notices, quantisation=statistics, **asdict(written))
+    report, line, code = _parity(path, revision, files[0]) if parity else (None, "", 0)
+    out.result("\n".join(filter(None, [text, line])), files=files, notices=made.notices, quantisation=statistics, parity=report, **asdict(written))
+    if code:
+        raise typer.Exit(code)
+
+
+def _parity(path: str, revision: str | None, file: str) -> tuple[dict[str, Any], str, int]:
+    """The report of what was just written, its verdict in a line, and its exit code. Runs llama-cpp-python, else llama.cpp's server."""
+    from importlib.util import find_spec
+
+    from gptoss_adapters.checkpoint import open_checkpoint
+    from gptoss_adapters.errors import missing_extra
+
+    if not find_spec("torch"):
+        raise missing_extra("torch", "torch")
+    from gptoss_adapters.parity.cli_run import Bars
+    from gptoss_adapters.parity.rendering import write_report
+    from gptoss_adapters.parity.runner import Options, Run, few_threads
+    from gptoss_adapters.parity.schema import exit_code
+
+    spec = f"{'llama_cpp' if find_spec('llama_cpp') else 'llama_server'}={file}"
+    checkpoint = open_checkpoint(path, revision=revision)
+    few_threads(checkpoint.config)
+    with Bars() as bars:
+        report = Run(checkpoint, Options(), bars).report([spec], f"gptoss-parity run {path} --target {spec}")
+    folder = Path(file).with_name(f"{Path(file).stem}-parity")
+    write_report(report, folder)
+    (target,) = report.targets
+    return report.to_json(), f"parity: {target.verdict}: {target.reason}\n  {folder / 'report.html'}", exit_code(report.targets)
 
 
 def _summary(files: list[str], written: Any) -> str:

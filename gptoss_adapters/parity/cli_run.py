@@ -43,11 +43,11 @@ def run(
     from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.parity.rendering import write_report
     from gptoss_adapters.parity.report_md import summary
-    from gptoss_adapters.parity.runner import Options, Run
+    from gptoss_adapters.parity.runner import Options, Run, few_threads
     from gptoss_adapters.parity.schema import exit_code
 
     opened = open_checkpoint(checkpoint)
-    _threads(opened.config.hidden_size, threads)
+    few_threads(opened.config, threads)
     with Bars() as bars:
         made = Run(opened, Options(seed, tuple(carry or ()), timeout, text), bars).report(target, _repro(checkpoint, target, carry, seed))
     output.mkdir(parents=True, exist_ok=True)
@@ -79,13 +79,13 @@ def faults(
     from gptoss_adapters.parity.attribution import Evidence, Sweep, certificate
     from gptoss_adapters.parity.measure import ModelSubject, measure
     from gptoss_adapters.parity.nulls import Noise
-    from gptoss_adapters.parity.runner import Options, Run
+    from gptoss_adapters.parity.runner import Options, Run, few_threads
 
     known = {"float32": Noise(), "bfloat16": Noise("bfloat16"), "ggml": Noise("float32", "bf16", "q8_0")}
     if noise not in known:
         raise UsageError("--noise", expected=", ".join(known), got=noise)
     opened = open_checkpoint(checkpoint)
-    _threads(opened.config.hidden_size, None)
+    few_threads(opened.config)
     with Bars() as bars:
         made = Run(opened, Options(seed, tuple(carry or ())), bars)
         record = measure(made.reference, made.prompts, ModelSubject(made.reference.model), known[noise])
@@ -98,14 +98,6 @@ def faults(
     for f in found.faults:
         seen = "not on this checkpoint" if not f.applies else f"{f.by or 'NOT SEEN':<10} {f.excess:9.3g} x noise, best in {f.family}"
         print(f"  {f.fault:<22} {seen:<45} {f.what}")
-
-
-def _threads(hidden: int, asked: int | None) -> None:
-    """Two threads on matrices this small only wait for each other."""
-    import torch
-
-    if asked or hidden <= 512:
-        torch.set_num_threads(asked or 1)
 
 
 def _repro(checkpoint: str, targets: list[str], carry: list[str] | None, seed: int) -> str:

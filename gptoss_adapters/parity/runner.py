@@ -30,6 +30,7 @@ from gptoss_adapters.parity.nulls import Noise
 from gptoss_adapters.parity.probes import FAMILIES, Prompt, light, make_prompts
 from gptoss_adapters.parity.schema import Deviation, Identity, Report, Strip, Weights
 from gptoss_adapters.parity.targets import Target, conversations, digests, embedding_norms
+from gptoss_adapters.spec import GptOssConfig
 
 Progress = Callable[[str, int, int], None]
 STRIP_FAMILIES = ("long", "far", "harmony")
@@ -48,6 +49,12 @@ class Options:
     certificate: bool = True
     threads: int = 1
     backend: dict[str, object] = field(default_factory=dict)
+
+
+def few_threads(config: GptOssConfig, asked: int | None = None) -> None:
+    """Two threads on matrices this small only wait for each other."""
+    if asked or config.hidden_size <= 512:
+        torch.set_num_threads(asked or 1)
 
 
 class Run:
