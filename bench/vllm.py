@@ -1,0 +1,147 @@
+"""vLLM on a CPU: the plugin's packed MXFP4 experts beside vLLM's own on the same weights dequantised to bf16.
+
+    .venv-vllm/bin/python bench/vllm.py [--layers 2] [--threads 2] [--rounds 3] [--work DIR] [--out bench/results/vllm.json]
+
+Makes a true-shape 20b checkpoint of a few layers twice from one seed, in MXFP4 and in bf16, then loads and decodes each in a
+child of its own, in turn; the best round counts. Whole decoding is judged against the ratio that the bytes a token reads allow:
+the bf16 head alone is 1.16 GB, so a cut of few layers can gain little however fast its experts are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PROMPT, DECODED = 64, 24
+VARIANTS = {"plugin, MXFP4": ("hf-mxfp4", "auto"), "built-in, bf16": ("hf-bf16", "off")}
+WANTED = {"expert memory": 0.35, "MoE layer": 2.5, "decode of what the bytes allow": 0.85}
+
+
+def child(checkpoint: str, mode: str, threads: int) -> dict[str, Any]:
+    """Load, decode greedily, and time every MoE layer on the way."""
+    os.environ |= {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str(threads), "VLLM_NO_USAGE_STATS": "1", "GPTOSS_ADAPTERS_VLLM": mode,
+    }  # fmt: skip
+    import torch
+    import vllm
+
+    from gptoss_adapters.vllm_plugin import register
+
+    register()
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    llm = vllm.LLM(checkpoint, dtype="bfloat16", skip_tokenizer_init=True, enforce_eager=True, max_model_len=256, max_num_seqs=1, enable_prefix_caching=False)
+    load = time.perf_counter() - start
+    torch.set_num_threads(threads)
+    spent, begun = [0.0], [0.0]
+
+    def watch(model: Any) -> int:
+        experts = [layer.mlp.experts for layer in model.model.layers]
+        for module in experts:
+            module.register_forward_pre_hook(lambda *_: begun.__setitem__(0, time.perf_counter()))
+            module.register_forward_hook(lambda *_: spent.__setitem__(0, spent[0] + time.perf_counter() - begun[0]))
+        return sum(tensor_bytes(module) for module in experts)
+
+    held = llm.apply_model(watch)[0]
+    prompt = {"prompt_token_ids": [(i * 7919) % 199_000 for i in range(PROMPT)]}
+
+    def run(tokens: int) -> tuple[float, float]:
+        spent[0], start = 0.0, time.perf_counter()
+        llm.generate([prompt], vllm.SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False), use_tqdm=False)
+        return time.perf_counter() - start, spent[0]
+
+    run(2)
+    (short, short_moe), (long, long_moe) = run(1), run(1 + DECODED)
+    return {
+        "load_s": load, "experts_bytes": held, "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "decode_tok_s": DECODED / (long - short), "moe_ms_per_token": (long_moe - short_moe) / DECODED * 1e3, "prefill_s": short,
+        "versions": {"vllm": vllm.__version__, "torch": torch.__version__},
+    }  # fmt: skip
+
+
+def tensor_bytes(module: Any) -> int:
+    """Bytes of the storages that a module holds, each once: parameters, and what its method keeps beside them."""
+    import torch
+
+    seen: dict[int, int] = {}
+
+    def visit(value: Any, depth: int) -> None:
+        if isinstance(value, torch.Tensor) and value.device.type != "meta":
+            storage = value.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(value, dict):
+            for inner in value.values():
+                visit(inner, depth)
+        elif isinstance(value, (list, tuple)):
+            for inner in value:
+                visit(inner, depth)
+        elif depth and hasattr(value, "__dict__") and not isinstance(value, type):
+            visit(vars(value), depth - 1)
+
+    visit(vars(module), 3)
+    return sum(seen.values())
+
+
+def bytes_per_token(layers: int, expert_bytes_per_weight: float) -> float:
+    """Weights that one decoded token reads: the head, attention and router in bf16, 4 experts a layer."""
+    from gptoss_adapters.spec import GPT_OSS_20B as c
+
+    attention = 2 * (c.hidden_size * (c.q_rows + 2 * c.kv_rows) + c.q_rows * c.hidden_size + c.num_experts * c.hidden_size)
+    experts = c.experts_per_token * 3 * c.hidden_size * c.intermediate_size * expert_bytes_per_weight
+    return 2 * c.vocab_size * c.hidden_size + layers * (attention + experts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path("build/bench-vllm"))
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "vllm.json")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print("RESULT " + json.dumps(child(*args.child, args.threads)))
+        return
+    best: dict[str, dict[str, Any]] = {}
+    for layout, _ in VARIANTS.values():
+        if not (args.work / layout / "config.json").exists():
+            make = [sys.executable, "-m", "gptoss_converters.cli", "new", "20b-shape", "-o", str(args.work / layout), "--layout", layout, "--layers", str(args.layers)]
+            subprocess.run(make, check=True)
+    for _ in range(args.rounds):
+        for name, (layout, mode) in VARIANTS.items():
+            command = [sys.executable, __file__, "--threads", str(args.threads), "--child", str(args.work / layout), mode]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+            if line is None:
+                sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
+            found = json.loads(line.removeprefix("RESULT "))
+            kept = best.setdefault(name, found)
+            for key, better in (("load_s", min), ("moe_ms_per_token", min), ("prefill_s", min), ("decode_tok_s", max), ("peak_rss", min)):
+                kept[key] = better(kept[key], found[key])
+            print(name, {k: v for k, v in found.items() if k != "versions"}, file=sys.stderr)
+    ours, theirs = best.values()
+    allowed = bytes_per_token(args.layers, 2) / bytes_per_token(args.layers, 17 / 32)
+    decode = ours["decode_tok_s"] / theirs["decode_tok_s"]
+    ratios = {
+        "expert memory": ours["experts_bytes"] / theirs["experts_bytes"], "MoE layer": theirs["moe_ms_per_token"] / ours["moe_ms_per_token"],
+        "decode": decode, "decode that the bytes allow": allowed, "decode of what the bytes allow": decode / allowed,
+    }  # fmt: skip
+    machine = {"cpu": platform.processor() or platform.machine(), "threads": args.threads, "layers": args.layers, "rounds": args.rounds}
+    args.out.write_text(json.dumps({"machine": machine, "wanted": WANTED, "results": best, "ratios": ratios}, indent=2) + "\n")
+    for name, value in ratios.items():
+        print(f"{name:<32} {value:.2f}" + (f"  (wanted {WANTED[name]})" if name in WANTED else ""))
+
+
+if __name__ == "__main__":
+    main()
