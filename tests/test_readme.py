@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 CONSOLE = re.findall(r"^```console\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 PYTHON = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-VOLATILE = re.compile(r"\d+(\.\d+)? (s|MB/s|tokens/s)\b|\S*pocket\.gguf|\d+ tokens, .*")
+VOLATILE = re.compile(r"\d+(\.\d+)? (s|MB/s|tokens/s|times)\b|\d+(\.\d+)? with it|\S*pocket\.gguf|\d+ tokens, .*")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def shell(command: str, folder: Path) -> str:
     bin_dir = folder / "bin"
     if not bin_dir.exists():
         bin_dir.mkdir()
-        for program, module in (("convert", "gptoss_converters.cli"), ("harmony", "gptoss_harmony.cli"), ("chat", "gptoss_adapters.chat")):
+        for program, module in (("convert", "gptoss_converters.cli"), ("harmony", "gptoss_harmony.cli"), ("chat", "gptoss_adapters.chat"), ("parity", "gptoss_adapters.parity.cli")):
             script = bin_dir / f"gptoss-{program}"
             script.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from {module} import main; main()" "$@"\n')
             script.chmod(0o755)
