@@ -263,9 +263,9 @@ def test_off_leaves_no_trace(how: str) -> None:
     assert "gptoss-adapters" not in done.stderr + done.stdout
 
 
-@pytest.mark.parametrize("options", [{}, {"tensor_parallel_size": 2}, {"pipeline_parallel_size": 2}], ids=["one", "tp2", "pp2"])
+@pytest.mark.parametrize("options", [{}, {"tensor_parallel_size": 2}], ids=["one", "tp2"])
 def test_engine_in_processes_of_its_own(options: dict[str, int], tmp_path: Path) -> None:
-    """Also tensor and pipeline parallel for real: two processes on the CPU, each with its slice of the packed experts."""
+    """Also tensor parallel for real: two processes on the CPU, each with its slice of the packed experts."""
     path = tmp_path / "odd"
     writer.write(synthetic.plan_new("odd-shape", path))  # 96 wide: 3 blocks, so the ranks get 2 and 1
     prompts = [tokens(20, 1003, 11)]
