@@ -108,8 +108,13 @@ void prepare(int32_t precision, const float* x, int64_t groups, uint8_t* out) {
 
 // One vector of weights for R rows and T tokens. The arithmetic of a (row, token) pair depends neither on R nor on T, so
 // results are the same however rows are shared out and tokens are grouped.
+//
+// Meanwhile the next tile is fetched, byte after byte in the order of memory: on some processors (Zen 4) R rows fetched side by
+// side, as they are multiplied, come half as fast as one stream. Past the end of the weights a prefetch is harmless.
 template <int P, int T, int R, bool PART> INLINE void step(const Rows& w, int64_t row, int64_t v, const uint8_t* const* x, Float (*acc)[T]) {
-    __builtin_prefetch(w.scales + (row + 4 * R) * w.groups + v * BLOCKS);
+    const int64_t next = (row + R) * w.groups + v * R * BLOCKS;
+    for (int line = 0; line < (R * BLOCKS * HF_BLOCK + 63) / 64; ++line) __builtin_prefetch(w.blocks + next * HF_BLOCK + 64 * line);
+    if (v * R * BLOCKS % 64 == 0) __builtin_prefetch(w.scales + next + R * w.groups);
     const int64_t at = v / (GROUP / BLOCKS) * group_bytes<P>() + v % (GROUP / BLOCKS) * BLOCKS * 16;
     for (int j = 0; j < R; ++j) {
         const uint8_t* b = w.blocks + ((row + j) * w.groups + v * BLOCKS) * HF_BLOCK;
@@ -118,8 +123,6 @@ template <int P, int T, int R, bool PART> INLINE void step(const Rows& w, int64_
         const int left = PART ? int(w.groups - v * BLOCKS) : BLOCKS;
         if (PART)
             for (int i = 0; i < left; ++i) s_part[i] = s[i];
-        else
-            __builtin_prefetch(b + (R + 2) * w.groups * HF_BLOCK);  // this column in the next tile; past the end it is harmless
         const Weights u = PART ? weights_part(b, left) : weights(b);
         const Float unit = scale(PART ? s_part : s);
         for (int t = 0; t < T; ++t)
