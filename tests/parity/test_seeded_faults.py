@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,11 @@ from gptoss_adapters.parity.campaign import Campaign, op_level_gate
 from gptoss_adapters.parity.faults import CONTROL, all_faults
 from gptoss_adapters.parity.nulls import Noise
 
-RESULTS = Path(__file__).parents[2] / "bench" / "results" / "parity_faults.json"
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+
+import parity_faults as bench
+
+RESULTS = bench.RESULTS
 SEED = 21  # not one of the committed ones
 
 
@@ -54,8 +59,12 @@ def test_no_false_alarm_and_no_control(campaigns: dict[str, Campaign]) -> None:
         assert not campaign.run(CONTROL).caught
 
 
-def test_committed_figures() -> None:
-    summary = json.loads(RESULTS.read_text())["summary"]
+@pytest.mark.parametrize("part", ["summary", "independent"])
+def test_committed_figures(part: str) -> None:
+    made = json.loads(RESULTS.read_text())
+    assert len(made["seeds"]) >= 10 and made["summary"] == bench.summary(made["seeds"]) and made["independent"] == bench.summary(bench.independent(made["seeds"]))
+    summary = made[part]
     assert summary["worst_caught"]["p1 float32"] == 41 and summary["worst_caught"]["p1 bfloat16"] >= 37
     assert summary["worst_p1_and_p2_forced_bfloat16"] >= 39
     assert summary["false_alarms"] == 0 and summary["control_reported"] == 0
+    assert bench.TABLE.read_text() == bench.markdown(made)
