@@ -91,6 +91,19 @@ def pairwise(all_cells: Iterable[Cell]) -> list[Cell]:
     return sorted(chosen)
 
 
+def new(path: Path, preset: str = "p1", seed: int = 0) -> None:
+    """A parity checkpoint in HF's layout, with a vocabulary that llama.cpp's server can speak."""
+    import shutil
+
+    from gptoss_adapters.checkpoint.synthetic import plan_new
+    from gptoss_adapters.checkpoint.writer import write
+
+    write(plan_new(preset, path, seed=seed), sync=False)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (TOKENIZER / name).exists():
+            shutil.copyfile(TOKENIZER / name, path / name)
+
+
 @dataclass
 class Bench:
     """Makes checkpoints and exports once, and runs cells."""
@@ -124,19 +137,7 @@ class Bench:
 
     @property
     def base(self) -> Path:
-        """p1 in HF's layout, with a vocabulary that llama.cpp's server can speak."""
-        return self._once("hf-mxfp4", NONE, self._new)
-
-    def _new(self, path: Path) -> None:
-        import shutil
-
-        from gptoss_adapters.checkpoint.synthetic import plan_new
-        from gptoss_adapters.checkpoint.writer import write
-
-        write(plan_new("p1", path), sync=False)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            if (TOKENIZER / name).exists():
-                shutil.copyfile(TOKENIZER / name, path / name)
+        return self._once("hf-mxfp4", NONE, new)
 
     def path(self, kind: str, exporter: str) -> Path:
         """What a backend opens for this cell."""
