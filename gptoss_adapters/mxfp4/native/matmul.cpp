@@ -223,13 +223,14 @@ INLINE float widen(uint16_t w) {
     return f;
 }
 
-// R rows and T vectors at once, 2 * LANES partial sums each; as in `tile`, the arithmetic of a pair depends on neither.
+// R rows and T vectors at once, 2 * LANES partial sums each; as in `tile`, the arithmetic of a pair depends on neither,
+// and the next tile is fetched in the order of memory (into L2: a tile is as large as L1).
 template <int T, int R> INLINE void bf16_tile(const uint16_t* w, const float* bias, int64_t k, const float* const* x, float* const* y, int64_t row) {
     float lane[R][T][2 * LANES] = {};
     int64_t i = 0;
     for (; i + 2 * LANES <= k; i += 2 * LANES)
         for (int j = 0; j < R; ++j) {
-            __builtin_prefetch(w + (row + j + R + 2) * k + i);
+            __builtin_prefetch(w + (row + R) * k + R * i + 2 * LANES * j, 0, 2);
             for (int l = 0; l < 2 * LANES; ++l) {
                 const float f = widen(w[(row + j) * k + i + l]);
                 for (int t = 0; t < T; ++t) lane[j][t][l] += f * x[t][i + l];
