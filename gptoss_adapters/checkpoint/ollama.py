@@ -27,7 +27,8 @@ _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 def is_blob(metadata: Mapping[str, Any]) -> bool:
     """Whether a GGUF's metadata are those of Ollama's own architecture."""
-    return bool(metadata.get("general.architecture") == BLOB_ARCH)
+    architecture = metadata.get("general.architecture")
+    return isinstance(architecture, str) and architecture == BLOB_ARCH
 
 
 def translated(metadata: Mapping[str, Any], sources: Mapping[str, Source]) -> dict[str, Any]:
