@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_new_graph": (PTR, [PTR]),
     "ggml_build_forward_expand": (None, [PTR, PTR]),
     "ggml_backend_alloc_ctx_tensors_from_buft": (PTR, [PTR, PTR]),
+    "ggml_backend_buffer_get_base": (PTR, [PTR]),
+    "ggml_backend_buffer_get_size": (SIZE, [PTR]),
     "ggml_backend_tensor_set": (None, [PTR, PTR, SIZE, SIZE]),
     "ggml_backend_tensor_get": (None, [PTR, PTR, SIZE, SIZE]),
     "ggml_backend_graph_compute": (INT, [PTR, PTR]),
@@ -28,6 +31,15 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_cpu_buffer_type": (PTR, []),
     REPACK: (PTR, []),
 }
+
+
+def advise(address: int, size: int, huge: bool) -> None:
+    """Asks for huge or for ordinary pages, in memory that nobody has touched yet; OSError when the kernel refuses."""
+    start, end = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE, (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = [PTR, SIZE, INT]
+    if madvise(start, end - start, mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE):
+        raise OSError(ctypes.get_errno(), "madvise")
 
 
 class _Init(ctypes.Structure):
@@ -59,13 +71,15 @@ class Ggml:
 class GgmlExperts:
     """`experts` [E] of GGML rows [N, G * 17] as weight tensors, plain or repacked; `product(count, tokens)` multiplies `count` at once."""
 
-    def __init__(self, ggml: Ggml, experts: list[np.ndarray], width: int, repack: bool) -> None:
+    def __init__(self, ggml: Ggml, experts: list[np.ndarray], width: int, repack: bool, huge: bool) -> None:
         self.ggml, self.width, self.rows = ggml, width, len(experts[0])
         context = ggml.context()
         self.weights = [ggml.ggml_new_tensor_2d(context, TYPE_MXFP4, width, self.rows) for _ in experts]
         kind = getattr(ggml, REPACK)() if repack else ggml.ggml_backend_cpu_buffer_type()
-        if not kind or not ggml.ggml_backend_alloc_ctx_tensors_from_buft(context, kind):
+        buffer = kind and ggml.ggml_backend_alloc_ctx_tensors_from_buft(context, kind)
+        if not buffer:
             raise SystemExit("ggml: no buffer for the weights")
+        advise(ggml.ggml_backend_buffer_get_base(buffer), ggml.ggml_backend_buffer_get_size(buffer), huge)
         for tensor, rows in zip(self.weights, experts, strict=True):
             ggml.ggml_backend_tensor_set(tensor, rows.ctypes.data, 0, rows.nbytes)
 

@@ -1,15 +1,17 @@
 """MXFP4 products beside the machine's read bandwidth, llama.cpp, torch and transformers: one process, interleaved, 1 and 2 threads.
 
-    python bench/mxfp4.py [--repeats 20] [--experts 64] [--out bench/results/mxfp4.json]
+    python bench/mxfp4.py [--seconds 120] [--experts 64] [--huge-pages] [--out bench/results/mxfp4.json]
 
 The matrix is one expert's gate_up of gpt-oss-20b (5760 x 2880); enough experts are cycled through that no cache holds them.
 One token: a call multiplies 4 experts, as decoding does, and counts packed weight bytes. Many tokens: one expert, FLOP/s.
-Errors are relative rms against float64, on N(0, 1) activations of which every 97th is 30 times as large.
+All weights, ours and llama.cpp's, lie in ordinary 4 KiB pages, as mapped checkpoints and llama.cpp's own buffers do; or all in
+huge ones. Errors are relative rms against float64, on N(0, 1) activations of which every 97th is 30 times as large.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import mmap
 import os
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _mxfp4_ggml import Ggml, GgmlExperts
+from _mxfp4_ggml import Ggml, GgmlExperts, advise
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from gptoss_adapters import mxfp4
@@ -52,24 +54,24 @@ class Way:
     def row(self) -> dict[str, Any]:
         best, median = min(self.seconds), float(np.median(self.seconds))
         rates = {"best": self.work / best / 1e9, "median": self.work / median / 1e9}
-        return {"name": self.name, "threads": self.threads, "tokens": self.tokens, "unit": "GB/s" if self.tokens == 1 else "GFLOP/s", **rates, "ms": best * 1e3, "error": self.error}
+        return {"name": self.name, "threads": self.threads, "tokens": self.tokens, "unit": "GB/s" if self.tokens == 1 else "GFLOP/s", **rates, "ms": best * 1e3, "samples": len(self.seconds), "error": self.error}
 
 
-def huge(shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 in anonymous memory with huge pages."""
+def memory(shape: tuple[int, ...], huge: bool) -> np.ndarray:
+    """uint8 in private anonymous memory (shared memory, mmap's default, gets no huge pages), in pages of the kind asked for."""
     size = int(np.prod(shape))
-    area = mmap.mmap(-1, size + (2 << 20))
-    area.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(area, np.uint8)[:size].reshape(shape)
+    area = np.frombuffer(mmap.mmap(-1, size + (2 << 20), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    advise(area.ctypes.data, area.size, huge)
+    return area[:size].reshape(shape)
 
 
 class Rig:
     """The weights in each spelling, the activations and the truth."""
 
-    def __init__(self, experts: int) -> None:
+    def __init__(self, experts: int, huge: bool) -> None:
         rng = np.random.default_rng(0)
         self.count = experts
-        self.blocks, self.scales = huge((experts, ROWS, GROUPS, 16)), huge((experts, ROWS, GROUPS))
+        self.blocks, self.scales = memory((experts, ROWS, GROUPS, 16), huge), memory((experts, ROWS, GROUPS), huge)
         for e in range(experts):
             self.blocks[e] = rng.integers(0, 256, self.blocks[e].shape, np.uint8)
             self.scales[e] = rng.integers(115, 125, self.scales[e].shape, np.uint8)
@@ -78,7 +80,7 @@ class Rig:
         self.truth = self.x.astype(np.float64) @ mxfp4.decode(self.blocks[0], self.scales[0], np.float64).T
         ggml = Ggml()
         packed = [mxfp4.hf_to_ggml(self.blocks[e], self.scales[e]) for e in range(experts)]
-        self.ggml = {"ggml repack": GgmlExperts(ggml, packed, WIDTH, True), "ggml plain": GgmlExperts(ggml, packed[: experts // 2], WIDTH, False)}
+        self.ggml = {"ggml repack": GgmlExperts(ggml, packed, WIDTH, True, huge), "ggml plain": GgmlExperts(ggml, packed[: experts // 2], WIDTH, False, huge)}
 
     def error(self, y: np.ndarray) -> float:
         reference = self.truth[: len(y)]
@@ -165,14 +167,17 @@ def dequantise_ways(rig: Rig) -> Iterator[Way]:
             yield Way(name, threads, 1, BYTES, run, rig.error(run(0).float().numpy().reshape(1, -1)))
 
 
-def measure(ways: list[Way], repeats: int) -> None:
-    """Round after round through all ways, slow ones less often; each sample reads other weights."""
+def measure(ways: list[Way], seconds: float) -> None:
+    """Round after round through all ways that have not used up their share of the time; 3 samples at least, 200 at most.
+
+    So quick ways, which noise hits hardest, get many samples. Each sample reads other weights than the one before.
+    """
+    share, number = seconds / len(ways), itertools.count()
     for way in ways:
         way.run(0)
-    for i in range(repeats):
-        for way in ways:
-            if way.seconds and min(way.seconds) > 0.1 and i % 5:
-                continue
+    while unfinished := [w for w in ways if len(w.seconds) < 3 or (len(w.seconds) < 200 and sum(w.seconds) < share)]:
+        for way in unfinished:
+            i = next(number)
             start = time.perf_counter()
             way.run(i)
             way.seconds.append(time.perf_counter() - start)
@@ -208,19 +213,20 @@ def promises(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     packages = {name: version(name) for name in ("torch", "transformers", "llama-cpp-python", "numpy")}
-    return {"cpu": cpu, "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version(), **packages, "experts": args.experts, "repeats": args.repeats, "seed": 0}
+    return {"cpu": cpu, "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version(), **packages, "experts": args.experts, "seconds": args.seconds, "huge_pages": args.huge_pages, "seed": 0}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=120, help="for all samples together, shared out evenly; preparing takes about a minute more")
     parser.add_argument("--experts", type=int, default=64, help="64 are 564 MB packed")
+    parser.add_argument("--huge-pages", action="store_true", help="all weights in transparent huge pages, ours and llama.cpp's")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "mxfp4.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rig = Rig(args.experts)
+    rig = Rig(args.experts, args.huge_pages)
     ways = [*read_ways(rig), *our_ways(rig), *ggml_ways(rig), *dequantise_ways(rig)]
-    measure(ways, args.repeats)
+    measure(ways, args.seconds)
     rows = sorted((way.row() for way in ways), key=lambda r: (r["tokens"], r["threads"], -r["best"]))
     for r in rows:
         error = "" if r["error"] is None else f"error {r['error']:.1e}"
