@@ -85,10 +85,11 @@ void decode(const Rows& w, int64_t first, uint8_t* values, float* scales) {
     const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     const __m512i nibble = _mm512_set1_epi8(15);
     const int64_t stride = w.groups * HF_BLOCK;
+    const uint8_t* next = w.blocks + (first + ROW_TILE) * stride;  // the next tile, fetched in the order of memory as in matmul.cpp
     for (int64_t g = 0; g < w.groups; ++g) {
         const uint8_t* b = w.blocks + first * stride + g * HF_BLOCK;
         if (g % 4 == 0)
-            for (int64_t r = 0; r < ROW_TILE; ++r) __builtin_prefetch(b + r * stride + 256);
+            for (int64_t r = 0; r < ROW_TILE; ++r) __builtin_prefetch(next + (g * ROW_TILE + r * 4) * HF_BLOCK, 0, 2);
         const __m512i r0 = four_rows(b, stride), r1 = four_rows(b + stride, stride), r2 = four_rows(b + 2 * stride, stride), r3 = four_rows(b + 3 * stride, stride);
         const __m512i a = _mm512_unpacklo_epi32(r0, r1), c = _mm512_unpacklo_epi32(r2, r3), d = _mm512_unpackhi_epi32(r0, r1), e = _mm512_unpackhi_epi32(r2, r3);
         const __m512i word[4] = {_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(d, e), _mm512_unpackhi_epi64(d, e)};
