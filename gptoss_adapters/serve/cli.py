@@ -26,6 +26,7 @@ Examples:
   gptoss-serve --backend ollama=gpt-oss:20b
   gptoss-serve --backend llama_server=http://localhost:8080
 """
+_KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections (httpx: 5), or both sides close at once and a request is lost
 _SLACK_SECONDS = 30.0  # a backend that is silent for so much longer than a request may last is ended
 
 app = typer.Typer(add_completion=True, rich_markup_mode=None)
@@ -79,7 +80,7 @@ def _serve(settings: Settings, spec: str, options: dict[str, Any], slots: int, s
         facts = {"url": f"http://{f'[{host}]' if ':' in host else host}:{port}/v1", "model": settings.model, "key": settings.api_key is not None}
         config = uvicorn.Config(
             create_app(backends, settings, kept), log_config=None, access_log=False, server_header=False, lifespan="on",
-            timeout_graceful_shutdown=grace, backlog=1024,
+            timeout_graceful_shutdown=grace, backlog=1024, timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )  # fmt: skip
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         logging.getLogger("gptoss.serve").info("listening", extra={"facts": facts})

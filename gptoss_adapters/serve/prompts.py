@@ -14,12 +14,13 @@ from gptoss_harmony import Conversation, Message, Renderer, Role, render
 from gptoss_harmony.messages import HeaderForm
 
 _REMEMBERED = 4096  # messages
+_CACHED_TOKENS = 2 * 131_072  # two full contexts, about 10 MB
 Key = tuple[str | None, str | None, str]
 
 
 class Prompts:
     def __init__(self) -> None:
-        self._renderer = Renderer()
+        self._renderer = Renderer(cache_tokens=_CACHED_TOKENS)
         self._renderer.vocabulary.encode("x")  # the encoder's tables are built now, not in the first request
         self._forms: OrderedDict[Key, HeaderForm] = OrderedDict()
 

@@ -63,7 +63,7 @@ class Echo(Engine):
                 os.abort() if self._trouble == "die" else 1 // 0
             if self._delay:
                 time.sleep(self._delay)
-            yield Token(ident)
+            yield Token(ident, None if request.logprobs is None else -1.0)  # the protocol: a logprob where one was asked for
 
 
 def last_user_message(tokens: Sequence[int]) -> list[int]:
