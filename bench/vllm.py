@@ -32,6 +32,7 @@ def child(checkpoint: str, mode: str, threads: int) -> dict[str, Any]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads), "VLLM_NO_USAGE_STATS": "1", "GPTOSS_ADAPTERS_VLLM": mode,
     }  # fmt: skip
+    sys.path = [p for p in sys.path if Path(p).resolve() != ROOT / "bench"]  # this file has the name of the package
     import torch
     import vllm
 
