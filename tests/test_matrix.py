@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,12 @@ from gptoss_converters.inputs import open_input, rounding_for
 from gptoss_converters.quantised import Quantised, Rounding
 from gptoss_converters.to_gguf import GgufOptions, plan_gguf
 from gptoss_converters.to_hf import HfOptions, plan_hf
+from gptoss_converters.to_metal import plan_metal
+from gptoss_converters.to_mlx import plan_mlx
 from kinds import save, write_blob, write_kind
 from safetensors.numpy import load_file
 
-from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
+from gptoss_adapters.checkpoint import Checkpoint, layouts, open_checkpoint
 from gptoss_adapters.checkpoint.compare import compare
 from gptoss_adapters.checkpoint.plan import Plan
 from gptoss_adapters.checkpoint.synthetic import plan_new
@@ -37,8 +39,8 @@ GGUF_TYPES = {"gguf-mxfp4": {}, "gguf-bf16": {"experts": "bf16"}, "gguf-f32": {"
               "gguf-q8_0": {"experts": "q8_0", "dense": "q8_0"}}  # fmt: skip
 BLOBS = {"ollama": {}, "ollama-fused-old": {"fused": True, "old_type": True}}
 SAFETENSORS = ("hf-mxfp4", "openai", "hf-quark", "hf-compressed-tensors", "hf-bf16", "hf-bf16-out-in", "hf-defused")
-INPUTS = (*SAFETENSORS, *(f"{k}, 3 shards" for k in SAFETENSORS), *GGUF_TYPES, *BLOBS)
-OUTPUTS = ("gguf", "gguf-mxfp4", "hf-mxfp4", "hf-bf16", "openai")
+INPUTS = (*SAFETENSORS, *(f"{k}, 3 shards" for k in SAFETENSORS), *GGUF_TYPES, *BLOBS, layouts.MLX)
+OUTPUTS = ("gguf", "gguf-mxfp4", "hf-mxfp4", "hf-bf16", "openai", layouts.MLX)
 LOSSY = ("gguf-q8_0",)  # the one input whose values are not the original's
 
 
@@ -55,11 +57,20 @@ def to_hf(source: Path, out: Path, kind: str, scales_from: Path | None = None, l
     return out
 
 
+def to_mlx(source: Path, out: Path) -> Path:
+    c = open_input(str(source), None)
+    out.mkdir()
+    write(plan_mlx(c, out, HfOptions(layouts.MLX, tokenizer="none"), rounding_for(c, None, None)).plan, sync=False)
+    return out
+
+
 def make(output: str, source: Path, folder: Path, exact_yarn: bool = False) -> Path:
     if output == "gguf":
         return to_gguf(source, folder / "o.gguf")
     if output == "gguf-mxfp4":
         return to_gguf(source, folder / "o.gguf", experts="mxfp4")
+    if output == layouts.MLX:
+        return to_mlx(source, folder / "o")
     return to_hf(source, folder / "o", output, exact_yarn=exact_yarn)
 
 
@@ -82,6 +93,8 @@ def inputs(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
                 made[base, kind] = to_gguf(bases[base], Path(f"{at}.gguf"), **GGUF_TYPES[kind])
             elif kind in BLOBS:
                 made[base, kind] = write_blob(bases[base], Path(f"{at}.gguf"), **BLOBS[kind])
+            elif kind == layouts.MLX:
+                made[base, kind] = to_mlx(bases[base], at)
             else:
                 made[base, kind] = write_kind(bases[base], name, at, shards=3 if "3 shards" in kind else 1)
         return made[base, kind]
@@ -105,15 +118,9 @@ def _rounded(path: Path) -> Checkpoint:
     return dataclasses.replace(c, config=dataclasses.replace(c.config, yarn_truncate=True))
 
 
-def cases() -> Iterator[object]:
-    """All pairs on the odd shapes, one output per input on the gold checkpoint; the rest of these is slow."""
-    for base in ("odd", "tiny"):
-        for n, kind in enumerate(INPUTS):
-            for m, output in enumerate(OUTPUTS):
-                yield pytest.param(base, kind, output, marks=[pytest.mark.slow] if base == "tiny" and n % len(OUTPUTS) != m else [])
-
-
-@pytest.mark.parametrize(("base", "kind", "output"), list(cases()))
+@pytest.mark.parametrize("base", ["odd", "tiny"])
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("output", OUTPUTS)
 def test_matrix(base: str, kind: str, output: str, bases: dict[str, Path], inputs: Callable[[str, str], Path], tmp_path: Path) -> None:
     source, original = inputs(base, kind), bases[base]
     exact = kind in BLOBS and output == "openai"
@@ -342,3 +349,12 @@ def test_gguf_py_reads_what_came_from_an_old_blob(inputs: Callable[[str, str], P
         ours = source.read("layers.1.experts.gate_up.weight", np.float32)[:, which::2]
         t = tensors[f"blk.1.ffn_{name}_exps.weight"]
         assert np.array_equal(gguf.dequantize(t.data, t.tensor_type).reshape(ours.shape), ours)
+
+
+@pytest.mark.parametrize("base", ["odd", "tiny"])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_metal_refuses_what_its_kernels_cannot_compute(base: str, kind: str, inputs: Callable[[str, str], Path], tmp_path: Path) -> None:
+    """Its kernels want head_dim 64; what they take goes to Metal and back in test_to_metal.py."""
+    with pytest.raises(BadInput, match="head_dim") as refused:
+        plan_metal(open_input(str(inputs(base, kind)), None), tmp_path / "model.bin")
+    assert refused.value.exit_code == 3 and not any(tmp_path.iterdir())
