@@ -21,6 +21,7 @@ from vllm.model_executor.models.utils import maybe_prefix
 from gptoss_adapters.spec import SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig
 from gptoss_adapters.vllm_plugin import log, policy
 from gptoss_adapters.vllm_plugin.decision import Decision, decide
+from gptoss_adapters.vllm_plugin.parallel import refuse_uneven
 from gptoss_adapters.vllm_plugin.weights import hf_weights
 
 
@@ -62,8 +63,11 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
     """Constructing it gives vLLM's own model, unless `decide` has reasons against it, which the log then says."""
 
     def __new__(cls, *, vllm_config: VllmConfig, prefix: str = "") -> Any:
+        if policy.mode() == "off":
+            return builtin.GptOssForCausalLM(vllm_config=vllm_config, prefix=prefix)
         decision = decide(vllm_config)
-        if not decision.reasons or policy.mode() == "off":
+        refuse_uneven(vllm_config, decision.config)
+        if not decision.reasons:
             return builtin.GptOssForCausalLM(vllm_config=vllm_config, prefix=prefix)
         model = super().__new__(cls)
         object.__setattr__(model, "decision", decision)
