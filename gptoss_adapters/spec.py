@@ -176,11 +176,15 @@ class GptOssConfig:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], file: str | None = None) -> GptOssConfig:
-        """From an HF `config.json`: `rope_scaling` + `rope_theta` (transformers 4.x) or `rope_parameters` (5.x)."""
+        """From an HF `config.json`: `rope_scaling` + `rope_theta` (transformers 4.x) or `rope_parameters` (5.x).
+
+        A config with neither (absent, null or empty) has the published YaRN, as in transformers and vLLM, which fill it in: not plain
+        RoPE. That is `rope_type` "default", or a `rope_parameters` that names no type.
+        """
         if raw.get("tie_word_embeddings"):
             raise BadInput("config field tie_word_embeddings is true; gpt-oss has an output head of its own", file=file)
         take = _Taker(raw, file)
-        rope = take.mapping("rope_parameters") or {"rope_theta": take("rope_theta"), **(take.mapping("rope_scaling") or {})}
+        rope = take.mapping("rope_parameters") or {"rope_theta": take("rope_theta"), **(take.mapping("rope_scaling") or HF_ROPE)}
         inner = _Taker(rope, file)
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("yarn", "default"):
@@ -344,6 +348,9 @@ _HF = {
     name: name
     for name in ("vocab_size", "hidden_size", "intermediate_size", "head_dim", "num_attention_heads", "num_key_value_heads",
                  "sliding_window", "rms_norm_eps", "swiglu_limit", "swiglu_alpha")
+}  # fmt: skip
+HF_ROPE = {  # of transformers' GptOssConfig for a config that says nothing
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False, "original_max_position_embeddings": 4096,
 }  # fmt: skip
 HF_NOT_QUANTISED = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
 _GGUF = {

@@ -102,7 +102,7 @@ CONFIGS: dict[str, Any] = {
     "factor": lambda c: c["rope_scaling"].update(factor=8.0),
     "first context": lambda c: c["rope_scaling"].update(original_max_position_embeddings=2048),
     "attention factor": lambda c: c["rope_scaling"].update(attention_factor=1.7),
-    "no yarn": lambda c: c.update(rope_scaling=None),
+    "no yarn": lambda c: c.update(rope_scaling={"rope_type": "default"}),
     "top-k": lambda c: c.update(num_experts_per_tok=2, experts_per_token=2),
 }
 

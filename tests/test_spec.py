@@ -131,6 +131,28 @@ def test_safeguard_is_the_base_architecture() -> None:
     assert GptOssConfig.from_hf(raw) == dataclasses.replace(GPT_OSS_20B, bos_token_id=None)
 
 
+YARN = ("rope_theta", "rope_scaling_factor", "initial_context_length", "yarn_beta_fast", "yarn_beta_slow", "yarn_truncate", "attention_factor")
+
+
+@pytest.mark.parametrize("rope", [{}, {"rope_scaling": None}, {"rope_scaling": {}}, {"rope_parameters": None}, {"rope_theta": 10000.0}])
+def test_a_config_that_says_nothing_of_rope_is_what_transformers_makes_of_it(rope: dict[str, Any]) -> None:
+    """YaRN as published, not plain RoPE."""
+    from transformers import GptOssConfig as Theirs
+
+    raw = {k: v for k, v in GPT_OSS_20B.to_hf(mxfp4=False).items() if k not in ("rope_scaling", "rope_theta")} | rope
+    ours, theirs = GptOssConfig.from_hf(raw), GptOssConfig.from_hf(Theirs.from_dict(raw).to_dict())
+    assert ours.uses_yarn and ours == dataclasses.replace(GPT_OSS_20B, bos_token_id=None, rope_theta=rope.get("rope_theta", 150000.0))
+    assert {k: getattr(theirs, k) for k in YARN} == {k: getattr(ours, k) for k in YARN}
+
+
+@pytest.mark.parametrize("rope", [{"rope_scaling": {"rope_type": "default"}}, {"rope_parameters": {"rope_theta": 150000.0}}])
+def test_plain_rope_is_said_outright(rope: dict[str, Any]) -> None:
+    from transformers import GptOssConfig as Theirs
+
+    raw = {k: v for k, v in GPT_OSS_20B.to_hf(mxfp4=False).items() if k not in ("rope_scaling", "rope_theta")} | rope
+    assert not GptOssConfig.from_hf(raw).uses_yarn and Theirs.from_dict(raw).rope_parameters["rope_type"] == "default"
+
+
 BAD_HF: list[tuple[str, Any]] = [
     ("num_hidden_layers", 0), ("num_hidden_layers", "24"), ("num_hidden_layers", 10**9), ("num_local_experts", 0), ("num_local_experts", None),
     ("num_experts_per_tok", 33), ("hidden_size", -1), ("hidden_size", 2880.0), ("head_dim", 63), ("num_key_value_heads", 7),

@@ -107,7 +107,7 @@ def test_attention_factor_is_written_as_llama_cpp_s_multiplier(tmp_path: Path) -
 
 def test_a_model_without_yarn(tmp_path: Path) -> None:
     def plain(c: dict[str, Any]) -> None:
-        c["rope_scaling"] = None
+        c["rope_scaling"] = {"rope_type": "default"}
 
     keys = keys_of(tmp_path, plain)
     assert keys["gpt-oss.rope.scaling.type"] == "none" and "gpt-oss.rope.scaling.factor" not in keys

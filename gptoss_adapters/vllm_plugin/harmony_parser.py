@@ -307,7 +307,7 @@ def _joined(items: Sequence[Item], *kinds: Kind) -> str | None:
 
 def _counted(parser: Parser) -> int:
     counts = parser.counts
-    return max(0, counts.reasoning + counts.tool_call)  # a repair at the very end can take back more than it gave
+    return counts.reasoning + counts.tool_call
 
 
 def _browser_call(recipient: str, arguments: str) -> bool:

@@ -236,11 +236,12 @@ class Machine:
         return HeaderForm(tuple(header), tuple(self.tokens[self.content_at : self.at]))  # type: ignore[arg-type]
 
     def count(self, counts: TokenCounts, end: int) -> None:
-        """Adds the content tokens of the open message, up to index `end`, to their kind."""
+        """Adds the content tokens of the open message, up to index `end`, to their kind. A content that the token at `end` both opened
+        and closed, for want of a ``<|message|>``, has none."""
         if self.current_role is not Role.ASSISTANT:
             kind = "other"
         elif self.current_recipient is not None:
             kind = "tool_call"
         else:
             kind = "reasoning" if self.current_channel == ANALYSIS else "final"
-        setattr(counts, kind, getattr(counts, kind) + end - self.content_at)
+        setattr(counts, kind, getattr(counts, kind) + max(0, end - self.content_at))

@@ -109,6 +109,26 @@ def test_counts_by_kind() -> None:
     assert parser.counts.other == 1
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [END, *load_vocabulary().encode("{"), ENDOFTEXT],
+        [*load_vocabulary().encode(" to=python"), CHANNEL, START, ENDOFTEXT],
+        [*load_vocabulary().encode("final"), CHANNEL, *load_vocabulary().encode("assistant"), RETURN],
+    ],
+)
+def test_a_content_that_its_own_end_opened_counts_nothing(ids: list[int]) -> None:
+    """Without a ``<|message|>`` the end token both opens and closes the content: once that counted as minus one token."""
+    parser = Parser("assistant")
+    for token in ids:
+        parser.feed([token])
+        counts = parser.counts
+        assert min(counts.reasoning, counts.final, counts.tool_call, counts.other, counts.header) >= 0
+    parser.finish()
+    assert parser.counts.total == len(ids) and parser.counts.final == parser.counts.tool_call == 0
+
+
+
 def test_reset() -> None:
     parser = Parser("assistant", tools=["functions.f"])
     expected = parser.feed(STREAM) + parser.finish()
