@@ -22,11 +22,14 @@ def install() -> None:
 
 
 def put_in_place() -> None:
-    """Make vLLM's `HarmonyParser` ours; ours is a subclass, so what the built-in promises still holds."""
+    """Make vLLM's `HarmonyParser` ours; ours is a subclass, so what the built-in promises still holds. Its tags are compiled our way."""
     import vllm.parser
     import vllm.parser.harmony
 
+    from gptoss_adapters.vllm_plugin import tag_compiler
     from gptoss_adapters.vllm_plugin.harmony_parser import RobustHarmonyParser
+
+    tag_compiler.install()
 
     vllm.parser.harmony.HarmonyParser = RobustHarmonyParser
     vllm.parser.HarmonyParser = RobustHarmonyParser

@@ -162,6 +162,8 @@ def structural_tag(turn: Turn, *, bound: int | None = None) -> Json:
 
     `bound` limits what is open: tokens of a passage or a free answer, characters of a string, elements of a list.
     Schemas without lengths go to xgrammar as they are; what `gbnf` notes for the others is not enforced here either.
+    Compile it with ``GrammarCompiler(..., cache_enabled=False)``: up to 0.2.8 the cache of one compiler mixes up rules of one token, and
+    of two tags the second one then gets masks of the first.
     """
     passages = [_tag(f"<|channel|>{channel}<|message|>", _any_text(bound), "<|end|><|start|>assistant") for channel in _passages(turn)]
     endings = [_call_tag(call, bound) for call in _calls(turn)]

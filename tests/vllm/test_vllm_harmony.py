@@ -184,6 +184,50 @@ def test_what_a_request_demands_becomes_a_structural_tag(ours: type) -> None:
     assert ours(Tokenizer(), None).adjust_request(request()).structured_outputs is None
 
 
+def test_tags_do_not_get_each_other_s_masks(ours: type, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What may come next is the same whatever was compiled before. xgrammar's own cache fails this: the negative control."""
+    import xgrammar
+    from transformers import PreTrainedTokenizerFast
+
+    from gptoss_adapters.checkpoint.tokenizer_files import tokenizer_json
+    from gptoss_adapters.vllm_plugin.tag_compiler import MARK, Uncached
+
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    file.write_text(tokenizer_json())
+    tokenizer, size = PreTrainedTokenizerFast(tokenizer_file=str(file)), 201088
+    formatted = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "properties": {"x": {"type": "integer"}}}}}
+    more = ({"tool_choice": "required"}, {"tools": None, "response_format": formatted})
+    call, answer = (ours(Tokenizer(), None).adjust_request(request(**m)).structured_outputs.structural_tag for m in more)
+    assert MARK in call and MARK in answer
+    thought = ids_of("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>")
+
+    def masks(compiler: Any, tag: str) -> list[bytes]:
+        matcher, found = xgrammar.GrammarMatcher(compiler.compile_structural_tag(tag), override_stop_tokens=[200002, 199999, 200012]), []
+        for token in thought:
+            mask = xgrammar.allocate_token_bitmask(1, size)
+            matcher.fill_next_token_bitmask(mask)
+            found.append(mask.numpy().tobytes())
+            assert matcher.accept_token(token)
+        return found
+
+    compiler = Uncached(tokenizer, size)
+    alone = masks(compiler, call), masks(Uncached(tokenizer, size), answer)
+    assert (masks(compiler, call), masks(compiler, answer), masks(compiler, call)) == (alone[0], alone[1], alone[0])
+    assert compiler.compile_structural_tag(call) is compiler.compile_structural_tag(call)
+    shared = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size))
+    assert masks(shared, call) == alone[0] and masks(shared, answer) != alone[1]
+
+
+def test_vllm_s_backend_compiles_our_tags_beside_its_cache(ours: type) -> None:
+    from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
+
+    from gptoss_adapters.vllm_plugin import tag_compiler
+
+    first = XgrammarBackend.compile_grammar
+    tag_compiler.install()
+    assert XgrammarBackend.compile_grammar is first and first.gptoss_adapters  # put in place with the parser, once
+
+
 OFF = """
 from gptoss_adapters.vllm_plugin import register
 register()

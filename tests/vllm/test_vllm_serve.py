@@ -86,6 +86,43 @@ def test_a_demanded_call_is_made(client: openai.OpenAI) -> None:
     assert call.function.name == "get_time" and set(json.loads(call.function.arguments)) == {"city"}
 
 
+FORMAT = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": False}
+DEMANDS: list[dict[str, Any]] = [
+    {"tools": [CHAT_TOOL], "tool_choice": "required"},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": FORMAT}}},
+    {"response_format": {"type": "json_object"}},
+    {"tools": [CHAT_TOOL], "tool_choice": {"type": "function", "function": {"name": "get_weather"}}},
+]
+
+
+@pytest.mark.parametrize("text", [CAPITAL, "日本語で"])
+def test_answers_held_to_a_grammar_in_turn(client: openai.OpenAI, text: str) -> None:
+    """Once, after a demanded call every answer with a schema was a 500, and after such an answer a demanded call reasoned without end."""
+    for n, demand in enumerate([*DEMANDS, *DEMANDS[::-1]]):
+        more = {"max_completion_tokens": 300, "seed": n, "extra_body": {"temperature": n % 2}} | demand
+        messages = [{"role": "user", "content": text}]
+        if n % 3:
+            choice = client.chat.completions.create(model="pocket", messages=messages, reasoning_effort="low", **more).choices[0]
+            content, reason = choice.message.content or "", choice.finish_reason
+            calls = [call.function.arguments for call in choice.message.tool_calls or ()]
+        else:
+            content, arguments, reason = "", "", ""
+            for chunk in client.chat.completions.create(model="pocket", messages=messages, reasoning_effort="low", stream=True, **more):
+                delta = chunk.choices[0].delta
+                content += delta.content or ""
+                arguments += "".join(call.function.arguments or "" for call in delta.tool_calls or ())
+                reason = chunk.choices[0].finish_reason or reason
+            calls = [arguments] if arguments else []
+        assert reason in ("stop", "tool_calls", "length")
+        if "tools" in demand:
+            assert [set(json.loads(call)) for call in calls] == [{"city"}], (n, reason, content)
+        elif reason == "stop":
+            value = json.loads(content)
+            assert isinstance(value, dict) and ("json_schema" not in str(demand) or isinstance(value["x"], int))
+        else:  # an integer of as many digits as there was room for
+            assert content.startswith("{")
+
+
 def test_a_call_that_nobody_may_make_is_not_lost(client: openai.OpenAI) -> None:
     message = chat(client, PARIS, tools=[CHAT_TOOL], tool_choice="none").choices[0].message
     assert message.content == CALL[1] and not message.tool_calls
