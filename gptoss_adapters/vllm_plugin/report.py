@@ -57,7 +57,8 @@ def _machine() -> dict[str, str]:
     from gptoss_adapters import mxfp4
 
     out = {"kernels": mxfp4.backend()}
-    if find_spec("vllm") is None:
+    found = find_spec("vllm")
+    if found is None or found.origin is None:  # nothing, or just a folder of that name
         return out | {"vllm": "not installed"}
     with contextlib.redirect_stdout(io.StringIO()):  # stdout is the report's
         import torch
