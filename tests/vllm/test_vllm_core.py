@@ -168,27 +168,7 @@ def test_rope_without_yarn_loads(tmp_path: Path) -> None:
         e.check(prompts=PROMPTS[:1])
 
 
-# bf16, and vLLM without us -------------------------------------------------------------------------------------------
-
-
-def test_bf16_answers_like_the_built_in_on_dequantised_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts = [tokens(24, seed=s) for s in range(6, 10)]
-    with Engine(MARGIN / "hf-mxfp4", "bfloat16") as e:
-        packed = engine.score(e.llm, prompts)
-    monkeypatch.setenv("GPTOSS_ADAPTERS_VLLM", "off")
-    with Engine(MARGIN / "hf-bf16", "bfloat16") as e:
-        dense = engine.score(e.llm, prompts)
-    for ids, (p, new), (d, same) in zip(prompts, packed, dense, strict=True):
-        assert new == same
-        truth, null = engine.reference(MARGIN / "hf-mxfp4", ids + new[:-1]), engine.reference(MARGIN / "hf-mxfp4", ids + new[:-1], dtype=_bf16())
-        errors = {name: float(np.abs(table - truth).mean()) for name, table in (("plugin", p), ("built-in", d), ("null", null))}
-        assert errors["plugin"] <= 1.5 * max(errors["null"], errors["built-in"]), errors
-
-
-def _bf16() -> Any:
-    import torch
-
-    return torch.bfloat16
+# vLLM without us -----------------------------------------------------------------------------------------------------
 
 
 def test_without_the_plugin_vllm_refuses_mxfp4(monkeypatch: pytest.MonkeyPatch) -> None:
