@@ -371,3 +371,29 @@ def test_large_outputs_are_written_past_the_caches_and_nowhere_else(backend: str
         mxfp4.hf_to_ggml(blocks, scales, out=around[begin : begin + want.size].reshape(rows, -1))
         assert np.array_equal(around[begin : begin + want.size], want)
         assert (around[:begin] == 77).all() and (around[begin + want.size :] == 77).all()
+
+
+def test_repacking_any_number_of_blocks_in_a_row_at_any_alignment(backend: str) -> None:
+    """Kernels take 1, 4 or 64 blocks at a time and put down whole lines: every remainder and every place in a line."""
+    for groups in range(1, 200):
+        blocks, scales = random_weights(4, groups, seed=groups)
+        for start, step in ((0, 1), (0, 2), (1, 2), (3, 4)):
+            want = oracle.hf_to_ggml(blocks[start::step], scales[start::step]).reshape(-1)
+            around = np.full(want.size + 192, 77, np.uint8)
+            begin = 64 + groups % 64
+            out = around[begin : begin + want.size].reshape(len(range(start, 4, step)), -1)
+            mxfp4.hf_to_ggml(blocks, scales, out=out, row_start=start, row_step=step)
+            assert np.array_equal(around[begin : begin + want.size], want), (groups, start, step)
+            assert (around[:begin] == 77).all() and (around[begin + want.size :] == 77).all(), (groups, start, step)
+
+
+def test_large_outputs_begin_anywhere_in_a_line(backend: str) -> None:
+    blocks, scales = random_weights(6000, 90)
+    want = oracle.hf_to_ggml(blocks, scales).reshape(6000, -1)
+    around = np.empty(want.size + 128, np.uint8)
+    for offset in range(64):
+        begin = -around.ctypes.data % 64 + offset
+        out = around[begin : begin + want.size].reshape(6000, -1)
+        mxfp4.hf_to_ggml(blocks, scales, out=out)
+        assert np.array_equal(out, want), offset
+        around[:] = 0

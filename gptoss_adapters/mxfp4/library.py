@@ -1,6 +1,6 @@
 """Finding and choosing the native kernels: `_mxfp4.so` beside this file, loaded by ctypes (which releases the GIL).
 
-`GPTOSS_MXFP4=portable|avx2|avx512vnni|amx|neon` forces an instruction set, `GPTOSS_MXFP4=torch` the numpy and torch oracles.
+`GPTOSS_MXFP4=portable|avx2|avx512vnni|avx512vbmi|amx|neon` forces an instruction set, `GPTOSS_MXFP4=torch` the numpy and torch oracles.
 Without a compiled library the oracles serve, so an installation without a compiler works, only slower.
 """
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gptoss_adapters.errors import UsageError
 
-NAMES = ("portable", "avx2", "avx512vnni", "amx", "neon", "torch")
+NAMES = ("portable", "avx2", "avx512vnni", "avx512vbmi", "amx", "neon", "torch")
 _I64, _I32, _PTR = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
 
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
@@ -82,7 +82,7 @@ def library() -> Library | None:
 
 
 def backend() -> str:
-    """What serves: "amx", "avx512vnni", "avx2", "neon" or "portable" (native), or "torch" (the oracles)."""
+    """What serves: "amx", "avx512vbmi", "avx512vnni", "avx2", "neon" or "portable" (native), or "torch" (the oracles)."""
     native = library()
     return native.name if native else "torch"
 

@@ -35,10 +35,11 @@ bool has_avx512vnni() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
+bool has_avx512vbmi() { return has_avx512vnni() && __builtin_cpu_supports("avx512vbmi"); }
 // The tile registers must also be asked for, once for the process.
 bool has_amx() {
     unsigned a, b, c, d;
-    if (!has_avx512vnni() || !__builtin_cpu_supports("avx512vbmi") || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if (!has_avx512vbmi() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24;
     constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
     return (d & AMX_BF16) && (d & AMX_TILE) && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
@@ -53,6 +54,7 @@ const Isa ISAS[] = {  // fastest first
     {"amx", has_amx, &codec_amx, &encode_amx, {&matmul_amx, {&gemm_vnni, &gemm_amx}}},
 #endif
 #if defined(MXFP4_HAS_avx512vnni)
+    {"avx512vbmi", has_avx512vbmi, &codec_avx512vbmi, &encode_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, nullptr}}},
     {"avx512vnni", has_avx512vnni, &codec_avx512vnni, &encode_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, nullptr}}},
 #endif
 #if defined(MXFP4_HAS_avx2)

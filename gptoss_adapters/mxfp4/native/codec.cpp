@@ -21,11 +21,15 @@ constexpr int QK = 32, HF_BLOCK = 16, GGML_BLOCK = 17, Q8_0_BLOCK = 34;
 // ---- repack -------------------------------------------------------------------------------------------------------
 
 #if defined(__AVX512BW__)
-// Four blocks per load.
-inline void hf_quad_to_ggml(const uint8_t* b, const uint8_t* s, uint8_t* ggml) {
+// The nibbles of four blocks in GGML's order.
+inline __m512i hf_quad_order(const uint8_t* b) {
     const __m512i v = _mm512_loadu_si512(b), low = _mm512_set1_epi8(15);
     const __m512i even = _mm512_and_si512(v, low), odd = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
-    const __m512i o = _mm512_or_si512(_mm512_unpacklo_epi8(even, odd), _mm512_slli_epi16(_mm512_unpackhi_epi8(even, odd), 4));
+    return _mm512_or_si512(_mm512_unpacklo_epi8(even, odd), _mm512_slli_epi16(_mm512_unpackhi_epi8(even, odd), 4));
+}
+
+inline void hf_quad_to_ggml(const uint8_t* b, const uint8_t* s, uint8_t* ggml) {
+    const __m512i o = hf_quad_order(b);
     store16(ggml + 1, _mm512_castsi512_si128(o));
     store16(ggml + 18, _mm512_extracti32x4_epi32(o, 1));
     store16(ggml + 35, _mm512_extracti32x4_epi32(o, 2));
@@ -41,8 +45,60 @@ inline void hf_quad_to_ggml(const uint8_t* b, const uint8_t* s, uint8_t* ggml) {
 }
 #endif
 
+#if defined(__AVX512VBMI__)
+constexpr int RUN = 64;            // blocks whose 17 bytes each fill whole lines of 64 bytes: 17 of them
+constexpr int64_t AHEAD = 1024;    // bytes of input prefetched ahead, where no next row is known
+
+// Output line l of a run takes its bytes from quads quad[l] and quad[l] + 1, or at the bits of `scale` from the scales.
+struct RunTable { alignas(64) uint8_t from[GGML_BLOCK][64]; uint64_t scale[GGML_BLOCK]; int quad[GGML_BLOCK]; };
+
+constexpr RunTable make_run_table() {
+    RunTable t{};
+    for (int l = 0; l < GGML_BLOCK; ++l) {
+        t.quad[l] = -1;
+        for (int i = 0; i < 64; ++i) {
+            const int block = (64 * l + i) / GGML_BLOCK, byte = (64 * l + i) % GGML_BLOCK;
+            const int nibbles = block * HF_BLOCK + byte - 1;
+            if (byte == 0) {
+                t.scale[l] |= uint64_t(1) << i;
+                t.from[l][i] = uint8_t(block);
+                continue;
+            }
+            if (t.quad[l] < 0) t.quad[l] = nibbles / 64;
+            t.from[l][i] = uint8_t(nibbles - 64 * t.quad[l]);
+        }
+    }
+    return t;
+}
+constexpr RunTable RUN_TABLE = make_run_table();
+
+// RUN blocks as whole lines; `past_caches` needs an aligned output.
+template <bool past_caches>
+inline void hf_run_to_ggml(const uint8_t* b, const uint8_t* s, int64_t ahead, uint8_t* ggml) {
+    const __m512i scales = _mm512_loadu_si512(s);
+    __m512i quad = hf_quad_order(b), next = hf_quad_order(b + 64);
+    int at = 0;
+#pragma GCC unroll 17
+    for (int l = 0; l < GGML_BLOCK; ++l) {
+        if (RUN_TABLE.quad[l] != at) {
+            at = RUN_TABLE.quad[l], quad = next;
+            if (at + 1 < RUN / 4) next = hf_quad_order(b + 64 * (at + 1));
+        }
+        __builtin_prefetch(b + 64 * l + ahead);
+        const __m512i from = _mm512_load_si512(RUN_TABLE.from[l]);
+        const __m512i nibbles = _mm512_permutex2var_epi8(quad, from, next);
+        const __m512i line = _mm512_mask_permutexvar_epi8(nibbles, RUN_TABLE.scale[l], from, scales);
+        if (past_caches) _mm512_stream_si512(reinterpret_cast<__m512i*>(ggml + 64 * l), line);
+        else _mm512_storeu_si512(ggml + 64 * l, line);
+    }
+}
+#endif
+
 inline void row_to_ggml(const uint8_t* b, const uint8_t* s, int64_t groups, int64_t stride, uint8_t* ggml) {
     int64_t g = 0;
+#if defined(__AVX512VBMI__)
+    for (; g + RUN <= groups; g += RUN, ggml += RUN * GGML_BLOCK) hf_run_to_ggml<false>(b + g * HF_BLOCK, s + g, stride, ggml);
+#endif
     for (; g + 4 <= groups; g += 4, ggml += 4 * GGML_BLOCK) {
         __builtin_prefetch(b + g * HF_BLOCK + stride);  // the same column of the next row taken; past the end it is harmless
         hf_quad_to_ggml(b + g * HF_BLOCK, s + g, ggml);
@@ -53,10 +109,24 @@ inline void row_to_ggml(const uint8_t* b, const uint8_t* s, int64_t groups, int6
     }
 }
 
-#if defined(__AVX2__)
 // An output that no cache holds is written past them, as memcpy does it: reading its lines first would cost as much as the input.
+#if defined(__AVX2__)
+constexpr int64_t PAST_CACHES = 8 << 20, LINE = 64;
+#endif
+
+#if defined(__AVX512VBMI__)
+// Rows without gaps between them are one run of `n` blocks.
+void rows_in_one_to_ggml(const uint8_t* b, const uint8_t* s, int64_t n, uint8_t* ggml) {
+    if (n * GGML_BLOCK < PAST_CACHES) return row_to_ggml(b, s, n, AHEAD, ggml);
+    int64_t g = int64_t(-reinterpret_cast<uintptr_t>(ggml) * 49 % LINE);  // 17 * 49 % 64 is 1: so many blocks end on a line
+    row_to_ggml(b, s, g, AHEAD, ggml);
+    for (; g + RUN <= n; g += RUN) hf_run_to_ggml<true>(b + g * HF_BLOCK, s + g, AHEAD, ggml + g * GGML_BLOCK);
+    _mm_sfence();
+    row_to_ggml(b + g * HF_BLOCK, s + g, n - g, AHEAD, ggml + g * GGML_BLOCK);
+}
+#elif defined(__AVX2__)
 // Rows gather in the L1 cache until whole lines of 64 bytes can leave.
-constexpr int64_t PAST_CACHES = 8 << 20, STAGE = 4096, LINE = 64;
+constexpr int64_t STAGE = 4096;
 
 inline void lines_out(uint8_t* to, const uint8_t* from, int64_t n) {
     for (int64_t i = 0; i < n; i += 32)
@@ -84,7 +154,9 @@ void hf_to_ggml_past_caches(const uint8_t* blocks, const uint8_t* scales, int64_
 #endif
 
 void hf_to_ggml(const uint8_t* blocks, const uint8_t* scales, int64_t rows, int64_t groups, int64_t row_step, uint8_t* ggml) {
-#if defined(__AVX2__)
+#if defined(__AVX512VBMI__)
+    if (row_step == 1) return rows_in_one_to_ggml(blocks, scales, rows * groups, ggml);
+#elif defined(__AVX2__)
     if (rows * groups * GGML_BLOCK >= PAST_CACHES && groups * GGML_BLOCK <= STAGE)
         return hf_to_ggml_past_caches(blocks, scales, rows, groups, row_step, ggml);
 #endif

@@ -19,5 +19,5 @@ struct CodecKernels {
 };
 
 extern "C" {
-extern const CodecKernels codec_portable, codec_avx2, codec_avx512vnni, codec_amx, codec_neon;
+extern const CodecKernels codec_portable, codec_avx2, codec_avx512vnni, codec_avx512vbmi, codec_amx, codec_neon;
 }
