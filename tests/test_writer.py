@@ -5,6 +5,7 @@ import fcntl
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -358,6 +359,57 @@ def test_a_run_killed_between_two_names_is_finished_by_resume(renamed: int, forc
     written = write(plan, resume=True, force=force)
     assert renamed == 3 or written.resumed == 3 * ROWS * ROW_BYTES
     assert {f.path.read_bytes() for f in plan.files} == {HEADER + content(0, ROWS).tobytes()} and left_behind(tmp_path) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from test_writer import journal, make_files, write
+
+folder, point, left, force = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "True"
+calls = [left]
+module, name = (journal, "_rename") if point == "rename" else (os, point)
+real = getattr(module, name)
+
+def killing(*arguments, **options):
+    if point == "rename" and not calls[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = real(*arguments, **options)
+    calls[0] -= 1
+    if point != "rename" and calls[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+real_publish = journal.Parts.publish
+def publish(self, force):
+    setattr(module, name, killing)  # from here on: earlier calls are not of the names
+    real_publish(self, force)
+journal.Parts.publish = publish
+write(make_files(folder, 3), force=force)
+"""
+
+
+@pytest.mark.parametrize(("point", "after", "force"), [
+    *(("rename", n, force) for n in range(3) for force in (False, True)),  # before the n-th name is given
+    *(("link", n, False) for n in range(3)), *(("unlink", n, False) for n in range(3)),  # a file with both its names; the old one just gone
+    ("fdatasync", 0, False), ("fdatasync", 0, True), ("fsync", 0, False), ("fsync", 0, True),  # the journal says so; all have their names
+])  # fmt: skip
+def test_sigkill_between_the_names_of_several_files(point: str, after: int, force: bool, tmp_path: Path) -> None:
+    old = HEADER + (content(0, ROWS) ^ 1).tobytes()
+    whole = HEADER + content(0, ROWS).tobytes()
+    if force:
+        write(make_files(tmp_path, 3, lambda b, e: content(b, e) ^ 1))
+    command = [sys.executable, "-c", KILLED, str(tmp_path), point, str(after), str(force)]
+    child = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    plan = make_files(tmp_path, 3)
+    names = [f.path for f in plan.files]
+    assert all(p.read_bytes() in (old, whole) for p in names if p.exists()), "a name stands on something incomplete"
+    if names[0].exists() and names[0].read_bytes() == whole:
+        assert all(p.read_bytes() == whole for p in names), "the first file, which opens the others, came before them"
+    written = write(plan, resume=True, force=force)
+    assert written.resumed == 3 * ROWS * ROW_BYTES
+    assert {p.read_bytes() for p in names} == {whole} and left_behind(tmp_path) == []
 
 
 def test_killed_between_the_link_and_the_removal_of_the_other_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
