@@ -7,6 +7,7 @@ from collections.abc import Callable
 import typer
 
 from gptoss_adapters import console
+from gptoss_adapters.checkpoint.files import end_when_a_mapped_file_shrinks
 from gptoss_converters.cli_check_modelfile import check_modelfile
 from gptoss_converters.cli_inspect import inspect
 from gptoss_converters.cli_new import new
@@ -40,6 +41,7 @@ def _program() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    end_when_a_mapped_file_shrinks()
     console.run(app)
 
 

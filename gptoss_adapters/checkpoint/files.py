@@ -6,11 +6,14 @@ the Hugging Face cache (`models--X/snapshots/REV/name -> models--X/blobs/HASH`).
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import mmap
 import os
+import signal
 import stat
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,9 @@ class Source:
     nbytes: int
 
 
+_mapped: weakref.WeakSet[MappedFile] = weakref.WeakSet()
+
+
 class MappedFile:
     """A file as a read-only mapping `buffer`, seen as the byte array `data`. Raises BadInput or OutputError naming the file.
 
@@ -49,7 +55,8 @@ class MappedFile:
 
     def __init__(self, path: Path, real: Path | None = None) -> None:
         self.path = path
-        descriptor = _open_regular(real or path)
+        self.real = real or path
+        descriptor = _open_regular(self.real)
         try:
             self.stamp = stamp_of(os.fstat(descriptor))
             size = self.stamp[0]
@@ -57,10 +64,32 @@ class MappedFile:
             self.data: U8 = np.frombuffer(self.buffer, np.uint8)
         finally:
             os.close(descriptor)
+        _mapped.add(self)
 
     def check_unchanged(self) -> None:
         """Raises BadInput when the file was replaced, resized or rewritten since it was opened."""
         check_stamp(self.path, self.stamp)
+
+
+def end_when_a_mapped_file_shrinks() -> None:
+    """For programs: touching a mapped page that a file lost ends the process with one line and the exit code of bad input.
+
+    The kernel reports it by SIGBUS, from whatever code read the page, so there is nowhere to go on from. What was written so far
+    stays under its temporary name, as after a kill: the next run removes it.
+    """
+    ctypes.CDLL(None).signal(signal.SIGBUS, _at_bus_error)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _at_bus_error(_: int) -> None:
+    error = BadInput("a mapped file can no longer be read", hint="run again when nothing writes to the inputs")
+    for file in _mapped:
+        try:
+            check_stamp(file.real, file.stamp)
+        except BadInput as e:
+            error = e
+    os.write(2, f"error: {error}\n".encode())
+    os._exit(error.exit_code)
 
 
 def stamp_of(s: os.stat_result) -> Stamp:
