@@ -77,10 +77,9 @@ def end_when_a_mapped_file_shrinks() -> None:
     The kernel reports it by SIGBUS, from whatever code read the page, so there is nowhere to go on from. What was written so far
     stays under its temporary name, as after a kill: the next run removes it.
     """
-    ctypes.CDLL(None).signal(signal.SIGBUS, _at_bus_error)
+    ctypes.CDLL(None).signal(signal.SIGBUS, _bus_error_handler)
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _at_bus_error(_: int) -> None:
     error = BadInput("a mapped file can no longer be read", hint="run again when nothing writes to the inputs")
     for file in _mapped:
@@ -90,6 +89,9 @@ def _at_bus_error(_: int) -> None:
             error = e
     os.write(2, f"error: {error}\n".encode())
     os._exit(error.exit_code)
+
+
+_bus_error_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_at_bus_error)  # kept: C does not
 
 
 def stamp_of(s: os.stat_result) -> Stamp:
