@@ -286,7 +286,7 @@ class GptOssConfig:
             **{k: v for k, v in values.items() if v is not None},
             num_hidden_layers=layers,
             vocab_size=vocab_size,
-            layer_types=_types_from_pattern(own.get("attention.sliding_window_pattern"), layers, file),
+            layer_types=_types_from_pattern(own.get("attention.sliding_window_pattern", _all_full(metadata, take)), layers, file),
             rope_scaling_factor=factor,
             yarn_truncate=ours.boolean("gptoss_adapters.yarn_truncate", True),
             swiglu_alpha=ours.number("gptoss_adapters.swiglu_alpha", SWIGLU_ALPHA),
@@ -309,6 +309,12 @@ class GptOssConfig:
 def alternating(layers: int) -> tuple[str, ...]:
     """The published pattern: even layers slide, odd layers see everything."""
     return tuple(FULL if n % 2 else SLIDING for n in range(layers))
+
+
+def _all_full(metadata: Mapping[str, Any], take: _Taker) -> Any:
+    """`to-gguf`'s own note that no layer slides, for which llama.cpp has no pattern: believed where the window it reads hides nothing."""
+    hides_nothing = take.integer("attention.sliding_window") >= take.integer("context_length")
+    return metadata.get("gptoss_adapters.sliding_window_pattern") if hides_nothing else None
 
 
 def _types_from_pattern(pattern: Any, layers: int, file: str | None) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.base import DENSE, Q8_0_BYTES, Checkpoint, TensorInfo, decode_q8_0
 from gptoss_adapters.checkpoint.files import U8, Array
 from gptoss_adapters.errors import NotComparable
-from gptoss_adapters.spec import MXFP4_BLOCK
+from gptoss_adapters.spec import MXFP4_BLOCK, SLIDING
 
 BYTES_EQUAL, VALUES_EQUAL, ROUNDED, DIFFERENT = VERDICTS = ("BYTES EQUAL", "VALUES EQUAL", "ROUNDED AS DECLARED", "DIFFERENT")
 PIECE_VALUES = 1 << 21  # values per side that one step looks at
@@ -114,6 +114,9 @@ def compare_configs(a: Checkpoint, b: Checkpoint) -> tuple[list[str], list[str]]
     x, y = a.config.as_dict(), b.config.as_dict()
     lines = {key: f"{key}: {_shown(x[key])} / {_shown(y[key])}" for key in x if x[key] != y[key]}
     is_note = {key for key in lines if key.endswith("_token_id") or key == "max_position_embeddings"}
+    if "sliding_window" in lines and SLIDING not in (*x["layer_types"], *y["layer_types"]):
+        lines["sliding_window"] += " (no layer slides)"
+        is_note.add("sliding_window")
     if {"gguf", "ollama"} & {a.kind, b.kind} and a.kind != b.kind and "yarn_truncate" in lines:
         lines["yarn_truncate"] += " (GGUF has no key for it: llama.cpp always rounds)"
         is_note.add("yarn_truncate")
