@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,10 +32,16 @@ KNOWN = "yarn_truncate"  # what llama.cpp always does is no alarm, and must be a
 SETTINGS: dict[str, list[dict[str, Any]]] = {  # by turns
     "torch": [{}, {"dtype": "bfloat16"}, {"n_batch": 7}, {"experts": "oracle"}],
     "transformers": [{}, {"dtype": "bfloat16"}],
-    "llama_cpp": [{}, {"cache_type": "f16"}, {"n_batch": 16}, {"flash_attn": True}],
-    "llama_server": [{}, {"cache_type": "f16"}],
-}
+    "vllm": [{}, {"dtype": "bfloat16"}, {"n_batch": 16}, {"plugin": "force"}],
+    "llama_cpp": [
+        {}, {"cache_type": "f16"}, {"n_batch": 16}, {"flash_attn": True}, {"cache_type": "bf16"}, {"cache_type": "q8_0", "flash_attn": True},
+        {"cache_type": "f16", "flash_attn": True},
+    ],
+    "llama_server": [{}, {"cache_type": "f16"}, {"flash_attn": True}, {"cache_type": "f16", "flash_attn": True}, {"cache_type": "bf16"}],
+}  # fmt: skip
 GGUF_FILES = ("to-gguf", "to-gguf f32", "to-gguf bf16")  # by turns
+VLLM_PYTHON = Path(os.environ.get("BIN_VLLM", matrix.ROOT / ".venv-vllm" / "bin")) / "python"  # its pins want an environment of their own
+READS = matrix.READS | {"vllm": "hf"}
 AT_ONCE = 4  # runs of one engine on one checkpoint, which share the search for faults
 
 
@@ -54,18 +61,23 @@ class Case:
     @property
     def settings(self) -> dict[str, Any]:
         choice = SETTINGS[self.backend]
-        return choice[self.number % len(choice)]
+        return choice[(AT_ONCE * PRESETS.index(self.preset) + self.seed + self.number) % len(choice)]
 
     @property
     def exporter(self) -> str:
         """What writes the file; transformers gets the checkpoint itself, then its experts as bf16."""
-        if matrix.READS[self.backend] == "gguf":
+        if READS[self.backend] == "gguf":
             return GGUF_FILES[(2 * PRESETS.index(self.preset) + self.seed + self.number) % len(GGUF_FILES)]
-        return "to-hf bf16" if self.backend == "transformers" and self.number >= 2 else matrix.NONE
+        return "to-hf bf16" if self.backend in ("transformers", "vllm") and self.number >= 2 else matrix.NONE
+
+    @property
+    def spec(self) -> str:
+        """What is before the `=` of a target."""
+        return f"vllm@{VLLM_PYTHON}" if self.backend == "vllm" else self.backend
 
 
-def cases(seeds: Sequence[int], presets: Sequence[str] = PRESETS, runs: int = AT_ONCE) -> list[Case]:
-    return [Case(p, s, b, n) for s in seeds for p in presets for b in SETTINGS for n in range(runs)]
+def cases(seeds: Sequence[int], presets: Sequence[str] = PRESETS, runs: int = AT_ONCE, backends: Iterable[str] = SETTINGS) -> list[Case]:
+    return [Case(p, s, b, n) for s in seeds for p in presets for b in backends for n in range(runs)]
 
 
 def results(chosen: Sequence[Case], folder: Path) -> Iterator[dict[str, Any]]:
@@ -84,7 +96,7 @@ def results(chosen: Sequence[Case], folder: Path) -> Iterator[dict[str, Any]]:
             paths[case.exporter] = folder / f"{case.preset}-{case.seed}-{case.exporter.replace(' ', '-')}{ending}"
             matrix._export(paths[matrix.NONE], paths[case.exporter], case.exporter)
         run.options.backend = case.settings
-        yield _row(case, run.target(f"{case.backend}={paths[case.exporter]}"), folder)
+        yield _row(case, run.target(f"{case.spec}={paths[case.exporter]}"), folder)
 
 
 def _row(case: Case, target: Any, folder: Path) -> dict[str, Any]:
@@ -124,22 +136,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("--seeds", 1), ("--first", 0), ("--runs", AT_ONCE)):
         parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--presets", nargs="*", default=PRESETS)
+    parser.add_argument("--backends", nargs="*", default=tuple(SETTINGS))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    old = json.loads(RESULTS.read_text())["results"] if RESULTS.exists() else []
+    old = json.loads(args.out.read_text())["results"] if args.out.exists() else []
     rows = {(r["seed"], r["preset"], r["backend"], r["number"]): r for r in old}
     about = {"torch": torch.__version__, "cpu": platform.machine(), "threads": 1, "python": platform.python_version()}
     about |= {name: version(name) for name in ("transformers", "llama-cpp-python", "xllamacpp")}
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="parity-clean-") as folder:
-        chosen = cases(range(args.first, args.first + args.seeds), args.presets, args.runs)
+        chosen = cases(range(args.first, args.first + args.seeds), args.presets, args.runs, args.backends)
         for case, row in zip(chosen, results(chosen, Path(folder)), strict=True):
             rows[case.key] = row
             print(f"{time.monotonic() - start:.0f} s: {row['preset']}-{row['seed']} {row['backend']} {row['settings']} {row.get('file', '')}: "
                   f"{'FALSE ALARM ' * row['false_alarm']}{row['verdict']} ({row['worst_excess']}, {row['seconds']} s) {row['reason'][:150]}", flush=True)  # fmt: skip
             ordered = [rows[k] for k in sorted(rows)]
-            RESULTS.write_text(json.dumps({"about": about, "summary": summary(ordered), "results": ordered}, indent=1) + "\n")
+            args.out.write_text(json.dumps({"about": about, "summary": summary(ordered), "results": ordered}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -188,8 +188,11 @@ class Attention:
         k_pos = positions
         if cache is not None:
             k, v, k_pos = cache.extend(k, v, positions)
-        out = attend(q, k, v, w["sinks"], positions, k_pos, self.window)
-        return self.linear(out, w["o_proj.weight"], w["o_proj.bias"])
+        return self.linear(self.attend(q, k, v, positions, k_pos), w["o_proj.weight"], w["o_proj.bias"])
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        """Rotated q [B, T, n, hd] on every column that the cache gave -> [B, T, n * hd]."""
+        return attend(q, k, v, self.w["sinks"], q_pos, k_pos, self.window)
 
 
 class MoE:

@@ -122,7 +122,7 @@ def _found(evidence: Evidence, base: Judged, fault: Fault, hidden: list[torch.Te
 def _confirm(evidence: Evidence, f: Found, others: Sequence[Found]) -> bool:
     """Whether with this fault in the reference nothing is left: no family fails, and no other fault stands in what remains."""
     with f.fault(evidence.sweep.base) as broken, torch.inference_mode():
-        nulls = [_null_errors(evidence, null.apply(broken), null.cache, f.values) for null in list(realisations(evidence.noise))[:3]]
+        nulls = [_null_errors(evidence, null.apply(broken), f.values) for null in list(realisations(evidence.noise))[:3]]
     flat = Flat.of(evidence.record, nulls)
     f.judged = judge(flat, f.values)
     if f.judged.failed or f.judged.worst > LOOK_EXCESS or not (f.amount.present or f.score > 0.5):
@@ -131,11 +131,11 @@ def _confirm(evidence: Evidence, f: Found, others: Sequence[Found]) -> bool:
     return not any(amount(rest, g.values - evidence.plain, errors, flat.energy).present for g in others if g.fault.name != f.fault.name)
 
 
-def _null_errors(evidence: Evidence, null: GptOss, new_cache: Callable[[GptOss], object], truth: F64) -> list[F64]:
+def _null_errors(evidence: Evidence, null: GptOss, truth: F64) -> list[F64]:
     out = []
     record, starts = evidence.record, evidence.flat.starts
     for i, (prompt, ids) in enumerate(zip(record.prompts, record.ids, strict=True)):
-        hidden = null.hidden(torch.tensor([prompt.ids]), cache=new_cache(null))[0]  # type: ignore[arg-type]
+        hidden = null.hidden(torch.tensor([prompt.ids]))[0]
         out.append(values_at(null, hidden, ids) - truth[starts[i] : starts[i + 1]])
     return out
 

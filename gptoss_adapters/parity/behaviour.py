@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from gptoss_adapters.errors import GptOssError
+from gptoss_adapters.model import GptOss
 from gptoss_adapters.parity.judge import Judged
 from gptoss_adapters.parity.measure import Record, Reference
 from gptoss_adapters.parity.metrics import TINY, centre
+from gptoss_adapters.parity.nulls import Noise, realisations
 from gptoss_adapters.parity.probes import Prompt
 from gptoss_adapters.parity.schema import FAIL, PASS, SKIPPED, Greedy, GreedyPrompt, Structural
 from gptoss_adapters.parity.targets import Target
@@ -111,8 +113,9 @@ def _decode(target: Target, record: Record, floor: float) -> Structural:
     return Structural("decode against prefill", PASS if rms <= allowed else FAIL, f"log-probabilities within {allowed:.3g}", f"median difference {rms:.3g}")
 
 
-def greedy(target: Target, reference: Reference, record: Record) -> Greedy:
-    """Free-running greedy generation beside the reference's; a different token is legitimate where the margin is within noise."""
+def greedy(target: Target, reference: Reference, record: Record, floor: Noise) -> Greedy:
+    """Free-running greedy generation beside the reference's; a different token is legitimate where the margin is within noise: that of
+    the run's prompts or, since an expert may flip in what was generated, that of the nulls on the very tokens that led there."""
     noise = [np.concatenate([p["max_abs"] for p in positions]) for positions in record.null_positions.values()]
     allowed = 2 * float(np.quantile(np.concatenate(noise), 0.999))
     starts = [p for p in record.prompts if len(p.ids) > 1][:GREEDY_PROMPTS]
@@ -120,7 +123,7 @@ def greedy(target: Target, reference: Reference, record: Record) -> Greedy:
     for n, prompt in enumerate(starts):
         ids = list(prompt.ids[:32])
         got = target.backend.generate(ids, max_tokens=GREEDY_TOKENS, stop_ids=()).ids
-        out.prompts.append(_follow(reference, n, ids, got, allowed))
+        out.prompts.append(_follow(reference, n, ids, got, allowed, floor))
     total = len(out.prompts)
     for t in range(GREEDY_TOKENS if total else 0):
         out.survival.append(sum(p.first_divergence is None or p.first_divergence > t for p in out.prompts) / total)
@@ -128,14 +131,23 @@ def greedy(target: Target, reference: Reference, record: Record) -> Greedy:
     return out
 
 
-def _follow(reference: Reference, number: int, prompt: Sequence[int], got: Sequence[int], allowed: float) -> GreedyPrompt:
+def _follow(reference: Reference, number: int, prompt: Sequence[int], got: Sequence[int], allowed: float, floor: Noise) -> GreedyPrompt:
     """Up to the first divergence both have the same prefix, so one pass over the target's own tokens shows both choices."""
-    with torch.inference_mode():
-        whole = Prompt("", 0, (*prompt, *got))
-        hidden = reference.hidden(reference.model, [whole])[0][len(prompt) - 1 : -1]
-        logits = reference.model.linear(hidden, reference.model.unembedding, None).double().numpy()
+    whole = (*prompt, *got)
+    logits = _last_rows(reference.model, whole, len(got))
     for t, (row, token) in enumerate(zip(logits, got, strict=True)):
         if int(row.argmax()) != token:
             margin = float(row.max() - row[token])
+            if margin > allowed:
+                theirs = (_last_rows(null.apply(reference.model), whole, len(got))[t] for null in realisations(floor))
+                allowed = max(allowed, *(2 * float(np.abs(centre(y) - centre(row)).max()) for y in theirs))
             return GreedyPrompt(number, len(got), t, margin, allowed, margin <= allowed)
     return GreedyPrompt(number, len(got), None)
+
+
+@torch.inference_mode()
+def _last_rows(model: GptOss, ids: Sequence[int], count: int) -> np.ndarray:
+    """What led to each of the last `count` tokens, [count, V]."""
+    hidden = model.hidden(torch.tensor([list(ids)]))[0, -count - 1 : -1]
+    logits: np.ndarray = model.linear(hidden, model.unembedding, None).double().numpy()
+    return logits

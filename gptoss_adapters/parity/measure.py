@@ -28,7 +28,7 @@ from gptoss_adapters.parity.metrics import (
     following_tokens,
     joined,
 )
-from gptoss_adapters.parity.nulls import Noise, Null, realisations
+from gptoss_adapters.parity.nulls import Noise, realisations
 from gptoss_adapters.parity.probes import Prompt
 from gptoss_adapters.parity.variants import experts, logits_batch
 
@@ -60,11 +60,9 @@ class ModelSubject:
     """A variant of the reference in this process."""
 
     model: GptOss
-    new_cache: Callable[[], object] | None = None
 
     def answer(self, prompt: Prompt) -> Answer:
-        made = logits_batch(self.model, torch.tensor([prompt.ids]), cache=self.new_cache() if self.new_cache else None)  # type: ignore[arg-type]
-        return Answer(made[0].float().numpy())
+        return Answer(logits_batch(self.model, torch.tensor([prompt.ids]))[0].float().numpy())
 
 
 @dataclass
@@ -136,7 +134,7 @@ def measure(reference: Reference, prompts: Sequence[Prompt], subject: Subject, n
         truth = reference.hidden(reference.model, prompts)
         nulls = [null.apply(reference.model) for null in realisations(noise)]
         names = [null.name for null in realisations(noise)]
-        null_hidden = [_null_hidden(null, reference.model, prompts) for null in realisations(noise)]
+        null_hidden = [_null_hidden(name, null, prompts) for name, null in zip(names, nulls, strict=True)]
         record.nulls = [[] for _ in nulls]
         brief = names if reference.config.vocab_size <= BRIEF_VOCABULARY else names[:2]  # whose statistics go over the whole vocabulary
         for i, prompt in enumerate(prompts):
@@ -153,11 +151,11 @@ def measure(reference: Reference, prompts: Sequence[Prompt], subject: Subject, n
     return record
 
 
-def _null_hidden(null: Null, model: GptOss, prompts: Sequence[Prompt]) -> list[Tensor]:
+def _null_hidden(name: str, made: GptOss, prompts: Sequence[Prompt]) -> list[Tensor]:
     """Prompt by prompt for the plain one, as engines are asked: a backend with our very arithmetic is then equal bit for bit."""
-    made, out = null.apply(model), dict[int, Tensor]()
-    for indices in _by_length(prompts) if null.name != "plain" else [[i] for i in range(len(prompts))]:
-        batch = made.hidden(torch.tensor([prompts[i].ids for i in indices]), cache=null.cache(made))
+    out: dict[int, Tensor] = {}
+    for indices in _by_length(prompts) if name != "plain" else [[i] for i in range(len(prompts))]:
+        batch = made.hidden(torch.tensor([prompts[i].ids for i in indices]))
         out |= dict(zip(indices, batch, strict=True))
     return [out[i] for i in range(len(prompts))]
 

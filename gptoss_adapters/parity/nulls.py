@@ -6,7 +6,7 @@ orders, and inputs nudged by less than the rounding, which turns out other exper
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gptoss_adapters.linear import linear_in_torch
-from gptoss_adapters.model import Cache, GptOss, Rope
+from gptoss_adapters.model import GptOss, Rope
+from gptoss_adapters.parity.nulls_attention import Round, round_attention
 from gptoss_adapters.parity.variants import attentions, clone, experts, moes, override
 
-Round = Callable[[Tensor], Tensor]
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 QUANT = 32  # values that share a scale in Q8_0
 
@@ -26,31 +26,34 @@ QUANT = 32  # values that share a scale in Q8_0
 @dataclass(frozen=True, slots=True)
 class Noise:
     """What an engine rounds. compute: dtype of activations. dense, experts: how inputs of these products are rounded ("", "bf16", "f16", "q8_0").
-    cache: dtype of keys and values ("f32", "f16", "bf16"). Products themselves are summed in `compute`."""
+    cache: type of keys and values ("f32", "f16", "bf16", "q8_0"). flash: tokens per step of a prefill with ggml's flash attention, 0 without
+    it; `nulls_attention` says what these two round. Products themselves are summed in `compute`."""
 
     compute: str = "float32"
     dense: str = ""
     experts: str = ""
     cache: str = "f32"
+    flash: int = 0
 
     def __str__(self) -> str:
         parts = [self.compute]
         parts += [f"{name} inputs {how}" for name, how in (("dense", self.dense), ("expert", self.experts)) if how]
         parts += [f"{self.cache} cache"] if self.cache != "f32" else []
+        parts += ["flash attention"] if self.flash else []
         return ", ".join(parts)
 
     @property
     def rounds(self) -> bool:
         """Whether it is coarser than float32."""
-        return bool(self.compute == "bfloat16" or self.dense or self.experts or self.cache != "f32")
+        return bool(self.compute == "bfloat16" or self.dense or self.experts or self.cache != "f32" or self.flash)
 
 
 def to_q8_0(x: Tensor) -> Tensor:
-    """Rounded to blocks of 32 int8 with a float16 scale, as ggml does with activations."""
+    """Rounded to blocks of 32 int8 with a scale, as ggml does with activations: the codes by the scale in float32, stored in float16."""
     blocks = x.float().unflatten(-1, (-1, QUANT))
-    scale = (blocks.abs().amax(-1, keepdim=True) / 127).half().float()
-    codes = torch.where(scale > 0, blocks / scale.clamp(min=1e-30), 0.0).round()
-    rounded: Tensor = (codes * scale).flatten(-2).to(x.dtype)
+    top = blocks.abs().amax(-1, keepdim=True)
+    codes = (blocks * torch.where(top > 0, 127 / top, 0.0)).round()
+    rounded: Tensor = (codes * (top / 127).half().float()).flatten(-2).to(x.dtype)
     return rounded
 
 
@@ -72,17 +75,6 @@ def split(x: Tensor, weight: Tensor, bias: Tensor | None = None, parts: int = 4)
 def rounded(product: Any, how: str) -> Any:
     """A product whose input is rounded first."""
     return lambda x, weight, bias=None: product(ROUND[how](x), weight, bias)
-
-
-class RoundedCache(Cache):
-    """Keys and values rounded as they are stored."""
-
-    def __init__(self, window: int | None, how: str) -> None:
-        super().__init__(window)
-        self.how = how
-
-    def extend(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return super().extend(ROUND[self.how](k), ROUND[self.how](v), positions)
 
 
 class Rope32(Rope):
@@ -124,6 +116,8 @@ class Null:
         made.linear = dense
         for attention in attentions(made):
             attention.linear = dense
+            if self.noise.cache != "f32" or self.noise.flash:
+                round_attention(attention, self.noise.cache, self.noise.flash, ROUND)
         for moe in moes(made):
             moe.linear = self.product  # every engine keeps the router's weights, and so its inputs, in full precision
         for layer in experts(made):
@@ -133,10 +127,6 @@ class Null:
         if self.nudge:
             made.embedding = _nudged(made.embedding, self.nudge, self.seed)
         return made
-
-    def cache(self, model: GptOss) -> list[Cache] | None:
-        """A cache that rounds, where the noise says so."""
-        return None if self.noise.cache == "f32" else [RoundedCache(a.window, self.noise.cache) for a in attentions(model)]
 
 
 def _nudged(embedding: Tensor, size: float, seed: int) -> Tensor:

@@ -18,7 +18,7 @@ from gptoss_adapters.checkpoint.compare import ROUNDED, compare
 from gptoss_adapters.errors import GptOssError
 from gptoss_adapters.model import GptOss, yarn_inverse_frequencies
 from gptoss_adapters.parity import schema
-from gptoss_adapters.parity.attribution import Evidence, Sweep, certificate, suspects, to_schema
+from gptoss_adapters.parity.attribution import Evidence, Found, Sweep, certificate, suspects, to_schema
 from gptoss_adapters.parity.behaviour import greedy, structural
 from gptoss_adapters.parity.deviations import Known, known_deviations
 from gptoss_adapters.parity.faults import find_fault
@@ -187,6 +187,7 @@ class Case:
     noise: Noise
     record: Record
     out: schema.Target
+    present: list[Found] = field(default_factory=list)  # faults whose effect stands in what the known deviations leave
 
     def decide(self) -> None:
         self.flat = Flat.of(self.record)
@@ -244,12 +245,13 @@ class Case:
         null = np.concatenate([p["kl"] for p in next(iter(record.null_positions.values()))])
         out.kl_histogram = histogram(own, null)
         out.strips = [self._strip(i, p) for i, p in enumerate(record.prompts) if p.family in STRIP_FAMILIES and p.index == 0]
-        out.structural = structural(self.target, self.reference, record, base)
-        out.greedy = greedy(self.target, self._with(base is not plain), record)
+        same = self._with(base is not plain)  # known deviations change how far a token's influence is felt, and what is chosen
+        out.structural = structural(self.target, same, record, base)
+        out.greedy = greedy(self.target, same, record, self.noise)
         self._text()
 
     def _with(self, carried: bool) -> Reference:
-        """The reference that greedy answers are held against."""
+        """The reference that behaviour is held against."""
         if not carried:
             return self.reference
         import copy
@@ -292,8 +294,6 @@ class Case:
         self.out.certificate = certificate(evidence)
         if base.failed or self.present or self._other_failures():
             self.out.suspects = to_schema(found)
-
-    present: list[object] = field(default_factory=list)
 
     def _other_failures(self) -> list[str]:
         out = self.out

@@ -72,8 +72,8 @@ class Target:
             of = self.checkpoint or reference
             dense = of.tensors["layers.0.q_proj.weight"].encoding
             inner = of.tensors["layers.0.experts.gate_up.weight"].encoding
-            cache = settings.get("cache_type", "f16")
-            return Noise("float32", _INPUTS[dense], _INPUTS[inner], "f16" if cache == "q8_0" else cache)
+            flash = int(settings.get("n_batch", 512)) if settings.get("flash_attn") else 0
+            return Noise("float32", _INPUTS[dense], _INPUTS[inner], settings.get("cache_type", "f16"), flash)
         dtype = str(settings.get("dtype", "float32")).removeprefix("torch.")
         return Noise("bfloat16" if dtype in ("bfloat16", "float16") else "float32")
 
