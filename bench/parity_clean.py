@@ -95,7 +95,7 @@ def results(chosen: Sequence[Case], folder: Path) -> Iterator[dict[str, Any]]:
             ending = "" if case.exporter in matrix.FOLDER_EXPORTERS else ".gguf"
             paths[case.exporter] = folder / f"{case.preset}-{case.seed}-{case.exporter.replace(' ', '-')}{ending}"
             matrix._export(paths[matrix.NONE], paths[case.exporter], case.exporter)
-        run.options.backend = case.settings
+        run.options.backend, run.options.chunked = case.settings, case.backend != "vllm"  # that would start a second engine: n_batch is among its settings
         yield _row(case, run.target(f"{case.spec}={paths[case.exporter]}"), folder)
 
 

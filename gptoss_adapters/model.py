@@ -207,13 +207,17 @@ class MoE:
         if taps is not None and taps.forced is not None:
             chosen = taps.forced[layer].to(scores.device)
         else:
-            chosen = scores.topk(self.config.experts_per_token, dim=-1, sorted=True).indices
+            chosen = self.choose(scores)
         if taps is not None:
             taps.router_scores.append(scores)
             taps.experts.append(chosen)
         weights = self.combine(scores, chosen)
         flat = self.experts(x.flatten(0, 1), chosen.flatten(0, 1), weights.flatten(0, 1))
         return flat.view_as(x)
+
+    def choose(self, scores: Tensor) -> Tensor:
+        """scores [.., E] -> the chosen experts [.., K], the best first."""
+        return scores.topk(self.config.experts_per_token, dim=-1, sorted=True).indices
 
     @staticmethod
     def combine(scores: Tensor, chosen: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from gptoss_adapters.parity.metrics import F64, TINY
 from gptoss_adapters.parity.nulls import Noise, realisations
 from gptoss_adapters.parity.probes import Prompt
 from gptoss_adapters.parity.schema import LOOK_EXCESS, Certificate, CertifiedFault, Suspect
+from gptoss_adapters.parity.ties import Ties
 
 SHOWN = 5  # suspects in a report
 EXPERTS = 4  # (layer, expert) pairs that are tried for a fault of one expert
@@ -92,9 +93,9 @@ class Evidence:
     nulls: F64  # [R, N, S]
 
     @classmethod
-    def of(cls, sweep: Sweep, record: Record, noise: Noise) -> Evidence:
+    def of(cls, sweep: Sweep, record: Record, noise: Noise, ties: Ties | None = None) -> Evidence:
         nulls = np.stack([np.concatenate(n) for n in record.nulls])
-        return cls(sweep, record, noise, Flat.of(record), sweep.values(sweep.plain, record), nulls)
+        return cls(sweep, record, noise, Flat.of(record, ties=ties), sweep.values(sweep.plain, record), nulls)
 
 
 def suspects(evidence: Evidence, base: Judged) -> list[Found]:

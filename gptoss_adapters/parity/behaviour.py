@@ -23,12 +23,12 @@ AGAIN = 10.0  # an engine may differ from itself by this many times its own nois
 VISIBLE = 30.0  # times the noise: an influence that must be seen
 
 
-def structural(target: Target, reference: Reference, record: Record, judged: Judged) -> list[Structural]:
-    """All that apply; one that cannot be asked of this engine says so."""
+def structural(target: Target, reference: Reference, record: Record, judged: Judged, chunks: bool = True) -> list[Structural]:
+    """All that apply; one that cannot be asked of this engine says so. chunks: start it a second time, for other prefill steps."""
     floor = _floor(record)
     checks = [_sink(judged)]
     if target.backend.info.capabilities.output == "full":
-        checks += [_influence(target, reference, floor), _chunked(target, record, floor), _decode(target, record, floor)]
+        checks += [_influence(target, reference, floor), *([_chunked(target, record, floor)] if chunks else []), _decode(target, record, floor)]
     return checks
 
 

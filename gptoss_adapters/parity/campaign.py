@@ -21,6 +21,7 @@ from gptoss_adapters.parity.metrics import F64, centre
 from gptoss_adapters.parity.nulls import Noise, Null, Rope32, realisations, split
 from gptoss_adapters.parity.probes import Prompt, make_prompts
 from gptoss_adapters.parity.targets import embedding_norms
+from gptoss_adapters.parity.ties import Ties
 
 
 @dataclass
@@ -53,7 +54,9 @@ class Campaign:
         sizes = np.cumsum([len(p.ids) for p in self.order])[:-1]
         self.nulls = np.stack(nulls)
         self.record = Record(self.order, values=np.split(self.truth, sizes), nulls=[np.split(n, sizes) for n in nulls])
-        self.flat = Flat.of(self.record)
+        ids = [self.reference.sample for _ in self.order]
+        ties = None if forced else Ties(self.reference.model, noise, self.order, ids, self.record.values)
+        self.flat = Flat.of(self.record, ties=ties)
         self.effects = {f.name: self.values(f.broken(self.reference.model)) - self.truth for f in self._faults()}
 
     def values(self, model: GptOss) -> F64:

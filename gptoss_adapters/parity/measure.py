@@ -30,7 +30,7 @@ from gptoss_adapters.parity.metrics import (
 )
 from gptoss_adapters.parity.nulls import Noise, realisations
 from gptoss_adapters.parity.probes import Prompt
-from gptoss_adapters.parity.variants import experts, logits_batch
+from gptoss_adapters.parity.variants import by_length, experts, logits_batch
 
 SAMPLE = 512  # vocabulary entries that stand for all of it
 FLOAT64_PARAMETERS = 500_000_000
@@ -103,7 +103,7 @@ class Reference:
     def hidden(self, model: GptOss, prompts: Sequence[Prompt]) -> list[Tensor]:
         """[T, H] after the last norm, per prompt; prompts of one length go in one batch."""
         out: dict[int, Tensor] = {}
-        for indices in _by_length(prompts):
+        for indices in by_length([p.ids for p in prompts]):
             batch = model.hidden(torch.tensor([prompts[i].ids for i in indices]))
             out |= dict(zip(indices, batch, strict=True))
         return [out[i] for i in range(len(prompts))]
@@ -118,13 +118,6 @@ class Reference:
 def _remembered(read: Callable[[int, torch.dtype], Tensor]) -> Callable[[int, torch.dtype], Tensor]:
     """Small models are run a hundred times over: decode each expert once."""
     return cache(read)
-
-
-def _by_length(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    lengths: dict[int, list[int]] = {}
-    for i, p in enumerate(prompts):
-        lengths.setdefault(len(p.ids), []).append(i)
-    yield from lengths.values()
 
 
 def measure(reference: Reference, prompts: Sequence[Prompt], subject: Subject, noise: Noise, tick: Callable[[], None] = lambda: None) -> Record:
@@ -154,7 +147,7 @@ def measure(reference: Reference, prompts: Sequence[Prompt], subject: Subject, n
 def _null_hidden(name: str, made: GptOss, prompts: Sequence[Prompt]) -> list[Tensor]:
     """Prompt by prompt for the plain one, as engines are asked: a backend with our very arithmetic is then equal bit for bit."""
     out: dict[int, Tensor] = {}
-    for indices in _by_length(prompts) if name != "plain" else [[i] for i in range(len(prompts))]:
+    for indices in by_length([p.ids for p in prompts]) if name != "plain" else [[i] for i in range(len(prompts))]:
         batch = made.hidden(torch.tensor([prompts[i].ids for i in indices]))
         out |= dict(zip(indices, batch, strict=True))
     return [out[i] for i in range(len(prompts))]

@@ -30,6 +30,7 @@ from gptoss_adapters.parity.nulls import Noise
 from gptoss_adapters.parity.probes import FAMILIES, Prompt, light, make_prompts
 from gptoss_adapters.parity.schema import Deviation, Identity, Report, Strip, Weights
 from gptoss_adapters.parity.targets import Target, conversations, digests, embedding_norms
+from gptoss_adapters.parity.ties import Ties
 from gptoss_adapters.spec import GptOssConfig
 
 Progress = Callable[[str, int, int], None]
@@ -40,14 +41,15 @@ ANGLE_POSITIONS = (1, 2, 4, 8, 16, 48, 128, 256, 512, 1024, 2048, 4096, 8192, 16
 @dataclass
 class Options:
     """carry: faults that the reference is given. timeout: seconds of silence before a target is given up. text: text layer and
-    tool calls too. certificate: put every fault into the reference even where all is well."""
+    tool calls too. certificate: put every fault into the reference even where all is well. chunked: ask a second engine, with
+    other prefill steps, too. backend: options for every target, beside those that its spec names."""
 
     seed: int = 0
     carry: tuple[str, ...] = ()
     timeout: float = 300.0
     text: bool = True
     certificate: bool = True
-    threads: int = 1
+    chunked: bool = True
     backend: dict[str, object] = field(default_factory=dict)
 
 
@@ -190,9 +192,10 @@ class Case:
     present: list[Found] = field(default_factory=list)  # faults whose effect stands in what the known deviations leave
 
     def decide(self) -> None:
-        self.flat = Flat.of(self.record)
-        self.nulls = np.stack([np.concatenate(n) for n in self.record.nulls])
         plain = self._truth(self.reference.model)
+        parts = np.split(plain, np.cumsum([len(v) for v in self.record.values])[:-1])
+        self.flat = Flat.of(self.record, ties=Ties(self.reference.model, self.noise, self.record.prompts, self.record.ids, parts))
+        self.nulls = np.stack([np.concatenate(n) for n in self.record.nulls])
         judged = judge(self.flat, plain)
         known = [k for k in known_deviations(self.target.engine) if find_fault(k.fault).applies(self.reference.model)]
         base, model, carried = judged, self.reference.model, tuple(k.fault for k in known)
@@ -246,7 +249,7 @@ class Case:
         out.kl_histogram = histogram(own, null)
         out.strips = [self._strip(i, p) for i, p in enumerate(record.prompts) if p.family in STRIP_FAMILIES and p.index == 0]
         same = self._with(base is not plain)  # known deviations change how far a token's influence is felt, and what is chosen
-        out.structural = structural(self.target, same, record, base)
+        out.structural = structural(self.target, same, record, base, self.run.options.chunked)
         out.greedy = greedy(self.target, same, record, self.noise)
         self._text()
 
@@ -288,7 +291,7 @@ class Case:
         if not (self.run.options.certificate or base.failed):
             return
         sweep = self.run.sweep(self.reference, carried)
-        evidence = Evidence.of(sweep, self.record, self.noise)
+        evidence = Evidence.of(sweep, self.record, self.noise, self.flat.ties)
         found = suspects(evidence, base)
         self.present = [f for f in found if f.amount.present]
         self.out.certificate = certificate(evidence)

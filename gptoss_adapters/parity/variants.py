@@ -56,6 +56,14 @@ def set_config(model: GptOss, **fields: Any) -> None:
         part.config = replace(part.config, **fields)
 
 
+def by_length(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Indices of prompts of one length, which make a batch."""
+    lengths: dict[int, list[int]] = {}
+    for i, p in enumerate(prompts):
+        lengths.setdefault(len(p), []).append(i)
+    yield from lengths.values()
+
+
 def override(part: Any, **methods: Any) -> None:
     """Replace methods on one object."""
     for name, method in methods.items():

@@ -9,20 +9,18 @@ import pytest
 from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.synthetic import plan_new
 from gptoss_adapters.checkpoint.writer import write
-from gptoss_adapters.parity import behaviour, schema
+from gptoss_adapters.parity import schema
 from gptoss_adapters.parity.runner import Options, Run
 
 pytestmark = pytest.mark.backend("vllm")
 
 
-def test_p1_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p1_in_float32(tmp_path: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    # it starts a second engine; test_vllm_backend.py has the prefill in chunks
-    monkeypatch.setattr(behaviour, "_chunked", lambda *_: schema.Structural("chunked prefill", schema.SKIPPED))
     write(plan_new("p1", tmp_path / "p1"), sync=False)
-    target = Run(open_checkpoint(tmp_path / "p1"), Options(text=False)).target("vllm")
+    target = Run(open_checkpoint(tmp_path / "p1"), Options(text=False, chunked=False)).target("vllm")  # test_vllm_backend.py has the prefill in chunks
     assert target.verdict == schema.WITHIN, target.reason
     assert target.null == "float32" and target.worst_excess and target.worst_excess < schema.LOOK_EXCESS
     assert not target.deviations and not target.suspects
