@@ -19,7 +19,7 @@ Seed = Annotated[int, typer.Option(min=0, metavar="S", help="Another seed draws 
 
 def run(
     checkpoint: Path_,
-    target: Annotated[list[str], typer.Option("-t", "--target", metavar="BACKEND", help="NAME, NAME=PATH, NAME=URL or NAME@PYTHON; may be repeated.")],
+    target: Annotated[list[str], typer.Option("-t", "--target", metavar="BACKEND", help="NAME, NAME=PATH, NAME=URL or NAME@PYTHON, with options of the engine as NAME[OPTION=VALUE,..]; may be repeated.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where report.json, report.md and report.html go.")] = Path("parity"),
     carry: Carry = None,
     seed: Seed = 0,
@@ -39,13 +39,18 @@ def run(
         gptoss-parity run ./pocket -t llama_server=http://localhost:8080
 
         gptoss-parity run ./pocket -t vllm@/opt/vllm/bin/python --strict
+
+        gptoss-parity run ./pocket -t "llama_cpp[cache_type=f16,flash_attn=true,n_threads=2]=pocket.gguf" -t "torch[dtype=bfloat16]"
     """
     from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.parity.rendering import write_report
     from gptoss_adapters.parity.report_md import summary
     from gptoss_adapters.parity.runner import Options, Run, few_threads
     from gptoss_adapters.parity.schema import exit_code
+    from gptoss_adapters.parity.targets import parse_spec
 
+    for spec in target:
+        parse_spec(spec)  # a slip of the keyboard is said before anything runs
     opened = open_checkpoint(checkpoint)
     few_threads(opened.config, threads)
     with Bars() as bars:

@@ -112,6 +112,11 @@ def _family(own: dict[str, float], theirs: Sequence[dict[str, float]], positions
     return Excess(own, excess, beyond, positions)
 
 
+def family(nmse: F64, nulls: Sequence[F64]) -> Excess:
+    """One set of positions beside the nulls' at the same."""
+    return _family(_statistics(nmse), [_statistics(n) for n in nulls], len(nmse))
+
+
 def _statistics(nmse: F64) -> dict[str, float]:
     """The median sees what is everywhere, the mean what is rare and large."""
     floored = np.maximum(nmse, TINY)

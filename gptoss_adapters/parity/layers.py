@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from gptoss_adapters.model import GptOss, Taps
+from gptoss_adapters.parity.judge import family
 from gptoss_adapters.parity.measure import Reference
-from gptoss_adapters.parity.metrics import TINY
+from gptoss_adapters.parity.metrics import TINY, centre, nmse_of
 from gptoss_adapters.parity.nulls import Noise, realisations
 from gptoss_adapters.parity.probes import Prompt
-from gptoss_adapters.parity.schema import LOOK_EXCESS, Flip, Layers
+from gptoss_adapters.parity.schema import FAIL, LOOK_EXCESS, PASS, Flip, Layers, Structural
 from gptoss_adapters.parity.targets import Target
+from gptoss_adapters.parity.variants import logits
 
 SHOWN = 200
 
@@ -44,6 +48,20 @@ def layers(target: Target, reference: Reference, model: GptOss, noise: Noise, pr
     found = [Flip(int(n), index, int(t), float(gaps[n, t]), allowed, bool(gaps[n, t] <= allowed)) for n, t in np.argwhere(flipped)]
     made.flips = sorted(found, key=lambda f: -f.gap)[:SHOWN]
     return made
+
+
+def forced_routing(target: Target, reference: Reference, model: GptOss, noise: Noise, prompts: Sequence[Prompt]) -> Structural:
+    """One prompt of each family once more with the truth's experts on both sides: without flips, noise is far lower."""
+    own, theirs = [], []
+    nulls = [null.apply(model) for null in realisations(noise)]
+    for prompt in {p.family: p for p in prompts}.values():
+        experts = tapped(model, prompt)[2]
+        truth = centre(logits(model, prompt.ids).numpy())
+        forced = [torch.from_numpy(layer)[None] for layer in experts]
+        own.append(nmse_of(truth, centre(target.backend.taps(prompt.ids, experts.astype(np.int32))["logits"])))
+        theirs.append([nmse_of(truth, centre(logits(null, prompt.ids, forced=forced).double().numpy())) for null in nulls])
+    found = family(np.concatenate(own), [np.concatenate(n) for n in zip(*theirs, strict=True)])
+    return Structural("forced routing", FAIL if found.verdict == FAIL else PASS, "the same experts, within noise", f"excess {found.worst:.3g}")
 
 
 def _flips(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from gptoss_adapters.parity.behaviour import greedy, structural
 from gptoss_adapters.parity.deviations import Known, known_deviations
 from gptoss_adapters.parity.faults import find_fault
 from gptoss_adapters.parity.judge import Flat, Judged, amount, judge, schema_families
-from gptoss_adapters.parity.layers import layers
+from gptoss_adapters.parity.layers import forced_routing, layers
 from gptoss_adapters.parity.measure import Record, Reference, measure
 from gptoss_adapters.parity.metrics import F64, histogram, nmse_of
 from gptoss_adapters.parity.nulls import Noise
@@ -84,7 +85,7 @@ class Run:
     def target(self, spec: str) -> schema.Target:
         """One target, whatever happens to it."""
         start = time.monotonic()
-        engine = spec.partition("=")[0].partition("@")[0]
+        engine = re.split(r"[=@\[]", spec, maxsplit=1)[0]
         out = schema.Target(spec, engine, schema.NOT_COMPARABLE)
         try:
             with _opened(spec, self.checkpoint, self.options) as target:
@@ -286,6 +287,7 @@ class Case:
             index = max(range(len(self.record.prompts)), key=lambda i: (self.record.prompts[i].family == "long", len(self.record.prompts[i].ids)))
             with torch.inference_mode():
                 self.out.layers = layers(self.target, self.reference, model, self.noise, self.record.prompts[index], index)
+                self.out.structural.append(forced_routing(self.target, self.reference, model, self.noise, self.record.prompts))
 
     def _attribute(self, base: Judged, carried: tuple[str, ...]) -> None:
         if not (self.run.options.certificate or base.failed):

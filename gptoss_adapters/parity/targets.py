@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,14 @@ import numpy as np
 
 from gptoss_adapters.backends import Backend, open_backend
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
-from gptoss_adapters.errors import GptOssError, NotComparable
+from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 from gptoss_adapters.parity.measure import TOP_K, Answer
 from gptoss_adapters.parity.nulls import Noise
 from gptoss_adapters.parity.probes import Prompt
 from gptoss_adapters.parity.schema import Identity
 
 OWN_CHECKPOINT = ("torch", "transformers", "vllm")  # open the reference's own checkpoint when the spec names no path
+_OPTIONS = re.compile(r"(?P<name>[\w.:]+)\[(?P<options>[^\]]*)\](?P<rest>.*)")
 _INPUTS = {"mxfp4": "q8_0", "q8_0": "q8_0", "bf16": "bf16", "f16": "f16", "f32": ""}  # how ggml rounds what it multiplies with these
 
 
@@ -33,10 +36,11 @@ class Target:
 
     @classmethod
     def open(cls, spec: str, checkpoint: Checkpoint, timeout: float, **options: Any) -> Target:
-        """Raises GptOssError."""
-        engine = spec.partition("=")[0].partition("@")[0]
-        own = str(checkpoint.path) if "=" not in spec and engine in OWN_CHECKPOINT else None
-        backend = open_backend(spec, own, timeout=timeout, **options)
+        """options: for the engine, beside those in the spec. Raises GptOssError."""
+        plain, own_options = parse_spec(spec)
+        engine = plain.partition("=")[0].partition("@")[0]
+        own = str(checkpoint.path) if "=" not in plain and engine in OWN_CHECKPOINT else None
+        backend = open_backend(plain, own, timeout=timeout, **options | own_options)
         try:
             read = open_checkpoint(backend.path) if backend.path and "://" not in backend.path and Path(backend.path).exists() else None
         except GptOssError:
@@ -81,6 +85,28 @@ class Target:
         info = self.backend.info
         settings = {**info.settings, "n_ctx": info.n_ctx, "cpu": platform.processor() or platform.machine(), "python": platform.python_version()}
         return Identity(info.engine, info.version, digests(self.checkpoint), settings)
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
+    """`llama_cpp[cache_type=f16,flash_attn=true]=FILE` -> the backend's spec without its options, and those. Raises UsageError."""
+    match = _OPTIONS.fullmatch(spec)
+    if not match:
+        return spec, {}
+    options = {}
+    for part in match["options"].split(","):
+        name, equals, value = (x.strip() for x in part.partition("="))
+        if not name.isidentifier() or not equals or not value:
+            raise UsageError("bad options of a target", expected="NAME[OPTION=VALUE,..]", got=spec)
+        options[name] = _value(value)
+    return match["name"] + match["rest"], options
+
+
+def _value(text: str) -> Any:
+    """A number, true, false or none, else the text."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return {"true": True, "false": False, "none": None}.get(text, text)
 
 
 def digests(checkpoint: Checkpoint | None) -> dict[str, str]:
