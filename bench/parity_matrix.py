@@ -166,7 +166,7 @@ class Bench:
         return self.made[key]
 
 
-def _export(source: Path, path: Path, exporter: str) -> None:
+def _export(source: Path, path: Path, exporter: str, tokenizer: str | None = None) -> None:
     from gptoss_converters.to_gguf import GgufOptions, plan_gguf
     from gptoss_converters.to_hf import HfOptions, plan_hf
     from gptoss_converters.to_ollama import OllamaOptions, plan_ollama
@@ -182,7 +182,7 @@ def _export(source: Path, path: Path, exporter: str) -> None:
         path.mkdir()
         write(plan_ollama(opened, path, GgufOptions(), OllamaOptions(name="p1")).plan, sync=False)
     else:
-        write(plan_gguf(opened, path, GgufOptions(**GGUF_EXPORTERS[exporter])).plan, sync=False)  # type: ignore[arg-type]
+        write(plan_gguf(opened, path, GgufOptions(**GGUF_EXPORTERS[exporter], tokenizer=tokenizer)).plan, sync=False)  # type: ignore[arg-type]
 
 
 def _short(value: float | None) -> float | None:

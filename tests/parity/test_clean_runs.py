@@ -53,5 +53,18 @@ def test_committed_runs() -> None:
     assert made["summary"] == clean.summary(rows)
     assert set(Counter(r["backend"] for r in rows)) == set(clean.SETTINGS) and min(Counter(r["backend"] for r in rows).values()) >= 20
     assert {r["preset"] for r in rows} == set(clean.PRESETS)
+    assert {tuple(sorted(r["settings"].items())) for r in rows} == {tuple(sorted(s.items())) for choice in clean.SETTINGS.values() for s in choice}
     assert made["summary"]["total"] >= 200 and made["summary"]["total_false_alarms"] == 0
     assert not any(clean.alarm(r) for r in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("preset", clean.PRESETS)
+def test_every_run_of_another_seed(preset: str, tmp_path: Path) -> None:
+    """As many runs as are committed."""
+    import torch
+
+    torch.set_num_threads(1)
+    alarms = [r for r in clean.results(clean.cases([22], [preset], 1 if preset in ("pocket", "gold") else clean.AT_ONCE), tmp_path) if r["false_alarm"]]
+    assert not alarms
