@@ -330,3 +330,19 @@ def test_stdout_that_nobody_reads(tmp_path: Path) -> None:
     command = f"{sys.executable} -m gptoss_converters.cli inspect {SOURCE} --no-histograms | head -0"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["to-hf", "to-openai", "to-mlx"])
+def test_float32_that_bf16_cannot_hold_is_not_rounded_in_silence(command: str, tmp_path: Path) -> None:
+    """The norms and biases of every GGUF are float32; those of a published model hold bfloat16 values, which come back without a word."""
+    plain, finer = tmp_path / "plain.gguf", tmp_path / "finer.gguf"
+    data_of(run("to-gguf", SOURCE, "-o", plain, "--json"))
+    raw = plain.read_bytes()
+    tensor = next(t for t in data_of(run("to-gguf", SOURCE, "-o", tmp_path / "x.gguf", "--dry-run", "--json"))["tensors"] if t["name"] == "blk.2.attn_norm.weight")
+    finer.write_bytes(raw[: tensor["offset"]] + b"\x01" + raw[tensor["offset"] + 1 :])  # the lowest bit of one float32
+    for source, lossy in ((plain, False), (finer, True)):
+        out = tmp_path / f"{source.stem}-out"
+        said = run(command, source, "-o", out, "--exact-yarn", "--json")
+        notices = [n for n in data_of(said)["notices"] if "float32" in n]
+        assert len(notices) == lossy, notices
+        assert ("note: 1 tensors hold float32 values that bfloat16 cannot, and were rounded" in said.stderr) == lossy

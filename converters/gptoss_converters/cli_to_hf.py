@@ -112,6 +112,7 @@ def convert(
     from gptoss_adapters.checkpoint import layouts
     from gptoss_adapters.checkpoint.writer import write
     from gptoss_converters.inputs import open_input, rounding_for
+    from gptoss_converters.rows import rounded
     from gptoss_converters.to_hf import plan_hf, refuse_other_weights
     from gptoss_converters.to_mlx import plan_mlx
 
@@ -135,6 +136,9 @@ def convert(
     finally:
         if not there and not any(output.iterdir()):
             output.rmdir()
+    made.notices.extend(lost := rounded(made.plan))
+    for notice in lost:
+        out.note(notice)
     files = [str(f.path) for f in made.plan.files]
     statistics = rounding.stats.as_dict() if rounding.stats else None
     if statistics is not None:

@@ -49,6 +49,7 @@ def to_metal(
     """
     from gptoss_adapters.checkpoint.writer import write
     from gptoss_converters.inputs import open_input, rounding_for
+    from gptoss_converters.rows import rounded
     from gptoss_converters.to_metal import plan_metal
 
     out = Output(as_json)
@@ -62,6 +63,9 @@ def to_metal(
         return
     with ProgressBar() as bar:
         written = write(made.plan, threads=threads, resume=resume, force=force, progress=bar)
+    made.notices.extend(lost := rounded(made.plan))
+    for notice in lost:
+        out.note(notice)
     statistics = rule.stats.as_dict() if rule.stats else None
     if statistics is not None:
         record(output.with_name(f"{output.name}.quantisation.json"), rule.rule, statistics)

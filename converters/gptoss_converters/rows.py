@@ -19,6 +19,7 @@ from gptoss_adapters.checkpoint.base import DENSE, ENCODINGS, decode_q8_0
 from gptoss_adapters.checkpoint.files import U8, Source
 from gptoss_adapters.checkpoint.fills import ChunkFill, SourceFile
 from gptoss_adapters.checkpoint.gguf import TYPES
+from gptoss_adapters.checkpoint.plan import Plan
 from gptoss_adapters.errors import BadInput
 
 Values = npt.NDArray[Any]
@@ -153,18 +154,32 @@ def to_q8_0(x: Values) -> U8:
 ENCODERS: dict[str, Callable[[Values], U8]] = {"f32": to_f32, "bf16": to_bf16, "f16": to_f16, "q8_0": to_q8_0}
 
 
+def bf16_loses(values: Values, source: Source) -> bool:
+    """Whether the source's own float32 holds values that bfloat16 cannot."""
+    return source.dtype == "F32" and values.dtype == np.float32 and bool((np.ascontiguousarray(values).view(np.uint32) & 0xFFFF).any())
+
+
+def rounded(plan: Plan) -> list[str]:
+    """After `write`: a notice if float32 values of a source were rounded to bfloat16. Only the data tells: most float32 files hold bfloat16 values."""
+    names = [plan.files[w.places[0].file].tensors[w.places[0].tensor].name for w in plan.works if getattr(w.fill, "lossy", False)]
+    return [f"{len(names)} tensors hold float32 values that bfloat16 cannot, and were rounded: {names[0]}{', ...' if len(names) > 1 else ''}"] if names else []
+
+
 class Encoded(ChunkFill):
-    """Rows of a reader in another type. `source` is what errors name."""
+    """Rows of a reader in another type. `source` is what errors name. `lossy` is set when bfloat16 could not hold the source's float32."""
 
     def __init__(self, reader: Reader, kind: str, source: Source) -> None:
         super().__init__(reader.count, row_bytes(kind, reader.width))
         exactly = kind == "f16" and getattr(reader, "exactly", False)
         self.reader, self.source, self.encode = reader, source, to_f16_exactly if exactly else ENCODERS[kind]
+        self.kind, self.lossy = kind, False
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:
         values = self.reader.read(begin, end)
         if not np.isfinite(values).all():
             raise BadInput("holds NaN or Inf", file=self.source.file, tensor=self.source.name)
+        if self.kind == "bf16" and not self.lossy:
+            self.lossy = bf16_loses(values, self.source)
         try:
             return (self.encode(values),)
         except BadInput as e:

@@ -26,7 +26,7 @@ from gptoss_adapters.errors import BadInput, OutputError, UsageError
 from gptoss_adapters.spec import GPT_OSS_20B
 from gptoss_converters.quantised import SIDE_FILE, Quantised, Regrouped, Rounding, with_side_file
 from gptoss_converters.readers import JoinedRows, Readers
-from gptoss_converters.rows import BF16, DenseRows, Encoded, Reader
+from gptoss_converters.rows import BF16, DenseRows, Encoded, Reader, bf16_loses
 
 Made = tuple[Fill, tuple[str, ...], str]  # a fill, the stored tensors it fills, and how, in words
 
@@ -157,17 +157,18 @@ class CopiedScales(ChunkFill):
 
 
 class Transposed(ChunkFill):
-    """Whole experts [out, in] as bf16 [in, out]."""
+    """Whole experts [out, in] as bf16 [in, out]. `lossy` as in Encoded."""
 
     def __init__(self, reader: Reader, info: TensorInfo) -> None:
         experts, self.out, width = info.shape
         super().__init__(experts, 2 * self.out * width)
-        self.reader, self.source = reader, info.sources[0]
+        self.reader, self.source, self.lossy = reader, info.sources[0], False
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:
         values = self.reader.read(begin * self.out, end * self.out)
         if not np.isfinite(values).all():
             raise BadInput("holds NaN or Inf", file=self.source.file, tensor=self.source.name)
+        self.lossy = self.lossy or bf16_loses(values, self.source)
         matrices = values.astype(BF16, copy=False).reshape(end - begin, self.out, -1)
         return (np.ascontiguousarray(matrices.swapaxes(1, 2)).view(np.uint8),)
 
