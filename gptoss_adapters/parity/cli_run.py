@@ -106,7 +106,9 @@ def faults(
 
 
 def _repro(checkpoint: str, targets: list[str], carry: list[str] | None, seed: int) -> str:
-    parts = ["gptoss-parity", "run", checkpoint, *(x for t in targets for x in ("--target", t)), *(x for c in carry or () for x in ("--carry", c))]
+    from gptoss_adapters.parity.targets import shown
+
+    parts = ["gptoss-parity", "run", checkpoint, *(x for t in targets for x in ("--target", shown(t))), *(x for c in carry or () for x in ("--carry", c))]
     return shlex.join([*parts, *(["--seed", str(seed)] if seed else [])])
 
 

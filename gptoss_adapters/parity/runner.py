@@ -30,7 +30,7 @@ from gptoss_adapters.parity.metrics import F64, histogram, nmse_of
 from gptoss_adapters.parity.nulls import Noise
 from gptoss_adapters.parity.probes import FAMILIES, Prompt, light, make_prompts
 from gptoss_adapters.parity.schema import Deviation, Identity, Report, Strip, Weights
-from gptoss_adapters.parity.targets import Target, conversations, digests, embedding_norms
+from gptoss_adapters.parity.targets import Target, conversations, digests, embedding_norms, shown
 from gptoss_adapters.parity.ties import Ties
 from gptoss_adapters.spec import GptOssConfig
 
@@ -86,7 +86,7 @@ class Run:
         """One target, whatever happens to it."""
         start = time.monotonic()
         engine = re.split(r"[=@\[]", spec, maxsplit=1)[0]
-        out = schema.Target(spec, engine, schema.NOT_COMPARABLE)
+        out = schema.Target(shown(spec), engine, schema.NOT_COMPARABLE)
         try:
             with _opened(spec, self.checkpoint, self.options) as target:
                 out.identity = target.identity()
@@ -106,7 +106,7 @@ class Run:
         def tick() -> None:
             nonlocal done
             done += 1
-            self.progress(target.spec, done, len(prompts))
+            self.progress(shown(target.spec), done, len(prompts))
 
         record = measure(reference, prompts, target, noise, tick)
         case = Case(self, target, reference, noise, record, out)

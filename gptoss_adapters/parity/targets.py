@@ -48,7 +48,7 @@ class Target:
         if backend.info.vocab_size != checkpoint.config.vocab_size:
             size = backend.info.vocab_size
             backend.close()
-            raise NotComparable("has another vocabulary", file=spec, expected=checkpoint.config.vocab_size, got=size)
+            raise NotComparable("has another vocabulary", file=shown(spec), expected=checkpoint.config.vocab_size, got=size)
         return cls(spec, backend, read)
 
     @property
@@ -99,6 +99,11 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
             raise UsageError("bad options of a target", expected="NAME[OPTION=VALUE,..]", got=spec)
         options[name] = _value(value)
     return match["name"] + match["rest"], options
+
+
+def shown(spec: str) -> str:
+    """A spec as reports may say it: without a key."""
+    return re.sub(r"(\bapi_key\s*=)[^,\]]*", r"\1***", spec) if _OPTIONS.fullmatch(spec) else spec
 
 
 def _value(text: str) -> Any:

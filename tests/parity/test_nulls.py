@@ -17,7 +17,7 @@ from gptoss_adapters.errors import UsageError
 from gptoss_adapters.parity.measure import Reference
 from gptoss_adapters.parity.nulls import Noise, realisations, to_q8_0
 from gptoss_adapters.parity.probes import Prompt
-from gptoss_adapters.parity.targets import Target, parse_spec
+from gptoss_adapters.parity.targets import Target, parse_spec, shown
 from gptoss_adapters.parity.ties import Ties, drawing_lots, score_noise
 from gptoss_adapters.parity.variants import clone, logits
 
@@ -88,6 +88,11 @@ def test_lots_are_drawn_among_ties_only(folder: Path) -> None:
 )  # fmt: skip
 def test_options_in_a_spec(spec: str, plain: str, options: dict[str, Any]) -> None:
     assert parse_spec(spec) == (plain, options)
+
+
+def test_a_key_is_not_shown() -> None:
+    assert shown("llama_server[api_key=s3cret,n_ctx=9]=http://h") == "llama_server[api_key=***,n_ctx=9]=http://h"
+    assert shown("llama_server=http://h?api_key=x") == "llama_server=http://h?api_key=x"  # no option of ours
 
 
 @pytest.mark.parametrize("spec", ["torch[]", "torch[dtype]", "torch[=3]", "torch[dtype=]"])
