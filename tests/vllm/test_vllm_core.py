@@ -101,6 +101,8 @@ def test_odd_shape_in_fp32_then_another_in_the_same_process(tmp_path: Path) -> N
     prompts = [tokens(30, 1003, 4), tokens(14, 1003, 5)]
     with Engine(tmp_path / "odd") as e:
         e.check(prompts=prompts)
+    with Engine(TINY / "hf-mxfp4") as e:
+        e.check(prompts=PROMPTS[1:])
 
 
 def test_dequantise_at_load_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +134,7 @@ FIELDS: dict[str, dict[str, Any]] = {  # None: the key is taken out
 SERVED = {  # fields that vLLM's class reads too: right either way
     "sliding_window": {"sliding_window": 5},
     "rope_parameters": {"rope_scaling": None, "rope_theta": None, "rope_parameters": ROPE | {"rope_theta": 10000.0}},
+    "no RoPE fields": {"rope_scaling": None},  # YaRN as published, to transformers, vLLM and the reference
 }
 
 
@@ -243,12 +246,22 @@ def test_off_leaves_no_trace(how: str) -> None:
     assert "gptoss-adapters" not in done.stderr + done.stdout
 
 
-@pytest.mark.parametrize("options", [{}, {"tensor_parallel_size": 2}], ids=["one", "tp2"])
-def test_engine_in_processes_of_its_own(options: dict[str, int], tmp_path: Path) -> None:
+EXPERT_PARALLEL = {"tensor_parallel_size": 2, "enable_expert_parallel": True}
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        pytest.param("odd-shape", {}, id="one"),
+        pytest.param("odd-shape", {"tensor_parallel_size": 2}, id="tp2"),
+        pytest.param("p5", EXPERT_PARALLEL, id="ep2", marks=pytest.mark.slow),  # rank by rank in test_vllm_ranks.py
+    ],
+)
+def test_engine_in_processes_of_its_own(shape: str, options: dict[str, Any], tmp_path: Path) -> None:
     """Also tensor parallel for real: two processes on the CPU, each with its slice of the packed experts."""
-    path = tmp_path / "odd"
-    writer.write(synthetic.plan_new("odd-shape", path))  # 96 wide: 3 blocks, so the ranks get 2 and 1
-    prompts = [tokens(20, 1003, 11)]
+    path = tmp_path / "model"
+    writer.write(synthetic.plan_new(shape, path))  # the odd one is 96 wide: 3 blocks, so the ranks get 2 and 1
+    prompts = [tokens(20, 500, 11)]
     environment = os.environ | engine.ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     argv = [sys.executable, str(Path(__file__).with_name("multi.py")), str(path), json.dumps(options), json.dumps(prompts)]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=500)
