@@ -194,8 +194,7 @@ class Case:
 
     def decide(self) -> None:
         plain = self._truth(self.reference.model)
-        parts = np.split(plain, np.cumsum([len(v) for v in self.record.values])[:-1])
-        self.flat = Flat.of(self.record, ties=Ties(self.reference.model, self.noise, self.record.prompts, self.record.ids, parts))
+        self.flat = Flat.of(self.record, ties=self._ties(self.reference.model, plain))
         self.nulls = np.stack([np.concatenate(n) for n in self.record.nulls])
         judged = judge(self.flat, plain)
         known = [k for k in known_deviations(self.target.engine) if find_fault(k.fault).applies(self.reference.model)]
@@ -203,7 +202,7 @@ class Case:
         if known:
             model = self.reference.carrying(carried)
             truth = self._truth(model)
-            with_it = judge(self.flat, truth)
+            with_it = judge(replace(self.flat, ties=self._ties(model, truth)), truth)  # other positions are ties with the deviation
             self.out.deviations = [self._deviation(k, plain, truth, judged, with_it) for k in known]
             if self.out.deviations[0].status == schema.ABSENT:
                 carried, model = (), self.reference.model
@@ -213,6 +212,11 @@ class Case:
         self._inside(model)
         self._attribute(base, carried)
         self._verdict(judged, base)
+
+    def _ties(self, model: GptOss, truth: F64) -> Ties:
+        """truth: of that model, [N, S]."""
+        parts = np.split(truth, np.cumsum([len(v) for v in self.record.values])[:-1])
+        return Ties(model, self.noise, self.record.prompts, self.record.ids, parts)
 
     def _truth(self, model: GptOss) -> F64:
         """[N, S]"""
