@@ -6,7 +6,7 @@
     "q8"   8-bit: about 1e-2 with outliers; what llama.cpp does; never a default
     "f32"  plain float32, slow; inputs that are not finite or too large for fixed point take this path by themselves
 Results do not depend on the number of threads. They depend on how tokens are batched only in the last bits: kernels that
-decode weights once for many tokens add up in another order (from 4 tokens of an expert on with AVX512-VNNI, 14 with AMX).
+decode weights once for many tokens add up in another order (from 12 tokens of an expert on with AVX512-VNNI, 14 with AMX).
 float64 input, and an installation without native kernels, take the numpy oracle at full precision.
 """
 

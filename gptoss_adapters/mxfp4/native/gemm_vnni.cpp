@@ -1,7 +1,5 @@
 // Prompts on machines with AVX512-VNNI: 16 rows are decoded once, one row to a lane, and multiplied with all vectors. Numbers
 // are the block fixed-point ones of matmul.cpp. File-local functions and intrinsics only.
-//
-// A lane sums a whole block of 32, so three planes do not fit one int32: the top one is added as float32.
 #include <immintrin.h>
 
 #include <cstdlib>
@@ -11,19 +9,18 @@
 
 namespace {
 
-constexpr int QK = 32, HF_BLOCK = 16, WEIGHT_BIAS = 12;
+constexpr int HF_BLOCK = 16;
 constexpr int64_t ROW_TILE = 16, WORDS = 8;  // 4-byte words in a plane of a block: quarter 0 even, quarter 0 odd, ...
 
 extern "C" const MatmulKernels matmul_avx512vnni;
 
-// Per block: planes [P][8 words], scale, corrections of planes 0 and 1 together and of the top plane.
 template <int P> struct Block {
     int32_t word[P][WORDS];
     float scale;
-    int32_t correction, top_correction, padding;
+    int32_t correction;
 };
 
-int64_t packed_bytes(int32_t planes, int64_t groups) { return groups * (planes * 32 + 16); }
+int64_t packed_bytes(int32_t planes, int64_t groups) { return groups * (planes * 32 + 8); }
 
 // From the layout that MatmulKernels::prepare makes for groups of 4 blocks, where lane 4 b + q is quarter q of block b.
 template <int P> void pack_as(const float* x, int64_t groups, uint8_t* out) {
@@ -31,17 +28,11 @@ template <int P> void pack_as(const float* x, int64_t groups, uint8_t* out) {
     matmul_avx512vnni.prepare(P, x, groups, prepared);
     for (int64_t g = 0; g < groups; ++g) {
         const uint8_t* group = prepared + g / 4 * (128 * P + 128);
-        Block<P> block{};
-        int32_t sum[P] = {};
+        Block<P> block;
         for (int p = 0; p < P; ++p)
-            for (int k = 0; k < WORDS; ++k) {
-                const uint8_t* four = group + 128 * p + 64 * (k & 1) + 16 * (g % 4) + 4 * (k / 2);
-                memcpy(&block.word[p][k], four, 4);
-                for (int j = 0; j < 4; ++j) sum[p] += int8_t(four[j]);
-            }
+            for (int k = 0; k < WORDS; ++k) memcpy(&block.word[p][k], group + 128 * p + 64 * (k & 1) + 16 * (g % 4) + 4 * (k / 2), 4);
         memcpy(&block.scale, group + 128 * P + 16 * (g % 4), 4);
-        block.correction = -WEIGHT_BIAS * (P == Q24 ? sum[0] + 256 * sum[1] : sum[0]);
-        block.top_correction = P > 1 ? -WEIGHT_BIAS * sum[P - 1] : 0;
+        memcpy(&block.correction, group + 128 * P + 64 + 16 * (g % 4), 4);
         memcpy(out + g * sizeof block, &block, sizeof block);
     }
     free(prepared);
@@ -109,7 +100,7 @@ template <int P, int T> void multiply(const uint8_t* values, const float* scales
         __m512i sum[P][T];
         for (int t = 0; t < T; ++t)
             for (int p = 0; p < P; ++p)
-                sum[p][t] = p == 0 ? _mm512_set1_epi32(x[t][g].correction) : p == P - 1 ? _mm512_set1_epi32(x[t][g].top_correction) : _mm512_setzero_si512();
+                sum[p][t] = p ? _mm512_setzero_si512() : _mm512_set1_epi32(x[t][g].correction);
         for (int k = 0; k < WORDS; ++k) {
             const __m512i w = _mm512_load_si512(values + (g * WORDS + k) * 64);
             for (int p = 0; p < P; ++p)
@@ -117,11 +108,8 @@ template <int P, int T> void multiply(const uint8_t* values, const float* scales
         }
         const __m512 unit = _mm512_load_ps(scales + g * ROW_TILE);
         for (int t = 0; t < T; ++t) {
-            __m512i low = sum[0][t];
-            if (P > 1) low = _mm512_add_epi32(low, _mm512_slli_epi32(sum[1][t], 8));
-            __m512 f = _mm512_cvtepi32_ps(low);
-            if (P == Q24) f = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[P - 1][t]), _mm512_set1_ps(65536.0f), f);
-            total[t] = _mm512_fmadd_ps(_mm512_mul_ps(f, _mm512_set1_ps(x[t][g].scale)), unit, total[t]);
+            for (int p = P - 1; p; --p) sum[p - 1][t] = _mm512_add_epi32(sum[p - 1][t], _mm512_slli_epi32(sum[p][t], 8));
+            total[t] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum[0][t]), _mm512_set1_ps(x[t][g].scale)), unit, total[t]);
         }
     }
     const __m512 b = bias ? _mm512_loadu_ps(bias + row) : _mm512_setzero_ps();
@@ -156,4 +144,4 @@ bool rows(int32_t planes, const Rows& w, int64_t tokens, const uint8_t* packed, 
 
 }  // namespace
 
-extern "C" const GemmKernels gemm_vnni = {4, 1, ROW_TILE, packed_bytes, pack, rows, nullptr};
+extern "C" const GemmKernels gemm_vnni = {12, 1, ROW_TILE, packed_bytes, pack, rows, nullptr};

@@ -1,10 +1,10 @@
 // Compiled once per instruction set (MXFP4_ISA); file-local functions and intrinsics only, see codec.cpp.
 //
 // Activations become block fixed-point numbers: x = v * d with d = amax / LIMIT for each block of 32, v an integer of 8, 16 or
-// 24 bits split into int8 planes. Weights are exact small integers, so the sum over 8 values is exact and only the sums of
-// those round, in float32. A prepared vector is a run of groups of 4 blocks:
+// 24 bits split into int8 planes. Weights are exact small integers, so the sum over a block is exact and only the sums of those
+// round, in float32. A prepared vector is a run of groups of 4 blocks:
 //   planes [P][even, odd][16 lanes][4 bytes], scales d / 2 [16] float, corrections -WEIGHT_BIAS * sum(v) [16] int32
-// where lane 4 b + q is quarter q (8 values) of block b.
+// where lane 4 b + q of a plane is quarter q (8 values) of block b, and of the others block b, four times.
 #include "matmul.h"
 
 #include "codec.h"
@@ -18,6 +18,7 @@ extern "C" const CodecKernels CONCAT(codec_, MXFP4_ISA);
 namespace {
 
 constexpr int QK = 32, GROUP = 4, HF_BLOCK = 16;
+constexpr double Q24_LIMIT = 84.0 * 65536;  // a block's sum of 32 products of up to 12 * Q24_LIMIT fits an int32
 
 template <int P> constexpr int64_t group_bytes() { return 128 * P + 128; }
 
@@ -28,7 +29,7 @@ int64_t prepared_bytes(int32_t precision, int64_t groups) { return (groups + GRO
 // Rounds to nearest even by adding 1.5 * 2^23 (2^52): what is left of the sum's low bits is the integer.
 template <int P> INLINE void quantise(const float* x, float amax, int32_t* v, float* half_scale) {
     if constexpr (P == Q24) {
-        const double limit = 127.0 * 65536, inverse = amax > 0 ? limit / amax : 0;
+        const double limit = Q24_LIMIT, inverse = amax > 0 ? limit / amax : 0;
         for (int j = 0; j < QK; ++j) {
             const double r = x[j] * inverse + 6755399441055744.0;
             int64_t bits;
@@ -86,11 +87,12 @@ template <int P> void prepare_as(const float* x, int64_t groups, uint8_t* out) {
         const int32_t top = max_magnitude(x + b * QK);
         int32_t v[QK];
         float amax, scales[4];
-        int32_t corrections[4] = {0, 0, 0, 0};
+        uint32_t corrections[4] = {};  // modulo 2^32, as the sums that they correct
         memcpy(&amax, &top, 4);
         quantise<P>(x + b * QK, amax, v, scales);
         scales[1] = scales[2] = scales[3] = scales[0];
-        for (int j = 0; j < QK; ++j) corrections[j / 8] -= WEIGHT_BIAS * v[j];
+        for (int j = 0; j < QK; ++j) corrections[0] -= uint32_t(WEIGHT_BIAS * v[j]);
+        corrections[1] = corrections[2] = corrections[3] = corrections[0];
         uint8_t* group = out + b / GROUP * group_bytes<P>();
         store_planes<P>(v, b % GROUP, group);
         memcpy(group + 128 * P + 16 * (b % GROUP), scales, 16);
@@ -106,47 +108,63 @@ void prepare(int32_t precision, const float* x, int64_t groups, uint8_t* out) {
 
 // ---- rows ---------------------------------------------------------------------------------------------------------
 
-// One vector of weights for R rows and T tokens. The arithmetic of a (row, token) pair depends neither on R nor on T, so
-// results are the same however rows are shared out and tokens are grouped.
+// ROWS rows of weights and their scales; the last tile of a matrix repeats its last row.
+struct Tile {
+    const uint8_t *blocks[ROWS], *scales[ROWS];
+};
+
+// One vector of weights of each row for T tokens. The arithmetic of a (row, token) pair depends neither on the other rows nor on
+// T, so results are the same however rows are shared out and tokens are grouped.
 //
-// Meanwhile the next tile is fetched, byte after byte in the order of memory: on some processors (Zen 4) R rows fetched side by
-// side, as they are multiplied, come half as fast as one stream. Past the end of the weights a prefetch is harmless.
-template <int P, int T, int R, bool PART> INLINE void step(const Rows& w, int64_t row, int64_t v, const uint8_t* const* x, Float (*acc)[T]) {
-    const int64_t next = (row + R) * w.groups + v * R * BLOCKS;
-    const auto fetch = [&](int j) { __builtin_prefetch(w.blocks + (next + j * BLOCKS) * HF_BLOCK); };
-    constexpr bool AT_ONCE = BLOCKS == GROUP;  // measured: gcc keeps more in registers with AVX512 so, with AVX2 otherwise
-    for (int j = 0; AT_ONCE && j < R; ++j) fetch(j);
-    if (v * R * BLOCKS % 64 == 0) __builtin_prefetch(w.scales + next + R * w.groups);
+// Meanwhile a tile to come is fetched, byte after byte in the order of memory: on some processors (Zen 4) rows fetched side by
+// side, as they are multiplied, come half as fast as one stream. Past the end of the weights a prefetch is harmless. Where
+// arithmetic is quick, the next tile would come too late, and a later one has its place in L2.
+template <int P, int T, bool PART> INLINE void step(const Tile& w, int64_t groups, int64_t v, const uint8_t* const* x, Float* acc) {
+    constexpr int AHEAD = P == Q24 ? 1 : 2, LOCALITY = P == Q24 ? 3 : 2;
+    const int64_t next = ROWS * (AHEAD * groups + v * BLOCKS);
+    for (int64_t i = 0; i < ROWS * BLOCKS * HF_BLOCK; i += 64) __builtin_prefetch(w.blocks[0] + next * HF_BLOCK + i, 0, LOCALITY);
+    if (v * ROWS * BLOCKS % 64 == 0) __builtin_prefetch(w.scales[0] + next);
     const int64_t at = v / (GROUP / BLOCKS) * group_bytes<P>() + v % (GROUP / BLOCKS) * BLOCKS * 16;
-    for (int j = 0; j < R; ++j) {
-        const uint8_t* b = w.blocks + ((row + j) * w.groups + v * BLOCKS) * HF_BLOCK;
-        const uint8_t* s = w.scales + (row + j) * w.groups + v * BLOCKS;
-        if (!AT_ONCE) fetch(j);
-        uint8_t s_part[4] = {0, 0, 0, 0};
-        const int left = PART ? int(w.groups - v * BLOCKS) : BLOCKS;
-        if (PART)
-            for (int i = 0; i < left; ++i) s_part[i] = s[i];
-        const Weights u = PART ? weights_part(b, left) : weights(b);
-        const Float unit = scale(PART ? s_part : s);
-        for (int t = 0; t < T; ++t)
-            acc[j][t] = accumulate(acc[j][t], dot<P>(u, x[t] + at, x[t] + at + 128 * P + 64), x[t] + at + 128 * P, unit);
+    const int left = PART ? int(groups - v * BLOCKS) : BLOCKS;
+    Weights u[ROWS];
+    const uint8_t* s[ROWS];
+    uint8_t s_part[ROWS][4] = {};
+    for (int r = 0; r < ROWS; ++r) {
+        const uint8_t* b = w.blocks[r] + v * BLOCKS * HF_BLOCK;
+        u[r] = PART ? weights_part(b, left) : weights(b);
+        s[r] = w.scales[r] + v * BLOCKS;
+        if (PART) {
+            for (int i = 0; i < left; ++i) s_part[r][i] = s[r][i];
+            s[r] = s_part[r];
+        }
+    }
+    const Float unit = units(s);
+    for (int t = 0; t < T; ++t) {
+        Int d[ROWS];
+        for (int r = 0; r < ROWS; ++r) d[r] = dot<P>(u[r], x[t] + at);
+        acc[t] = accumulate(acc[t], transposed(d), x[t] + at + 128 * P, unit);
     }
 }
 
-template <int P, int T, int R> INLINE void tile(const Rows& w, int64_t row, const uint8_t* const* x, float* const* y) {
-    Float acc[R][T];
-    for (int j = 0; j < R; ++j)
-        for (int t = 0; t < T; ++t) acc[j][t] = zero();
-    for (int64_t v = 0; v < w.groups / BLOCKS; ++v) step<P, T, R, false>(w, row, v, x, acc);
-    if (w.groups % BLOCKS) step<P, T, R, true>(w, row, w.groups / BLOCKS, x, acc);
-    for (int j = 0; j < R; ++j)
-        for (int t = 0; t < T; ++t) y[t][row + j] = sum(acc[j][t]) + (w.bias ? w.bias[row + j] : 0.0f);
-}
-
 template <int P, int T> void tiles(const Rows& w, const uint8_t* const* x, float* const* y) {
-    int64_t row = 0;
-    for (; row + TILE_ROWS[T] <= w.rows; row += TILE_ROWS[T]) tile<P, T, TILE_ROWS[T]>(w, row, x, y);
-    for (; row < w.rows; ++row) tile<P, T, 1>(w, row, x, y);
+    for (int64_t row = 0; row < w.rows; row += ROWS) {
+        const int64_t count = w.rows - row < ROWS ? w.rows - row : ROWS;
+        Tile tile;
+        for (int r = 0; r < ROWS; ++r) {
+            const int64_t at = (row + (r < count ? r : count - 1)) * w.groups;
+            tile.blocks[r] = w.blocks + at * HF_BLOCK, tile.scales[r] = w.scales + at;
+        }
+        Float acc[T];
+        for (int t = 0; t < T; ++t) acc[t] = zero();
+        int64_t v = 0;
+        for (; v < w.groups / BLOCKS; ++v) step<P, T, false>(tile, w.groups, v, x, acc);
+        if (w.groups % BLOCKS) step<P, T, true>(tile, w.groups, v, x, acc);
+        for (int t = 0; t < T; ++t) {
+            float sums[ROWS];
+            store_rows(acc[t], sums);
+            for (int r = 0; r < count; ++r) y[t][row + r] = sums[r] + (w.bias ? w.bias[row + r] : 0.0f);
+        }
+    }
 }
 
 template <int P> void rows_as(const Rows& w, int64_t tokens, const uint8_t* const* x, float* const* y) {
