@@ -54,7 +54,7 @@ const Isa ISAS[] = {  // fastest first
     {"amx", has_amx, &codec_amx, &encode_amx, {&matmul_amx, {&gemm_vnni, &gemm_amx}}},
 #endif
 #if defined(MXFP4_HAS_avx512vnni)
-    {"avx512vbmi", has_avx512vbmi, &codec_avx512vbmi, &encode_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, nullptr}}},
+    {"avx512vbmi", has_avx512vbmi, &codec_avx512vbmi, &encode_avx512vnni, {&matmul_avx512vbmi, {&gemm_vnni, nullptr}}},
     {"avx512vnni", has_avx512vnni, &codec_avx512vnni, &encode_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, nullptr}}},
 #endif
 #if defined(MXFP4_HAS_avx2)

@@ -45,5 +45,5 @@ struct GemmKernels {
 
 extern "C" {
 extern const GemmKernels gemm_amx, gemm_vnni;
-extern const MatmulKernels matmul_portable, matmul_avx2, matmul_avx512vnni, matmul_amx, matmul_neon;
+extern const MatmulKernels matmul_portable, matmul_avx2, matmul_avx512vnni, matmul_avx512vbmi, matmul_amx, matmul_neon;
 }
