@@ -66,7 +66,7 @@ class SourceFile:
         return BadInput("the file shrank while it was being read", file=self.path, hint="run again when nothing writes to it")
 
 
-WRITE_BYTES = 64 << 10  # PIECE in native/stream.cpp, which says why
+WRITE_BYTES = 128 << 10  # PIECE in native/stream.cpp, which says why
 _writing = threading.Lock()  # one writer at a time: the kernel serialises writes to a file by spinning, which costs CPU
 
 
