@@ -118,8 +118,9 @@ def main(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         wanted[hashed] = digest(folder / f"whole{hashed}.gguf")
     out = folder / "out.gguf"
     seen = {"kills": 0, "nothing yet": 0, "unfinished": 0, "complete": 0, "resumed": 0, "resumed bytes": 0}
-    for n in range(kills):
-        hashed = bool(n % 2)
+    few = kills // 10
+    while seen["kills"] < kills or (min(seen["unfinished"], seen["resumed"]) < few and seen["kills"] < 4 * kills):  # a busy machine moves the moments
+        hashed = bool(seen["kills"] % 2)
         killed_after(rng.uniform(0, lasts), source, out, hashed)
         seen["kills"] += 1
         if out.exists():

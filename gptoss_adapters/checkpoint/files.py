@@ -13,6 +13,7 @@ import mmap
 import os
 import signal
 import stat
+import threading
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,11 @@ def end_when_a_mapped_file_shrinks() -> None:
     ctypes.CDLL(None).signal(signal.SIGBUS, _bus_error_handler)
 
 
+_ending = threading.Lock()
+
+
 def _at_bus_error(_: int) -> None:
+    _ending.acquire()  # never released: the other threads that read the file wait here for the end
     error = BadInput("a mapped file can no longer be read", hint="run again when nothing writes to the inputs")
     for file in _mapped:
         try:
