@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -105,6 +106,7 @@ def sum_all(arrays: list[Any], threads: int) -> None:
 def parts(model: Any, cache: Any, token: Any) -> dict[str, float]:
     """Milliseconds of one decode step in each part, by wrapping the parts; the rest is norms, router, attention and Python."""
     from gptoss_adapters import model as module
+    from gptoss_adapters import small_step
 
     spent: dict[str, float] = {}
 
@@ -123,12 +125,12 @@ def parts(model: Any, cache: Any, token: Any) -> dict[str, float]:
         return "head" if rows == model.config.vocab_size else "router" if rows == model.config.num_experts else "attention weights"
 
     users = [model, *(part for layer in model.layers for part in layer)]
-    kept = {name: getattr(module, name) for name in ("attend", "linear", "rms_norm")}
+    kept = {name: getattr(module, name) for name in ("linear", "norm", "small_step")}
     experts = [moe.experts for _, moe in model.layers]
     linear = model.linear
     module.linear = clocked(linear_name, linear)  # the model asks whether it uses this very function
-    module.attend = clocked(lambda *a: "attention scores", module.attend)
-    module.rms_norm = clocked(lambda *a: "norms", module.rms_norm)
+    module.small_step = SimpleNamespace(**vars(small_step) | {"attend": clocked(lambda *a: "attention scores", small_step.attend)})
+    module.norm = clocked(lambda *a: "norms", module.norm)
     for user in users:
         user.linear = module.linear
     for _, moe in model.layers:

@@ -8,6 +8,7 @@ the Triton kernels where they are installed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from gptoss_adapters import mxfp4
 from gptoss_adapters.errors import UsageError, missing_extra
-from gptoss_adapters.linear import as_tensor, linear_in_torch, threads
+from gptoss_adapters.linear import as_tensor, linear_in_torch
+from gptoss_adapters.small_step import threads
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint import Checkpoint
@@ -133,7 +135,7 @@ class NativeExperts:
     def __init__(self, checkpoint: Checkpoint, layer: int, precision: str) -> None:
         self.config, self.precision = checkpoint.config, precision
         self.weights = mxfp4.ExpertWeights(*_packed(checkpoint, layer))
-        self.tensors = [as_tensor(array) for array in vars(self.weights).values()]
+        self.tensors = [as_tensor(getattr(self.weights, field.name)) for field in fields(self.weights)]
 
     def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         if torch.compiler.is_compiling():

@@ -133,7 +133,7 @@ class KeptCache:
     """The cache of a conversation, and where it can be taken up again: a prompt that begins as the last one did is not run anew.
 
     A full layer can be cut anywhere. A sliding one has dropped what left its window, so it goes back only to a marked place,
-    where references to its tensors were kept (it makes new ones at each step): the ends of a prefill's steps, and now.
+    where references to its tensors were kept: the ends of a prefill's steps, and now.
     """
 
     MARKS = 8
@@ -172,10 +172,10 @@ class KeptCache:
         shared = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(self.tokens), len(prompt) - 1))
         n = max(place for place in self._marks if place <= shared)
         for layer, state in zip(self.cache, self._marks[n], strict=True):
-            if layer.window is None:
-                layer.used = n
-            if layer.window is not None or n == 0:
-                layer.k, layer.v, layer.positions = state
+            if layer.window is None and n > 0:
+                layer.end = n
+            else:
+                layer.k, layer.v, layer.positions, layer.start, layer.end = state
         self._marks = {place: state for place, state in self._marks.items() if place <= n}
         del self.tokens[n:]
         return n
@@ -185,7 +185,8 @@ class KeptCache:
         self._marks = {0: self._state()}
 
     def _state(self) -> list[tuple[Any, ...]]:
-        return [(None,) * 3 if layer.window is None else (layer.k, layer.v, layer.positions) for layer in self.cache]
+        nothing = (None, None, None, 0, 0)
+        return [nothing if layer.window is None else (layer.k, layer.v, layer.positions, layer.start, layer.end) for layer in self.cache]
 
 
 def _rows(prompts: Tensor | Sequence[Sequence[int]] | Sequence[int]) -> list[list[int]]:

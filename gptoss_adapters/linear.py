@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -13,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gptoss_adapters import mxfp4
+from gptoss_adapters import mxfp4, small_step
 
-NATIVE_ROWS = 16  # above this, widening a weight once and one matmul is faster, unless the kernels have AMX
 CHUNK_VALUES = 1 << 22  # weights widened at a time: 16 MB of float32, which stays in the caches' reach
 
 
@@ -28,11 +24,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if torch.compiler.is_compiling():  # one node of the graph, whatever the number of rows
             traced: Tensor = torch.ops.gptoss.linear_bf16(x, weight, None)
             return traced if bias is None else traced + bias.to(x.dtype)
-        rows, backend = x.numel() // x.shape[-1], mxfp4.backend()
-        if backend == "amx" or (backend != "torch" and rows <= NATIVE_ROWS):
-            y = mxfp4.linear_bf16(x.reshape(rows, -1).numpy(), weight.view(torch.int16).numpy(), threads=threads())
-            out = torch.from_numpy(y).view(*x.shape[:-1], -1)
-            return out if bias is None else out + bias.to(x.dtype)
+        if small_step.usable(x) or mxfp4.backend() == "amx":
+            return small_step.linear_bf16(x.contiguous(), weight, None if bias is None else bias.float().contiguous())
     return linear_in_torch(x, weight, bias)
 
 
@@ -45,28 +38,6 @@ def linear_in_torch(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     parts = [F.linear(x, w.to(x.dtype)) for w in weight.split(rows)]
     y = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     return y if bias is None else y + bias.to(y.dtype)
-
-
-_of_kernels: ContextVar[int] = ContextVar("threads of the kernels in a small step", default=0)
-
-
-def threads() -> int:
-    """The kernels use as many threads as torch (`torch.set_num_threads`), so that the two do not compete."""
-    return _of_kernels.get() or torch.get_num_threads()
-
-
-@contextmanager
-def small_step() -> Iterator[None]:
-    """For a few tokens: the kernels keep their threads, torch's own small operations get one. Two pools that wait for work by
-    spinning take each other's cores: on 2 cores that cost a sixth of the decoding speed."""
-    n = torch.get_num_threads()
-    token = _of_kernels.set(n)
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n)
-        _of_kernels.reset(token)
 
 
 def as_tensor(array: Any) -> Tensor:

@@ -31,9 +31,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gptoss_adapters import small_step
 from gptoss_adapters.errors import UsageError
 from gptoss_adapters.experts import Experts, load_experts
-from gptoss_adapters.linear import NATIVE_ROWS, as_tensor, linear, linear_in_torch, small_step
+from gptoss_adapters.linear import as_tensor, linear, linear_in_torch
 from gptoss_adapters.spec import MXFP4_BLOCK, SLIDING, GptOssConfig
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     t = x if x.dtype == torch.float64 else x.float()
     t = t * torch.rsqrt(t.square().mean(-1, keepdim=True) + eps)
     return (t * scale.to(t.dtype)).to(x.dtype)
+
+
+def norm(product: Linear, x: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """`rms_norm`, natively for a few tokens of a model whose products are native."""
+    native = product is linear and small_step.usable(x) and x.is_contiguous()
+    return (small_step.rms_norm if native else rms_norm)(x, scale, eps)
 
 
 class Rope:
@@ -98,44 +105,53 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Cache:
     """Keys and values of one layer: [B, S, n_kv, hd] with the position of every column, [B, S] (-1: padding, on the left).
 
-    Columns stand in the order of their positions, so the tail is the most recent. A sliding layer keeps what its window
-    can still reach; a full layer's buffer doubles as it grows.
+    Columns stand in the order of their positions, `start` to `end` of the buffers, so the tail is the most recent. A sliding layer
+    keeps what its window can still reach; a full layer's buffer doubles as it grows. Appending changes no column before `end`:
+    who keeps the buffers and the two ends can go back to them.
     """
 
     def __init__(self, window: int | None) -> None:
-        self.window, self.used = window, 0
+        self.window, self.start, self.end = window, 0, 0
         self.k: Tensor | None = None
         self.v: Tensor | None = None
         self.positions: Tensor | None = None
 
-    def extend(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def extend(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
         """Append T columns; returns every column that the new queries may need: k, v [B, S, n_kv, hd], positions [B, S]."""
-        if self.window is None:
-            return self._append(k, v, positions)
-        if self.k is not None and self.v is not None and self.positions is not None:
-            k, v = torch.cat((self.k, k), 1), torch.cat((self.v, v), 1)
-            positions = torch.cat((self.positions, positions), 1)
-        cut = max(0, positions.shape[1] - (self.window - 1))
-        self.k, self.v, self.positions = (x[:, cut:].clone() for x in (k, v, positions))
-        return k, v, positions
+        new, t = (k, v, positions), k.shape[1]
+        if self.window is not None and t >= self.window:  # long: more than will be kept
+            every = tuple(torch.cat((old, x), 1) for old, x in zip(self._held(), new, strict=True)) if len(self) else new
+            self._move([x[:, x.shape[1] - (self.window - 1) :] for x in every], 2 * self.window)
+            return every
+        if self.k is None or self.end + t > self.k.shape[1]:
+            held = self._held() if self.k is not None else [x[:, :0] for x in new]
+            grown = 2 * self.window if self.window is not None else max(len(self) + t, 2 * len(self))
+            self._move(held, grown)
+        for buffer, x in zip(self._buffers(), new, strict=True):
+            buffer[:, self.end : self.end + t] = x
+        self.end += t
+        every = self._held()
+        if self.window is not None:
+            self.start = max(self.start, self.end - (self.window - 1))
+        return every
 
-    def _append(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        start, end = self.used, self.used + k.shape[1]
-        self.k, self.v = _room(self.k, k, start, end), _room(self.v, v, start, end)
-        self.positions = _room(self.positions, positions, start, end)
-        self.used = end
-        return self.k[:, :end], self.v[:, :end], self.positions[:, :end]
+    def _buffers(self) -> tuple[Tensor, Tensor, Tensor]:
+        assert self.k is not None and self.v is not None and self.positions is not None
+        return self.k, self.v, self.positions
 
+    def _held(self) -> tuple[Tensor, ...]:
+        return tuple(x[:, self.start : self.end] for x in self._buffers())
 
-def _room(buffer: Tensor | None, new: Tensor, start: int, end: int) -> Tensor:
-    if buffer is None or buffer.shape[1] < end:
-        size = end if buffer is None else max(end, 2 * buffer.shape[1])
-        grown = new.new_empty((new.shape[0], size, *new.shape[2:]))
-        if buffer is not None:
-            grown[:, :start] = buffer[:, :start]
-        buffer = grown
-    buffer[:, start:end] = new
-    return buffer
+    def _move(self, held: Sequence[Tensor], size: int) -> None:
+        """Into new buffers of `size` columns."""
+        made = [x.new_empty((x.shape[0], size, *x.shape[2:])) for x in held]
+        self.start, self.end = 0, held[0].shape[1]
+        for buffer, x in zip(made, held, strict=True):
+            buffer[:, : self.end] = x
+        self.k, self.v, self.positions = made
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos: Tensor, window: int | None) -> Tensor:
@@ -182,7 +198,7 @@ class Attention:
     def __call__(self, x: Tensor, rope: tuple[Tensor, Tensor], positions: Tensor, cache: Cache | None) -> Tensor:
         b, t, _ = x.shape
         hd, w = self.config.head_dim, self.w
-        x = rms_norm(x, w["attn_norm.weight"], self.config.rms_norm_eps)
+        x = norm(self.linear, x, w["attn_norm.weight"], self.config.rms_norm_eps)
         q, k, v = (self.linear(x, w[f"{p}_proj.weight"], w[f"{p}_proj.bias"]).view(b, t, -1, hd) for p in "qkv")
         q, k = rotate(q, *rope), rotate(k, *rope)
         k_pos = positions
@@ -192,7 +208,8 @@ class Attention:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         """Rotated q [B, T, n, hd] on every column that the cache gave -> [B, T, n * hd]."""
-        return attend(q, k, v, self.w["sinks"], q_pos, k_pos, self.window)
+        native = self.linear is linear and small_step.usable(q.flatten(2)) and self.config.num_attention_heads <= small_step.MAX_GROUP * k.shape[2]
+        return (small_step.attend if native else attend)(q, k, v, self.w["sinks"], q_pos, k_pos, self.window)
 
 
 class MoE:
@@ -202,7 +219,7 @@ class MoE:
         self.config, self.w, self.experts, self.linear = config, weights, experts, linear
 
     def __call__(self, x: Tensor, layer: int, taps: Taps | None) -> Tensor:
-        x = rms_norm(x, self.w["mlp_norm.weight"], self.config.rms_norm_eps)
+        x = norm(self.linear, x, self.w["mlp_norm.weight"], self.config.rms_norm_eps)
         scores = self.linear(x, self.w["router.weight"], self.w["router.bias"])  # (B, T, E)
         if taps is not None and taps.forced is not None:
             chosen = taps.forced[layer].to(scores.device)
@@ -273,8 +290,8 @@ class GptOss:
         what the cache holds.
         last_only: logits of the last column only, [B, 1, V]. Raises UsageError for ids or lengths out of range.
         """
-        small = input_ids.numel() <= NATIVE_ROWS and self.linear is linear and self.dtype == torch.float32 and self.device.type == "cpu"
-        with small_step() if small else nullcontext():
+        small = input_ids.numel() <= small_step.NATIVE_ROWS and self.linear is linear and self.dtype == torch.float32 and self.device.type == "cpu"
+        with small_step.small_step() if small else nullcontext():
             x = self.hidden(input_ids, cache=cache, positions=positions, taps=taps)
             return self.linear(x[:, -1:] if last_only else x, self.unembedding, None)
 
@@ -293,7 +310,7 @@ class GptOss:
             x = x + moe(x, n, taps)
             if taps is not None:
                 taps.hidden.append(x)
-        return rms_norm(x, self.norm, self.config.rms_norm_eps)
+        return norm(self.linear, x, self.norm, self.config.rms_norm_eps)
 
     def as_module(self) -> torch.nn.Module:
         """ids [B, T] -> logits [B, T, V] as a torch.nn.Module for torch.compile and torch.export: the native products are nodes of
@@ -329,6 +346,8 @@ class GptOss:
     def _dense(self, name: str) -> Tensor:
         quantised = self.checkpoint.tensors[name].encoding == "q8_0"
         tensor = as_tensor(self.checkpoint.read(name) if quantised else self.checkpoint.array(name))
+        if tensor.dim() == 1:
+            tensor = tensor.float()  # norms, biases and sinks: what they are added to is float32 or wider
         return tensor if self.device.type == "cpu" else tensor.to(self.device)
 
 
@@ -348,7 +367,7 @@ class _Traceable(torch.nn.Module):
 
 def _next_position(cache: list[Cache] | None) -> int:
     """The position after what the cache holds; -1 if its rows differ."""
-    last = [c.positions[:, (c.used or c.positions.shape[1]) - 1] for c in cache or () if c.positions is not None and c.positions.shape[1]]
+    last = [c.positions[:, c.end - 1] for c in cache or () if c.positions is not None and len(c)]
     if not last:
         return 0
     return int(last[0][0]) + 1 if bool((last[0] == last[0][0]).all()) else -1

@@ -34,6 +34,8 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "moe": (None, [_PTR]),
     "matmul": (None, [_PTR, _PTR, _PTR, _I64, _I64, _I64, _PTR, _I32, _I32, _PTR]),
     "linear_bf16": (None, [_PTR, _PTR, _I64, _I64, _I64, _PTR, _I32, _PTR]),
+    "attend": (None, [_PTR]),
+    "rms_norm": (None, [_PTR, _PTR, _I64, _I64, ctypes.c_float, _PTR]),
 }
 
 

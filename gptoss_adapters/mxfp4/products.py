@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,11 @@ class ExpertWeights:
             if array.shape != expected[field.name] or array.dtype != dtype or not array.flags.c_contiguous or i % QK:
                 raise ValueError(f"{field.name}: expected contiguous {np.dtype(dtype)} {expected[field.name]}, got {array.dtype} {array.shape}")
 
+    @cached_property
+    def addresses(self) -> tuple[int, ...]:
+        """Where the arrays begin, in the order of the fields."""
+        return tuple(address(getattr(self, field.name)) for field in fields(self))
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(experts, hidden, intermediate)"""
@@ -67,7 +73,7 @@ class ExpertWeights:
 
 class _Moe(ctypes.Structure):  # MoeArguments in drivers.h
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("gate_up_blocks", "gate_up_scales", "down_blocks", "down_scales", "gate_up_bias", "down_bias")),
+        *((field.name, ctypes.c_void_p) for field in fields(ExpertWeights)),
         *((name, ctypes.c_int64) for name in ("hidden", "inter", "experts", "tokens", "top_k")),
         *((name, ctypes.c_void_p) for name in ("x", "ids", "weights", "y")),
         ("alpha", ctypes.c_float),
@@ -102,9 +108,8 @@ def moe(
         return moe_oracle(x, experts, topk_ids, topk_weights, alpha, limit)
     x, w, y = np.ascontiguousarray(x, np.float32), np.ascontiguousarray(topk_weights, np.float32), np.empty((tokens, h), np.float32)
     ids = np.ascontiguousarray(topk_ids, np.int32)
-    weights = (experts.gate_up_blocks, experts.gate_up_scales, experts.down_blocks, experts.down_scales, experts.gate_up_bias, experts.down_bias)
     arrays = (address(x), address(ids), address(w), address(y))
-    arguments = _Moe(*(address(a) for a in weights), h, i, e, tokens, top_k, *arrays, alpha, limit, PRECISIONS[precision], _threads(threads))
+    arguments = _Moe(*experts.addresses, h, i, e, tokens, top_k, *arrays, alpha, limit, PRECISIONS[precision], _threads(threads))
     native.moe(ctypes.addressof(arguments))
     return y
 

@@ -8,9 +8,11 @@
 #include <sys/auxv.h>
 #endif
 
+#include "attention.h"
 #include "codec.h"
 #include "drivers.h"
 #include "encode.h"
+#include "pool.h"
 #include "stream.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -22,6 +24,7 @@ struct Isa {
     bool (*usable)();
     const CodecKernels* codec;
     const EncodeKernels* encode;
+    const AttentionKernels* attention;
     Kernels kernels;
 };
 
@@ -51,19 +54,19 @@ bool has_dotprod() { return getauxval(AT_HWCAP) & (1 << 20); }  // HWCAP_ASIMDDP
 
 const Isa ISAS[] = {  // fastest first
 #if defined(MXFP4_HAS_amx)
-    {"amx", has_amx, &codec_amx, &encode_amx, {&matmul_amx, {&gemm_vnni, &gemm_amx}}},
+    {"amx", has_amx, &codec_amx, &encode_amx, &attention_amx, {&matmul_amx, {&gemm_vnni, &gemm_amx}}},
 #endif
 #if defined(MXFP4_HAS_avx512vnni)
-    {"avx512vbmi", has_avx512vbmi, &codec_avx512vbmi, &encode_avx512vnni, {&matmul_avx512vbmi, {&gemm_vnni, nullptr}}},
-    {"avx512vnni", has_avx512vnni, &codec_avx512vnni, &encode_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, nullptr}}},
+    {"avx512vbmi", has_avx512vbmi, &codec_avx512vbmi, &encode_avx512vnni, &attention_avx512vnni, {&matmul_avx512vbmi, {&gemm_vnni, nullptr}}},
+    {"avx512vnni", has_avx512vnni, &codec_avx512vnni, &encode_avx512vnni, &attention_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, nullptr}}},
 #endif
 #if defined(MXFP4_HAS_avx2)
-    {"avx2", has_avx2, &codec_avx2, &encode_avx2, {&matmul_avx2, {nullptr, nullptr}}},
+    {"avx2", has_avx2, &codec_avx2, &encode_avx2, &attention_avx2, {&matmul_avx2, {nullptr, nullptr}}},
 #endif
 #if defined(MXFP4_HAS_neon)
-    {"neon", has_dotprod, &codec_neon, &encode_neon, {&matmul_neon, {nullptr, nullptr}}},
+    {"neon", has_dotprod, &codec_neon, &encode_neon, &attention_neon, {&matmul_neon, {nullptr, nullptr}}},
 #endif
-    {"portable", always, &codec_portable, &encode_portable, {&matmul_portable, {nullptr, nullptr}}},
+    {"portable", always, &codec_portable, &encode_portable, &attention_portable, {&matmul_portable, {nullptr, nullptr}}},
 };
 
 const Isa* chosen = nullptr;
@@ -113,6 +116,13 @@ EXPORT void mxfp4_matmul(const uint8_t* blocks, const uint8_t* scales, const flo
 EXPORT void mxfp4_linear_bf16(const uint16_t* w, const float* bias, int64_t rows, int64_t k, int64_t tokens, const float* x, int32_t threads,
                               float* y) {
     run_linear_bf16(chosen->kernels, w, bias, rows, k, tokens, x, threads, y);
+}
+
+EXPORT void mxfp4_attend(const AttendArguments* a) {
+    parallel(a->threads, a->batch * a->queries * a->kv_heads, [&](int64_t item) { chosen->attention->attend(*a, item); });
+}
+EXPORT void mxfp4_rms_norm(const float* x, const float* scale, int64_t rows, int64_t n, float eps, float* out) {
+    for (int64_t r = 0; r < rows; ++r) chosen->attention->rms_norm(x + r * n, scale, n, eps, out + r * n);
 }
 
 EXPORT int32_t mxfp4_stream(StreamArguments* a) { return run_stream(*chosen->codec, *a); }

@@ -3,8 +3,10 @@
 #include "matmul.h"
 
 struct MoeArguments {  // mirrored by _Moe in products.py
-    const uint8_t *gate_up_blocks, *gate_up_scales, *down_blocks, *down_scales;
-    const float *gate_up_bias, *down_bias;  // [E, 2I], [E, H]
+    const uint8_t *gate_up_blocks, *gate_up_scales;
+    const float* gate_up_bias;  // [E, 2I]
+    const uint8_t *down_blocks, *down_scales;
+    const float* down_bias;  // [E, H]
     int64_t hidden, inter, experts, tokens, top_k;
     const float* x;         // [T, H]
     const int32_t* ids;     // [T, K]

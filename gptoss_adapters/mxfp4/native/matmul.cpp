@@ -8,6 +8,7 @@
 #include "matmul.h"
 
 #include "codec.h"
+#include "lanes.h"
 #include "vec.h"
 
 #define CONCAT_(a, b) a##b
@@ -180,15 +181,6 @@ void rows(int32_t precision, const Rows& w, int64_t tokens, const uint8_t* const
     else rows_as<Q24>(w, tokens, x, y);
 }
 
-// Sixteen partial sums in a fixed order, so that every instruction set and thread count agrees; infinities and NaN come out
-// as IEEE arithmetic makes them.
-constexpr int LANES = 16;
-INLINE float sum_lanes(float* lane) {
-    for (int half = LANES / 2; half; half /= 2)
-        for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
-    return lane[0];
-}
-
 void rows_f32(const Rows& w, const float* x, float* y) {
     for (int64_t r = 0; r < w.rows; ++r) {
         float lane[LANES] = {};
@@ -203,28 +195,6 @@ void rows_f32(const Rows& w, const float* x, float* y) {
 }
 
 // ---- SwiGLU -------------------------------------------------------------------------------------------------------
-
-// exp to about 1 ulp from -87 on, Inf from 88.4 on: 2^n times the Taylor series of the rest, |rest| <= ln 2 / 2. Plain C, so that it vectorises.
-INLINE float exp_f32(float x) {
-    x = x < -87.0f ? -87.0f : x;  // a NaN stays
-    x = x > 89.0f ? 89.0f : x;  // 2^128: Inf
-    const float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
-    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.0f / 5040;
-    p = p * r + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    int32_t bits;
-    memcpy(&bits, &shifted, 4);
-    bits = (bits - 0x4b400000 + 127) << 23;
-    float power;
-    memcpy(&power, &bits, 4);
-    return p * power;
-}
 
 void swiglu(const float* h, int64_t n, float alpha, float limit, float* out) {
     for (int64_t i = 0; i < n; ++i) {
