@@ -27,7 +27,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PROMPT, DECODED = 128, 16
-ENGINES = ("torch-q24", "torch-q16", "torch-bf16", "llama.cpp-bf16", "llama.cpp-q8_0", "transformers-bf16")
+ENGINES = ("torch-q24", "torch-q16", "torch-q24-packed", "torch-q16-packed", "torch-bf16", "llama.cpp-bf16", "llama.cpp-q8_0", "transformers-bf16")
 BIG_LAYERS = 10
 TIMEOUT = 400  # seconds, of one engine's round
 TRANSFORMERS_MAX_LAYERS = 6  # it decodes the experts to bf16: 1.7 GB a layer
@@ -49,7 +49,7 @@ def timed(step: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def run_torch(work: Path, threads: int, precision: str) -> dict[str, Any]:
+def run_torch(work: Path, threads: int, precision: str, dense: str = "stored") -> dict[str, Any]:
     import torch
 
     from gptoss_adapters.model import GptOss
@@ -57,9 +57,13 @@ def run_torch(work: Path, threads: int, precision: str) -> dict[str, Any]:
     torch.set_num_threads(threads)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     start = time.perf_counter()
-    model = GptOss.from_checkpoint(work / "checkpoint", dtype=dtype, experts="q16" if precision == "bf16" else precision)
+    model = GptOss.from_checkpoint(work / "checkpoint", dtype=dtype, experts="q16" if precision == "bf16" else precision, dense=dense)
     load = time.perf_counter() - start
     warm = read_weights(model, threads)
+    if dense == "packed":
+        for name in model.checkpoint.tensors:
+            if name.endswith(("_proj.weight", "unembedding.weight")):
+                model.checkpoint.release(name)  # read just now, for the sake of the measurement
     ids = torch.tensor([prompt(PROMPT)])
     model(ids[:, :4], last_only=True)
     cache = model.new_cache()
@@ -75,8 +79,8 @@ def kernel_rates(model: Any, spent: dict[str, float]) -> dict[str, float]:
     """GB/s at which the weights of a part are read in a decode step."""
     config, tensors = model.config, model.checkpoint.tensors
     experts = sum(info.nbytes for name, info in tensors.items() if ".experts." in name) * config.experts_per_token / config.num_experts
-    attention = sum(info.nbytes for name, info in tensors.items() if name.endswith("_proj.weight"))
-    sizes = {"head": tensors["unembedding.weight"].nbytes, "experts": experts, "attention weights": attention}
+    attention = sum(weight.nbytes for layer, _ in model.layers for name, weight in layer.w.items() if name.endswith("_proj.weight"))
+    sizes = {"head": model.unembedding.nbytes, "experts": experts, "attention weights": attention}
     return {part: size / spent[part] / 1e6 for part, size in sizes.items()}
 
 
@@ -185,7 +189,7 @@ def run_transformers(work: Path, threads: int) -> dict[str, Any]:
 
 def child(engine: str, work: Path, threads: int) -> None:
     if engine.startswith("torch"):
-        result = run_torch(work, threads, engine.split("-")[1])
+        result = run_torch(work, threads, *engine.split("-")[1:])
     elif engine.startswith("llama"):
         result = run_llama(work, threads, GGUF[engine])
     else:

@@ -168,7 +168,7 @@ def _torch(path: str, max_tokens: int, temperature: float, seed: int) -> Any:
     from gptoss_adapters.model import GptOss
     from gptoss_adapters.sampling import Sampling
 
-    model = GptOss.from_checkpoint(path)
+    model = GptOss.from_checkpoint(path, dense="packed")
     sampling, kept = Sampling(temperature=temperature, seed=seed), KeptCache(model)
 
     def ids_of(ids: list[int]) -> Iterator[int]:

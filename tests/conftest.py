@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from gptoss_adapters.mxfp4 import library
 
 if not Path("/dev/nvidiactl").exists():  # read when triton is first imported, which torch does on its own
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -21,3 +23,19 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} needs {marker.args[0]} and was skipped: {report.longrepr}"
     return report
+
+
+def native_backends() -> list[str]:
+    """The instruction sets of the native library that this machine runs."""
+    native = library._load()
+    return [n for n in library.NAMES if n != "torch" and native and native.select(n.encode())]
+
+
+@pytest.fixture(params=native_backends())
+def native_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The test runs once for each of them."""
+    monkeypatch.setenv("GPTOSS_MXFP4", request.param)
+    library.library.cache_clear()
+    yield request.param
+    monkeypatch.undo()
+    library.library.cache_clear()

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from gptoss_adapters import small_step
 from gptoss_adapters.model import Cache, attend, rms_norm
-from gptoss_adapters.mxfp4 import library
 
 
-def native_backends() -> list[str]:
-    native = library._load()
-    return [n for n in library.NAMES if n != "torch" and native and native.select(n.encode())]
-
-
-@pytest.fixture(params=native_backends(), autouse=True)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("GPTOSS_MXFP4", request.param)
-    library.library.cache_clear()
-    yield
-    monkeypatch.undo()
-    library.library.cache_clear()
+@pytest.fixture(autouse=True)
+def each_instruction_set(native_backend: str) -> None:
+    torch.manual_seed(0)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(64, 8, 64), (6, 2, 36), (3, 1, 32)])

@@ -87,6 +87,11 @@ class Checkpoint:
         """The stored bytes of one source, a flat read-only view."""
         return self.stored[source.file].data[source.offset : source.offset + source.nbytes]
 
+    def release(self, name: str) -> None:
+        """Let this process forget the pages of a tensor that was read."""
+        for source in self.tensors[name].sources:
+            self.stored[source.file].release(source.offset, source.nbytes)
+
     def array(self, name: str, expert: int | None = None) -> Array:
         """A dense tensor in its stored dtype: a view on the file, except gate_up of a GGUF, which is put together.
 

@@ -67,6 +67,12 @@ class MappedFile:
             os.close(descriptor)
         _mapped.add(self)
 
+    def release(self, offset: int, nbytes: int) -> None:
+        """These bytes will not be read for a while: their pages need not stay in this process (the page cache may keep them)."""
+        first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        if isinstance(self.buffer, mmap.mmap) and offset + nbytes > first:
+            self.buffer.madvise(mmap.MADV_DONTNEED, first, offset + nbytes - first)
+
     def check_unchanged(self) -> None:
         """Raises BadInput when the file was replaced, resized or rewritten since it was opened."""
         check_stamp(self.path, self.stamp)

@@ -34,6 +34,11 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "moe": (None, [_PTR]),
     "matmul": (None, [_PTR, _PTR, _PTR, _I64, _I64, _I64, _PTR, _I32, _I32, _PTR]),
     "linear_bf16": (None, [_PTR, _PTR, _I64, _I64, _I64, _PTR, _I32, _PTR]),
+    "pack_count": (None, [_PTR, _I64, _PTR]),
+    "pack_rows": (None, [_PTR, _PTR]),
+    "pack_listed": (None, [_PTR, _PTR]),
+    "unpack_rows": (None, [_PTR, _I64, _I64, _PTR]),
+    "linear_packed": (None, [_PTR, _PTR, _I64, _PTR, _PTR]),
     "attend": (None, [_PTR]),
     "rms_norm": (None, [_PTR, _PTR, _I64, _I64, ctypes.c_float, _PTR]),
 }

@@ -62,7 +62,8 @@ class RoundedAttention(Attention):
 
     def _sinks(self, scores: Tensor) -> Tensor:
         b, n_kv, group, t, _ = scores.shape
-        return self.w["sinks"].to(scores.dtype).view(1, n_kv, group, 1, 1).expand(b, -1, -1, t, 1)
+        sinks: Tensor = self.w["sinks"].to(scores.dtype)
+        return sinks.view(1, n_kv, group, 1, 1).expand(b, -1, -1, t, 1)
 
 
 def _key_by_key(scores: Tensor, v: Tensor, sinks: Tensor) -> Tensor:

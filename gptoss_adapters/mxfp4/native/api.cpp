@@ -12,6 +12,7 @@
 #include "codec.h"
 #include "drivers.h"
 #include "encode.h"
+#include "packed.h"
 #include "pool.h"
 #include "stream.h"
 
@@ -25,6 +26,7 @@ struct Isa {
     const CodecKernels* codec;
     const EncodeKernels* encode;
     const AttentionKernels* attention;
+    const PackedKernels* packed;
     Kernels kernels;
 };
 
@@ -54,19 +56,19 @@ bool has_dotprod() { return getauxval(AT_HWCAP) & (1 << 20); }  // HWCAP_ASIMDDP
 
 const Isa ISAS[] = {  // fastest first
 #if defined(MXFP4_HAS_amx)
-    {"amx", has_amx, &codec_amx, &encode_amx, &attention_amx, {&matmul_amx, {&gemm_vnni, &gemm_amx}}},
+    {"amx", has_amx, &codec_amx, &encode_amx, &attention_amx, &packed_amx, {&matmul_amx, {&gemm_vnni, &gemm_amx}}},
 #endif
 #if defined(MXFP4_HAS_avx512vnni)
-    {"avx512vbmi", has_avx512vbmi, &codec_avx512vbmi, &encode_avx512vnni, &attention_avx512vnni, {&matmul_avx512vbmi, {&gemm_vnni, nullptr}}},
-    {"avx512vnni", has_avx512vnni, &codec_avx512vnni, &encode_avx512vnni, &attention_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, nullptr}}},
+    {"avx512vbmi", has_avx512vbmi, &codec_avx512vbmi, &encode_avx512vnni, &attention_avx512vnni, &packed_avx512vbmi, {&matmul_avx512vbmi, {&gemm_vnni, nullptr}}},
+    {"avx512vnni", has_avx512vnni, &codec_avx512vnni, &encode_avx512vnni, &attention_avx512vnni, &packed_avx512vnni, {&matmul_avx512vnni, {&gemm_vnni, nullptr}}},
 #endif
 #if defined(MXFP4_HAS_avx2)
-    {"avx2", has_avx2, &codec_avx2, &encode_avx2, &attention_avx2, {&matmul_avx2, {nullptr, nullptr}}},
+    {"avx2", has_avx2, &codec_avx2, &encode_avx2, &attention_avx2, &packed_avx2, {&matmul_avx2, {nullptr, nullptr}}},
 #endif
 #if defined(MXFP4_HAS_neon)
-    {"neon", has_dotprod, &codec_neon, &encode_neon, &attention_neon, {&matmul_neon, {nullptr, nullptr}}},
+    {"neon", has_dotprod, &codec_neon, &encode_neon, &attention_neon, &packed_neon, {&matmul_neon, {nullptr, nullptr}}},
 #endif
-    {"portable", always, &codec_portable, &encode_portable, &attention_portable, {&matmul_portable, {nullptr, nullptr}}},
+    {"portable", always, &codec_portable, &encode_portable, &attention_portable, &packed_portable, {&matmul_portable, {nullptr, nullptr}}},
 };
 
 const Isa* chosen = nullptr;
@@ -123,6 +125,14 @@ EXPORT void mxfp4_attend(const AttendArguments* a) {
 }
 EXPORT void mxfp4_rms_norm(const float* x, const float* scale, int64_t rows, int64_t n, float eps, float* out) {
     for (int64_t r = 0; r < rows; ++r) chosen->attention->rms_norm(x + r * n, scale, n, eps, out + r * n);
+}
+
+EXPORT void mxfp4_pack_count(const uint16_t* w, int64_t n, int64_t* histogram) { pack_count(w, n, histogram); }
+EXPORT void mxfp4_pack_rows(const uint16_t* w, const PackedMatrix* m) { pack_rows(w, *m); }
+EXPORT void mxfp4_pack_listed(const uint16_t* w, const PackedMatrix* m) { pack_listed(w, *m); }
+EXPORT void mxfp4_unpack_rows(const PackedMatrix* m, int64_t begin, int64_t end, uint16_t* out) { unpack_rows(*chosen->packed, *m, begin, end, out); }
+EXPORT void mxfp4_linear_packed(const PackedMatrix* m, const float* bias, int64_t tokens, const float* x, float* y) {
+    run_linear_packed(*chosen->packed, *m, bias, tokens, x, y);
 }
 
 EXPORT int32_t mxfp4_stream(StreamArguments* a) { return run_stream(*chosen->codec, *a); }

@@ -38,4 +38,11 @@ INLINE float exp_f32(float x) {
     return p * power;
 }
 
+INLINE float widen(uint16_t w) {
+    const uint32_t bits = uint32_t(w) << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
 }  // namespace

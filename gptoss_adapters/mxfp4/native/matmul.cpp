@@ -207,13 +207,6 @@ void swiglu(const float* h, int64_t n, float alpha, float limit, float* out) {
 
 // ---- dense bfloat16 -----------------------------------------------------------------------------------------------
 
-INLINE float widen(uint16_t w) {
-    const uint32_t bits = uint32_t(w) << 16;
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-
 // R rows and T vectors at once, 2 * LANES partial sums each; as in `tile`, the arithmetic of a pair depends on neither,
 // and the next tile is fetched in the order of memory (into L2: a tile is as large as L1).
 template <int T, int R> INLINE void bf16_tile(const uint16_t* w, const float* bias, int64_t k, const float* const* x, float* const* y, int64_t row) {
