@@ -324,3 +324,23 @@ def test_many_threads_may_call_at_once(backend: str) -> None:
     with ThreadPoolExecutor(6) as pool:
         results = list(pool.map(lambda i: mxfp4.matmul(x, blocks, scales, threads=1 + i % 4), range(60)))
     assert all(np.array_equal(r, expected) for r in results)
+
+
+@native_only
+def test_on_openmps_threads_results_are_the_same(backend: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch  # whose runtime it is
+
+    torch.ones(1)
+    layer, x = experts(4, 96, 64), activations(9, 3)
+    ids, w = np.random.default_rng(0).integers(0, 4, (9, 2), np.int32), np.full((9, 2), 0.5, np.float32)
+    expected = mxfp4.moe(x, layer, ids, w, ALPHA, LIMIT, threads=2)
+    native = library.library()
+    assert native and library.use_openmp()
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            results = list(pool.map(lambda i: mxfp4.moe(x, layer, ids, w, ALPHA, LIMIT, threads=1 + i % 4), range(40)))
+        assert all(np.array_equal(r, expected) for r in results)
+    finally:
+        native.use_openmp(None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +32,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "to_f16": (None, [_PTR, _I32, _I64, _PTR]),
     "to_q8_0": (None, [_PTR, _I32, _I64, _PTR]),
     "stream": (_I32, [_PTR]),
+    "use_openmp": (None, [_PTR]),
     "moe": (None, [_PTR]),
     "matmul": (None, [_PTR, _PTR, _PTR, _I64, _I64, _I64, _PTR, _I32, _I32, _PTR]),
     "linear_bf16": (None, [_PTR, _PTR, _I64, _I64, _I64, _PTR, _I32, _PTR]),
@@ -92,6 +94,28 @@ def backend() -> str:
     """What serves: "amx", "avx512vbmi", "avx512vnni", "avx2", "neon" or "portable" (native), or "torch" (the oracles)."""
     native = library()
     return native.name if native else "torch"
+
+
+def use_openmp() -> bool:
+    """Runs the kernels on torch's OpenMP threads instead of their own; False where this process has none.
+
+    For a process where other work on those threads comes between the products (vLLM's): see `pool.h`.
+    """
+    native, parallel = library(), _gomp_parallel()
+    if native is None or parallel is None:
+        return False
+    native.use_openmp(parallel)
+    return True
+
+
+def _gomp_parallel() -> int | None:
+    """Its address in the runtime that torch is linked to: a process may hold several, which share no threads."""
+    with suppress(OSError, AttributeError):
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        torch = next((line.split(maxsplit=5)[5] for line in lines if line.endswith("/libtorch_cpu.so")), None)
+        if torch is not None:
+            return ctypes.cast(ctypes.CDLL(torch, mode=os.RTLD_NOW | os.RTLD_NOLOAD).GOMP_parallel, ctypes.c_void_p).value
+    return None
 
 
 def address(array: npt.NDArray[np.generic]) -> int:

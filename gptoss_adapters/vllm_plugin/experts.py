@@ -9,9 +9,7 @@ E local experts, I the intermediate size of this rank rounded up to whole MXFP4 
 
 from __future__ import annotations
 
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from vllm.model_executor.utils import replace_parameter, set_weight_attrs
 
 from gptoss_adapters import mxfp4
 from gptoss_adapters.experts import grouped, swiglu
+from gptoss_adapters.mxfp4.library import use_openmp
 from gptoss_adapters.spec import MXFP4_BLOCK, SWIGLU_ALPHA, SWIGLU_LIMIT
 from gptoss_adapters.vllm_plugin import log, policy
 
@@ -65,31 +64,6 @@ def create_packed(layer: Any, experts: int, hidden: int, inter: int, bias_dtype:
 @cache
 def warn_once(text: str) -> None:
     log.warning("%s", text)
-
-
-@cache
-def spread_kernel_threads() -> None:
-    """Starts the kernels' threads on all the cores that vLLM gave this process.
-
-    vLLM binds each OpenMP thread to a core of its own, this one too, and threads that it starts inherit that single core.
-    """
-    threads, own = torch.get_num_threads(), os.sched_getaffinity(0)
-    if len(own) >= threads:
-        return
-    torch.ones(1 << 20).add_(1)  # starts OpenMP's threads
-    bound = set(own)
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            cores = os.sched_getaffinity(int(task.name))
-        except OSError:  # it ended
-            continue
-        if len(cores) == 1:
-            bound |= cores
-    os.sched_setaffinity(0, bound)
-    try:
-        mxfp4.linear_bf16(np.ones((1, 1024), np.float32), np.zeros((4096, 1024), np.uint16), threads=threads)
-    finally:
-        os.sched_setaffinity(0, own)
 
 
 def whole_blocks(inter: int) -> int:
@@ -150,7 +124,7 @@ class NativeExperts(FusedMoEMethodBase):
             weight, scale, bias = (getattr(layer, f"{name}_{part}").data for part in ("weight", "weight_scale", "bias"))
             arrays += [weight.numpy().reshape(*scale.shape, MXFP4_BLOCK // 2), scale.numpy(), bias.numpy()]
         self.weights = mxfp4.ExpertWeights(*arrays)
-        spread_kernel_threads()
+        use_openmp()  # vLLM's other operations run there, one thread bound to each core
 
     def apply(self, layer: Any, x: Tensor, topk_weights: Tensor, topk_ids: Tensor, shared_experts: Any, shared_experts_input: Any) -> Tensor:
         """x [T, H] -> [T, H], weighted and summed over the chosen experts of this rank."""

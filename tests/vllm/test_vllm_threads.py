@@ -1,4 +1,4 @@
-"""vLLM's default binds OpenMP's threads to one core each: the kernels' own threads must not all end up on the first of them."""
+"""In vLLM's process the kernels run on the OpenMP threads that its other operations use, however those are bound to cores."""
 
 from __future__ import annotations
 
@@ -11,22 +11,33 @@ import pytest
 
 CHILD = """
 import json, os
-from gptoss_adapters.vllm_plugin.experts import spread_kernel_threads
-def cores():
-    return sorted(sorted(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task"))
-before = cores()
-spread_kernel_threads()
-print("RESULT", json.dumps([sorted(os.sched_getaffinity(0)), before, cores()]))
+import numpy as np, torch
+from gptoss_adapters import mxfp4
+from gptoss_adapters.mxfp4.library import use_openmp
+import gptoss_adapters.vllm_plugin.experts
+def threads():
+    return len(os.listdir("/proc/self/task"))
+torch.set_num_threads(2)
+x, w = np.ones((1, 1024), np.float32), (np.arange(4096 * 1024) % 16256).astype(np.uint16).reshape(4096, 1024)
+torch.ones(1 << 20).add_(1)
+counts, used = [threads()], use_openmp()
+shared = mxfp4.linear_bf16(x, w, threads=2)
+counts.append(threads())
+mxfp4.library.library().use_openmp(None)
+own = mxfp4.linear_bf16(x, w, threads=2)
+counts.append(threads())
+print("RESULT", json.dumps([used, bool((own == shared).all()), sorted(os.sched_getaffinity(0)), counts]))
 """
 
 
 @pytest.mark.backend("vllm")
-def test_kernel_threads_get_all_of_vllms_cores() -> None:
+def test_kernels_run_on_openmps_threads() -> None:
     two = sorted(os.sched_getaffinity(0))[:2]
     assert len(two) == 2, "a machine with two cores is needed"
     environment = os.environ | {"GOMP_CPU_AFFINITY": f"{two[0]} {two[1]}", "OMP_NUM_THREADS": "2", "VLLM_NO_USAGE_STATS": "1"}
     done = subprocess.run([sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, timeout=200)
     (line,) = [text for text in done.stdout.splitlines() if text.startswith("RESULT")] or [done.stderr]
-    main, before, after = json.loads(line.removeprefix("RESULT "))
+    used, equal, main, (before, shared, own) = json.loads(line.removeprefix("RESULT "))
+    assert used and equal
     assert main == [two[0]]  # vLLM's binding is as it was
-    assert after.count(two) == before.count(two) + 1, (before, after)  # one more thread, free on both cores
+    assert shared == before and own == before + 1, (before, shared, own)  # no thread of their own until they are told so

@@ -110,10 +110,12 @@ EXPORT void mxfp4_to_f32(const uint16_t* bf16, int64_t n, float* out) { chosen->
 EXPORT void mxfp4_to_f16(const void* x, int32_t source, int64_t n, uint16_t* out) { chosen->codec->to_f16(x, source, n, out); }
 EXPORT void mxfp4_to_q8_0(const void* x, int32_t source, int64_t n_blocks, uint8_t* out) { chosen->codec->to_q8_0(x, source, n_blocks, out); }
 
-EXPORT void mxfp4_moe(const MoeArguments* a) { run_moe(chosen->kernels, *a); }
+EXPORT void mxfp4_moe(const MoeArguments* a) {
+    hold(a->threads, [&] { run_moe(chosen->kernels, *a); });
+}
 EXPORT void mxfp4_matmul(const uint8_t* blocks, const uint8_t* scales, const float* bias, int64_t rows, int64_t groups, int64_t tokens,
                          const float* x, int32_t precision, int32_t threads, float* y) {
-    run_matmul(chosen->kernels, {blocks, scales, bias, groups, rows}, tokens, x, precision, threads, y);
+    hold(threads, [&] { run_matmul(chosen->kernels, {blocks, scales, bias, groups, rows}, tokens, x, precision, threads, y); });
 }
 EXPORT void mxfp4_linear_bf16(const uint16_t* w, const float* bias, int64_t rows, int64_t k, int64_t tokens, const float* x, int32_t threads,
                               float* y) {
@@ -134,5 +136,7 @@ EXPORT void mxfp4_unpack_rows(const PackedMatrix* m, int64_t begin, int64_t end,
 EXPORT void mxfp4_linear_packed(const PackedMatrix* m, const float* bias, int64_t tokens, const float* x, float* y) {
     run_linear_packed(*chosen->packed, *m, bias, tokens, x, y);
 }
+
+EXPORT void mxfp4_use_openmp(void* gomp_parallel) { pool_use_openmp(reinterpret_cast<GompParallel>(gomp_parallel)); }
 
 EXPORT int32_t mxfp4_stream(StreamArguments* a) { return run_stream(*chosen->codec, *a); }

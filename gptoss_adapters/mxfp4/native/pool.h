@@ -9,3 +9,15 @@ void pool_run(int threads, int64_t items, void (*work)(void* context, int64_t it
 template <typename F> void parallel(int threads, int64_t items, const F& work) {
     pool_run(threads, items, [](void* context, int64_t item) { (*static_cast<const F*>(context))(item); }, const_cast<F*>(&work));
 }
+
+// From now on the threads are those of an OpenMP runtime, by its GOMP_parallel: for a process whose other work runs there, since two
+// pools that wait by spinning take each other's cores. Null: the own ones again.
+using GompParallel = void (*)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+void pool_use_openmp(GompParallel parallel);
+
+// Calls body(), whose calls of `parallel` then need one OpenMP region together: each region waits for its last thread.
+void pool_hold(int threads, void (*body)(void* context), void* context);
+
+template <typename F> void hold(int threads, const F& body) {
+    pool_hold(threads, [](void* context) { (*static_cast<const F*>(context))(); }, const_cast<F*>(&body));
+}
