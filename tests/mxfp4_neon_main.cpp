@@ -3,6 +3,9 @@
 #include <cstdio>
 #include <vector>
 
+#include "attention.h"
+#include "packed.h"
+
 extern "C" {
 const char* mxfp4_select(const char* name);
 void mxfp4_hf_to_ggml(const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, uint8_t*);
@@ -11,6 +14,12 @@ int64_t mxfp4_compare_ggml(const uint8_t*, const uint8_t*, int64_t, int64_t, int
 int64_t mxfp4_encode(const void*, int32_t, int64_t, const void*, const uint8_t*, uint8_t*, uint8_t*);
 void mxfp4_decode(const uint8_t*, const uint8_t*, int64_t, int64_t, int64_t, void*, int32_t);
 void mxfp4_matmul(const uint8_t*, const uint8_t*, const float*, int64_t, int64_t, int64_t, const float*, int32_t, int32_t, float*);
+void mxfp4_rms_norm(const float*, const float*, int64_t, int64_t, float, float*);
+void mxfp4_attend(const AttendArguments*);
+void mxfp4_pack_rows(const uint16_t*, const PackedMatrix*);
+void mxfp4_pack_listed(const uint16_t*, const PackedMatrix*);
+void mxfp4_unpack_rows(const PackedMatrix*, int64_t, int64_t, uint16_t*);
+void mxfp4_linear_packed(const PackedMatrix*, const float*, int64_t, const float*, float*);
 }
 
 template <typename T> std::vector<T> get(size_t n) {
@@ -52,4 +61,32 @@ int main(int, char** argv) {
         mxfp4_matmul(blocks.data(), scales.data(), nullptr, rows, groups, tokens, x.data(), precision, 2, y.data());
         put(y);
     }
+
+    const int64_t width = groups * 32;
+    std::vector<float> ones(width, 1.0f), out(x.size()), sinks(2, 0.5f);
+    mxfp4_rms_norm(x.data(), ones.data(), tokens, width, 1e-5f, out.data());
+    put(out);
+    std::vector<int64_t> positions;
+    for (int64_t t = 0; t < tokens; ++t) positions.push_back(t);
+    const AttendArguments a = {x.data(), x.data(), x.data(), sinks.data(), positions.data(), positions.data(), out.data(),
+                               0, 0, 1, tokens, tokens, 2, 2, width / 2, 3, 2};
+    mxfp4_attend(&a);
+    put(out);
+
+    std::vector<uint16_t> dense(values.size()), again(values.size());
+    for (size_t i = 0; i < values.size(); ++i) dense[i] = uint16_t(reinterpret_cast<const uint32_t&>(values[i]) >> 16);
+    const int64_t packed_groups = (width + PACKED_GROUP - 1) / PACKED_GROUP;
+    std::vector<uint8_t> data(rows * packed_groups * PACKED_BYTES);
+    std::vector<int64_t> first(rows + 1);
+    PackedMatrix m = {data.data(), first.data(), nullptr, nullptr, rows, width, packed_groups, 112, 2};  // exponents from 113 on
+    mxfp4_pack_rows(dense.data(), &m);
+    for (int64_t r = 0; r < rows; ++r) first[r + 1] += first[r];
+    std::vector<int32_t> column(first[rows]);
+    std::vector<uint16_t> value(first[rows]);
+    m.column = column.data(), m.value = value.data();
+    mxfp4_pack_listed(dense.data(), &m);
+    mxfp4_unpack_rows(&m, 0, rows, again.data());
+    if (again != dense) return 7;
+    mxfp4_linear_packed(&m, nullptr, tokens, x.data(), y.data());
+    put(y);
 }
