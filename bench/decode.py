@@ -3,17 +3,18 @@
     python bench/decode.py [--layers 24] [--threads 2] [--work DIR] [--out bench/results/decode.json]
 
 Makes the 20b-shape checkpoint (seed-made weights, true sizes) under --work, then runs every engine in a child of its own, in
-turn, --rounds times; the best round counts, since these machines only ever get slower. From BIG_LAYERS on no two engines' weights
-fit in memory together: each engine then has its rounds one after the other, and its GGUF file exists only meanwhile. All 24 layers
-take 14 GB of memory, 28 GB under --work, and some 6 minutes with --rounds 2 on 2 cores.
+turn, --rounds times; the best round counts, since these machines only ever get slower. All 24 layers take 14 GB of memory, 41 GB
+under --work, and some 6 minutes a round on 2 cores, for no two engines' weights fit in memory together.
 
 The bandwidth ceiling is the fastest reading of the model's own weights that was seen in the run: plain summing passes over all of
-them, or one of our own kernels in a decode step, whichever is faster.
+them, or one of our own kernels in a decode step, whichever is faster. How fast a shared machine reads changes from minute to minute:
+each engine's own round of summing passes stands beside its speed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import subprocess
@@ -26,9 +27,8 @@ from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PROMPT, DECODED = 128, 16
+PROMPT, DECODED = 128, 32
 ENGINES = ("torch-q24", "torch-q16", "torch-q24-packed", "torch-q16-packed", "torch-bf16", "llama.cpp-bf16", "llama.cpp-q8_0", "transformers-bf16")
-BIG_LAYERS = 10
 TIMEOUT = 400  # seconds, of one engine's round
 TRANSFORMERS_MAX_LAYERS = 6  # it decodes the experts to bf16: 1.7 GB a layer
 GGUF = {"llama.cpp-bf16": "bf16.gguf", "llama.cpp-q8_0": "q8_0.gguf"}
@@ -91,8 +91,12 @@ def read_weights(model: Any, threads: int) -> dict[str, float]:
     for name, info in model.checkpoint.tensors.items():
         share = config.experts_per_token / config.num_experts if ".experts." in name else 1.0
         size += 0 if name == "embedding.weight" else round(info.nbytes * share)
+    return {"bytes_per_token": size, "read_gbps": read_gbps(arrays, threads)}
+
+
+def read_gbps(arrays: list[Any], threads: int) -> float:
     best = min(timed(lambda: sum_all(arrays, threads)) for _ in range(3))
-    return {"bytes_per_token": size, "read_gbps": sum(a.nbytes for a in arrays) / best / 1e9}
+    return sum(a.nbytes for a in arrays) / best / 1e9
 
 
 def sum_all(arrays: list[Any], threads: int) -> None:
@@ -153,8 +157,10 @@ def parts(model: Any, cache: Any, token: Any) -> dict[str, float]:
 
 
 def run_llama(work: Path, threads: int, file: str) -> dict[str, Any]:
+    import numpy as np
     from llama_cpp import Llama
 
+    read = read_gbps([np.memmap(work / file, np.uint8, "r")], threads)
     start = time.perf_counter()
     llama = Llama(str(work / file), n_ctx=512, n_batch=512, n_ubatch=512, n_threads=threads, n_threads_batch=threads, verbose=False)
     load = time.perf_counter() - start
@@ -164,7 +170,7 @@ def run_llama(work: Path, threads: int, file: str) -> dict[str, Any]:
     prefill = timed(lambda: llama.eval(prompt(PROMPT)))
     llama.eval([11])
     steps = [timed(lambda: llama.eval([11])) for _ in range(DECODED)]
-    return {"load_s": load, "prefill_tps": PROMPT / prefill, "decode_s": sorted(steps)}
+    return {"load_s": load, "prefill_tps": PROMPT / prefill, "decode_s": sorted(steps), "read_gbps": read}
 
 
 def run_transformers(work: Path, threads: int) -> dict[str, Any]:
@@ -232,7 +238,7 @@ def run_engine(engine: str, options: argparse.Namespace) -> dict[str, Any] | Non
         print(f"{engine}: {done.stderr[-1000:]}", file=sys.stderr)
         return None
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{engine}: {result['decode_tps']:.2f} tokens/s, prefill {result['prefill_tps']:.1f}", file=sys.stderr)
+    print(f"{engine}: {result['decode_tps']:.2f} tokens/s, prefill {result['prefill_tps']:.1f}, read {result.get('read_gbps', 0):.1f} GB/s", file=sys.stderr)
     return result
 
 
@@ -256,9 +262,7 @@ def main() -> None:
         return
     make(options.work, options.layers)
     rounds: dict[str, list[dict[str, Any]]] = {}
-    big = options.layers >= BIG_LAYERS
-    order = [(e, n) for e in options.engines for n in range(options.rounds)] if big else [(e, n) for n in range(options.rounds) for e in options.engines]
-    for engine, n in order:
+    for n, engine in itertools.product(range(options.rounds), options.engines):
         if engine.startswith("transformers") and options.layers > TRANSFORMERS_MAX_LAYERS:
             if not n:
                 print(f"{engine}: not run, {options.layers} layers need {options.layers * 1.7:.0f} GB", file=sys.stderr)
@@ -266,23 +270,21 @@ def main() -> None:
         result = run_engine(engine, options)
         if result:
             rounds.setdefault(engine, []).append(result)
-        if big and engine in GGUF and n + 1 == options.rounds:
-            (options.work / GGUF[engine]).unlink(missing_ok=True)
     report({engine: best(runs) for engine, runs in rounds.items()}, options)
 
 
 def report(results: dict[str, Any], options: argparse.Namespace) -> None:
-    ours = [r for r in results.values() if "read_gbps" in r]
+    ours = [r for r in results.values() if "kernel_gbps" in r]
     read = {"summing": max((r["read_gbps"] for r in ours), default=0.0)}
     for part in ("head", "experts", "attention weights"):
         read[part] = max((r["kernel_gbps"][part] for r in ours), default=0.0)
     ceiling = max(read.values()) * 1e9 / ours[0]["bytes_per_token"] if ours else 0.0
     rows = {"layers": options.layers, "threads": options.threads, "prompt": PROMPT, "decoded": DECODED, "machine": machine(),
             "read_gbps": read, "ceiling_tps": ceiling, "results": results}  # fmt: skip
-    print(f"{'engine':20} {'decode tok/s':>12} {'prefill tok/s':>13} {'peak RSS GB':>11} {'of ceiling':>10}")
+    print(f"{'engine':20} {'decode tok/s':>12} {'prefill tok/s':>13} {'peak RSS GB':>11} {'of ceiling':>10} {'GB/s meanwhile':>14}")
     for engine, r in results.items():
         r["of_ceiling"] = r["decode_tps"] / ceiling if ceiling else None
-        print(f"{engine:20} {r['decode_tps']:12.2f} {r['prefill_tps']:13.1f} {r['peak_rss_gb']:11.2f} {r['of_ceiling'] or 0:10.2f}")
+        print(f"{engine:20} {r['decode_tps']:12.2f} {r['prefill_tps']:13.1f} {r['peak_rss_gb']:11.2f} {r['of_ceiling'] or 0:10.2f} {r.get('read_gbps', 0):14.1f}")
     print("read at, GB/s:", ", ".join(f"{k} {v:.1f}" for k, v in read.items()), f"-> ceiling {ceiling:.2f} tok/s")
     for engine, r in results.items():
         if "parts_ms" in r:
