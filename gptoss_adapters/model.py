@@ -202,7 +202,8 @@ class Attention:
         hd, w = self.config.head_dim, self.w
         x = norm(self.linear, x, w["attn_norm.weight"], self.config.rms_norm_eps)
         q, k, v = (self.linear(x, w[f"{p}_proj.weight"], w[f"{p}_proj.bias"]).view(b, t, -1, hd) for p in "qkv")
-        q, k = rotate(q, *rope), rotate(k, *rope)
+        turn = small_step.rotate if self.linear is linear and small_step.usable(x) else rotate
+        q, k = turn(q, *rope), turn(k, *rope)
         k_pos = positions
         if cache is not None:
             k, v, k_pos = cache.extend(k, v, positions)

@@ -63,6 +63,14 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     return out
 
 
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As `model.rotate`, bit for bit: x [B, T, n, hd], cos and sin [B, T, 1, hd / 2], all contiguous float32."""
+    b, t, n, hd = x.shape
+    out = torch.empty_like(x)
+    _native().rotate(x.data_ptr(), cos.data_ptr(), sin.data_ptr(), b * t, n, hd // 2, out.data_ptr())
+    return out
+
+
 class _Attend(ctypes.Structure):  # AttendArguments in attention.h
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("q", "k", "v", "sinks", "q_positions", "k_positions", "out")),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gptoss_adapters import small_step
-from gptoss_adapters.model import Cache, attend, rms_norm
+from gptoss_adapters.model import Cache, attend, rms_norm, rotate
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +46,12 @@ def test_scores_far_apart_and_values_that_are_not_finite() -> None:
 def test_norm(width: int) -> None:
     x, scale = torch.randn(3, 2, width) * torch.tensor([1e-8, 1.0, 1e6])[:, None, None], torch.randn(width)
     torch.testing.assert_close(small_step.rms_norm(x, scale, 1e-5).double(), rms_norm(x.double(), scale, 1e-5), rtol=3e-6, atol=0)
+
+
+@pytest.mark.parametrize("head_dim", [4, 36, 64])
+def test_rotation(head_dim: int) -> None:
+    x, (cos, sin) = torch.randn(2, 3, 5, head_dim), torch.randn(2, 2, 3, 1, head_dim // 2)
+    assert torch.equal(small_step.rotate(x, cos, sin), rotate(x, cos, sin))
 
 
 def test_what_goes_to_torch() -> None:

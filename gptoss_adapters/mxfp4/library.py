@@ -43,6 +43,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "linear_packed": (None, [_PTR, _PTR, _I64, _PTR, _PTR]),
     "attend": (None, [_PTR]),
     "rms_norm": (None, [_PTR, _PTR, _I64, _I64, ctypes.c_float, _PTR]),
+    "rotate": (None, [_PTR, _PTR, _PTR, _I64, _I64, _I64, _PTR]),
 }
 
 

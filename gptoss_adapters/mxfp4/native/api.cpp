@@ -129,6 +129,11 @@ EXPORT void mxfp4_rms_norm(const float* x, const float* scale, int64_t rows, int
     for (int64_t r = 0; r < rows; ++r) chosen->attention->rms_norm(x + r * n, scale, n, eps, out + r * n);
 }
 
+EXPORT void mxfp4_rotate(const float* x, const float* cos, const float* sin, int64_t rows, int64_t heads, int64_t half, float* out) {
+    for (int64_t i = 0; i < rows * heads; ++i)
+        chosen->attention->rotate(x + i * 2 * half, cos + i / heads * half, sin + i / heads * half, half, out + i * 2 * half);
+}
+
 EXPORT void mxfp4_pack_count(const uint16_t* w, int64_t n, int64_t* histogram) { pack_count(w, n, histogram); }
 EXPORT void mxfp4_pack_rows(const uint16_t* w, const PackedMatrix* m) { pack_rows(w, *m); }
 EXPORT void mxfp4_pack_listed(const uint16_t* w, const PackedMatrix* m) { pack_listed(w, *m); }

@@ -69,6 +69,14 @@ void rms_norm(const float* x, const float* scale, int64_t n, float eps, float* o
     for (int64_t i = 0; i < n; ++i) out[i] = x[i] * factor * scale[i];
 }
 
+void rotate(const float* x, const float* cos, const float* sin, int64_t half, float* out) {
+    for (int64_t i = 0; i < half; ++i) {
+        const float first = x[i], second = x[half + i];
+        out[i] = first * cos[i] - second * sin[i];
+        out[half + i] = second * cos[i] + first * sin[i];
+    }
+}
+
 }  // namespace
 
-extern "C" const AttentionKernels CONCAT(attention_, MXFP4_ISA) = {attend, rms_norm};
+extern "C" const AttentionKernels CONCAT(attention_, MXFP4_ISA) = {attend, rms_norm, rotate};

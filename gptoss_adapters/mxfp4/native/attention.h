@@ -19,6 +19,8 @@ struct AttentionKernels {
     void (*attend)(const AttendArguments& a, int64_t item);
     // out[i] = x[i] / rms(x) * scale[i]
     void (*rms_norm)(const float* x, const float* scale, int64_t n, float eps, float* out);
+    // One head, [2 * half], its halves rotated against each other.
+    void (*rotate)(const float* x, const float* cos, const float* sin, int64_t half, float* out);
 };
 
 extern "C" {
