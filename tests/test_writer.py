@@ -494,3 +494,19 @@ def test_threads_are_few_unless_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(plans, "JOB_BYTES", ROW_BYTES)
     write(make_plan(tmp_path, Produced(ROWS, ROW_BYTES, function)))
     assert 1 <= max(seen) <= 4
+
+
+def test_force_replaces_neither_a_device_nor_an_input(tmp_path: Path) -> None:
+    """`-o /dev/null --force` made a file of the machine's null device; an input may be the only copy of its weights."""
+    os.mkfifo(tmp_path / "out.bin")
+    for force in (False, True):
+        with pytest.raises(OutputError, match=r"out.bin: is not a regular file: name another file"):
+            write(make_plan(tmp_path), force=force)
+    assert (tmp_path / "out.bin").is_fifo() and left_behind(tmp_path) == []
+    (tmp_path / "out.bin").unlink()
+    (tmp_path / "out.bin").write_bytes(b"weights")
+    os.link(tmp_path / "out.bin", tmp_path / "other name")
+    for source in ("out.bin", "other name"):
+        with pytest.raises(OutputError, match=r"out.bin: is one of the inputs: write elsewhere"):
+            write(make_plan(tmp_path, sources=[tmp_path / source]), force=True)
+    assert (tmp_path / "out.bin").read_bytes() == b"weights" and left_behind(tmp_path) == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -62,21 +63,24 @@ def write(
     except GptOssError:
         parts.discard()
         raise
+    except KeyboardInterrupt:
+        parts.close()
+        raise KeyboardInterrupt(f"{plan.files[0].path}: interrupted: what is done stays in {parts.paths[0].name}: run again with --resume") from None
     except BaseException:
         parts.close()
         raise
 
 
 def check_target(plan: Plan, force: bool, ours: Collection[int] = ()) -> None:
-    """Raises OutputError when an output exists (without `force`), its folder is missing, or the space is not there.
+    """Raises OutputError when an output exists (without `force`) or must not be replaced, its folder is missing, or the space is not there.
 
     `ours`: the numbers of the files that an interrupted run had given their names.
     """
     for n, file in enumerate(plan.files):
         if file.path.is_dir():
             raise OutputError("is a folder", file=file.path, hint="name a file")
-        if os.path.lexists(file.path) and not force and n not in ours:
-            raise OutputError("exists already", file=file.path, hint="add --force to replace it")
+        if os.path.lexists(file.path) and n not in ours:
+            _check_replaceable(plan, file.path, force)
     folder = plan.files[0].path.parent
     if not folder.is_dir():
         raise OutputError("no such folder", file=folder)
@@ -84,6 +88,17 @@ def check_target(plan: Plan, force: bool, ours: Collection[int] = ()) -> None:
     space = os.statvfs(folder)
     if space.f_bavail * space.f_frsize < needed:
         raise OutputError("not enough space", file=folder, expected=f"{needed} bytes free", got=space.f_bavail * space.f_frsize)
+
+
+def _check_replaceable(plan: Plan, path: Path, force: bool) -> None:
+    """`--force` is for an earlier output: a device is none, and of an input the only copy may be lost."""
+    there = path.lstat()
+    if not (stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)):
+        raise OutputError("is not a regular file", file=path, hint="name another file")
+    if not force:
+        raise OutputError("exists already", file=path, hint="add --force to replace it")
+    if any(os.path.samestat(there, source.stat()) for source in plan.sources if source.exists()):
+        raise OutputError("is one of the inputs", file=path, hint="write elsewhere")
 
 
 def _allocated(path: Path) -> int:
