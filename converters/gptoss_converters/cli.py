@@ -7,7 +7,6 @@ from collections.abc import Callable
 import typer
 
 from gptoss_adapters import console
-from gptoss_adapters.checkpoint.files import end_when_a_mapped_file_shrinks
 from gptoss_converters.cli_check_modelfile import check_modelfile
 from gptoss_converters.cli_inspect import inspect
 from gptoss_converters.cli_new import new
@@ -20,7 +19,6 @@ from gptoss_converters.cli_verify import verify
 
 app = typer.Typer(
     name="gptoss-convert",
-    help="Carry gpt-oss checkpoints between formats, and prove that nothing changed on the way.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -31,16 +29,22 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check-modelfile": check_modelfile, "verify": verify, "new": new,
 }  # fmt: skip
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, short_help=(command.__doc__ or "").partition("\n")[0])(command)  # whole: by itself it is cut after 45 letters
 
 
 @app.callback()
 def _program() -> None:
-    """Exit codes: 0 ok, 1 a check said no, 2 usage, 3 bad input, 4 I/O or space, 130 interrupted. GPTOSS_DEBUG=1 shows tracebacks."""
+    """Carry gpt-oss checkpoints between formats, and prove that nothing changed on the way.
+
+    Exit codes: 0 ok, 1 a check said no, 2 usage, 3 bad input, 4 I/O or space, 130 interrupted. GPTOSS_DEBUG=1 shows tracebacks.
+    """
 
 
 def main() -> None:
     """Entry point of the console script."""
+    with console.loading():
+        from gptoss_adapters.checkpoint.files import end_when_a_mapped_file_shrinks
+
     end_when_a_mapped_file_shrinks()
     console.run(app)
 
