@@ -293,6 +293,19 @@ def test_files_that_are_no_models(name: str, tmp_path: Path) -> None:
             open_backend(name, tmp_path / file)
 
 
+@pytest.mark.backend("llama_server")
+def test_a_file_without_vocabulary_is_refused_in_words(tmp_path: Path) -> None:
+    """llama.cpp's server aborts on it: "Tokenizer not initialized"."""
+    from gptoss_converters.to_gguf import GgufOptions, plan_gguf
+
+    from gptoss_adapters.checkpoint import open_checkpoint
+    from gptoss_adapters.checkpoint.writer import write
+
+    write(plan_gguf(open_checkpoint(GGUF / "tiny-mxfp4.gguf"), tmp_path / "bare.gguf", GgufOptions(tokenizer="none")).plan)
+    with pytest.raises(BadInput, match=r"bare.gguf: has no vocabulary, which llama.cpp's server needs: run it by llama_cpp"):
+        open_backend("llama_server", tmp_path / "bare.gguf")
+
+
 @pytest.mark.backend("transformers")
 def test_a_folder_without_weights(tmp_path: Path) -> None:
     shutil.copy(GOLD / "src" / "tiny-mxfp4" / "config.json", tmp_path)

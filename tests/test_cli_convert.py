@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -44,6 +45,21 @@ def test_convert_verify_inspect(tmp_path: Path) -> None:
     assert found["kind"] == "gguf" and found["parameters"] > 0 and found["histograms"]["scales"]
     text = run("inspect", SOURCE).stdout
     assert "hf-mxfp4" in text and "layer_types" in text and "MXFP4 scale bytes" in text
+
+
+def test_the_next_commands_can_be_pasted(tmp_path: Path) -> None:
+    """Spaces and per cents in names, a split file's model name; no server runs a file without vocabulary."""
+    folder = tmp_path / "100% mine"
+    folder.mkdir()
+    lines = run("to-gguf", SOURCE, "-o", folder / "My Tune.gguf", "--split-max-size", "400K").stdout.splitlines()
+    first = next(folder.glob("My Tune-00001-of-*.gguf"))
+    serve, create = lines[lines.index("next:") + 1 :]
+    words = shlex.split(create)
+    assert shlex.split(serve) == ["llama-server", "-m", str(first), "--jinja"]
+    assert subprocess.run(words[: words.index(">")], capture_output=True, text=True, check=True).stdout == f"FROM {first}\n"
+    assert words[-6:] == ["&&", "ollama", "create", "my-tune", "-f", "Modelfile"]
+    bare = run("to-gguf", SOURCE, "-o", tmp_path / "bare.gguf", "--tokenizer", "none").stdout
+    assert f"gptoss-parity run {SOURCE} --target llama_cpp={tmp_path / 'bare.gguf'}\n" in bare and "llama-server" not in bare and "ollama" not in bare
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:

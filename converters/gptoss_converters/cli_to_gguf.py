@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -102,7 +103,7 @@ def to_gguf(
     statistics = how.stats.as_dict() if how.stats else None
     if statistics is not None:
         record(output.with_name(f"{output.name}.quantisation.json"), how.rule, statistics)
-    text = "\n".join(filter(None, [_summary(files, written), how.text()]))
+    text = "\n".join(filter(None, [_summary(files, written, path, vocabulary=tokenizer != "none"), how.text()]))
     report, line, code = _parity(path, revision, files[0]) if parity else (None, "", 0)
     out.result("\n".join(filter(None, [text, line])), files=files, notices=made.notices, quantisation=statistics, parity=report, **asdict(written))
     if code:
@@ -134,12 +135,20 @@ def _parity(path: str, revision: str | None, file: str) -> tuple[dict[str, Any],
     return report.to_json(), f"parity: {target.verdict}: {target.reason}\n  {folder / 'report.html'}", exit_code(report.targets)
 
 
-def _summary(files: list[str], written: Any) -> str:
+def _summary(files: list[str], written: Any, source: str, vocabulary: bool) -> str:
     seconds = sum(written.seconds.values())
-    first = Path(files[0])
     lines = [f"wrote {', '.join(files)}: {human(written.nbytes)} in {seconds:.1f} s, read back and equal to the source"]
     if written.resumed:
         lines.append(f"  {human(written.resumed)} of it by the interrupted run")
     lines += [f"  sha256 {digest}  {name}" for name, digest in written.sha256.items()]
-    lines += ["next:", f"  llama-server -m {first} --jinja", f"  printf 'FROM {first.resolve()}\\n' > Modelfile && ollama create {first.stem} -f Modelfile"]
-    return "\n".join(lines)
+    return "\n".join([*lines, "next:", *(f"  {line}" for line in _next(Path(files[0]), source, vocabulary))])
+
+
+def _next(file: Path, source: str, vocabulary: bool) -> list[str]:
+    """Commands to copy into a shell. A file without a vocabulary runs in no server: llama.cpp's aborts on it."""
+    from gptoss_converters.to_ollama import model_name
+
+    if not vocabulary:
+        return [f"gptoss-parity run {quote(source)} --target {quote(f'llama_cpp={file}')}"]
+    line = f"FROM {file.resolve()}".replace("%", "%%") + r"\n"
+    return [f"llama-server -m {quote(str(file))} --jinja", f"printf {quote(line)} > Modelfile && ollama create {model_name(file)} -f Modelfile"]

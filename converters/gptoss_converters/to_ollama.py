@@ -68,7 +68,7 @@ class OllamaModel:
 
 def plan_ollama(checkpoint: Checkpoint, folder: Path, gguf: GgufOptions, options: OllamaOptions, rounding: Rounding | None = None) -> OllamaModel:
     """Everything that will be written. Raises BadInput and UsageError: a bad name, a text that Ollama would change, no vocabulary."""
-    name = options.name or _name(checkpoint.path)
+    name = options.name or model_name(checkpoint.path)
     if not NAME.fullmatch(name):
         raise UsageError("--name takes NAME or NAME:TAG in lower case", expected="letters, digits, . _ -", got=name)
     if gguf.tokenizer == "none":
@@ -80,7 +80,8 @@ def plan_ollama(checkpoint: Checkpoint, folder: Path, gguf: GgufOptions, options
     return OllamaModel(folder, name, planned, text, _readme(name, parts, [f.path.name for f in planned.plan.files]), parts)
 
 
-def _name(path: Path) -> str:
+def model_name(path: Path) -> str:
+    """What Ollama may call a model: `My Tune-00001-of-00002.gguf` -> `my-tune`."""
     stem = path.stem if path.is_file() else path.resolve().name
     return re.sub(r"[^a-z0-9._-]+", "-", re.sub(r"-\d{5}-of-\d{5}$", "", stem).lower()).strip("-.") or "gpt-oss"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from gptoss_harmony.tokens import FIRST_SPECIAL, GENERATION_STOPS, SPECIAL_NAMES
 
 from gptoss_adapters.backends.llama_http import connect, start_binary, start_in_process
 from gptoss_adapters.backends.protocol import BackendFailed, Capabilities, Engine, Info, Request, Token
-from gptoss_adapters.errors import UsageError
+from gptoss_adapters.errors import BadInput, UsageError
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0")
 _PRINTABLE = range(256)  # a byte-level vocabulary has the printable ASCII characters among its first ids
@@ -56,10 +57,9 @@ class LlamaServer(Engine):
         if "://" in path:
             settings = {"url": path}
             self._served = connect(path, api_key)
-        elif binary:
-            self._served = start_binary(binary, path, n_ctx, settings)
         else:
-            self._served = start_in_process(path, n_ctx, settings)
+            _need_vocabulary(Path(path))
+            self._served = start_binary(binary, path, n_ctx, settings) if binary else start_in_process(path, n_ctx, settings)
         self._http = self._served.client
         meta = self._http.get("/v1/models")["data"][0]["meta"]
         slots = self._http.get("/props")["default_generation_settings"]
@@ -168,6 +168,18 @@ class LlamaServer(Engine):
             if text.isascii() and text.isprintable() and text:
                 return ident
         raise BackendFailed("the vocabulary has no printable token among its first 256")
+
+
+def _need_vocabulary(path: Path) -> None:
+    """llama.cpp's server aborts on a file without one, with nothing that says why. What else is wrong with a file it says itself."""
+    from gptoss_adapters.checkpoint.gguf import GgufFile
+
+    try:
+        known = GgufFile(path).metadata
+    except BadInput:
+        return
+    if "tokenizer.ggml.tokens" not in known:
+        raise BadInput("has no vocabulary, which llama.cpp's server needs", file=path, hint="run it by llama_cpp, or convert it with a tokenizer")
 
 
 def _parted(ids: Sequence[int], between: int) -> Iterator[list[int]]:
