@@ -282,11 +282,24 @@ def test_any_thread_count_and_an_interrupted_run_give_the_same_bytes(inputs: Cal
     assert done.resumed and ((tmp_path / "cut" / "model.safetensors").read_bytes(), rounding.stats.as_dict()) == made[0]
 
 
-def test_a_dequantised_gguf_carries_its_scales(bases: dict[str, Path], tmp_path: Path) -> None:
-    assert run("to-gguf", bases["odd"], "-o", tmp_path / "d.gguf", "--experts", "bf16", "--tokenizer", "none").returncode == 0
+@pytest.mark.parametrize("split", [[], ["--split-max-size", "1M"]], ids=["whole", "split"])
+def test_a_dequantised_gguf_carries_its_scales(split: list[str], bases: dict[str, Path], tmp_path: Path) -> None:
+    assert run("to-gguf", bases["odd"], "-o", tmp_path / "d.gguf", "--experts", "bf16", "--tokenizer", "none", *split).returncode == 0
     assert (tmp_path / "d.gguf.original-scales.mxfp4").is_file()
-    assert run("to-hf", tmp_path / "d.gguf", "-o", tmp_path / "o").returncode == 0
+    assert run("to-hf", min(tmp_path.glob("d*.gguf")), "-o", tmp_path / "o").returncode == 0
     assert (tmp_path / "o" / "model.safetensors").read_bytes() == (bases["odd"] / "model.safetensors").read_bytes()
+
+
+def test_the_scales_of_a_replaced_gguf_go_with_it(bases: dict[str, Path], tmp_path: Path) -> None:
+    """They were taken for those of the new file, which then could not be converted back."""
+    out, side = tmp_path / "d.gguf", tmp_path / "d.gguf.original-scales.mxfp4"
+    assert run("to-gguf", bases["odd"], "-o", out, "--experts", "bf16", "--tokenizer", "none").returncode == 0
+    tiny = ["to-gguf", GOLD / "src" / "tiny-bf16", "-o", out]
+    out.unlink()
+    refused = run(*tiny)
+    assert refused.returncode == 4 and "original-scales.mxfp4: holds the scales of an earlier output" in refused.stderr and not out.exists()
+    assert run(*tiny, "--force").returncode == 0 and not side.exists()
+    assert run("to-hf", out, "-o", tmp_path / "o").returncode == 0
 
 
 def test_a_gguf_with_the_real_vocabulary_becomes_a_whole_folder(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gptoss_adapters.errors import OutputError
 from gptoss_converters.console import (
     JsonOption,
     Output,
@@ -89,16 +90,21 @@ def to_gguf(
     checkpoint = open_input(path, revision, lora, lora_order)
     how = rounding_for(checkpoint, rounding, scales_from)
     made = plan_gguf(checkpoint, output, options, how)
-    plan = made.plan
+    plan, side = made.plan, side_file_of(output)
     if experts in (Experts.bf16, Experts.f16, Experts.f32):
-        plan = with_side_file(plan, checkpoint, Readers(checkpoint), side_file_of(output))
+        plan = with_side_file(plan, checkpoint, Readers(checkpoint), side)
     for notice in [*checkpoint.adapters, *made.notices]:
         out.note(notice)
     if dry_run:
         out.result(plan_text(plan), **plan_json(plan), notices=made.notices)
         return
+    stale = side if side.is_file() and side not in {f.path for f in plan.files} | plan.sources.keys() else None
+    if stale and not (force or resume):
+        raise OutputError("holds the scales of an earlier output, which would be taken for this one's", file=stale, hint="add --force to remove it")
     with ProgressBar() as bar:
         written = write(plan, threads=threads, resume=resume, force=force, progress=bar)
+    if stale:
+        stale.unlink()
     files = [str(f.path) for f in plan.files]
     statistics = how.stats.as_dict() if how.stats else None
     if statistics is not None:

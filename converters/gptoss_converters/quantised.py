@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,9 @@ from gptoss_converters.rows import PairRows, Reader
 SIDE_FILE = "original-scales.mxfp4"
 """In a dequantised folder, or after a dequantised GGUF's name: a safetensors file of canonical names -> scales [E, out, in / 32]. Not named
 .safetensors, because several loaders read every such file of a folder."""
+
+
+_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
 class Hints(Protocol):
@@ -172,8 +176,8 @@ def with_side_file(plan: Plan, checkpoint: Checkpoint, readers: Readers, path: P
 
 
 def side_file_of(path: Path) -> Path:
-    """Where the side file of a folder, or of a GGUF, is."""
-    return path / SIDE_FILE if path.is_dir() else path.with_name(f"{path.name}.{SIDE_FILE}")
+    """Where the side file of a folder, or of a GGUF, is; a split GGUF, known by its first file, has one."""
+    return path / SIDE_FILE if path.is_dir() else path.with_name(f"{_SPLIT.sub('.gguf', path.name)}.{SIDE_FILE}")
 
 
 def expert_weights(checkpoint: Checkpoint) -> list[str]:
