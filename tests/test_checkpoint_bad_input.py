@@ -116,7 +116,7 @@ OPEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nothing there": (lambda root: root, "no such file or folder"),
     "a FIFO": (lambda root: (os.mkfifo(root), root)[1], "is not a regular file"),
     "a device": (lambda root: Path("/dev/zero"), "is not a regular file"),
-    "text": (lambda root: write(root, b"hello, I am a model"), "header runs past the end"),
+    "text": (lambda root: write(root, b"hello, I am a model"), "neither a safetensors nor a GGUF file"),
     "two GGUF files": (lambda root: (root.mkdir(), write(root / "a.gguf", b""), write(root / "b.gguf", b""), root)[3], "which GGUF file is meant is unclear"),
 }  # fmt: skip
 

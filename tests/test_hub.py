@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gptoss_adapters.checkpoint.hub import file_hash, resolve_path, wanted_files
-from gptoss_adapters.errors import BadInput
+from gptoss_adapters.errors import BadInput, UsageError
 
 GOLD = Path(__file__).parent / "data" / "checkpoints" / "tiny" / "hf-mxfp4"
 REPO, COMMIT = "someone/tiny-gpt-oss", "c" * 40
@@ -180,7 +180,7 @@ def test_unknown_repository(hub: Hub, tmp_path: Path) -> None:
 
 def test_hub_unreachable(hub: Hub, tmp_path: Path) -> None:
     done = run(hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
-    assert done.returncode and "OutputError" in last_line(done) and "cannot be reached" in last_line(done)
+    assert done.returncode and "OutputError" in last_line(done) and "no such file or folder here, and the Hub cannot be reached" in last_line(done)
 
 
 def test_paths_come_before_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +190,8 @@ def test_paths_come_before_repositories(tmp_path: Path, monkeypatch: pytest.Monk
     for nothing in ("./nowhere", "/nowhere/at/all", "nowhere", "a b/c", "../x/y"):
         with pytest.raises(BadInput, match="no such file or folder"):
             resolve_path(nothing)
+    with pytest.raises(UsageError, match="a path is empty"):  # Path("") is the current folder
+        resolve_path("")
 
 
 def test_what_is_fetched() -> None:

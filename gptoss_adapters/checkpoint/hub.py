@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from gptoss_adapters.checkpoint.files import MappedFile
-from gptoss_adapters.errors import BadInput, GptOssError, OutputError
+from gptoss_adapters.errors import BadInput, GptOssError, OutputError, UsageError
 
 _REPO = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)((?:/[\w.-]+)*)")
 _WANTED = (".safetensors", ".safetensors.index.json", "config.json", "tokenizer.json", "tokenizer_config.json",
@@ -27,8 +27,10 @@ _CHUNK = 1 << 22
 def resolve_path(path: str | Path, *, revision: str | None = None) -> Path:
     """The local file or folder that `path` names: itself when it exists, else `owner/name[/folder or file]` of the Hub.
 
-    Raises BadInput when there is no such thing or a file's contents are not the Hub's; OutputError when the Hub cannot be reached.
+    Raises UsageError for an empty path; BadInput when there is no such thing or a file's contents are not the Hub's; OutputError when the Hub cannot be reached.
     """
+    if not str(path):
+        raise UsageError("a path is empty", hint="name a checkpoint: is a shell variable not set?")
     local = Path(path)
     if os.path.lexists(local):
         if not local.exists():
@@ -154,9 +156,10 @@ def _hub_errors(repo: str) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise BadInput("the repository has no such revision", file=repo) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        raise OutputError("the Hub cannot be reached, and the repository is not in the local cache", file=repo) from None
+        raise OutputError("no such file or folder here, the Hub cannot be reached, and the repository is not in the local cache", file=repo) from None
     except Exception as e:
         if not isinstance(e, OSError | errors.HfHubHTTPError) and not type(e).__module__.startswith(_HTTP_LIBRARIES):
             raise
         first = str(e).partition("\n")[0]
-        raise OutputError(f"the Hub cannot be reached or broke off ({type(e).__name__}: {first})", file=repo, hint="run again: downloads resume") from None
+        what = f"no such file or folder here, and the Hub cannot be reached or broke off ({type(e).__name__}: {first})"
+        raise OutputError(what, file=repo, hint="run again: downloads resume") from None

@@ -34,10 +34,13 @@ class SafetensorsFile(MappedFile):
 
     def _header(self) -> tuple[dict[str, Any], int]:
         size = int.from_bytes(self.data[:8].tobytes(), "little")
-        if self.data.size < 8 or size > self.data.size - 8:
-            raise BadInput("the header runs past the end of the file", file=self.path, expected=f"{size} bytes", got=f"{max(self.data.size - 8, 0)}")
+        if self.data.size < 8:
+            raise BadInput("the file is too short for a checkpoint", file=self.path, expected="8 bytes and a header", got=int(self.data.size))
         if size > MAX_JSON_BYTES:
-            raise BadInput("the header is too large", file=self.path, expected=f"at most {MAX_JSON_BYTES} bytes", got=size)
+            what = "the header is too large, or this is neither a safetensors nor a GGUF file"
+            raise BadInput(what, file=self.path, expected=f"at most {MAX_JSON_BYTES} bytes", got=size)
+        if size > self.data.size - 8:
+            raise BadInput("the header runs past the end of the file", file=self.path, expected=f"{size} bytes", got=int(self.data.size - 8))
         text = self.data[8 : 8 + size].tobytes()
         if not text.startswith(b"{"):
             raise BadInput("the header must begin with {", file=self.path, got=repr(text[:1]))
