@@ -82,6 +82,20 @@ def test_options_reach_the_file(tmp_path: Path) -> None:
     assert found["parts"]["expert weights"]["encodings"] == ["f16"] and found["parts"]["embedding"]["encodings"] == ["q8_0"]
 
 
+def test_a_hub_source_is_named_by_its_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the folder in it, nor by the hash that names the folder in the cache."""
+    from gptoss_converters.cli import app
+
+    from gptoss_adapters.checkpoint import hub
+    from gptoss_adapters.checkpoint.gguf import GgufFile
+
+    monkeypatch.setattr(hub, "download", lambda repo, inner, revision: SOURCE)
+    for path in ("openai/gpt-oss-20b", "openai/gpt-oss-20b/original"):
+        app(["to-gguf", path, "-o", str(tmp_path / "out.gguf"), "--force"], standalone_mode=False)
+        made = GgufFile(tmp_path / "out.gguf").metadata
+        assert made["general.name"] == "Gpt Oss 20b" and made["gptoss_adapters.source.sha256"]
+
+
 def test_verify_shows_the_worst_block_and_exits_1(tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     run("to-gguf", SOURCE, "-o", out)
@@ -205,7 +219,9 @@ def rename(old: str, new: str) -> Callable[[Path], object]:
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated file": (cut, r"model.safetensors: .*(truncated|past the end)"),
     "empty file": (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors"),
-    "header length past the end": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 8 + b"{}"), "header runs past the end"),
+    "header length beyond any": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 8 + b"{}"), "the header is too large"),
+    "header length past the end": (lambda f: (f / "model.safetensors").write_bytes(b"\x09" + bytes(7) + b"{}"), "header runs past the end of the file .expected 9 bytes, got 2"),
+    "too short": (lambda f: (f / "model.safetensors").write_bytes(bytes(7)), "the file is too short for a checkpoint"),
     "trailing bytes": (lambda f: (f / "model.safetensors").open("ab").write(b"x"), "trailing bytes"),
     "overlapping tensors": (lambda f: header(f, lambda h: h["lm_head.weight"].update(data_offsets=h["model.norm.weight"]["data_offsets"])), "lm_head|norm"),
     "missing scales": (lambda f: with_tensors(f, lambda t: t.pop(f"{DOWN}_scales")), f"{DOWN}_scales: the tensor is missing"),

@@ -112,11 +112,11 @@ def test_gguf_to_gguf_is_the_same_file(tmp_path: Path) -> None:
     )
 
 
-def test_gguf_to_gguf_keeps_its_vocabulary(tmp_path: Path) -> None:
+def test_gguf_to_gguf_keeps_its_name_and_vocabulary(tmp_path: Path) -> None:
     out = convert(GOLD / "gguf" / "tiny-mxfp4.gguf", tmp_path / "out.gguf")
     left, right = metadata(out), metadata(GOLD / "gguf" / "tiny-mxfp4.gguf")
-    names = [k for k in right if k.startswith("tokenizer.")]
-    assert len(names) > 8 and [k for k in left if k.startswith("tokenizer.")] == names
+    names = ["general.name", *(k for k in right if k.startswith("tokenizer."))]
+    assert len(names) > 9 and [k for k in left if k == "general.name" or k.startswith("tokenizer.")] == names
     assert {k: left[k] for k in names} == {k: right[k] for k in names}
     bare = convert(out, tmp_path / "bare.gguf", GgufOptions(tokenizer="none"))
     with pytest.raises(BadInput, match=r"no tokenizer\.json beside the weights: add --tokenizer"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +14,7 @@ from gptoss_converters.console import (
     RevisionOption,
     ThreadsOption,
     human,
+    workers,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def inspect(
 
     checkpoint = open_checkpoint(path, revision=revision, strict=False)
     with ProgressBar() as bar:
-        found = look(checkpoint, histograms=histograms, threads=threads or os.cpu_count() or 1, progress=lambda done, total: bar("experts", done, total))
+        found = look(checkpoint, histograms=histograms, threads=workers(threads), progress=lambda done, total: bar("experts", done, total))
     Output(as_json).result(_text(found), **found.as_dict())
 
 

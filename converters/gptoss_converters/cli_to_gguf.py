@@ -48,7 +48,7 @@ def to_gguf(
     dense: Annotated[Dense | None, typer.Option(help="Type of attention, embedding and head (default: as stored).")] = None,
     experts: Annotated[Experts | None, typer.Option(help="Type of the experts (default: as stored; MXFP4 then moves byte for byte).")] = None,
     tokenizer: Annotated[str | None, typer.Option(metavar="DIR|none", help="Folder with tokenizer.json, or none for a file without vocabulary.")] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name in the file (default: from the folder's name).")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in the file (default: a GGUF's own, else from the folder's or the repository's).")] = None,
     split_max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Split into files of at most SIZE tensor bytes, e.g. 4G.")] = None,
     sha256: Annotated[bool | None, typer.Option("--sha256/--no-sha256", help="Hash sources and output into the file (default: for Hub sources).")] = None,
     allow_lossy: Annotated[bool, typer.Option("--allow-lossy", help="Go on when llama.cpp cannot compute what the config says.")] = False,
@@ -84,10 +84,11 @@ def to_gguf(
     out = Output(as_json)
     on_hub = not Path(path).exists() and not path.startswith("ollama:")
     hashes = on_hub if sha256 is None else sha256
-    if on_hub and name is None:  # the folder that a download lands in is named by a hash
-        name = title(path.rpartition("/")[2])
-    options = GgufOptions(dense and dense.value, experts and experts.value, tokenizer, name, parse_size(split_max_size), hashes, allow_lossy)
+    size = parse_size(split_max_size)
     checkpoint = open_input(path, revision, lora, lora_order)
+    if on_hub and name is None and "general.name" not in checkpoint.metadata:  # the folder that a download lands in is named by a hash
+        name = title(path.split("/")[1])
+    options = GgufOptions(dense and dense.value, experts and experts.value, tokenizer, name, size, hashes, allow_lossy)
     how = rounding_for(checkpoint, rounding, scales_from)
     made = plan_gguf(checkpoint, output, options, how)
     plan, side = made.plan, side_file_of(output)

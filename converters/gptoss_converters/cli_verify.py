@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gptoss_adapters.errors import CheckFailed
-from gptoss_converters.console import JsonOption, Output, ProgressBar, RevisionOption, ThreadsOption, human
+from gptoss_converters.console import JsonOption, Output, ProgressBar, RevisionOption, ThreadsOption, human, workers
 from gptoss_converters.inputs import LoraOrderOption
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def verify(
 
     left, right = open_input(a, revision, lora, lora_order), open_input(b, revision)
     with ProgressBar() as bar:
-        report = compare(left, right, threads=threads or os.cpu_count() or 1, progress=lambda done, total: bar("verify", done, total))
+        report = compare(left, right, threads=workers(threads), progress=lambda done, total: bar("verify", done, total))
     Output(as_json).result(_text(report), **report.as_dict())
     if not report.ok:
         different = report.counts["DIFFERENT"]

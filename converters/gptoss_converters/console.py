@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from dataclasses import asdict
@@ -22,6 +23,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Worker threads (default: one per core, at most 4).")]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def workers(threads: int | None) -> int:
+    """How many threads a command that only reads runs; the writer has the same rule."""
+    from gptoss_adapters.checkpoint.writer import MAX_THREADS
+
+    return threads or min(os.cpu_count() or 1, MAX_THREADS)
 
 
 class Output:

@@ -92,15 +92,20 @@ def _check_lossy(checkpoint: Checkpoint, allow: bool) -> list[str]:
 
 def _keys(checkpoint: Checkpoint, entries: Sequence[Entry], expert_type: str, options: GgufOptions) -> list[Key]:
     config = checkpoint.config
-    name = options.name or meta.title(checkpoint.path.stem if checkpoint.path.is_file() else checkpoint.path.resolve().name)
     label = meta.size_label(((t.name, t.shape) for e in entries for t in e.tensors), config.num_experts)
-    keys = meta.model_keys(config, name, label, expert_type)
+    keys = meta.model_keys(config, options.name or _name(checkpoint), label, expert_type)
     if options.tokenizer == "none":
         keys += no_vocabulary_keys(config)
     else:
         stored = stored_keys(checkpoint) if options.tokenizer is None else []
         keys += stored or tokenizer_keys(find_tokenizer(checkpoint, options.tokenizer), checkpoint)
     return keys + meta.provenance_keys(config, checkpoint.kind, _version())
+
+
+def _name(checkpoint: Checkpoint) -> str:
+    """A GGUF's own, whatever its file is called; else from the folder's name."""
+    stored, path = checkpoint.metadata.get("general.name"), checkpoint.path
+    return stored if isinstance(stored, str) and stored else meta.title(path.stem if path.is_file() else path.resolve().name)
 
 
 def _hash_keys(checkpoint: Checkpoint, files: int) -> list[Key]:
