@@ -271,6 +271,16 @@ def test_encode_survives_flushed_denormals(backend: str, rule: str) -> None:
         assert [a.tobytes() for pair in got for a in pair] == [e.tobytes() for pair in expected for e in pair]
 
 
+def test_of_equally_bad_tensors_the_first_by_name_is_shown() -> None:
+    x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
+    made = mxfp4.encode(x, "mse")
+    for names in ("ab", "ba"):  # as threads happen to finish
+        stats = mxfp4.QuantStats()
+        for name in names:
+            stats.add(name, x, made[0], made[1])
+        assert "worst tensor: a, " in stats.text()
+
+
 def test_statistics_are_what_they_say_in_any_order(backend: str) -> None:
     rng = np.random.default_rng(10)
     x = rng.standard_normal((64, 8, 32)).astype(BF16)

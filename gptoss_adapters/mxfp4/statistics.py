@@ -90,7 +90,7 @@ class QuantStats:
             lines.append(f"  {whole.changed} of {whole.compared} blocks ({_percent(whole.changed, whole.compared)}) differ from the base's")
         shares = ", ".join(f"{oracle.E2M1[k]:g}: {_percent(n, whole.blocks)}" for k, n in enumerate(whole.max_codes) if n)
         lines.append(f"  largest magnitude of a block: {shares}; {whole.zero_blocks} zero blocks, {whole.minus_zeros} codes of -0")
-        name, worst = max(self.tensors.items(), key=lambda item: item[1].relative_mse)
+        name, worst = max(sorted(self.tensors.items()), key=lambda item: item[1].relative_mse)  # of equals the first by name, not by thread
         return "\n".join([*lines, f"  worst tensor: {name}, relative MSE {worst.relative_mse:.3g}"])
 
 
