@@ -11,10 +11,8 @@ namespace {
 
 constexpr int64_t QK = 32, HF_BLOCK = 16;
 
-// Rows of one work item: some 100 KB of weights, enough items to balance threads, and a multiple of every tile. With many
-// vectors an item is dear enough as it is, and more rows read the packed vectors less often.
-constexpr int64_t CHUNK = 64, BIG_CHUNK = 384;
-int64_t chunk(int64_t tokens) { return tokens < 48 ? CHUNK : BIG_CHUNK; }
+// Rows of a work item from BIG tokens on: an item is dear enough, and more rows read the packed vectors less often.
+constexpr int64_t BIG = 48, BIG_CHUNK = 384;
 
 Rows part(const Rows& w, int64_t first, int64_t count) {
     const int64_t n = std::min(count, w.rows - first);
@@ -103,12 +101,16 @@ class Product {
         const Buffer planes(precision == F32 ? 0 : count * plane_bytes());
         fill(panels.data, planes.data);
         std::vector<std::pair<const Work*, int64_t>> items;
+        int64_t rows = 0;
+        for (const Work& w : work) rows += w.weights.rows;
+        few = rows_of_item(rows, threads);
         for (const Work& w : work)
-            for (int64_t first = 0; first < w.weights.rows; first += chunk(w.in.size())) items.emplace_back(&w, first);
+            for (int64_t first = 0; first < w.weights.rows; first += chunk(w)) items.emplace_back(&w, first);
         parallel(threads, int64_t(items.size()), [&](int64_t i) { multiply(*items[i].first, items[i].second, planes.data); });
     }
 
   private:
+    int64_t chunk(const Work& w) const { return int64_t(w.in.size()) < BIG ? few : BIG_CHUNK; }
     const float* input(int64_t i) const { return x + i * groups * QK; }
     int64_t panel_bytes(const Work& w) const { return w.gemm->packed_bytes(precision, groups); }
     int64_t plane_bytes() const { return k.matmul->prepared_bytes(precision, groups); }
@@ -146,7 +148,7 @@ class Product {
     }
 
     void multiply(const Work& w, int64_t first, const uint8_t* planes) const {
-        Rows rows = part(w.weights, first, chunk(w.in.size()));
+        Rows rows = part(w.weights, first, chunk(w));
         for (size_t i = 0; i < w.odd_in.size(); ++i) k.matmul->rows_f32(rows, input(w.odd_in[i]), w.odd_out[i] + first);
         if (w.in.empty()) return;
         std::vector<float*> out;
@@ -172,6 +174,7 @@ class Product {
     const int threads;
     std::unique_ptr<bool[]> fits;
     std::vector<Work> work;
+    int64_t few = 0;  // rows of an item with few tokens
 };
 
 // out[pair] [rows] = the rows of that pair's expert times its input; `share` pairs (the slots of a token) use one input.
@@ -237,7 +240,7 @@ void run_linear_bf16(const Kernels& k, const uint16_t* w, const float* bias, int
     parallel(threads, panels, [&](int64_t p) {
         gemm->pack(Q24, in.data() + p * panel, std::min(panel, tokens - p * panel), groups, packed.data + p * bytes);
     });
-    const int64_t step = packs ? chunk(tokens) : CHUNK;
+    const int64_t step = packs && tokens >= BIG ? BIG_CHUNK : rows_of_item(rows, threads);
     parallel(threads, (rows + step - 1) / step, [&](int64_t item) {
         const int64_t first = item * step, n = std::min(step, rows - first), whole = packs ? n - n % gemm->row_tile : 0;
         std::vector<float*> out;

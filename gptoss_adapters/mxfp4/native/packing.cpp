@@ -11,8 +11,6 @@
 
 namespace {
 
-constexpr int64_t CHUNK = 64;  // rows of a work item
-
 constexpr int NIBBLES = 15;
 constexpr int64_t SAMPLED = 32;  // one run of weights in so many is looked at
 
@@ -48,7 +46,8 @@ int64_t pack_group(const uint16_t* w, int64_t count, int32_t base, uint8_t* out)
 }
 
 template <typename F> void by_rows(const PackedMatrix& m, const F& work) {
-    parallel(m.threads, (m.rows + CHUNK - 1) / CHUNK, [&](int64_t item) { work(item * CHUNK, std::min(m.rows, (item + 1) * CHUNK)); });
+    const int64_t step = rows_of_item(m.rows, m.threads);
+    parallel(m.threads, (m.rows + step - 1) / step, [&](int64_t item) { work(item * step, std::min(m.rows, (item + 1) * step)); });
 }
 
 }  // namespace

@@ -21,3 +21,11 @@ void pool_hold(int threads, void (*body)(void* context), void* context);
 template <typename F> void hold(int threads, const F& body) {
     pool_hold(threads, [](void* context) { (*static_cast<const F*>(context))(); }, const_cast<F*>(&body));
 }
+
+// How many of `rows` rows of weights make an item: enough items to balance the threads, and as many rows as that allows, since the first
+// ones of an item are not prefetched. A multiple of every tile.
+inline int64_t rows_of_item(int64_t rows, int threads) {
+    constexpr int64_t LEAST = 64, MOST = 512, ITEMS_OF_A_THREAD = 8;
+    const int64_t share = rows / (ITEMS_OF_A_THREAD * (threads > 1 ? threads : 1)) / LEAST * LEAST;
+    return share < LEAST ? LEAST : share > MOST ? MOST : share;
+}
