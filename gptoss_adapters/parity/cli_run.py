@@ -54,7 +54,7 @@ def run(
     opened = open_checkpoint(checkpoint)
     few_threads(opened.config, threads)
     with Bars() as bars:
-        made = Run(opened, Options(seed, tuple(carry or ()), timeout, text), bars).report(target, _repro(checkpoint, target, carry, seed))
+        made = Run(opened, Options(seed, tuple(carry or ()), timeout, text), bars).report(target, _repro(checkpoint, target, carry, seed, text))
     output.mkdir(parents=True, exist_ok=True)
     files = write_report(made, output)
     print(summary(made, colour=sys.stdout.isatty()))
@@ -105,11 +105,11 @@ def faults(
         print(f"  {f.fault:<22} {seen:<45} {f.what}")
 
 
-def _repro(checkpoint: str, targets: list[str], carry: list[str] | None, seed: int) -> str:
+def _repro(checkpoint: str, targets: list[str], carry: list[str] | None, seed: int, text: bool) -> str:
     from gptoss_adapters.parity.targets import shown
 
     parts = ["gptoss-parity", "run", checkpoint, *(x for t in targets for x in ("--target", shown(t))), *(x for c in carry or () for x in ("--carry", c))]
-    return shlex.join([*parts, *(["--seed", str(seed)] if seed else [])])
+    return shlex.join([*parts, *(["--seed", str(seed)] if seed else []), *([] if text else ["--no-text"])])
 
 
 class Bars:

@@ -22,7 +22,8 @@ from gptoss_adapters.parity import schema
 from gptoss_adapters.parity.attribution import Evidence, Found, Sweep, certificate, suspects, to_schema
 from gptoss_adapters.parity.behaviour import greedy, structural
 from gptoss_adapters.parity.deviations import Known, known_deviations
-from gptoss_adapters.parity.faults import find_fault
+from gptoss_adapters.parity.faults import all_faults, find_fault
+from gptoss_adapters.parity.faults_files import file_faults
 from gptoss_adapters.parity.judge import Flat, Judged, amount, judge, schema_families
 from gptoss_adapters.parity.layers import forced_routing, layers
 from gptoss_adapters.parity.measure import Record, Reference, measure
@@ -131,12 +132,12 @@ class Run:
         """All faults over all prompts, put into the reference that carries these; made once."""
         key = str(reference.checkpoint.path), carried
         if key not in self.sweeps:
-            done = 0
+            done, total = 0, 1 + len(all_faults()) + len(list(file_faults(len(reference.model.layers))))  # 1: the control
 
             def tick() -> None:
                 nonlocal done
                 done += 1
-                self.progress("faults", done, 52)
+                self.progress("faults", done, total)
 
             self.sweeps[key] = Sweep.run(reference, reference.carrying(carried), self.prompts, tick)
         return self.sweeps[key]

@@ -105,7 +105,12 @@ def check_text_layer(checkpoint: Checkpoint | None, backend: Backend, count: int
 def _own(backend: Backend, checkpoint: Checkpoint | None) -> Checkpoint | None:
     if backend.path is None or not Path(backend.path).exists():
         return None
-    return checkpoint if checkpoint and Path(backend.path).resolve() == checkpoint.path.resolve() else open_checkpoint(backend.path)
+    if checkpoint and Path(backend.path).resolve() == checkpoint.path.resolve():
+        return checkpoint
+    try:
+        return open_checkpoint(backend.path)
+    except GptOssError:
+        return None  # the engine took it: what needs no file of ours is still compared
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:

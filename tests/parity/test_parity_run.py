@@ -97,3 +97,4 @@ def test_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "/nowhere: no such file" in report.targets[1].reason
     assert json.loads((tmp_path / "out" / "report.json").read_text())["version"] == schema.VERSION
     assert report.angle_error and report.angle_error.rounded == [0, 5]
+    assert report.repro.endswith("--target torch=/nowhere --no-text")

@@ -73,7 +73,7 @@ def url(pocket_gguf: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     started, _ = blocks("running_server.md", "python")
-    code = started.replace('"pocket.gguf"', repr(str(pocket_gguf))).replace("8080", str(port)) + "import time\ntime.sleep(600)\n"
+    code = started.replace('"pocket.gguf"', repr(str(pocket_gguf))).replace("8080", str(port)) + "import time\ntime.sleep(1200)\n"
     server = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert server.stdout is not None
     assert str(port) in next(line for line in server.stdout if line.startswith("http")), "the recipe prints the address"

@@ -98,6 +98,12 @@ def test_stop_ids() -> None:
         assert check.verdict == verdict and len(check.failures) == (verdict == FAIL)
 
 
+def test_a_file_that_only_the_engine_reads_does_not_end_the_run(tmp_path: Path) -> None:
+    (tmp_path / "other.gguf").write_bytes(b"GGUF, of types that we do not read")
+    layer = by_name(check_text_layer(None, backend(tmp_path / "other.gguf")).checks)
+    assert layer["stop ids"].verdict == PASS and layer["vocabulary table"].verdict == SKIPPED
+
+
 def test_a_small_vocabulary_is_not_compared() -> None:
     layer = check_text_layer(None, backend(Path("x"), vocab_size=512))
     assert layer.verdict == SKIPPED and "512" in layer.checks[0].detail
