@@ -33,7 +33,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "to_q8_0": (None, [_PTR, _I32, _I64, _PTR]),
     "stream": (_I32, [_PTR]),
     "use_openmp": (None, [_PTR]),
-    "moe": (None, [_PTR]),
+    "moe": (_I32, [_PTR]),
     "matmul": (None, [_PTR, _PTR, _PTR, _I64, _I64, _I64, _PTR, _I32, _I32, _PTR]),
     "linear_bf16": (None, [_PTR, _PTR, _I64, _I64, _I64, _PTR, _I32, _PTR]),
     "pack_count": (None, [_PTR, _I64, _PTR]),

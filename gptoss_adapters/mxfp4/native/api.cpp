@@ -110,8 +110,12 @@ EXPORT void mxfp4_to_f32(const uint16_t* bf16, int64_t n, float* out) { chosen->
 EXPORT void mxfp4_to_f16(const void* x, int32_t source, int64_t n, uint16_t* out) { chosen->codec->to_f16(x, source, n, out); }
 EXPORT void mxfp4_to_q8_0(const void* x, int32_t source, int64_t n_blocks, uint8_t* out) { chosen->codec->to_q8_0(x, source, n_blocks, out); }
 
-EXPORT void mxfp4_moe(const MoeArguments* a) {
+// 0, and nothing done, when an expert id is out of range.
+EXPORT int32_t mxfp4_moe(const MoeArguments* a) {
+    for (int64_t p = 0; p < a->tokens * a->top_k; ++p)
+        if (a->ids[p] < 0 || a->ids[p] >= a->experts) return 0;
     hold(a->threads, [&] { run_moe(chosen->kernels, *a); });
+    return 1;
 }
 EXPORT void mxfp4_matmul(const uint8_t* blocks, const uint8_t* scales, const float* bias, int64_t rows, int64_t groups, int64_t tokens,
                          const float* x, int32_t precision, int32_t threads, float* y) {
