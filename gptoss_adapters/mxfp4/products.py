@@ -100,7 +100,7 @@ def moe(
     y[t] = sum over k of weight * (down(swiglu(gate_up(x) + bias)) + bias), swiglu as in `swiglu`. `threads` 0: all cores
     this process may use. Raises ValueError for shapes or expert ids that do not fit.
     """
-    (tokens, top_k), (e, h, i) = topk_ids.shape, experts.shape
+    (tokens, top_k), (e, h, _) = topk_ids.shape, experts.shape
     if x.shape != (tokens, h) or topk_weights.shape != (tokens, top_k) or not top_k:
         raise ValueError(f"expected x ({tokens}, {h}), weights ({tokens}, {top_k}) and K >= 1, got {x.shape} and {topk_weights.shape}")
     native = library()
