@@ -16,8 +16,9 @@ demo: $(VENV)/.demo  ## pocket checkpoint -> GGUF -> verify -> llama.cpp -> Harm
 test: $(VENV)/.test $(VENV_VLLM)/.ready  ## every test but the very slow ones
 	BIN=$(BIN) BIN_VLLM=$(VENV_VLLM)/bin sh scripts/test.sh
 
-test-slow: $(VENV)/.test  ## the very slow ones: long fuzz, whole product, cross-compiled kernels
-	$(BIN)/pytest -m slow --timeout 3600
+test-slow: $(VENV)/.test $(VENV_VLLM)/.ready  ## the very slow ones: long fuzz, whole product, cross-compiled kernels
+	$(BIN)/pytest -m slow --timeout 3600 --ignore=tests/vllm
+	$(VENV_VLLM)/bin/pytest -m slow --timeout 3600 tests/vllm
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@
 
 The reference is the parity checkpoint p1 (seed 0). Each kind holds the same weights, each exporter writes from each kind, and each
 backend opens what it can read. Without --full: the fewest cells in which every pair of (kind, exporter), (kind, backend) and
-(exporter, backend) that exists occurs; tests/parity/test_matrix.py runs the same cells and compares.
+(exporter, backend) that exists occurs; tests/parity/test_parity_matrix.py runs the same cells and compares.
 """
 
 from __future__ import annotations

@@ -72,10 +72,11 @@ def _short(value: object) -> str:
 
 @dataclass(frozen=True)
 class _Side:
-    """The target: its backend, and what it was opened on, where that is a local file or folder."""
+    """The target: its backend, what it was opened on, where that is a local file or folder, and else what it is said to serve."""
 
     backend: Backend
     own: Checkpoint | None
+    said: Checkpoint | None = None
 
     @property
     def splits_like_llama(self) -> bool:
@@ -83,11 +84,11 @@ class _Side:
 
 
 def check_text_layer(checkpoint: Checkpoint | None, backend: Backend, count: int = STRINGS, seed: int = 0) -> TextLayer:
-    """Every check that this target allows. checkpoint: the target's, where the backend's path does not name it."""
+    """Every check that this target allows. checkpoint: what it is compared with; a server known by its URL is said to serve this one."""
     if backend.info.vocab_size < N_RANKS:
         why = f"the model has no gpt-oss vocabulary (it has {backend.info.vocab_size} tokens)"
         return TextLayer([Check("text layer", SKIPPED, detail=why)], SKIPPED)
-    side = _Side(backend, _own(backend, checkpoint))
+    side = _Side(backend, _own(backend, checkpoint), checkpoint)
     checks: dict[str, Callable[[], Check]] = {
         "vocabulary table": lambda: check_table(side),
         "tokenizer": lambda: check_tokenizer(side, count, seed),
@@ -250,7 +251,8 @@ def _parting(expected: list[int], got: list[int]) -> tuple[Any, Any]:
 
 def check_prompts(side: _Side) -> Check:
     """The prompts that a server makes for its own chats. The date that it shows is taken from the prompt."""
-    template = side.own.chat_template if side.own else None
+    model = side.own or side.said
+    template = model.chat_template if model else None
     tally, vocabulary = Tally("server prompts", f"{side.backend.name}'s chat endpoint"), load_vocabulary()
     chosen = requests()
     for shape, request in chosen[:: max(len(chosen) // 120, 1)]:
