@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from isas import usable_backends
 
 from gptoss_adapters.mxfp4 import library
 
@@ -25,15 +26,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     return report
 
 
-def native_backends() -> list[str]:
-    """The instruction sets of the native library that this machine runs."""
-    native = library._load()
-    return [n for n in library.NAMES if n != "torch" and native and native.select(n.encode())]
-
-
-@pytest.fixture(params=native_backends())
-def native_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The test runs once for each of them."""
+@pytest.fixture(params=usable_backends())
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The test runs once on each instruction set and on the oracles; `isas.native_only` leaves these out."""
     monkeypatch.setenv("GPTOSS_MXFP4", request.param)
     library.library.cache_clear()
     yield request.param

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
 import ml_dtypes
 import numpy as np
 import pytest
+from isas import usable_backends
 
 from gptoss_adapters import mxfp4
 from gptoss_adapters.errors import BadInput, UsageError
@@ -19,20 +19,6 @@ from gptoss_adapters.mxfp4 import library, oracle
 
 BF16 = ml_dtypes.bfloat16
 ALL_SCALES = np.arange(256, dtype=np.uint8)
-
-
-def usable_backends() -> list[str]:
-    native = library._load()
-    return [n for n in library.NAMES if n == "torch" or (native and native.select(n.encode()))]
-
-
-@pytest.fixture(params=usable_backends())
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("GPTOSS_MXFP4", request.param)
-    library.library.cache_clear()
-    yield request.param
-    monkeypatch.undo()
-    library.library.cache_clear()
 
 
 def random_weights(*lead: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +51,8 @@ def test_decode_is_ml_dtypes_for_every_code_and_scale(backend: str, dtype: type)
 
 
 def test_decode_survives_flushed_denormals(backend: str) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     blocks, scales = every_pair()
     expected = mxfp4.decode(blocks, scales)
     torch.set_flush_denormal(True)
@@ -257,7 +244,8 @@ def test_scales_from_touches_no_block_that_does_not_fit(backend: str, rule: str,
 
 @pytest.mark.parametrize("rule", list(mxfp4.RULES))
 def test_encode_survives_flushed_denormals(backend: str, rule: str) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     x = hard_blocks(np.float32)
     x = np.concatenate([x, x * np.float32(2.0**-100)])
     given = mxfp4.encode(x, "ocp")[1]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
+from isas import native_only
 
 from gptoss_adapters import mxfp4
 from gptoss_adapters.mxfp4 import library, products
@@ -13,23 +12,6 @@ from gptoss_adapters.mxfp4.products import ExpertWeights
 
 BOUND = {"q8": 3e-2, "q16": 1e-4, "q24": 1e-6, "f32": 1e-6}
 ALPHA, LIMIT = 1.702, 7.0
-
-
-def usable_backends() -> list[str]:
-    native = library._load()
-    return [n for n in library.NAMES if n == "torch" or (native and native.select(n.encode()))]
-
-
-@pytest.fixture(params=usable_backends())
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("GPTOSS_MXFP4", request.param)
-    library.library.cache_clear()
-    yield request.param
-    monkeypatch.undo()
-    library.library.cache_clear()
-
-
-native_only = pytest.mark.parametrize("backend", [n for n in usable_backends() if n != "torch"], indirect=True)
 
 
 def weights(rows: int, groups: int, seed: int = 0, low: int = 112, high: int = 130) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +91,8 @@ def test_extreme_scales(backend: str, precision: str, scale: int, tokens: int) -
 
 @native_only
 def test_subnormal_results_survive_flush_to_zero(backend: str) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     blocks, scales = weights(8, 2)[0], np.zeros((8, 2), np.uint8)
     x = activations(1, 2)
     expected = mxfp4.matmul(x, blocks, scales, threads=1)

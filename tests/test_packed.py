@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from isas import native_only
 
 from gptoss_adapters import model as model_module
 from gptoss_adapters.errors import UsageError
@@ -15,8 +16,11 @@ from gptoss_adapters.packed import PackedWeight, pack
 TINY = Path(__file__).parent / "data" / "checkpoints" / "tiny" / "hf-mxfp4"
 
 
+pytestmark = native_only
+
+
 @pytest.fixture(autouse=True)
-def each_instruction_set(native_backend: str) -> None:
+def each_instruction_set(backend: str) -> None:
     torch.manual_seed(0)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from isas import native_only
 
 from gptoss_adapters import small_step
 from gptoss_adapters.model import Cache, attend, rms_norm, rotate
 
+pytestmark = native_only
+
 
 @pytest.fixture(autouse=True)
-def each_instruction_set(native_backend: str) -> None:
+def each_instruction_set(backend: str) -> None:
     torch.manual_seed(0)
 
 

@@ -118,7 +118,8 @@ def test_back_again_all_but_the_dropped_rows(odd: tuple[Path, Path], tmp_path: P
 
 
 def test_logits_are_those_of_the_source(odd: tuple[Path, Path]) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     from gptoss_adapters.model import GptOss
 
     ids = torch.tensor(np.random.default_rng(0).integers(0, 200_000, (1, 40)))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
-pytest.importorskip("uvicorn")
 from serve_fakes import Served
 from test_serve_client import CONVERSATION, REQUESTS, chat_agent
 
