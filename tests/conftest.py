@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from isas import usable_backends
 
+from gptoss_adapters.checkpoint import plan
 from gptoss_adapters.mxfp4 import library
 
 if not Path("/dev/nvidiactl").exists():  # read when triton is first imported, which torch does on its own
@@ -34,3 +35,9 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     yield request.param
     monkeypatch.undo()
     library.library.cache_clear()
+
+
+@pytest.fixture
+def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer's jobs are small, so that a small file takes several."""
+    monkeypatch.setattr(plan, "JOB_BYTES", 10_000)
