@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gptoss_adapters import mxfp4
-from gptoss_adapters.mxfp4.library import address, library
+from gptoss_adapters.mxfp4.library import address, loaded
 from gptoss_adapters.small_step import threads
 
 GROUP, GROUP_BYTES = 64, 96
@@ -44,13 +44,13 @@ class PackedWeight:
         x = x.contiguous()
         out = x.new_empty((*x.shape[:-1], self.shape[0]))
         at = None if bias is None else bias.data_ptr()
-        _native().linear_packed(self._at(), at, x.numel() // x.shape[-1], x.data_ptr(), out.data_ptr())
+        loaded().linear_packed(self._at(), at, x.numel() // x.shape[-1], x.data_ptr(), out.data_ptr())
         return out
 
     def rows(self, begin: int, end: int) -> Tensor:
         """The rows as they were: [end - begin, width] bfloat16."""
         out = torch.empty((end - begin, self.shape[1]), dtype=torch.bfloat16)
-        _native().unpack_rows(self._at(), begin, end, out.data_ptr())
+        loaded().unpack_rows(self._at(), begin, end, out.data_ptr())
         return out
 
     def _at(self) -> int:
@@ -65,7 +65,7 @@ def packs() -> bool:
 
 def pack(weight: Tensor) -> PackedWeight | None:
     """weight [rows, width] bfloat16, contiguous -> the same in 12 bits; None where too many exponents are out of the ordinary."""
-    (rows, width), native, groups = weight.shape, _native(), -(-weight.shape[1] // GROUP)
+    (rows, width), native, groups = weight.shape, loaded(), -(-weight.shape[1] // GROUP)
     counts = np.zeros(256, np.int64)
     native.pack_count(weight.data_ptr(), weight.numel(), address(counts))
     covered = np.convolve(counts[1:], np.ones(NIBBLE_EXPONENTS, np.int64), "valid")
@@ -80,9 +80,3 @@ def pack(weight: Tensor) -> PackedWeight | None:
     matrix.column, matrix.value = address(column), address(value)
     native.pack_listed(weight.data_ptr(), ctypes.addressof(matrix))
     return PackedWeight((data, first, column, value), (rows, width), base)
-
-
-def _native() -> Any:
-    native = library()
-    assert native is not None, "see packs()"
-    return native

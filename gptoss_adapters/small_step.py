@@ -8,12 +8,11 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gptoss_adapters.mxfp4.library import library
+from gptoss_adapters.mxfp4.library import library, loaded
 
 NATIVE_ROWS = 16  # above this, widening a weight once and one matmul is faster, unless the kernels have AMX
 MAX_GROUP = 64  # attention.h: query heads of a key head
@@ -52,14 +51,14 @@ def linear_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows, (n, k) = x.numel() // x.shape[-1], weight.shape
     out = x.new_empty((*x.shape[:-1], n))
     at = None if bias is None else bias.data_ptr()
-    _native().linear_bf16(weight.data_ptr(), at, n, k, rows, x.data_ptr(), threads(), out.data_ptr())
+    loaded().linear_bf16(weight.data_ptr(), at, n, k, rows, x.data_ptr(), threads(), out.data_ptr())
     return out
 
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """As `model.rms_norm`: x [.., H] contiguous, scale [H], both float32."""
     out = torch.empty_like(x)
-    _native().rms_norm(x.data_ptr(), scale.data_ptr(), x.numel() // x.shape[-1], x.shape[-1], eps, out.data_ptr())
+    loaded().rms_norm(x.data_ptr(), scale.data_ptr(), x.numel() // x.shape[-1], x.shape[-1], eps, out.data_ptr())
     return out
 
 
@@ -67,7 +66,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """As `model.rotate`, bit for bit: x [B, T, n, hd], cos and sin [B, T, 1, hd / 2], all contiguous float32."""
     b, t, n, hd = x.shape
     out = torch.empty_like(x)
-    _native().rotate(x.data_ptr(), cos.data_ptr(), sin.data_ptr(), b * t, n, hd // 2, out.data_ptr())
+    loaded().rotate(x.data_ptr(), cos.data_ptr(), sin.data_ptr(), b * t, n, hd // 2, out.data_ptr())
     return out
 
 
@@ -88,11 +87,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos:
     out = q.new_empty((b, t, n * hd))
     tensors = (x.data_ptr() for x in (q, k, v, sinks, q_pos, k_pos, out))
     arguments = _Attend(*tensors, k.stride(0), k_pos.stride(0), b, t, k.shape[1], n, k.shape[2], hd, window or 0, threads())
-    _native().attend(ctypes.addressof(arguments))
+    loaded().attend(ctypes.addressof(arguments))
     return out
-
-
-def _native() -> Any:
-    native = library()
-    assert native is not None, "see usable()"
-    return native

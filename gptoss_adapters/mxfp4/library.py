@@ -91,6 +91,13 @@ def library() -> Library | None:
     return native
 
 
+def loaded() -> Library:
+    """The native functions, for callers that have made sure that they are there."""
+    native = library()
+    assert native is not None
+    return native
+
+
 def backend() -> str:
     """What serves: "amx", "avx512vbmi", "avx512vnni", "avx2", "neon" or "portable" (native), or "torch" (the oracles)."""
     native = library()

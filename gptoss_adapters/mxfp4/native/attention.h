@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-struct AttendArguments {  // mirrored by _Attend in native.py
+struct AttendArguments {  // mirrored by _Attend in small_step.py
     const float* q;        // [B, T, n, hd]
     const float *k, *v;    // [B, S, n_kv, hd], rows of a batch kv_stride floats apart
     const float* sinks;    // [n]
