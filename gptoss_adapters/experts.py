@@ -167,6 +167,10 @@ class TritonExperts:
     def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         return self.kernels.moe(x, self.weights, chosen, weights, self.config.swiglu_alpha, self.config.swiglu_limit)
 
+    def capturable(self, rows: int) -> bool:
+        """Whether a CUDA graph can hold the call for so many tokens: beyond, the tiles depend on the routing."""
+        return rows * self.config.experts_per_token <= self.kernels.DECODE_PAIRS
+
 
 def _packed(checkpoint: Checkpoint, layer: int) -> Iterator[Any]:
     """Blocks, scales and bias (float32) of gate_up, then of down: the order that both kernels take."""

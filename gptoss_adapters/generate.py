@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gptoss_adapters.decode_graph import DecodeGraph, context_for, worthwhile
 from gptoss_adapters.errors import UsageError
 from gptoss_adapters.sampling import Sampling, draw
 from gptoss_adapters.spec import EOS_TOKEN_IDS
@@ -92,16 +94,40 @@ def _steps(model: GptOss, rows: list[list[int]], max_tokens: int, sampling: Samp
         return
     cache = model.new_cache()
     logits, positions = kept.prefill(rows[0]) if kept else prefill(model, rows, cache)
-    alive = [True] * len(rows)
-    for n in range(max_tokens):
-        logp = logits[:, -1].float().log_softmax(-1)
-        tokens = pick(logp, sampling, random)
-        yield [_step(logp[i], int(t), top, stops) if alive[i] else None for i, t in enumerate(tokens)]
-        alive = [a and int(t) not in stops for a, t in zip(alive, tokens, strict=True)]
-        if not any(alive) or n + 1 == max_tokens:
-            return
-        positions = positions + 1
-        logits = kept.step(tokens.tolist()) if kept else model(tokens[:, None], cache=cache, positions=positions, last_only=True)
+    with _decode_graph(model, len(rows), max(map(len, rows)) + max_tokens) as graph:
+        if graph is not None:
+            graph.load(kept.cache if kept else cache)  # `kept` will hold the prompt only
+        alive = [True] * len(rows)
+        for n in range(max_tokens):
+            logp = logits[:, -1].float().log_softmax(-1)
+            tokens = pick(logp, sampling, random)
+            yield [_step(logp[i], int(t), top, stops) if alive[i] else None for i, t in enumerate(tokens)]
+            alive = [a and int(t) not in stops for a, t in zip(alive, tokens, strict=True)]
+            if not any(alive) or n + 1 == max_tokens:
+                return
+            positions = positions + 1
+            if graph is not None:
+                logits = graph.step(tokens, positions)
+            else:
+                logits = kept.step(tokens.tolist()) if kept else model(tokens[:, None], cache=cache, positions=positions, last_only=True)
+
+
+@contextmanager
+def _decode_graph(model: GptOss, rows: int, tokens: int) -> Iterator[DecodeGraph | None]:
+    """The decode step of so many rows and tokens as a CUDA graph, where that is worthwhile: the model's last one,
+    if it fits and no other answer is using it."""
+    if not worthwhile(model, rows):
+        yield None
+        return
+    graph, model.graph = model.graph, None  # not to be shared, and its buffers go before the next ones come
+    context = context_for(model, tokens)
+    if graph is None or (graph.rows, graph.context) != (rows, context):
+        graph = None
+        graph = DecodeGraph(model, rows, context)
+    try:
+        yield graph
+    finally:
+        model.graph = graph
 
 
 def _step(logp: Tensor, token: int, top: int, stops: set[int | None]) -> Step:

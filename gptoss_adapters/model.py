@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ from gptoss_adapters.spec import MXFP4_BLOCK, SLIDING, GptOssConfig
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint import Checkpoint
+    from gptoss_adapters.decode_graph import DecodeGraph
     from gptoss_adapters.generate import Generation
 
 Linear = Callable[[Tensor, Any, "Tensor | None"], Tensor]  # the weight: a tensor or packed
@@ -104,6 +105,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
+class KeyValues(Protocol):
+    """What a layer's attention needs of a cache."""
+
+    def extend(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        """Append T columns; returns k, v [B, S, n_kv, hd] and positions [B, S] of every column that the new queries may need."""
+        ...
+
+
 class Cache:
     """Keys and values of one layer: [B, S, n_kv, hd] with the position of every column, [B, S] (-1: padding, on the left).
 
@@ -122,20 +131,19 @@ class Cache:
         return self.end - self.start
 
     def extend(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
-        """Append T columns; returns every column that the new queries may need: k, v [B, S, n_kv, hd], positions [B, S]."""
         new, t = (k, v, positions), k.shape[1]
         if self.window is not None and t >= self.window:  # long: more than will be kept
-            every = tuple(torch.cat((old, x), 1) for old, x in zip(self._held(), new, strict=True)) if len(self) else new
+            every = tuple(torch.cat((old, x), 1) for old, x in zip(self.held(), new, strict=True)) if len(self) else new
             self._move([x[:, x.shape[1] - (self.window - 1) :] for x in every], 2 * self.window)
             return every
         if self.k is None or self.end + t > self.k.shape[1]:
-            held = self._held() if self.k is not None else [x[:, :0] for x in new]
+            held = self.held() if self.k is not None else [x[:, :0] for x in new]
             grown = 2 * self.window if self.window is not None else max(len(self) + t, 2 * len(self))
             self._move(held, grown)
         for buffer, x in zip(self._buffers(), new, strict=True):
             buffer[:, self.end : self.end + t] = x
         self.end += t
-        every = self._held()
+        every = self.held()
         if self.window is not None:
             self.start = max(self.start, self.end - (self.window - 1))
         return every
@@ -144,7 +152,8 @@ class Cache:
         assert self.k is not None and self.v is not None and self.positions is not None
         return self.k, self.v, self.positions
 
-    def _held(self) -> tuple[Tensor, ...]:
+    def held(self) -> tuple[Tensor, ...]:
+        """k, v, positions of the columns in use, as views. Only after the first `extend`."""
         return tuple(x[:, self.start : self.end] for x in self._buffers())
 
     def _move(self, held: Sequence[Tensor], size: int) -> None:
@@ -197,7 +206,7 @@ class Attention:
         self.config, self.w, self.linear = config, weights, linear
         self.window = config.sliding_window if config.layer_types[layer] == SLIDING else None
 
-    def __call__(self, x: Tensor, rope: tuple[Tensor, Tensor], positions: Tensor, cache: Cache | None) -> Tensor:
+    def __call__(self, x: Tensor, rope: tuple[Tensor, Tensor], positions: Tensor, cache: KeyValues | None) -> Tensor:
         b, t, _ = x.shape
         hd, w = self.config.head_dim, self.w
         x = norm(self.linear, x, w["attn_norm.weight"], self.config.rms_norm_eps)
@@ -267,6 +276,7 @@ class GptOss:
             w: dict[str, Any] = {name: (self._matrix if name in PROJECTIONS else self._dense)(f"layers.{n}.{name}") for name in LAYER_TENSORS}
             moe = MoE(self.config, w, load_experts(checkpoint, n, dtype, self.device, experts), self.linear)
             self.layers.append((Attention(self.config, w, n, self.linear), moe))
+        self.graph: DecodeGraph | None = None  # of the last answer on a GPU, for the next one
 
     @classmethod
     def from_checkpoint(cls, path: str | Path | Checkpoint, dtype: torch.dtype = torch.float32,
@@ -309,9 +319,10 @@ class GptOss:
                taps: Taps | None = None) -> Tensor:  # fmt: skip
         """The same without the output head: [B, T, H] after the last norm. What a prompt's earlier chunks need."""
         ids = input_ids.to(self.device)
-        return self._hidden(ids, self._check(ids, positions, cache), cache, taps)
+        return self.forward(ids, self._check(ids, positions, cache), cache, taps)
 
-    def _hidden(self, ids: Tensor, positions: Tensor, cache: list[Cache] | None = None, taps: Taps | None = None) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor, cache: Sequence[KeyValues] | None = None, taps: Taps | None = None) -> Tensor:
+        """`hidden` of ids and positions that are known to be right, on the model's device: [B, T, H]. Asks the host nothing itself."""
         x = F.embedding(ids, self.embedding).to(self.dtype)  # (B, T, H)
         rope = self.rope.tables(positions.clamp(min=0), self.dtype)
         for n, (attention, moe) in enumerate(self.layers):
@@ -381,7 +392,7 @@ class _Traceable(torch.nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=self.model.device).expand(input_ids.shape[0], -1)
-        return self.model.linear(self.model._hidden(input_ids, positions), self.model.unembedding, None)
+        return self.model.linear(self.model.forward(input_ids, positions), self.model.unembedding, None)
 
 
 def _next_position(cache: list[Cache] | None) -> int:
