@@ -5,15 +5,13 @@ second kernel adds the shares in a fixed order with bias and SwiGLU, or bias and
 the routing and nothing waits for the host, so a CUDA graph can hold it. Many tokens: pairs sorted by expert, each expert's
 padded to whole tiles, one matrix product per tile with bias and SwiGLU in its last step.
 
-A byte holds values 2j and 2j + 1 of a row: even and odd activations are read apart, so weights need no interleaving.
-Importing this module needs triton. `TRITON_INTERPRET=1`, set before the import, runs it on CPU tensors, where only float32 works.
+Importing this module needs triton. `TRITON_INTERPRET=1`, set before the import, runs it on CPU tensors.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -21,8 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 DECODE_PAIRS = 64  # up to so many (token, expert) pairs the split-K path serves
-BLOCK_N, BLOCK_G, SPLIT = 32, 8, 4  # split-K: rows, blocks of 32 values a step, shares of K
-TILE_M, TILE_N, TILE_G = 32, 64, 2  # tiles: pairs, rows, blocks a step
+BLOCK_N, BLOCK_G, SPLIT = 64, 8, 4  # split-K: rows, blocks of 32 values a step, shares of K
+TILE_N, TILE_G = 128, 4  # tiles: rows, blocks a step
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,17 @@ class Experts:
 
 
 @triton.jit
-def _e2m1(code):
-    """4-bit codes (int32) -> float32, by arithmetic on the bits."""
-    exponent, half = (code >> 1) & 3, code & 1
-    bits = tl.where(exponent == 0, half * 0x3F000000, ((exponent + 126) << 23) | (half << 22))
-    return (bits | ((code & 8) << 28)).to(tl.float32, bitcast=True)
+def _halves(word, PAIR: tl.constexpr):
+    """Codes PAIR and PAIR + 4 of the eight in each uint32 word, times 2**-14, as float32.
+
+    Both at once as two float16 in one word: exponent and mantissa of a code are the upper bits of theirs, and its code for 0.5 is
+    one of their subnormals, so that shifting is all there is to do.
+    """
+    sign = (word << (12 - 4 * PAIR)) & 0x80008000
+    size = (word << (9 - 4 * PAIR) if PAIR < 3 else word >> 3) & 0x0E000E00
+    both = sign | size
+    low, high = (both & 0xFFFF).to(tl.uint16), (both >> 16).to(tl.uint16)
+    return low.to(tl.float16, bitcast=True).to(tl.float32), high.to(tl.float16, bitcast=True).to(tl.float32)
 
 
 @triton.jit
@@ -58,25 +62,37 @@ def _swiglu(gate, up, alpha, limit):
 
 
 @triton.jit
-def _partial_rows(x, blocks, scales, ids, out, rows, groups: tl.constexpr, share, BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr, SPLIT: tl.constexpr):
-    """out[pair, split, row] = this share of K of the row of the pair's expert times x[pair // share]."""
+def _partial_rows(x, words, scales, ids, out, rows, groups: tl.constexpr, share, BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr, SPLIT: tl.constexpr):
+    """out[pair, split, row] = this share of K of the row of the pair's expert times x[pair // share]. words: blocks as int32."""
     pair, split = tl.program_id(0), tl.program_id(2)
     row = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     at = (tl.load(ids + pair).to(tl.int64) * rows + row) * groups  # [BLOCK_N]
-    byte = tl.arange(0, 16)
-    total = tl.zeros([BLOCK_N], tl.float32)
+    x += (pair // share) * groups * 32
+    total = tl.zeros([BLOCK_N, BLOCK_G], tl.float32)
     for first in range(0, groups, SPLIT * BLOCK_G):
         group = first + split * BLOCK_G + tl.arange(0, BLOCK_G)
         known = (row < rows)[:, None] & (group < groups)[None, :]
         s = tl.load(scales + at[:, None] + group[None, :], known, 0).to(tl.int32)
-        w = tl.load(blocks + (at[:, None] + group[None, :])[:, :, None] * 16 + byte[None, None, :], known[:, :, None], 0).to(tl.int32)
-        k = group[:, None] * 32 + byte[None, :] * 2  # [BLOCK_G, 16]
-        source = x + (pair // share) * groups * 32 + k
-        even = tl.load(source, (group < groups)[:, None], 0).to(tl.float32)
-        odd = tl.load(source + 1, (group < groups)[:, None], 0).to(tl.float32)
-        sums = tl.sum(_e2m1(w & 15) * even[None, :, :] + _e2m1(w >> 4) * odd[None, :, :], axis=2)
-        total += tl.sum(sums * _unit(s), axis=1)
-    tl.store(out + (pair * SPLIT + split) * rows + row, total, row < rows)
+        block = (at[:, None] + group[None, :])[:, :, None] * 4 + tl.arange(0, 4)[None, None, :]
+        w = tl.load(words + block, known[:, :, None], 0).to(tl.uint32, bitcast=True)  # [BLOCK_N, BLOCK_G, 4]
+        k = group[:, None] * 32 + tl.arange(0, 32)[None, :]
+        v = tl.load(x + k, (group < groups)[:, None], 0).to(tl.float32)
+        even, odd = tl.split(tl.reshape(v, (BLOCK_G, 4, 2, 2, 2)))  # value 8 i + 4 h + 2 b + a of a block: word i, code 4 h + 2 b + a
+        even0, even1 = tl.split(even)
+        odd0, odd1 = tl.split(odd)
+        x0, x4 = tl.split(even0)
+        x1, x5 = tl.split(odd0)
+        x2, x6 = tl.split(even1)
+        x3, x7 = tl.split(odd1)
+        sums = tl.zeros([BLOCK_N, BLOCK_G, 4], tl.float32)
+        for code in tl.static_range(4):
+            low, high = _halves(w, code)
+            a = x0 if code == 0 else x1 if code == 1 else x2 if code == 2 else x3
+            b = x4 if code == 0 else x5 if code == 1 else x6 if code == 2 else x7
+            sums += low * a[None, :, :]
+            sums += high * b[None, :, :]
+        total += tl.sum(sums, axis=2) * 16384 * _unit(s)
+    tl.store(out + (pair * SPLIT + split) * rows + row, tl.sum(total, axis=1), row < rows)
 
 
 @triton.jit
@@ -109,44 +125,38 @@ def _add_combine(partial, bias, ids, weights, out, hidden, top_k: tl.constexpr, 
 
 
 @triton.jit
-def _weights(blocks, scales, at, byte, known, DTYPE: tl.constexpr):
-    """Even and odd values [bytes, rows] of rows that begin at block `at`, ready to be the second operand of a product."""
-    w = tl.load(blocks + at[None, :] * 16 + byte[:, None], known, 0).to(tl.int32)
-    unit = _unit(tl.load(scales + at[None, :] + byte[:, None] // 16, known, 0).to(tl.int32))
-    return (_e2m1(w & 15) * unit).to(DTYPE), (_e2m1(w >> 4) * unit).to(DTYPE)
-
-
-@triton.jit
 def _tile(
     x, blocks, scales, bias, order, tile_expert, out, rows, groups: tl.constexpr, share, alpha, limit,
-    SWIGLU: tl.constexpr, TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_G: tl.constexpr, DTYPE: tl.constexpr,
+    SWIGLU: tl.constexpr, TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_G: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
-    """out[pair, n] for TILE_M pairs of one expert: row n, or SwiGLU of rows 2 n and 2 n + 1. Pair -1 is padding."""
+    """out[pair, n] for TILE_M pairs of one expert: row n, or SwiGLU of rows 2 n and 2 n + 1. Pair -1 is padding.
+
+    The product is Triton's own for microscaled operands, which takes bfloat16 beside them: a float32 is the sum of three.
+    """
     expert = tl.load(tile_expert + tl.program_id(0)).to(tl.int64)
     pair = tl.load(order + tl.program_id(0) * TILE_M + tl.arange(0, TILE_M))
-    n = tl.program_id(1) * TILE_N + tl.arange(0, TILE_N)
-    outputs = rows // 2 if SWIGLU else rows
-    row = 2 * n if SWIGLU else n
+    row = tl.program_id(1) * TILE_N + tl.arange(0, TILE_N)
     at = (expert * rows + row) * groups
+    source = x + (pair // share)[:, None].to(tl.int64) * groups * 32
     total = tl.zeros([TILE_M, TILE_N], tl.float32)
-    other = tl.zeros([TILE_M, TILE_N], tl.float32)
     for first in range(0, groups, TILE_G):
-        byte = first * 16 + tl.arange(0, TILE_G * 16)
-        inside = byte < groups * 16
-        source = x + (pair // share)[:, None].to(tl.int64) * groups * 32 + 2 * byte[None, :]
-        wanted = (pair >= 0)[:, None] & inside[None, :]
-        even, odd = tl.load(source, wanted, 0).to(DTYPE), tl.load(source + 1, wanted, 0).to(DTYPE)
-        known = inside[:, None] & (n < outputs)[None, :]
-        low, high = _weights(blocks, scales, at, byte, known, DTYPE)
-        total = tl.dot(odd, high, tl.dot(even, low, total, input_precision="ieee"), input_precision="ieee")
-        if SWIGLU:
-            low, high = _weights(blocks, scales, at + groups, byte, known, DTYPE)
-            other = tl.dot(odd, high, tl.dot(even, low, other, input_precision="ieee"), input_precision="ieee")
-    b = bias + expert * rows + row
-    total += tl.load(b, n < outputs, 0).to(tl.float32)[None, :]
+        group, byte, k = first + tl.arange(0, TILE_G), first * 16 + tl.arange(0, TILE_G * 16), first * 32 + tl.arange(0, TILE_G * 32)
+        w = tl.load(blocks + at[None, :] * 16 + byte[:, None], (byte < groups * 16)[:, None] & (row < rows)[None, :], 0)
+        s = tl.load(scales + at[:, None] + group[None, :], (row < rows)[:, None] & (group < groups)[None, :], 127)
+        v = tl.load(source + k[None, :], (pair >= 0)[:, None] & (k < groups * 32)[None, :], 0)
+        for _ in tl.static_range(PIECES):
+            piece = v.to(tl.bfloat16)
+            total = tl.dot_scaled(piece, None, "bf16", w, s, "e2m1", total)
+            rest = v - piece.to(v.dtype)
+            v = tl.where(rest == rest, rest, 0)  # what is left of an infinity
+    total += tl.load(bias + expert * rows + row, row < rows, 0).to(tl.float32)[None, :]
     if SWIGLU:
-        total = _swiglu(total, other + tl.load(b + 1, n < outputs, 0).to(tl.float32)[None, :], alpha, limit)
-    tl.store(out + pair[:, None].to(tl.int64) * outputs + n[None, :], total, (pair >= 0)[:, None] & (n < outputs)[None, :])
+        gate, up = tl.split(tl.reshape(total, (TILE_M, TILE_N // 2, 2)))
+        n, outputs = tl.program_id(1) * (TILE_N // 2) + tl.arange(0, TILE_N // 2), rows // 2
+        y = _swiglu(gate, up, alpha, limit)
+    else:
+        n, outputs, y = row, rows, total
+    tl.store(out + pair[:, None].to(tl.int64) * outputs + n[None, :], y, (pair >= 0)[:, None] & (n < outputs)[None, :])
 
 
 def moe(x: Tensor, experts: Experts, topk_ids: Tensor, topk_weights: Tensor, alpha: float, limit: float) -> Tensor:
@@ -163,7 +173,7 @@ def _split_k(x: Tensor, e: Experts, ids: Tensor, weights: Tensor, top_k: int, al
     def partial(source: Tensor, blocks: Tensor, scales: Tensor, n: int, g: int, share: int) -> Tensor:
         out = x.new_empty((pairs, SPLIT, n), dtype=torch.float32)
         grid = (pairs, triton.cdiv(n, BLOCK_N), SPLIT)
-        _partial_rows[grid](source, blocks, scales, ids, out, n, g, share, BLOCK_N=BLOCK_N, BLOCK_G=BLOCK_G, SPLIT=SPLIT)
+        _partial_rows[grid](source, blocks.view(torch.int32), scales, ids, out, n, g, share, BLOCK_N=BLOCK_N, BLOCK_G=BLOCK_G, SPLIT=SPLIT)
         return out
 
     h = partial(x, e.gate_up_blocks, e.gate_up_scales, rows, groups, top_k)
@@ -177,27 +187,28 @@ def _split_k(x: Tensor, e: Experts, ids: Tensor, weights: Tensor, top_k: int, al
 
 def _tiled(x: Tensor, e: Experts, ids: Tensor, weights: Tensor, top_k: int, alpha: float, limit: float) -> Tensor:
     pairs, (count, rows, groups), hidden = ids.numel(), e.gate_up_scales.shape, x.shape[1]
-    order, tile_expert = _sort(ids, count)
-    dtype: Any = tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float32
-    shape = {"TILE_M": TILE_M, "TILE_N": TILE_N, "TILE_G": TILE_G, "DTYPE": dtype}
-    tiles = len(tile_expert)
-    act = x.new_empty((pairs, rows // 2))
-    grid = (tiles, triton.cdiv(rows // 2, TILE_N))
-    _tile[grid](x, e.gate_up_blocks, e.gate_up_scales, e.gate_up_bias, order, tile_expert, act, rows, groups, top_k, alpha, limit, SWIGLU=True, **shape)
-    z = x.new_empty((pairs, hidden), dtype=torch.float32)
-    grid = (tiles, triton.cdiv(hidden, TILE_N))
-    _tile[grid](act, e.down_blocks, e.down_scales, e.down_bias, order, tile_expert, z, hidden, rows // 64, 1, alpha, limit, SWIGLU=False, **shape)
+    tile_m = min(128, max(16, triton.next_power_of_2(pairs // count)))
+    order, tile_expert = _sort(ids, count, tile_m)
+
+    def product(source: Tensor, blocks: Tensor, scales: Tensor, bias: Tensor, out: Tensor, n: int, g: int, share: int, swiglu: bool) -> Tensor:
+        grid = (len(tile_expert), triton.cdiv(n, TILE_N))
+        _tile[grid](source, blocks, scales, bias, order, tile_expert, out, n, g, share, alpha, limit,
+                    SWIGLU=swiglu, TILE_M=tile_m, TILE_N=TILE_N, TILE_G=TILE_G, PIECES=1 if x.dtype == torch.bfloat16 else 3)  # fmt: skip
+        return out
+
+    act = product(x, e.gate_up_blocks, e.gate_up_scales, e.gate_up_bias, x.new_empty((pairs, rows // 2)), rows, groups, top_k, True)
+    z = product(act, e.down_blocks, e.down_scales, e.down_bias, x.new_empty((pairs, hidden), dtype=torch.float32), hidden, rows // 64, 1, False)
     return torch.einsum("tkh,tk->th", z.view(len(x), top_k, hidden), weights.view(len(x), top_k).float()).to(x.dtype)
 
 
-def _sort(ids: Tensor, experts: int) -> tuple[Tensor, Tensor]:
-    """Pairs by expert, each expert's padded with -1 to whole tiles [tiles * TILE_M], and the expert of each tile [tiles]."""
+def _sort(ids: Tensor, experts: int, tile_m: int) -> tuple[Tensor, Tensor]:
+    """Pairs by expert, each expert's padded with -1 to whole tiles [tiles * tile_m], and the expert of each tile [tiles]."""
     counts = torch.bincount(ids, minlength=experts)
-    tiles = (counts + TILE_M - 1) // TILE_M
+    tiles = (counts + tile_m - 1) // tile_m
     tile_expert = torch.repeat_interleave(torch.arange(experts, device=ids.device), tiles)
-    begin, padded = counts.cumsum(0) - counts, (tiles.cumsum(0) - tiles) * TILE_M
+    begin, padded = counts.cumsum(0) - counts, (tiles.cumsum(0) - tiles) * tile_m
     by_expert = torch.argsort(ids, stable=True)
     expert = ids[by_expert].long()
-    order = torch.full((len(tile_expert) * TILE_M,), -1, dtype=torch.int32, device=ids.device)
+    order = torch.full((len(tile_expert) * tile_m,), -1, dtype=torch.int32, device=ids.device)
     order[padded[expert] + torch.arange(len(ids), device=ids.device) - begin[expert]] = by_expert.int()
     return order, tile_expert.int()
