@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -94,6 +95,9 @@ class Run:
                 self._judge(target, out)
         except GptOssError as error:
             out.verdict, out.reason = schema.NOT_COMPARABLE, str(error)
+        except Exception as error:  # a mistake of ours must not cost the other targets their report
+            traceback.print_exc()
+            out.verdict, out.reason = schema.NOT_COMPARABLE, f"gptoss-parity itself failed: {type(error).__name__}: {error}".splitlines()[0]
         out.seconds = round(time.monotonic() - start, 2)
         return out
 

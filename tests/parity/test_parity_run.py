@@ -11,7 +11,7 @@ from gptoss_converters.to_gguf import GgufOptions, plan_gguf
 
 from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.writer import write
-from gptoss_adapters.parity import schema
+from gptoss_adapters.parity import schema, targets
 from gptoss_adapters.parity.runner import Options, Run
 from gptoss_adapters.parity.schema import Report, Target
 
@@ -83,6 +83,21 @@ def test_what_breaks_is_not_comparable_and_the_others_still_run(engine: str, say
     assert broken.verdict == schema.NOT_COMPARABLE and any(word in broken.reason for word in says.split("|")), broken.reason
     assert fine.verdict == schema.WITHIN, fine.reason
     assert schema.exit_code(made.targets) == 3
+
+
+def test_a_mistake_of_ours_costs_one_target_only(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    judge = Run._judge
+
+    def mistaken(self: Run, target: targets.Target, out: schema.Target) -> None:
+        if target.spec == "torch[n_batch=7]":
+            raise ZeroDivisionError("nothing\nat all")
+        judge(self, target, out)
+
+    monkeypatch.setattr(Run, "_judge", mistaken)
+    made = Run(open_checkpoint(folder / "p1"), Options(text=False, certificate=False)).report(["torch[n_batch=7]", "torch"])
+    assert [t.verdict for t in made.targets] == [schema.NOT_COMPARABLE, schema.WITHIN]
+    assert made.targets[0].reason == "gptoss-parity itself failed: ZeroDivisionError: nothing"
+    assert "Traceback" in capsys.readouterr().err  # for the one who mends it
 
 
 def test_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
