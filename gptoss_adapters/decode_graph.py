@@ -94,15 +94,16 @@ class DecodeGraph:
     @torch.inference_mode()
     def _capture(self) -> Tensor:
         """A few steps of padding first: kernels are compiled and libraries set up outside of the graph."""
-        aside = torch.cuda.Stream(self.model.device)
-        aside.wait_stream(torch.cuda.current_stream(self.model.device))
-        with torch.cuda.stream(aside):
-            for _ in range(3):
-                self._step()
-        torch.cuda.current_stream(self.model.device).wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            return self._step()
+        with torch.cuda.device(self.model.device):
+            aside, present = torch.cuda.Stream(), torch.cuda.current_stream()
+            aside.wait_stream(present)
+            with torch.cuda.stream(aside):
+                for _ in range(3):
+                    self._step()
+            present.wait_stream(aside)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                return self._step()
 
 
 def capturable(model: GptOss, rows: int) -> bool:

@@ -37,8 +37,8 @@ def of(made: list[dict[str, Any]], kernel: str, *targets: str, dtype: str | None
 @pytest.mark.parametrize("kernel", ["_partial_rows", "_add_swiglu", "_add_combine", "_tile"])
 def test_every_kernel_compiles_for_every_target(made: list[dict[str, Any]], kernel: str) -> None:
     rows = of(made, kernel, *NVIDIA, "gfx942")
-    assert len(rows) == 4 * 2 * (2 if kernel in ("_partial_rows", "_tile") else 1)
-    assert all(r["shared"] <= 48 << 10 for r in rows)
+    assert len(rows) == 4 * 2 * {"_partial_rows": 2, "_tile": 4}.get(kernel, 1)  # gate_up and down; few tokens and many
+    assert all(r["shared"] <= 64 << 10 for r in rows if r["target"] == "gfx942") and all(r["shared"] <= 96 << 10 for r in rows)
 
 
 def test_decoding_reads_wide_and_takes_few_instructions(made: list[dict[str, Any]]) -> None:
@@ -48,5 +48,4 @@ def test_decoding_reads_wide_and_takes_few_instructions(made: list[dict[str, Any
 
 
 def test_prompts_run_on_tensor_cores(made: list[dict[str, Any]]) -> None:
-    assert all(r["products"] > 0 for r in of(made, "_tile", *NVIDIA))
-    assert all(r["stack"] == 0 for r in of(made, "_tile", *NVIDIA, dtype="bfloat16"))
+    assert all(r["products"] > 0 and r["stack"] == 0 for r in of(made, "_tile", *NVIDIA))

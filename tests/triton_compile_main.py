@@ -77,7 +77,8 @@ def compiled(kernel: Any, launch: dict[str, Any], target: GPUTarget) -> Any:
             signature[name] = "fp32" if isinstance(value, float) else "i32"
         if name not in constants and (isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0)):
             attributes[(n,)] = [["tt.divisibility", 16]]
-    return triton.compile(ASTSource(kernel, signature, {name: launch[name] for name in constants}, attributes), target=target)
+    options = {"num_warps": launch["num_warps"]} if "num_warps" in launch else {}
+    return triton.compile(ASTSource(kernel, signature, {name: launch[name] for name in constants}, attributes), target=target, options=options)
 
 
 def machine_code(cubin: bytes, *options: str) -> str:
@@ -105,7 +106,7 @@ def longest_loop(cubin: bytes) -> int:
 
 
 def main(names: list[str]) -> None:
-    for target, dtype, tokens in itertools.product(names, (torch.bfloat16, torch.float32), (1, 64)):
+    for target, dtype, tokens in itertools.product(names, (torch.bfloat16, torch.float32), (1, 64, 2048)):
         for kernel, launch in launches(tokens, dtype):
             made = compiled(kernel, launch, TARGETS[target])
             out = {"kernel": kernel.__name__, "dtype": str(dtype).removeprefix("torch."), "target": target, "shared": made.metadata.shared}

@@ -11,6 +11,7 @@ Importing this module needs triton. `TRITON_INTERPRET=1`, set before the import,
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 DECODE_PAIRS = 64  # up to so many (token, expert) pairs the split-K path serves
 BLOCK_N, BLOCK_G, SPLIT = 64, 8, 4  # split-K: rows, blocks of 32 values a step, shares of K
-TILE_N, TILE_G = 128, 4  # tiles: rows, blocks a step
+TILE_N, TILE_G, WARPS = 128, 2, 8  # tiles: rows, blocks a step, warps
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,8 @@ def moe(x: Tensor, experts: Experts, topk_ids: Tensor, topk_weights: Tensor, alp
     """x [T, H] float32 or bfloat16, topk_ids [T, K] integer, topk_weights [T, K] -> [T, H] of x's dtype; sums are float32."""
     ids = topk_ids.reshape(-1).to(torch.int32)
     serve = _split_k if ids.numel() <= DECODE_PAIRS else _tiled
-    return serve(x.contiguous(), experts, ids, topk_weights.reshape(-1).contiguous(), topk_ids.shape[1], alpha, limit)
+    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():  # a kernel starts on the current device
+        return serve(x.contiguous(), experts, ids, topk_weights.reshape(-1).contiguous(), topk_ids.shape[1], alpha, limit)
 
 
 def _split_k(x: Tensor, e: Experts, ids: Tensor, weights: Tensor, top_k: int, alpha: float, limit: float) -> Tensor:
@@ -187,13 +189,14 @@ def _split_k(x: Tensor, e: Experts, ids: Tensor, weights: Tensor, top_k: int, al
 
 def _tiled(x: Tensor, e: Experts, ids: Tensor, weights: Tensor, top_k: int, alpha: float, limit: float) -> Tensor:
     pairs, (count, rows, groups), hidden = ids.numel(), e.gate_up_scales.shape, x.shape[1]
-    tile_m = min(128, max(16, triton.next_power_of_2(pairs // count)))
+    pieces = 1 if x.dtype == torch.bfloat16 else 3
+    tile_m = min(128 if pieces == 1 else 64, max(16, triton.next_power_of_2(pairs // count)))  # more would not fit the registers
     order, tile_expert = _sort(ids, count, tile_m)
 
     def product(source: Tensor, blocks: Tensor, scales: Tensor, bias: Tensor, out: Tensor, n: int, g: int, share: int, swiglu: bool) -> Tensor:
         grid = (len(tile_expert), triton.cdiv(n, TILE_N))
         _tile[grid](source, blocks, scales, bias, order, tile_expert, out, n, g, share, alpha, limit,
-                    SWIGLU=swiglu, TILE_M=tile_m, TILE_N=TILE_N, TILE_G=TILE_G, PIECES=1 if x.dtype == torch.bfloat16 else 3)  # fmt: skip
+                    SWIGLU=swiglu, TILE_M=tile_m, TILE_N=TILE_N, TILE_G=TILE_G, PIECES=pieces, num_warps=WARPS)  # fmt: skip
         return out
 
     act = product(x, e.gate_up_blocks, e.gate_up_scales, e.gate_up_bias, x.new_empty((pairs, rows // 2)), rows, groups, top_k, True)
