@@ -84,7 +84,8 @@ def test_nothing_in_a_step_waits_for_the_host(on_kernels: GptOss, monkeypatch: p
     assert capturable(model, 1)
     with AsksTheHost():
         logits = graph.step(token, position)
-    torch.testing.assert_close(logits, model(token[:, None]), rtol=1e-4, atol=1e-5)
+    want = model(token[:, None])
+    assert (logits - want).norm() <= 5e-6 * want.norm()
     monkeypatch.setattr(triton_kernels, "DECODE_PAIRS", 0)  # tiles of pairs sorted by expert: their number is known by counting
     assert not capturable(model, 1)
     with AsksTheHost(), pytest.raises(AssertionError, match="in a step"):

@@ -79,7 +79,8 @@ def test_the_whole_model_exports_and_compiles_with_the_products_as_nodes(tmp_pat
     assert nodes["gptoss.mxfp4_moe.default"] == layers and nodes["gptoss.linear_bf16.default"] == 5 * layers + 1  # q, k, v, o, router; head
     torch.export.save(program, tmp_path / "model.pt2")
     loaded = torch.export.load(tmp_path / "model.pt2").module()
-    for prompt in (ids, other):
-        torch.testing.assert_close(loaded(prompt), model(prompt), rtol=1e-5, atol=1e-5)  # few tokens: other norms and attention
+    for prompt in (ids, other):  # few tokens: other norms and attention, each 1.2e-6 from float64
+        traced, eager = loaded(prompt), model(prompt)
+        assert (traced - eager).norm() <= 5e-6 * eager.norm()
     compiled = torch.compile(model.as_module(), backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(ids), loaded(ids))
