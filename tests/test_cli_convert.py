@@ -96,6 +96,21 @@ def test_a_hub_source_is_named_by_its_repository(tmp_path: Path, monkeypatch: py
         assert made["general.name"] == "Gpt Oss 20b" and made["gptoss_adapters.source.sha256"]
 
 
+def test_a_revision_is_a_repository_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gptoss_converters.cli import app
+
+    from gptoss_adapters.checkpoint import hub
+
+    asked = []
+    monkeypatch.setattr(hub, "download", lambda repo, inner, revision: asked.append(revision) or SOURCE)
+    app(["verify", "openai/gpt-oss-20b", str(SOURCE), "--revision", "abc"], standalone_mode=False)
+    app(["verify", str(SOURCE), "openai/gpt-oss-20b", "--revision", "abc"], standalone_mode=False)
+    assert asked == ["abc", "abc"]
+    for command in (["inspect", SOURCE], ["to-gguf", SOURCE, "-o", tmp_path / "o.gguf"], ["verify", SOURCE, SOURCE]):
+        done = run(*command, "--revision", "abc")
+        assert done.returncode == 2 and "is local: a revision is for a Hub repository" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_verify_shows_the_worst_block_and_exits_1(tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     run("to-gguf", SOURCE, "-o", out)

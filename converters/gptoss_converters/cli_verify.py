@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,7 +37,11 @@ def verify(
     from gptoss_adapters.checkpoint.compare import compare
     from gptoss_converters.inputs import open_input
 
-    left, right = open_input(a, revision, lora, lora_order), open_input(b, revision)
+    def revision_of(path: str, other: str) -> str | None:
+        """It is the repository's, where the other one is local."""
+        return None if Path(path).exists() and not Path(other).exists() else revision
+
+    left, right = open_input(a, revision_of(a, b), lora, lora_order), open_input(b, revision_of(b, a))
     with ProgressBar() as bar:
         report = compare(left, right, threads=workers(threads), progress=lambda done, total: bar("verify", done, total))
     Output(as_json).result(_text(report), **report.as_dict())

@@ -27,7 +27,7 @@ _CHUNK = 1 << 22
 def resolve_path(path: str | Path, *, revision: str | None = None) -> Path:
     """The local file or folder that `path` names: itself when it exists, else `owner/name[/folder or file]` of the Hub.
 
-    Raises UsageError for an empty path; BadInput when there is no such thing or a file's contents are not the Hub's; OutputError when the Hub cannot be reached.
+    Raises UsageError for an empty path, and for a revision beside a local one; BadInput when there is no such thing or a file's contents are not the Hub's; OutputError when the Hub cannot be reached.
     """
     if not str(path):
         raise UsageError("a path is empty", hint="name a checkpoint: is a shell variable not set?")
@@ -35,6 +35,8 @@ def resolve_path(path: str | Path, *, revision: str | None = None) -> Path:
     if os.path.lexists(local):
         if not local.exists():
             raise BadInput("is a link that leads nowhere", file=local)
+        if revision is not None:
+            raise UsageError(f"{local} is local: a revision is for a Hub repository", got=revision)
         return local
     match = _REPO.fullmatch(str(path))
     if not match:
