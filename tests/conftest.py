@@ -1,4 +1,5 @@
-"""A test that needs an engine must not be skipped quietly: `@pytest.mark.backend(name)` turns a skip into a failure."""
+"""A test that needs an engine must not be skipped quietly: `@pytest.mark.backend(name)` turns a skip into a failure, and so is the skip
+of a whole module."""
 
 from __future__ import annotations
 
@@ -24,6 +25,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     if report.skipped and marker is not None and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} needs {marker.args[0]} and was skipped: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    report = yield
+    if report.skipped:  # no mark can say whether an engine was wanted
+        report.outcome, report.longrepr = "failed", f"{collector.nodeid} was skipped as a whole: {report.longrepr}"
     return report
 
 
