@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--whole", action="store_true", help="convert the whole 13.8 GB preset once, too")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where 2 x 4.2 GB fit (--whole: 28 GB)")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "convert.json")
     a = parser.parse_args()
     upstream = Path(a.upstream) if a.upstream else None
     result: dict[str, Any] = {"provenance": provenance()}
@@ -233,8 +234,7 @@ def main() -> None:
                 result["whole 20b"] = {"bytes": done.said["nbytes"], "seconds": done.said["seconds"], "peak anonymous MB": done.anonymous / 1e6}
     finally:
         shutil.rmtree(out)
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "convert.json").write_text(json.dumps(result, indent=2) + "\n")
+    a.out.write_text(json.dumps(result, indent=2) + "\n")
     for v in result["verdicts"]:
         print(f"{'ok  ' if v['ok'] else 'MISS'} {v['what']:<50} {v['ratio']:8.2f}  (wanted {v['wanted']})")
 

@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +88,17 @@ def decode(model: Any, batch: int, rounds: int) -> dict[str, Any]:
     return out | {"tokens_per_s": batch / best, "gbps": size / best / 1e9}
 
 
-def transformers_step(path: Path, batch: int, device: torch.device, rounds: int) -> dict[str, float]:
+@torch.inference_mode()
+def transformers_steps(path: Path, batches: list[int], device: torch.device, rounds: int) -> Iterator[dict[str, float]]:
     from transformers import AutoModelForCausalLM, Mxfp4Config
 
     options = Mxfp4Config(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, quantization_config=options).to(device)
-    ids = torch.randint(0, model.config.vocab_size, (batch, 1), device=device)
-    with torch.inference_mode():
+    for batch in batches:
+        ids = torch.randint(0, model.config.vocab_size, (batch, 1), device=device)
         past = model(ids, use_cache=True).past_key_values
-        taken = seconds(lambda: model(ids, past_key_values=past, use_cache=True), device, rounds)
-    return {"batch": batch, "ms": taken * 1e3, "tokens_per_s": batch / taken}
+        taken = seconds(lambda ids=ids, past=past: model(ids, past_key_values=past, use_cache=True), device, rounds)  # type: ignore[misc]
+        yield {"batch": batch, "ms": taken * 1e3, "tokens_per_s": batch / taken}
 
 
 def main() -> None:
@@ -132,7 +133,7 @@ def main() -> None:
             row["of_bandwidth"] = row["gbps"] / gbps
         if args.transformers:
             del model
-            result["transformers"] = [transformers_step(path, batch, device, args.rounds) for batch in args.batches]
+            result["transformers"] = list(transformers_steps(path, args.batches, device, args.rounds))
     for part in ("experts", "decode", "transformers"):
         for row in result.get(part, ()):
             print(part, " ".join(f"{name} {value:.4g}" for name, value in row.items()))

@@ -66,14 +66,9 @@ class Case:
     @property
     def exporter(self) -> str:
         """What writes the file; transformers gets the checkpoint itself, then its experts as bf16."""
-        if matrix.READS[self.backend] == "gguf":
+        if matrix.READS[self.backend] == matrix.GGUF:
             return GGUF_FILES[(2 * PRESETS.index(self.preset) + self.seed + self.number) % len(GGUF_FILES)]
         return "to-hf bf16" if self.backend in ("transformers", "vllm") and self.number >= 2 else matrix.NONE
-
-    @property
-    def spec(self) -> str:
-        """What is before the `=` of a target."""
-        return f"vllm@{matrix.VLLM_PYTHON}" if self.backend == "vllm" else self.backend
 
 
 def cases(seeds: Sequence[int], presets: Sequence[str] = PRESETS[:6], runs: int = AT_ONCE, backends: Iterable[str] = SETTINGS) -> list[Case]:
@@ -99,7 +94,7 @@ def results(chosen: Sequence[Case], folder: Path) -> Iterator[dict[str, Any]]:
             paths[case.exporter] = folder / f"{case.preset}-{case.seed}-{case.exporter.replace(' ', '-')}{ending}"
             matrix._export(paths[matrix.NONE], paths[case.exporter], case.exporter, "none" if case.preset == "gold" else None)
         run.options.backend, run.options.chunked = case.settings, case.backend != "vllm"  # that would start a second engine: n_batch is among its settings
-        yield _row(case, run.target(f"{case.spec}={paths[case.exporter]}"), folder)
+        yield _row(case, run.target(f"{matrix.spec(case.backend)}={paths[case.exporter]}"), folder)
 
 
 def _row(case: Case, target: Any, folder: Path) -> dict[str, Any]:

@@ -40,10 +40,13 @@ GGUF_EXPORTERS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 FOLDER_EXPORTERS = {"to-hf": "hf-mxfp4", "to-hf bf16": "hf-bf16", "to-openai": "openai"}  # the kind that each writes
 EXPORTERS = (NONE, *GGUF_EXPORTERS, *FOLDER_EXPORTERS)
-READS = {"torch": "any", "transformers": "hf", "vllm": "hf and fine-tunes", "llama_cpp": "gguf", "llama_server": "gguf"}
+TRANSFORMERS, GGUF = ("hf-mxfp4", "hf-bf16"), ("gguf",)
+READS: dict[str, tuple[str, ...] | None] = {  # kinds of checkpoint; None: every one
+    "torch": None, "transformers": TRANSFORMERS, "vllm": (*TRANSFORMERS, "hf-quark", "hf-compressed-tensors", "hf-bf16-out-in", "hf-defused"),
+    "llama_cpp": GGUF, "llama_server": GGUF,
+}  # fmt: skip
 VLLM_PYTHON = Path(os.environ.get("BIN_VLLM", ROOT / ".venv-vllm" / "bin")) / "python"  # its pins want an environment of their own
 PROMPTS = 8  # of each family: the faults are the business of other tests
-OPENED = {"any": None, "gguf": ("gguf",), "hf": ("hf-mxfp4", "hf-bf16"), "hf and fine-tunes": ("hf-mxfp4", "hf-quark", "hf-compressed-tensors", "hf-bf16", "hf-bf16-out-in", "hf-defused")}
 REFUSED = "REFUSED"  # the exporter does not take this kind
 COST = {"llama_server": 1, "llama_cpp": 3, "torch": 5, "transformers": 15, "vllm": 30}  # seconds a cell, about: it is asked for few positions, they for all
 
@@ -74,10 +77,15 @@ def cells() -> list[Cell]:
 
 def _exists(cell: Cell) -> bool:
     made = "gguf" if cell.exporter in GGUF_EXPORTERS else FOLDER_EXPORTERS.get(cell.exporter, cell.kind)
-    if READS[cell.backend].startswith("hf") and cell.kind == "openai":
+    if cell.backend in ("transformers", "vllm") and cell.kind == "openai":
         return False  # OpenAI's config names no token ids; the published ones lie outside p1's small vocabulary, which transformers' config refuses
-    opened = OPENED[READS[cell.backend]]
-    return opened is None or made in opened
+    reads = READS[cell.backend]
+    return reads is None or made in reads
+
+
+def spec(backend: str) -> str:
+    """What is before the `=` of a target."""
+    return f"vllm@{VLLM_PYTHON}" if backend == "vllm" else backend
 
 
 def pairwise(all_cells: Iterable[Cell]) -> list[Cell]:
@@ -133,7 +141,7 @@ class Bench:
             return out | {"verdict": REFUSED, "deviations": [], "worst_excess": None, "weights": {}, "reason": error.what, "seconds": 0.0}
         run = copy(self.run)
         run.options = replace(run.options, chunked=cell.backend != "vllm")  # that would start a second engine
-        target = run.target(f"{cell.backend}{f'@{VLLM_PYTHON}' * (cell.backend == 'vllm')}={path}")
+        target = run.target(f"{spec(cell.backend)}={path}")
         out["verdict"] = target.verdict
         out |= {"deviations": [f"{d.fault}: {d.status}" for d in target.deviations], "worst_excess": _short(target.worst_excess)}
         out |= {"weights": target.weights.counts if target.weights else {}, "reason": target.reason.replace(str(self.folder), "")}

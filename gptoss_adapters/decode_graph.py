@@ -89,7 +89,7 @@ class DecodeGraph:
 
     def _step(self) -> Tensor:
         model = self.model
-        return model.linear(model.forward(self._ids, self._positions, self.cache), model.unembedding, None)
+        return model.linear(model.hidden_unchecked(self._ids, self._positions, self.cache), model.unembedding, None)
 
     @torch.inference_mode()
     def _capture(self) -> Tensor:

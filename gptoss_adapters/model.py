@@ -319,9 +319,9 @@ class GptOss:
                taps: Taps | None = None) -> Tensor:  # fmt: skip
         """The same without the output head: [B, T, H] after the last norm. What a prompt's earlier chunks need."""
         ids = input_ids.to(self.device)
-        return self.forward(ids, self._check(ids, positions, cache), cache, taps)
+        return self.hidden_unchecked(ids, self._check(ids, positions, cache), cache, taps)
 
-    def forward(self, ids: Tensor, positions: Tensor, cache: Sequence[KeyValues] | None = None, taps: Taps | None = None) -> Tensor:
+    def hidden_unchecked(self, ids: Tensor, positions: Tensor, cache: Sequence[KeyValues] | None = None, taps: Taps | None = None) -> Tensor:
         """`hidden` of ids and positions that are known to be right, on the model's device: [B, T, H]. Asks the host nothing itself."""
         x = F.embedding(ids, self.embedding).to(self.dtype)  # (B, T, H)
         rope = self.rope.tables(positions.clamp(min=0), self.dtype)
@@ -392,7 +392,7 @@ class _Traceable(torch.nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=self.model.device).expand(input_ids.shape[0], -1)
-        return self.model.linear(self.model.forward(input_ids, positions), self.model.unembedding, None)
+        return self.model.linear(self.model.hidden_unchecked(input_ids, positions), self.model.unembedding, None)
 
 
 def _next_position(cache: list[Cache] | None) -> int:

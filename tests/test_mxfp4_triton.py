@@ -23,6 +23,10 @@ def layer(count: int, hidden: int, inter: int, low: int = 118, high: int = 125) 
     return ExpertWeights(*part(2 * inter, hidden), *part(hidden, inter))
 
 
+def on_device(experts: ExpertWeights) -> kernels.Experts:
+    return kernels.Experts(*(torch.from_numpy(getattr(experts, f)).to(DEVICE) for f in ExpertWeights.__dataclass_fields__))
+
+
 def compare(experts: ExpertWeights, tokens: int, top_k: int, dtype: torch.dtype = torch.float32) -> float:
     """Relative rms error of the kernels against float64."""
     count, hidden, _ = experts.shape
@@ -31,8 +35,7 @@ def compare(experts: ExpertWeights, tokens: int, top_k: int, dtype: torch.dtype 
     ids = np.array([rng.permutation(count)[:top_k] for _ in range(tokens)], np.int32)
     weights = rng.random((tokens, top_k)).astype(np.float32)
     truth = moe_oracle(x.double().numpy(), experts, ids, weights, 1.702, 7.0)
-    on_device = kernels.Experts(*(torch.from_numpy(getattr(experts, f)).to(DEVICE) for f in ExpertWeights.__dataclass_fields__))
-    y = kernels.moe(x.to(DEVICE), on_device, torch.from_numpy(ids).to(DEVICE), torch.from_numpy(weights).to(DEVICE), 1.702, 7.0)
+    y = kernels.moe(x.to(DEVICE), on_device(experts), torch.from_numpy(ids).to(DEVICE), torch.from_numpy(weights).to(DEVICE), 1.702, 7.0)
     assert y.dtype == dtype
     return float(np.sqrt(((y.double().cpu().numpy() - truth) ** 2).mean() / (truth**2).mean()))
 
@@ -84,10 +87,9 @@ def test_an_infinite_activation_stays_in_its_row(tokens: int) -> None:
     experts = layer(2, 64, 32)
     x = torch.ones((tokens, 64))
     x[0, 3] = torch.inf
-    on_device = kernels.Experts(*(torch.from_numpy(getattr(experts, f)).to(DEVICE) for f in ExpertWeights.__dataclass_fields__))
     ids, weights = torch.zeros((tokens, 2), dtype=torch.int32), torch.ones((tokens, 2))
     with np.errstate(all="ignore"):
-        y = kernels.moe(x.to(DEVICE), on_device, ids.to(DEVICE), weights.to(DEVICE), 1.702, 7.0).cpu()
+        y = kernels.moe(x.to(DEVICE), on_device(experts), ids.to(DEVICE), weights.to(DEVICE), 1.702, 7.0).cpu()
     truth = moe_oracle(x.double().numpy(), experts, ids.numpy(), weights.numpy(), 1.702, 7.0)
     np.testing.assert_allclose(y.numpy(), truth, rtol=1e-4, atol=1e-4)
 

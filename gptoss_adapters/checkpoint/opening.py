@@ -12,7 +12,7 @@ from typing import Any
 from gptoss_adapters.checkpoint import layouts, safetensors
 from gptoss_adapters.checkpoint.base import DENSE, Checkpoint, resolve
 from gptoss_adapters.checkpoint.files import PICKLE_SUFFIXES, MappedFile, Source, locate, read_json, refuse_pickle
-from gptoss_adapters.errors import BadInput
+from gptoss_adapters.errors import BadInput, UsageError
 from gptoss_adapters.spec import GptOssConfig
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -32,7 +32,10 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bo
     from gptoss_adapters.checkpoint.hub import resolve_path
     from gptoss_adapters.checkpoint.ollama import PREFIX, find_in_store
 
-    where = find_in_store(str(path)) if str(path).startswith(PREFIX) else resolve_path(path, revision=revision)
+    in_store = str(path).startswith(PREFIX)
+    if in_store and revision is not None:
+        raise UsageError(f"{path} is local: a revision is for a Hub repository", got=revision)
+    where = find_in_store(str(path)) if in_store else resolve_path(path, revision=revision)
     if where.is_dir():
         return _open_folder(where.resolve(), strict)
     with_magic = MappedFile(where, where.resolve()).data[:4].tobytes()

@@ -86,12 +86,11 @@ def _partial_rows(x, words, scales, ids, out, rows, groups: tl.constexpr, share,
         x2, x6 = tl.split(even1)
         x3, x7 = tl.split(odd1)
         sums = tl.zeros([BLOCK_N, BLOCK_G, 4], tl.float32)
+        first_four, last_four = (x0, x1, x2, x3), (x4, x5, x6, x7)
         for code in tl.static_range(4):
             low, high = _halves(w, code)
-            a = x0 if code == 0 else x1 if code == 1 else x2 if code == 2 else x3
-            b = x4 if code == 0 else x5 if code == 1 else x6 if code == 2 else x7
-            sums += low * a[None, :, :]
-            sums += high * b[None, :, :]
+            sums += low * first_four[code][None, :, :]
+            sums += high * last_four[code][None, :, :]
         total += tl.sum(sums, axis=2) * 16384 * _unit(s)
     tl.store(out + (pair * SPLIT + split) * rows + row, tl.sum(total, axis=1), row < rows)
 
