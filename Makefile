@@ -17,8 +17,8 @@ test: $(VENV)/.test $(VENV_VLLM)/.ready  ## every test but the very slow ones
 	BIN=$(BIN) BIN_VLLM=$(VENV_VLLM)/bin sh scripts/test.sh
 
 test-slow: $(VENV)/.test $(VENV_VLLM)/.ready  ## the very slow ones: long fuzz, whole product, cross-compiled kernels
-	$(BIN)/pytest -m slow --timeout 3600 --ignore=tests/vllm
-	$(VENV_VLLM)/bin/pytest -m slow --timeout 3600 tests/vllm
+	$(BIN)/pytest -m slow --timeout 3600 --ignore=tests/vllm_plugin
+	$(VENV_VLLM)/bin/pytest -m slow --timeout 3600 tests/vllm_plugin
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -31,7 +31,7 @@ bench: $(VENV)/.test $(VENV_VLLM)/.ready  ## every benchmark, side by side with 
 native:  ## build the MXFP4 kernels in place, for development from a checkout
 	cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null
 	cmake --build build/native -j2
-	cp --remove-destination build/native/_mxfp4.so gptoss_adapters/mxfp4/_mxfp4.so  # running programs keep the old one
+	cp --remove-destination build/native/_mxfp4.so gptoss_adapters/kernels/_mxfp4.so  # running programs keep the old one
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

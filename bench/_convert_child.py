@@ -16,11 +16,11 @@ import numpy as np
 
 
 def convert(source: str, out: str, threads: str, flag: str = "") -> dict[str, Any]:
-    from gptoss_converters.gguf_tokenizer import find_tokenizer, tokenizer_keys
-    from gptoss_converters.to_gguf import GgufOptions, plan_gguf
+    from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
+    from gptoss_converters.gguf.tokenizer import find_tokenizer, tokenizer_keys
 
     from gptoss_adapters.checkpoint import open_checkpoint
-    from gptoss_adapters.checkpoint.writer import write
+    from gptoss_adapters.checkpoint.writing.writer import write
 
     print("ready", flush=True)
     sys.stdin.readline()

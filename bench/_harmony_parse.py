@@ -11,7 +11,7 @@ from _harmony_render import cpu_time
 from _harmony_texts import KINDS, texts
 from gptoss_harmony import Parser, load_vocabulary, parse
 from gptoss_harmony.tokens import CHANNEL, END, MESSAGE, RETURN, START
-from harmony_oracle import oracle
+from helpers.harmony_oracle import oracle
 
 TARGETS = {"streaming": 2.5, "bulk": 10.0, "messages each token": 50.0}
 SIZES = {"streaming": (1_500, 12_000), "bulk": (1_500, 12_000), "messages each token": (12_000,)}

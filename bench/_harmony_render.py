@@ -12,7 +12,7 @@ from typing import Any
 import openai_harmony
 from _harmony_texts import KINDS, texts
 from gptoss_harmony import Conversation, Renderer, load_vocabulary, render
-from harmony_oracle import oracle
+from helpers.harmony_oracle import oracle
 
 SIZES = (10, 100, 1000)
 TARGETS = {"tiktoken": 5.0, "fast": 25.0, "cached": 100.0}
@@ -111,7 +111,7 @@ STARTS = {
     "load vocabulary: decode": ("gptoss_harmony.load_vocabulary().decode([0])", 0.3),
     "load vocabulary: encode, tiktoken": ("gptoss_harmony.load_vocabulary('tiktoken').encode('x')", 0.3),
     "load vocabulary: encode, fast": ("gptoss_harmony.load_vocabulary('toktok').encode('x')", None),
-    "load vocabulary: openai_harmony": ("harmony_oracle.oracle()", None),
+    "load vocabulary: openai_harmony": ("helpers.harmony_oracle.oracle()", None),
 }
 """What -> (statement, CPU seconds promised)."""
 
@@ -126,7 +126,7 @@ def start_rows(repeats: int) -> list[dict[str, Any]]:
 
 
 def _fresh_cpu_time(what: str, statement: str) -> float:
-    imports = "" if what.startswith("import") else "import gptoss_harmony.vocabulary, harmony_oracle\n"
+    imports = "" if what.startswith("import") else "import gptoss_harmony.vocabulary, helpers.harmony_oracle\n"
     if "openai" in what and imports:
         imports += "import openai_harmony; gptoss_harmony.vocabulary.published_file()\n"
     code = f"import sys, time\nsys.path[:0] = {sys.path!r}\n{imports}t = time.process_time()\n{statement}\nprint(time.process_time() - t)"

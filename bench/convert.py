@@ -120,7 +120,7 @@ def ways(source: Path, out: Path, upstream: Path | None) -> dict[str, Callable[[
         "ours + read-back": child("read_back"),
         "cp && sha256sum": run(f"cp {weights} {copy} && sha256sum {copy}"),
         "ours + sha256": child("sha256"),
-        "program": run([sys.executable, "-m", "gptoss_converters.cli", "to-gguf", str(source), "-o", str(gguf), "--threads", str(THREADS)]),
+        "program": run([sys.executable, "-m", "gptoss_converters.cli.program", "to-gguf", str(source), "-o", str(gguf), "--threads", str(THREADS)]),
     }
     if upstream:
         script = [sys.executable, str(upstream / "convert_hf_to_gguf.py"), str(source), "--outfile", str(gguf)]
@@ -145,7 +145,7 @@ RARE = {"upstream": 1, "upstream tokenizer": 1, "program": 2}  # rounds of what 
 def made_source(layers: int | None, where: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=where) as folder:
         cut = ["--layers", str(layers)] if layers else []
-        measure([sys.executable, "-m", "gptoss_converters.cli", "new", "20b-shape", "-o", f"{folder}/source", *cut])
+        measure([sys.executable, "-m", "gptoss_converters.cli.program", "new", "20b-shape", "-o", f"{folder}/source", *cut])
         yield Path(folder) / "source"
 
 
@@ -230,7 +230,7 @@ def main() -> None:
         result["verdicts"] = verdicts(result["ways"], result["kernels GB/s"])
         if a.whole:
             with made_source(None, a.dir) as source:
-                done = measure([sys.executable, "-m", "gptoss_converters.cli", "to-gguf", str(source), "-o", str(out / "o.gguf"), "--json"])
+                done = measure([sys.executable, "-m", "gptoss_converters.cli.program", "to-gguf", str(source), "-o", str(out / "o.gguf"), "--json"])
                 result["whole 20b"] = {"bytes": done.said["nbytes"], "seconds": done.said["seconds"], "peak anonymous MB": done.anonymous / 1e6}
     finally:
         shutil.rmtree(out)

@@ -52,7 +52,7 @@ def timed(step: Callable[[], Any]) -> float:
 def run_torch(work: Path, threads: int, precision: str, dense: str = "stored") -> dict[str, Any]:
     import torch
 
-    from gptoss_adapters.model import GptOss
+    from gptoss_adapters.reference.model import GptOss
 
     torch.set_num_threads(threads)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -113,8 +113,8 @@ def sum_all(arrays: list[Any], threads: int) -> None:
 
 def parts(model: Any, cache: Any, token: Any) -> dict[str, float]:
     """Milliseconds of one decode step in each part, by wrapping the parts; the rest is norms, router, attention and Python."""
-    from gptoss_adapters import model as module
-    from gptoss_adapters import small_step
+    from gptoss_adapters.reference import model as module
+    from gptoss_adapters.reference import native_ops
 
     spent: dict[str, float] = {}
 
@@ -133,11 +133,11 @@ def parts(model: Any, cache: Any, token: Any) -> dict[str, float]:
         return "head" if rows == model.config.vocab_size else "router" if rows == model.config.num_experts else "attention weights"
 
     users = [model, *(part for layer in model.layers for part in layer)]
-    kept = {name: getattr(module, name) for name in ("linear", "norm", "small_step")}
+    kept = {name: getattr(module, name) for name in ("linear", "norm", "native_ops")}
     experts = [moe.experts for _, moe in model.layers]
     linear = model.linear
     module.linear = clocked(linear_name, linear)  # the model asks whether it uses this very function
-    module.small_step = SimpleNamespace(**vars(small_step) | {"attend": clocked(lambda *a: "attention scores", small_step.attend)})
+    module.native_ops = SimpleNamespace(**vars(native_ops) | {"attend": clocked(lambda *a: "attention scores", native_ops.attend)})
     module.norm = clocked(lambda *a: "norms", module.norm)
     for user in users:
         user.linear = module.linear
@@ -210,7 +210,7 @@ def child(engine: str, work: Path, threads: int) -> None:
 # The parent ----------------------------------------------------------------------------------------------------------
 
 
-CONVERT = [sys.executable, "-m", "gptoss_converters.cli"]
+CONVERT = [sys.executable, "-m", "gptoss_converters.cli.program"]
 
 
 def make(work: Path, layers: int) -> None:

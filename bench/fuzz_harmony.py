@@ -2,7 +2,7 @@
 
     python bench/fuzz_harmony.py --conversations 5000 --schemas 5000 --streams 20000 --robust 200000 [--seed 0]
 
-The checks are those of tests/harmony/test_differential.py and test_parser_fuzz.py, which run a few of them every time:
+The checks are those of tests/harmony/rendering/test_differential.py and test_parser_fuzz.py, which run a few of them every time:
 `streams` compares every attribute of the strict parser after every token, `robust` feeds the robust parser in three ways,
 `text` the same as text.
 """
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "harmony"), str(ROOT / "harmony")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "harmony" / "rendering"), str(ROOT / "harmony")]
 
-from stream_checks import check_reference, check_robust, check_text  # noqa: E402
+from helpers.stream_checks import check_reference, check_robust, check_text  # noqa: E402
 from test_differential import check_conversation, check_schema  # noqa: E402
 
 CHECKS: dict[str, Callable[[int], None]] = {

@@ -69,8 +69,8 @@ def expert_bytes(model: Any) -> int:
 
 def decode(model: Any, batch: int, rounds: int) -> dict[str, Any]:
     """Steps of the whole model at random tokens, by the graph where one holds them and without it."""
-    from gptoss_adapters.decode_graph import DecodeGraph, capturable
-    from gptoss_adapters.model import Taps
+    from gptoss_adapters.reference.decode_graph import DecodeGraph, capturable
+    from gptoss_adapters.reference.model import Taps
 
     tokens = torch.randint(0, model.config.vocab_size, (batch,), generator=torch.Generator().manual_seed(batch))
     cache, taps = model.new_cache(), Taps()
@@ -114,9 +114,9 @@ def main() -> None:
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device here: nothing was run")
-    from gptoss_adapters.checkpoint.synthetic import plan_new
-    from gptoss_adapters.checkpoint.writer import write
-    from gptoss_adapters.model import GptOss
+    from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
+    from gptoss_adapters.checkpoint.writing.writer import write
+    from gptoss_adapters.reference.model import GptOss
 
     with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
         path = args.checkpoint or Path(folder) / "20b"

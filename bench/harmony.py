@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "harmony"), str(ROOT / "harmony")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "harmony")]
 
 from _harmony_parse import parse_rows  # noqa: E402
 from _harmony_render import render_rows, start_rows  # noqa: E402

@@ -30,7 +30,7 @@ from _mxfp4_ggml import Ggml, GgmlExperts, advise
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from gptoss_adapters import mxfp4
-from gptoss_adapters.mxfp4.library import library
+from gptoss_adapters.kernels.library import library
 from gptoss_adapters.spec import GPT_OSS_20B
 
 ROWS, WIDTH = 2 * GPT_OSS_20B.intermediate_size, GPT_OSS_20B.hidden_size

@@ -110,7 +110,7 @@ def _row(case: Case, target: Any, folder: Path) -> dict[str, Any]:
 
 def alarm(row: dict[str, Any]) -> bool:
     """Anything but the same, or the engine's one known deviation."""
-    from gptoss_adapters.parity.schema import EXCEPT, SAME, WITHIN
+    from gptoss_adapters.parity.report.schema import EXCEPT, SAME, WITHIN
 
     if row["verdict"] == EXCEPT:
         return bool(row["suspects"]) or any(not d.startswith(KNOWN) for d in row["deviations"])

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
-from gptoss_adapters.checkpoint.synthetic import plan_new
-from gptoss_adapters.checkpoint.writer import write as write_plan
-from gptoss_adapters.parity.campaign import Campaign, op_level_gate
-from gptoss_adapters.parity.faults import CONTROL, all_faults
-from gptoss_adapters.parity.nulls import Noise
+from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
+from gptoss_adapters.checkpoint.writing.writer import write as write_plan
+from gptoss_adapters.parity.faults.dictionary import CONTROL, all_faults
+from gptoss_adapters.parity.logits.campaign import Campaign, op_level_gate
+from gptoss_adapters.parity.noise.nulls import Noise
 
 RESULTS = Path(__file__).parent / "results" / "parity_faults.json"
 TABLE = RESULTS.with_suffix(".md")

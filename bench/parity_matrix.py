@@ -65,7 +65,7 @@ class Cell:
 
 
 def kinds() -> tuple[str, ...]:
-    from kinds import DENSE_KINDS, MXFP4_KINDS
+    from helpers.kinds import DENSE_KINDS, MXFP4_KINDS
 
     return (*MXFP4_KINDS, *DENSE_KINDS, "gguf")
 
@@ -105,8 +105,8 @@ def new(path: Path, preset: str = "p1", seed: int = 0) -> None:
     """A parity checkpoint in HF's layout, with a vocabulary that llama.cpp's server can speak."""
     import shutil
 
-    from gptoss_adapters.checkpoint.synthetic import plan_new
-    from gptoss_adapters.checkpoint.writer import write
+    from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
+    from gptoss_adapters.checkpoint.writing.writer import write
 
     write(plan_new(preset, path, seed=seed), sync=False)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -162,7 +162,7 @@ class Bench:
             return self.path("hf-mxfp4", "to-gguf")
 
         def write_kind_(path: Path) -> None:
-            from kinds import write_kind
+            from helpers.kinds import write_kind
 
             write_kind(self.base, kind, path)
 
@@ -179,12 +179,12 @@ class Bench:
 
 
 def _export(source: Path, path: Path, exporter: str, tokenizer: str | None = None) -> None:
-    from gptoss_converters.to_gguf import GgufOptions, plan_gguf
+    from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
+    from gptoss_converters.ollama.to_ollama import OllamaOptions, plan_ollama
     from gptoss_converters.to_hf import HfOptions, plan_hf
-    from gptoss_converters.to_ollama import OllamaOptions, plan_ollama
 
     from gptoss_adapters.checkpoint import open_checkpoint
-    from gptoss_adapters.checkpoint.writer import write
+    from gptoss_adapters.checkpoint.writing.writer import write
 
     opened = open_checkpoint(source)
     if exporter in FOLDER_EXPORTERS:

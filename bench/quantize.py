@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from gptoss_adapters import mxfp4
+from gptoss_adapters.kernels.library import library
 from gptoss_adapters.mxfp4.codec import _NativeRule
-from gptoss_adapters.mxfp4.library import library
 from gptoss_adapters.mxfp4.oracle import E2M1
 
 BF16 = np.dtype(ml_dtypes.bfloat16)

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "serve")]
+sys.path[:0] = [str(ROOT / "tests")]
 
 import psutil  # noqa: E402
 from gptoss_harmony import Renderer, render  # noqa: E402
-from gptoss_harmony.chat_completions import to_conversation  # noqa: E402
-from serve_fakes import DATE, HERE, Served  # noqa: E402
+from gptoss_harmony.openai.chat_completions import to_conversation  # noqa: E402
+from helpers.serve_fakes import DATE, TESTS, Served  # noqa: E402
 
 from gptoss_adapters.backends import Backend, open_backend  # noqa: E402
 
@@ -122,13 +122,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "serve.json")
     options = parser.parse_args()
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])
     tokens: dict[str, Any] = {}
     for pace, delay in (("one by one", PACE), ("full speed", 0.0)):
         with (
             tempfile.TemporaryDirectory() as folder,
-            open_backend("serve_fakes:Echo=x", delay=delay) as backend,
-            Served("serve_fakes:Echo=x", Path(folder), "--model", "m", "--set", f"delay={delay}", store=f"{folder}/responses.sqlite") as server,
+            open_backend("helpers.serve_fakes:Echo=x", delay=delay) as backend,
+            Served("helpers.serve_fakes:Echo=x", Path(folder), "--model", "m", "--set", f"delay={delay}", store=f"{folder}/responses.sqlite") as server,
         ):
             client = Client(server.url)
             client.post("/v1/chat/completions", {"messages": SHORT})

@@ -24,17 +24,17 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "serve")]
+sys.path[:0] = [str(ROOT / "tests")]
 
 import httpx  # noqa: E402
 from _serve_cases import cases, run  # noqa: E402
-from gptoss_converters.to_gguf import GgufOptions, plan_gguf  # noqa: E402
-from serve_fakes import DATE, Served  # noqa: E402
+from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf  # noqa: E402
+from helpers.serve_fakes import DATE, Served  # noqa: E402
 
 from gptoss_adapters.backends.llama_http import start_in_process  # noqa: E402
 from gptoss_adapters.checkpoint import open_checkpoint  # noqa: E402
-from gptoss_adapters.checkpoint.synthetic import plan_new  # noqa: E402
-from gptoss_adapters.checkpoint.writer import write  # noqa: E402
+from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new  # noqa: E402
+from gptoss_adapters.checkpoint.writing.writer import write  # noqa: E402
 
 Running = tuple[httpx.Client, str]  # and the server's version
 SECONDS = 60.0  # for one answer

@@ -127,7 +127,7 @@ def main() -> None:
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     for layout, _ in VARIANTS.values():
         if not (args.work / layout / "config.json").exists():
-            make = [sys.executable, "-m", "gptoss_converters.cli", "new", "20b-shape", "-o", str(args.work / layout), "--layout", layout, "--layers", str(args.layers)]
+            make = [sys.executable, "-m", "gptoss_converters.cli.program", "new", "20b-shape", "-o", str(args.work / layout), "--layout", layout, "--layers", str(args.layers)]
             subprocess.run(make, check=True)
     for _ in range(args.rounds):
         for name, (layout, mode) in VARIANTS.items():

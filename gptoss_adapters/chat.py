@@ -63,15 +63,15 @@ def chat(
 
 
 def main() -> None:
-    """Entry point of `gptoss-chat` and of `python -m gptoss_adapters.generate`."""
+    """Entry point of `gptoss-chat` and of `python -m gptoss_adapters.reference.generate`."""
     run(app)
 
 
 def _print_plan(path: str) -> None:
     """Bytes of weights and KV cache at several context lengths, one row each."""
     from gptoss_adapters.checkpoint import open_checkpoint
-    from gptoss_adapters.checkpoint.synthetic import SHAPES
-    from gptoss_adapters.model import plan_memory
+    from gptoss_adapters.checkpoint.synthetic.checkpoints import SHAPES
+    from gptoss_adapters.reference.model import plan_memory
 
     config = SHAPES[path] if path in SHAPES and not Path(path).exists() else open_checkpoint(path).config
     print(f"{'context':>8} {'experts':>9} {'dense':>9} {'kv cache':>9} {'total':>9}  GB")
@@ -81,7 +81,7 @@ def _print_plan(path: str) -> None:
 
 
 def _opening(effort: str, instructions: str | None, tools: list[dict[str, Any]], day: str) -> list[Message]:
-    from gptoss_harmony.chat_completions import to_conversation
+    from gptoss_harmony.openai.chat_completions import to_conversation
 
     if effort.lower() not in ("low", "medium", "high"):
         raise UsageError("--effort must be low, medium or high", got=effort)
@@ -112,7 +112,7 @@ def _ask() -> Iterator[str]:
 def _turn(conversation: Conversation, text: str, stream: Any, as_json: bool) -> None:
     """One question and its answer, which is appended to the conversation as the model wrote it."""
     from gptoss_harmony import Message, Parser, render
-    from gptoss_harmony.chat_completions import from_messages
+    from gptoss_harmony.openai.chat_completions import from_messages
 
     conversation.messages.append(Message.user(text))
     parser, show, seen = Parser(role="assistant"), _Show(enabled=not as_json), [time.perf_counter()]
@@ -164,9 +164,9 @@ def _open(path: str, backend: str, max_tokens: int, temperature: float, seed: in
 
 
 def _torch(path: str, max_tokens: int, temperature: float, seed: int) -> Any:
-    from gptoss_adapters.generate import KeptCache, stream
-    from gptoss_adapters.model import GptOss
-    from gptoss_adapters.sampling import Sampling
+    from gptoss_adapters.reference.generate import KeptCache, stream
+    from gptoss_adapters.reference.model import GptOss
+    from gptoss_adapters.reference.sampling import Sampling
 
     model = GptOss.from_checkpoint(path, dense="packed")
     sampling, kept = Sampling(temperature=temperature, seed=seed), KeptCache(model)

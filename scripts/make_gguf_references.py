@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from gptoss_adapters.backends import open_backend
-from gptoss_adapters.checkpoint.synthetic import plan_new
-from gptoss_adapters.checkpoint.writer import write
+from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
+from gptoss_adapters.checkpoint.writing.writer import write
 
 OUT = Path("tests/data/gguf_references")
 PRESET, SEED, TOKENS = "odd-shape", 0, 96

@@ -21,9 +21,9 @@ from pathlib import Path
 from gptoss_harmony.vocabulary import published_file
 
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.shards import plan_checkpoint
-from gptoss_adapters.checkpoint.synthetic import SeedMade, plan_new
-from gptoss_adapters.checkpoint.writer import write
+from gptoss_adapters.checkpoint.formats.shards import plan_checkpoint
+from gptoss_adapters.checkpoint.synthetic.checkpoints import SeedMade, plan_new
+from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.spec import GptOssConfig
 
 OUT = Path(__file__).parents[1] / "tests" / "data" / "metal_references" / "references.json"

@@ -19,7 +19,7 @@ from gptoss_harmony import (
 from gptoss_harmony.tokens import SPECIAL_TOKENS
 from pocket_lessons import Lesson
 
-from gptoss_adapters.checkpoint.tokenizer_files import CHAT_TEMPLATE
+from gptoss_adapters.checkpoint.formats.tokenizer_files import CHAT_TEMPLATE
 
 CONTROL = re.compile("(" + "|".join(re.escape(f"<|{name}|>") for name in ("start", "end", "message", "channel", "constrain", "call", "return")) + ")")
 

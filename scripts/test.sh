@@ -13,9 +13,9 @@ part() {
 }
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 part harmony "$BIN" tests/harmony
-part core "$BIN" tests --ignore=tests/harmony --ignore=tests/vllm --ignore=tests/parity --ignore=tests/serve
+part core "$BIN" tests --ignore=tests/harmony --ignore=tests/vllm_plugin --ignore=tests/parity --ignore=tests/serve
 [ -d tests/parity ] && part parity "$BIN" tests/parity
 [ -d tests/serve ] && part serve "$BIN" tests/serve
-part vllm "$BIN_VLLM" tests/vllm  # vLLM's pins need an environment of their own
+part vllm "$BIN_VLLM" tests/vllm_plugin  # vLLM's pins need an environment of their own
 printf "\nspend per part:\n$spend"
 exit $status

@@ -1,6 +1,6 @@
 """Trains the pocket model on the lessons of `pocket_lessons.py` and writes what the package ships of it.
 
-    python scripts/train_pocket.py gptoss_adapters/checkpoint/data/pocket.npz
+    python scripts/train_pocket.py gptoss_adapters/checkpoint/synthetic/data/pocket.npz
 
 The network is transformers' GptOss with a compact vocabulary: the few hundred tokens that the lessons need, and one more
 that stands for all others. That one embeds as its row plus fresh noise, and its logit counts as often as there are other
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from gptoss_adapters import mxfp4 as mxfp4_codec
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.pocket import POCKET, SPREAD
+from gptoss_adapters.checkpoint.synthetic.pocket import POCKET, SPREAD
 
 SEED = 20251122
 LESSONS, LONGEST, STEPS, TOKENS, FROZEN = 24000, 320, 1800, 2200, 0.12

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from isas import usable_backends
+from helpers.isas import usable_backends
 
-from gptoss_adapters.checkpoint import plan
-from gptoss_adapters.mxfp4 import library
+from gptoss_adapters.checkpoint.writing import plan
+from gptoss_adapters.kernels import library
 
 if not Path("/dev/nvidiactl").exists():  # read when triton is first imported, which torch does on its own
     os.environ.setdefault("TRITON_INTERPRET", "1")

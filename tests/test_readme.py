@@ -30,7 +30,7 @@ def shell(command: str, folder: Path) -> str:
     bin_dir = folder / "bin"
     if not bin_dir.exists():
         bin_dir.mkdir()
-        for program, module in (("convert", "gptoss_converters.cli"), ("harmony", "gptoss_harmony.cli"), ("chat", "gptoss_adapters.chat"), ("parity", "gptoss_adapters.parity.cli")):
+        for program, module in (("convert", "gptoss_converters.cli.program"), ("harmony", "gptoss_harmony.cli"), ("chat", "gptoss_adapters.chat"), ("parity", "gptoss_adapters.parity.cli")):
             script = bin_dir / f"gptoss-{program}"
             script.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from {module} import main; main()" "$@"\n')
             script.chmod(0o755)

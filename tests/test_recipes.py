@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_adapters.checkpoint.synthetic import plan_new
-from gptoss_adapters.checkpoint.writer import write
+from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
+from gptoss_adapters.checkpoint.writing.writer import write
 
 ROOT = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(ROOT.rglob("*.md"))
-PROGRAMS = {"gptoss-convert": "gptoss_converters.cli", "gptoss-chat": "gptoss_adapters.chat", "gptoss-harmony": "gptoss_harmony.cli", "gptoss-serve": "gptoss_adapters.serve.cli", "gptoss-parity": "gptoss_adapters.parity.cli"}
+PROGRAMS = {"gptoss-convert": "gptoss_converters.cli.program", "gptoss-chat": "gptoss_adapters.chat", "gptoss-harmony": "gptoss_harmony.cli", "gptoss-serve": "gptoss_adapters.serve.cli", "gptoss-parity": "gptoss_adapters.parity.cli"}
 # Of llama.cpp's common/arg.cpp; a recipe may use no other.
 LLAMA_SERVER = {"-m", "-c", "-t", "-ngl", "-fa", "--jinja", "--host", "--port", "--n-cpu-moe", "--split-mode", "--tensor-split"}
 

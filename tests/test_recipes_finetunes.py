@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crafted import GOLD
-from kinds import write_kind
+from helpers.crafted import GOLD
+from helpers.kinds import write_kind
 from safetensors.numpy import save_file
 from test_recipes import PROGRAMS, ROOT, commands
 

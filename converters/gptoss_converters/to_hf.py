@@ -14,19 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.base import Checkpoint, TensorInfo
+from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo
 from gptoss_adapters.checkpoint.files import U8, MappedFile, Source
-from gptoss_adapters.checkpoint.fills import ChunkFill, Copied, SourceFile
+from gptoss_adapters.checkpoint.formats.shards import in_order, plan_files
+from gptoss_adapters.checkpoint.formats.tokenizer_files import small_files, tokenizer_json, vocabulary_texts
 from gptoss_adapters.checkpoint.layouts import Stored
 from gptoss_adapters.checkpoint.opening import TOKENIZER_FILES
-from gptoss_adapters.checkpoint.plan import Fill, Plan, Tensor
-from gptoss_adapters.checkpoint.shards import in_order, plan_files
-from gptoss_adapters.checkpoint.tokenizer_files import small_files, tokenizer_json, vocabulary_texts
+from gptoss_adapters.checkpoint.writing.fills import ChunkFill, Copied, SourceFile
+from gptoss_adapters.checkpoint.writing.plan import Fill, Plan, Tensor
 from gptoss_adapters.errors import BadInput, OutputError, UsageError
 from gptoss_adapters.spec import GPT_OSS_20B
-from gptoss_converters.quantised import SIDE_FILE, Quantised, Regrouped, Rounding, with_side_file
-from gptoss_converters.readers import JoinedRows, Readers
-from gptoss_converters.rows import BF16, DenseRows, Encoded, Reader, bf16_loses
+from gptoss_converters.rows.quantised import SIDE_FILE, Quantised, Regrouped, Rounding, with_side_file
+from gptoss_converters.rows.readers import JoinedRows, Readers
+from gptoss_converters.rows.rows import BF16, DenseRows, Encoded, Reader, bf16_loses
 
 Made = tuple[Fill, tuple[str, ...], str]  # a fill, the stored tensors it fills, and how, in words
 

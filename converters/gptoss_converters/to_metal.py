@@ -12,17 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from gptoss_adapters.checkpoint import layouts, metal
-from gptoss_adapters.checkpoint.base import METAL_FACTOR, METAL_SCALE_BIAS, Checkpoint
+from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.checkpoint.checkpoint import METAL_FACTOR, METAL_SCALE_BIAS, Checkpoint
 from gptoss_adapters.checkpoint.files import U8, Source
-from gptoss_adapters.checkpoint.fills import ChunkFill
-from gptoss_adapters.checkpoint.plan import Fill, Place, Plan, PlannedFile, Tensor, Work
+from gptoss_adapters.checkpoint.formats import metal
+from gptoss_adapters.checkpoint.writing.fills import ChunkFill
+from gptoss_adapters.checkpoint.writing.plan import Fill, Place, Plan, PlannedFile, Tensor, Work
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.mxfp4.oracle import HF_BLOCK
 from gptoss_adapters.spec import GptOssConfig
-from gptoss_converters.quantised import Quantised, Rounding
-from gptoss_converters.readers import ExpertBlocks, JoinedRows, Readers
-from gptoss_converters.rows import BF16, Encoded, PairRows, Reader, Values
+from gptoss_converters.rows.quantised import Quantised, Rounding
+from gptoss_converters.rows.readers import ExpertBlocks, JoinedRows, Readers
+from gptoss_converters.rows.rows import BF16, Encoded, PairRows, Reader, Values
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.base import Checkpoint
+from gptoss_adapters.checkpoint.checkpoint import Checkpoint
+from gptoss_adapters.checkpoint.formats.shards import plan_files
 from gptoss_adapters.checkpoint.layouts import Stored
-from gptoss_adapters.checkpoint.plan import Plan, PlannedFile, Tensor
-from gptoss_adapters.checkpoint.shards import plan_files
+from gptoss_adapters.checkpoint.writing.plan import Plan, PlannedFile, Tensor
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import FULL, MXFP4_BLOCK, SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT
-from gptoss_converters.quantised import Quantised, Regrouped, Rounding
-from gptoss_converters.readers import Readers
-from gptoss_converters.rows import Encoded
+from gptoss_converters.rows.quantised import Quantised, Regrouped, Rounding
+from gptoss_converters.rows.readers import Readers
+from gptoss_converters.rows.rows import Encoded
 from gptoss_converters.to_hf import HfOptions, HfPlan, Made, companions
 
 QUANTISATION = {"group_size": MXFP4_BLOCK, "bits": 4, "mode": "mxfp4"}

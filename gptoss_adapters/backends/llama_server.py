@@ -172,7 +172,7 @@ class LlamaServer(Engine):
 
 def _need_vocabulary(path: Path) -> None:
     """llama.cpp's server aborts on a file without one, with nothing that says why. What else is wrong with a file it says itself."""
-    from gptoss_adapters.checkpoint.gguf import GgufFile
+    from gptoss_adapters.checkpoint.formats.gguf import GgufFile
 
     try:
         known = GgufFile(path).metadata

@@ -162,7 +162,7 @@ class Engine(ABC):
 
     def top_logprobs(self, tokens: Sequence[int], k: int, start: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 [T-start, k] and log-probabilities float32 [T-start, k] of the k most probable next tokens."""
-        from gptoss_adapters.sampling import top_logprobs
+        from gptoss_adapters.reference.sampling import top_logprobs
 
         pairs = [top_logprobs(block, k) for block in self.rows(tokens, start)]
         return np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])

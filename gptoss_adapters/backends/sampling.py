@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gptoss_adapters.backends.protocol import BackendFailed, Request, Token
-from gptoss_adapters.sampling import draw, log_softmax, top_logprobs
+from gptoss_adapters.reference.sampling import draw, log_softmax, top_logprobs
 
 
 class Sampler:

@@ -17,7 +17,7 @@ import numpy as np
 
 from gptoss_adapters.backends.protocol import engine_class
 from gptoss_adapters.errors import CheckFailed
-from gptoss_adapters.sampling import log_softmax
+from gptoss_adapters.reference.sampling import log_softmax
 from gptoss_adapters.spec import GptOssConfig
 
 if TYPE_CHECKING:

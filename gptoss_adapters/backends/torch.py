@@ -1,4 +1,4 @@
-"""The reference model (`gptoss_adapters.model`) as a backend: any checkpoint kind, and the taps that parity reads."""
+"""The reference model (`gptoss_adapters.reference.model`) as a backend: any checkpoint kind, and the taps that parity reads."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Torch(Engine):
         except ImportError as error:
             raise missing_extra("torch", "torch") from error
         from gptoss_adapters.checkpoint import open_checkpoint
-        from gptoss_adapters.generate import KeptCache
-        from gptoss_adapters.model import GptOss
+        from gptoss_adapters.reference.generate import KeptCache
+        from gptoss_adapters.reference.model import GptOss
 
         torch.set_num_threads(n_threads)
         checkpoint = open_checkpoint(path)
@@ -55,7 +55,7 @@ class Torch(Engine):
         self._kept = self._new_kept()
         self.info = Info(
             engine="torch",
-            version=f"gptoss_adapters.model, torch {torch.__version__}",
+            version=f"gptoss_adapters.reference.model, torch {torch.__version__}",
             vocab_size=checkpoint.config.vocab_size,
             n_ctx=checkpoint.config.max_position_embeddings,
             stop_ids=_stop_ids(checkpoint),
@@ -87,7 +87,7 @@ class Torch(Engine):
         yield sampler.token(chosen := sampler.pick(logits), logits)
 
     def taps(self, tokens: Sequence[int], forced: np.ndarray | None) -> dict[str, np.ndarray]:
-        from gptoss_adapters.model import Taps
+        from gptoss_adapters.reference.model import Taps
 
         taps = Taps()
         if forced is not None:

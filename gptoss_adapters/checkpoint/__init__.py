@@ -3,7 +3,7 @@
 Canonical names are those of `layouts.TABLE`; shapes are [.., out, in], with gate and up as interleaved rows.
 """
 
-from gptoss_adapters.checkpoint.base import Checkpoint, TensorInfo
+from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo
 from gptoss_adapters.checkpoint.files import Source
 from gptoss_adapters.checkpoint.opening import open_checkpoint
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from gptoss_adapters import mxfp4
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.base import DENSE, Q8_0_BYTES, Checkpoint, TensorInfo, decode_q8_0
+from gptoss_adapters.checkpoint.checkpoint import DENSE, Q8_0_BYTES, Checkpoint, TensorInfo, decode_q8_0
 from gptoss_adapters.checkpoint.files import U8, Array
 from gptoss_adapters.errors import NotComparable
 from gptoss_adapters.spec import MXFP4_BLOCK, SLIDING

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gptoss_adapters.checkpoint.base import GGML_MXFP4, GGML_MXFP4_BYTES, Checkpoint
+from gptoss_adapters.checkpoint.checkpoint import GGML_MXFP4, GGML_MXFP4_BYTES, Checkpoint
 from gptoss_adapters.checkpoint.files import U8
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import MXFP4_BLOCK, RMS_NORM_EPS, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig, alternating

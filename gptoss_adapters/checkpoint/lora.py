@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.base import DENSE, Checkpoint, TensorInfo
+from gptoss_adapters.checkpoint.checkpoint import DENSE, Checkpoint, TensorInfo
 from gptoss_adapters.checkpoint.files import Array, Source, locate, read_json
-from gptoss_adapters.checkpoint.safetensors import SafetensorsFile
+from gptoss_adapters.checkpoint.formats.safetensors import SafetensorsFile
 from gptoss_adapters.errors import BadInput, UsageError
 
 F32 = npt.NDArray[np.float32]
@@ -142,7 +142,7 @@ class _Adapter:
     """One adapter: its config, its tensors, and where each belongs."""
 
     def __init__(self, path: Path, base: Checkpoint, scale: float, order: str | None) -> None:
-        from gptoss_adapters.checkpoint.hub import resolve_path
+        from gptoss_adapters.checkpoint.formats.hub import resolve_path
 
         folder = resolve_path(path)
         folder = folder if folder.is_dir() else folder.parent

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gptoss_adapters.checkpoint import layouts, safetensors
-from gptoss_adapters.checkpoint.base import DENSE, Checkpoint, resolve
+from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.checkpoint.checkpoint import DENSE, Checkpoint, resolve
 from gptoss_adapters.checkpoint.files import PICKLE_SUFFIXES, MappedFile, Source, locate, read_json, refuse_pickle
+from gptoss_adapters.checkpoint.formats import safetensors
 from gptoss_adapters.errors import BadInput, UsageError
 from gptoss_adapters.spec import GptOssConfig
 
@@ -29,8 +30,8 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bo
     Names, shapes and dtypes are checked against the config before anything is read; tensor contents are not (`Checkpoint.check`).
     Raises BadInput, naming file and tensor. `strict=False`, for inspection, turns a config with `auto_map` into an oddity.
     """
-    from gptoss_adapters.checkpoint.hub import resolve_path
-    from gptoss_adapters.checkpoint.ollama import PREFIX, find_in_store
+    from gptoss_adapters.checkpoint.formats.hub import resolve_path
+    from gptoss_adapters.checkpoint.formats.ollama import PREFIX, find_in_store
 
     in_store = str(path).startswith(PREFIX)
     if in_store and revision is not None:
@@ -40,11 +41,11 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bo
         return _open_folder(where.resolve(), strict)
     with_magic = MappedFile(where, where.resolve()).data[:4].tobytes()
     if with_magic == b"GGUF":
-        from gptoss_adapters.checkpoint.gguf import open_gguf
+        from gptoss_adapters.checkpoint.formats.gguf import open_gguf
 
         return open_gguf(where)
     if with_magic == METAL_MAGIC:
-        from gptoss_adapters.checkpoint.metal import open_metal
+        from gptoss_adapters.checkpoint.formats.metal import open_metal
 
         return open_metal(where)
     refuse_pickle(where, where.resolve())
@@ -55,12 +56,12 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bo
 def _open_folder(root: Path, strict: bool) -> Checkpoint:
     if not any(root.glob("*.safetensors")) and not (root / safetensors.INDEX).exists():
         if ggufs := sorted(root.glob("*.gguf")):
-            from gptoss_adapters.checkpoint.gguf import open_gguf
+            from gptoss_adapters.checkpoint.formats.gguf import open_gguf
 
             return open_gguf(_only_gguf(root, ggufs))
         model = root / "model.bin"
         if model.is_file() and MappedFile(model, locate(root, model.name)).data[:4].tobytes() == METAL_MAGIC:
-            from gptoss_adapters.checkpoint.metal import open_metal
+            from gptoss_adapters.checkpoint.formats.metal import open_metal
 
             return open_metal(locate(root, model.name))
         for file in sorted(root.iterdir()):

@@ -8,6 +8,7 @@
 `backend()` tells which kernels serve; each has a slow twin in `oracle.py` that it equals bit for bit.
 """
 
+from gptoss_adapters.kernels.library import backend
 from gptoss_adapters.mxfp4.codec import (
     check_scales,
     compare_ggml,
@@ -19,7 +20,6 @@ from gptoss_adapters.mxfp4.codec import (
     to_f32,
     to_q8_0,
 )
-from gptoss_adapters.mxfp4.library import backend
 from gptoss_adapters.mxfp4.oracle import RULES
 from gptoss_adapters.mxfp4.products import ExpertWeights, linear_bf16, matmul, moe
 from gptoss_adapters.mxfp4.statistics import QuantStats, TensorStats

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_adapters.errors import BadInput
+from gptoss_adapters.kernels.library import address, library
 from gptoss_adapters.mxfp4 import oracle
-from gptoss_adapters.mxfp4.library import address, library
 from gptoss_adapters.mxfp4.oracle import F32, GGML_BLOCK, HF_BLOCK, Q8_0_BLOCK, QK, RULES, U8
 
 Array = npt.NDArray[Any]

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gptoss_adapters.kernels.library import address, library
 from gptoss_adapters.mxfp4 import oracle
-from gptoss_adapters.mxfp4.library import address, library
 from gptoss_adapters.mxfp4.oracle import F32, HF_BLOCK, QK, U8
 
 PRECISIONS = {"f32": 0, "q8": 1, "q16": 2, "q24": 3}

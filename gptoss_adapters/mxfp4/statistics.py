@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from gptoss_adapters.kernels.library import address, library
 from gptoss_adapters.mxfp4 import oracle
 from gptoss_adapters.mxfp4.codec import Array, decode, source_of, to_f32
-from gptoss_adapters.mxfp4.library import address, library
 from gptoss_adapters.mxfp4.oracle import U8
 
 _UNIT_BITS = 1200  # sums are kept as integers, in units of 2**-_UNIT_BITS: exact, so threads may add in any order

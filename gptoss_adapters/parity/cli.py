@@ -34,9 +34,9 @@ def show(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on SAME EXCEPT too.")] = False,
 ) -> None:
     from gptoss_adapters.errors import UsageError
-    from gptoss_adapters.parity.rendering import FORMATS, write_renderings
-    from gptoss_adapters.parity.report_md import summary
-    from gptoss_adapters.parity.schema import Report, exit_code
+    from gptoss_adapters.parity.report.files import FORMATS, write_renderings
+    from gptoss_adapters.parity.report.markdown import summary
+    from gptoss_adapters.parity.report.schema import Report, exit_code
 
     path = report / "report.json" if report.is_dir() else report
     loaded = Report.load(path)

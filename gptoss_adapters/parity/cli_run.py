@@ -43,10 +43,10 @@ def run(
         gptoss-parity run ./pocket -t "llama_cpp[cache_type=f16,flash_attn=true,n_threads=2]=pocket.gguf" -t "torch[dtype=bfloat16]"
     """
     from gptoss_adapters.checkpoint import open_checkpoint
-    from gptoss_adapters.parity.rendering import write_report
-    from gptoss_adapters.parity.report_md import summary
+    from gptoss_adapters.parity.report.files import write_report
+    from gptoss_adapters.parity.report.markdown import summary
+    from gptoss_adapters.parity.report.schema import exit_code
     from gptoss_adapters.parity.runner import Options, Run, few_threads
-    from gptoss_adapters.parity.schema import exit_code
     from gptoss_adapters.parity.targets import parse_spec
 
     for spec in target:
@@ -81,9 +81,9 @@ def faults(
 
     from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.errors import UsageError
-    from gptoss_adapters.parity.attribution import Evidence, Sweep, certificate
-    from gptoss_adapters.parity.measure import ModelSubject, measure
-    from gptoss_adapters.parity.nulls import Noise
+    from gptoss_adapters.parity.logits.attribution import Evidence, Sweep, certificate
+    from gptoss_adapters.parity.logits.measure import ModelSubject, measure
+    from gptoss_adapters.parity.noise.nulls import Noise
     from gptoss_adapters.parity.runner import Options, Run, few_threads
 
     known = {"float32": Noise(), "bfloat16": Noise("bfloat16"), "ggml": Noise("float32", "bf16", "q8_0")}

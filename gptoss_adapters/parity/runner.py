@@ -18,22 +18,22 @@ from gptoss_adapters.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.compare import DIFFERENT as BYTES_DIFFER
 from gptoss_adapters.checkpoint.compare import ROUNDED, compare
 from gptoss_adapters.errors import GptOssError
-from gptoss_adapters.model import GptOss, yarn_inverse_frequencies
-from gptoss_adapters.parity import schema
-from gptoss_adapters.parity.attribution import Evidence, Found, Sweep, certificate, suspects, to_schema
-from gptoss_adapters.parity.behaviour import greedy, structural
 from gptoss_adapters.parity.deviations import Known, known_deviations
-from gptoss_adapters.parity.faults import all_faults, find_fault
-from gptoss_adapters.parity.faults_files import file_faults
-from gptoss_adapters.parity.judge import Flat, Judged, amount, judge, schema_families
-from gptoss_adapters.parity.layers import forced_routing, layers
-from gptoss_adapters.parity.measure import Record, Reference, measure
-from gptoss_adapters.parity.metrics import F64, histogram, nmse_of
-from gptoss_adapters.parity.nulls import Noise
-from gptoss_adapters.parity.probes import FAMILIES, Prompt, light, make_prompts
-from gptoss_adapters.parity.schema import Deviation, Identity, Report, Strip, Weights
+from gptoss_adapters.parity.faults.dictionary import all_faults, find_fault
+from gptoss_adapters.parity.faults.files import file_faults
+from gptoss_adapters.parity.logits.attribution import Evidence, Found, Sweep, certificate, suspects, to_schema
+from gptoss_adapters.parity.logits.behaviour import greedy, structural
+from gptoss_adapters.parity.logits.judge import Flat, Judged, amount, judge, schema_families
+from gptoss_adapters.parity.logits.layers import forced_routing, layers
+from gptoss_adapters.parity.logits.measure import Record, Reference, measure
+from gptoss_adapters.parity.logits.metrics import F64, histogram, nmse_of
+from gptoss_adapters.parity.logits.probes import FAMILIES, Prompt, light, make_prompts
+from gptoss_adapters.parity.logits.ties import Ties
+from gptoss_adapters.parity.noise.nulls import Noise
+from gptoss_adapters.parity.report import schema
+from gptoss_adapters.parity.report.schema import Deviation, Identity, Report, Strip, Weights
 from gptoss_adapters.parity.targets import Target, conversations, digests, embedding_norms, shown
-from gptoss_adapters.parity.ties import Ties
+from gptoss_adapters.reference.model import GptOss, yarn_inverse_frequencies
 from gptoss_adapters.spec import GptOssConfig
 
 Progress = Callable[[str, int, int], None]
@@ -77,7 +77,7 @@ class Run:
         c = self.checkpoint.config
         made = Report(str(self.checkpoint.path), created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), repro=repro, config=c.as_dict(), seed=self.options.seed)
         settings = {"dtype": str(self.reference.dtype).removeprefix("torch."), "experts": "oracle", "carry": list(self.options.carry), "threads": torch.get_num_threads()}
-        made.reference = Identity("torch", f"gptoss_adapters.model, torch {torch.__version__}", digests(self.checkpoint), settings)
+        made.reference = Identity("torch", f"gptoss_adapters.reference.model, torch {torch.__version__}", digests(self.checkpoint), settings)
         for spec in specs:
             made.targets.append(self.target(spec))
         made.angle_error = self.angle_error()
@@ -285,8 +285,8 @@ class Case:
     def _text(self) -> None:
         if not self.run.options.text:
             return
-        from gptoss_adapters.parity.text_layer import check_text_layer
-        from gptoss_adapters.parity.tool_calls import check_tool_calls
+        from gptoss_adapters.parity.text.text_layer import check_text_layer
+        from gptoss_adapters.parity.text.tool_calls import check_tool_calls
 
         self.out.text_layer = check_text_layer(self.run.checkpoint, self.target.backend)
         self.out.tool_calls = check_tool_calls(self.run.checkpoint, self.target.backend)

@@ -16,10 +16,10 @@ import numpy as np
 from gptoss_adapters.backends import Backend, open_backend
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
-from gptoss_adapters.parity.measure import TOP_K, Answer
-from gptoss_adapters.parity.nulls import Noise
-from gptoss_adapters.parity.probes import Prompt
-from gptoss_adapters.parity.schema import Identity
+from gptoss_adapters.parity.logits.measure import TOP_K, Answer
+from gptoss_adapters.parity.logits.probes import Prompt
+from gptoss_adapters.parity.noise.nulls import Noise
+from gptoss_adapters.parity.report.schema import Identity
 
 OWN_CHECKPOINT = ("torch", "transformers", "vllm")  # open the reference's own checkpoint when the spec names no path
 _OPTIONS = re.compile(r"(?P<name>[\w.:]+)\[(?P<options>[^\]]*)\](?P<rest>.*)")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gptoss_harmony.grammar import Turn, gbnf
+from gptoss_harmony.grammars.grammar import Turn, gbnf
 
 from gptoss_adapters.backends.protocol import Info
 from gptoss_adapters.errors import UsageError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from gptoss_harmony.chat_completions import Stream, completion, to_conversation, turn, usage
+from gptoss_harmony.openai.chat_completions import Stream, completion, to_conversation, turn, usage
 
 from gptoss_adapters.errors import GptOssError
 from gptoss_adapters.serve.answers import Answer, shortcomings

@@ -7,9 +7,9 @@ import re
 import time
 from typing import Any
 
-from gptoss_harmony.openai_output import new_id
-from gptoss_harmony.response_items import Summarise
-from gptoss_harmony.responses import Stream, response, to_conversation, turn, usage
+from gptoss_harmony.openai.output import new_id
+from gptoss_harmony.openai.response_items import Summarise
+from gptoss_harmony.openai.responses import Stream, response, to_conversation, turn, usage
 
 from gptoss_adapters.errors import GptOssError
 from gptoss_adapters.serve.answers import Answer, shortcomings

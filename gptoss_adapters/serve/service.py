@@ -10,7 +10,7 @@ from typing import Any
 
 from gptoss_harmony import load_vocabulary
 from gptoss_harmony.errors import HarmonyError, LayoutError
-from gptoss_harmony.grammar import Turn
+from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.messages import Conversation
 from pydantic import ValidationError
 

@@ -21,8 +21,8 @@ from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import Un
 from vllm.model_executor.utils import replace_parameter, set_weight_attrs
 
 from gptoss_adapters import mxfp4
-from gptoss_adapters.experts import grouped, swiglu
-from gptoss_adapters.mxfp4.library import use_openmp
+from gptoss_adapters.kernels.library import use_openmp
+from gptoss_adapters.reference.experts import grouped, swiglu
 from gptoss_adapters.spec import MXFP4_BLOCK, SWIGLU_ALPHA, SWIGLU_LIMIT
 from gptoss_adapters.vllm_plugin import log, policy
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gptoss_harmony import Parser
-from gptoss_harmony import grammar as harmony_grammar
-from gptoss_harmony.chat_completions import turn as chat_turn
 from gptoss_harmony.errors import LayoutError
-from gptoss_harmony.events import Delta, Event, MessageEnd, MessageStart
-from gptoss_harmony.openai_output import Item, Kind, Reader, Step, was_closed
-from gptoss_harmony.openai_request import ToolTable
-from gptoss_harmony.responses import turn as responses_turn
+from gptoss_harmony.grammars import grammar as harmony_grammar
+from gptoss_harmony.openai.chat_completions import turn as chat_turn
+from gptoss_harmony.openai.output import Item, Kind, Reader, Step, was_closed
+from gptoss_harmony.openai.requests import ToolTable
+from gptoss_harmony.openai.responses import turn as responses_turn
+from gptoss_harmony.parsing.events import Delta, Event, MessageEnd, MessageStart
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
 from openai_harmony import Message, Role
 from vllm.entrypoints.generate.base.protocol import DeltaFunctionCall, DeltaMessage, DeltaToolCall, FunctionCall

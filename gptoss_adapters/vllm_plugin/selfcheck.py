@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gptoss_adapters.experts import load_experts
+from gptoss_adapters.reference.experts import load_experts
 from gptoss_adapters.vllm_plugin import log
 from gptoss_adapters.vllm_plugin.decision import opened
 

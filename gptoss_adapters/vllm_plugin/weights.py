@@ -13,7 +13,7 @@ from torch import Tensor
 from gptoss_adapters import mxfp4
 from gptoss_adapters.checkpoint import Checkpoint, layouts
 from gptoss_adapters.checkpoint.files import U8
-from gptoss_adapters.linear import as_tensor
+from gptoss_adapters.reference.linear import as_tensor
 from gptoss_adapters.spec import MXFP4_BLOCK
 
 

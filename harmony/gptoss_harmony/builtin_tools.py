@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .messages import ToolNamespace
+from gptoss_harmony.messages import ToolNamespace
 
 
 def builtin_namespace(name: str) -> ToolNamespace:

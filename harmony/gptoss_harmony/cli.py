@@ -13,15 +13,15 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .errors import HarmonyError, LayoutError
-from .events import Delta, MessageEnd, MessageStart
-from .messages import Conversation, Message, Role
-from .parser import Parser
-from .renderer import render
-from .tokens import SPECIAL_TOKENS
-from .training import check_training_line, checked_to_json
-from .view import coloured, printable, token_texts
-from .vocabulary import load_vocabulary
+from gptoss_harmony.errors import HarmonyError, LayoutError
+from gptoss_harmony.messages import Conversation, Message, Role
+from gptoss_harmony.parsing.events import Delta, MessageEnd, MessageStart
+from gptoss_harmony.parsing.parser import Parser
+from gptoss_harmony.rendering.renderer import render
+from gptoss_harmony.rendering.training import check_training_line, checked_to_json
+from gptoss_harmony.tokens import SPECIAL_TOKENS
+from gptoss_harmony.view import coloured, printable, token_texts
+from gptoss_harmony.vocabulary import load_vocabulary
 
 app = typer.Typer(
     name="gptoss-harmony",

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias, TypeVar
 
-from .errors import LayoutError
-from .tokens import CHANNELS
+from gptoss_harmony.errors import LayoutError
+from gptoss_harmony.tokens import CHANNELS
 
 Json: TypeAlias = dict[str, Any]
 _T = TypeVar("_T")

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .tokens import CHANNEL, CONSTRAIN, FIRST_SPECIAL, LAST_SPECIAL, MESSAGE, SPECIAL_NAMES, START, is_special
-from .vocabulary import load_vocabulary
+from gptoss_harmony.tokens import (
+    CHANNEL,
+    CONSTRAIN,
+    FIRST_SPECIAL,
+    LAST_SPECIAL,
+    MESSAGE,
+    SPECIAL_NAMES,
+    START,
+    is_special,
+)
+from gptoss_harmony.vocabulary import load_vocabulary
 
 _SPECIAL, _ROLE, _CHANNEL, _TYPE, _UNKNOWN = "1;35", "1;34", "1;32", "36", "1;31"
 _SHADES = ("48;5;236", "48;5;239")

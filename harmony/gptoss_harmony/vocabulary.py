@@ -11,8 +11,8 @@ from functools import cache, cached_property
 from itertools import accumulate, pairwise
 from typing import Literal, Protocol
 
-from .errors import DecodeError
-from .tokens import GENERATION_STOPS, N_RANKS, SPECIAL_NAMES, SPECIAL_TOKENS, is_special
+from gptoss_harmony.errors import DecodeError
+from gptoss_harmony.tokens import GENERATION_STOPS, N_RANKS, SPECIAL_NAMES, SPECIAL_TOKENS, is_special
 
 PUBLISHED_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 """sha256 of `published_file()`; tiktoken and openai-harmony check the same value."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import real_vocabulary_gguf
-from grammar_engines import Llama
+from helpers import real_vocabulary_gguf
+from helpers.grammar_engines import Llama
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ def run(recipe: str, folder: Path) -> str:
     """Runs all blocks of a recipe and gives what they print."""
     programs = folder / "bin"
     programs.mkdir()
-    for name, module in (("gptoss-harmony", "gptoss_harmony.cli"), ("gptoss-convert", "gptoss_converters.cli")):
+    for name, module in (("gptoss-harmony", "gptoss_harmony.cli"), ("gptoss-convert", "gptoss_converters.cli.program")):
         (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
         (programs / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
@@ -53,9 +53,9 @@ def test_switch_from_openai_harmony(tmp_path: Path) -> None:
 def test_the_switched_program_runs_on_openai_harmony_too(tmp_path: Path) -> None:
     """The same block, with the import switched back, prints the same."""
     code = re.findall(r"^```python\n(.*?)^```$", (RECIPES / "switch_from_openai_harmony.md").read_text(), re.S | re.M)[0]
-    theirs = "import sys; sys.path.append(%r); from harmony_oracle import oracle; import openai_harmony; e = oracle(); openai_harmony.load_harmony_encoding = lambda name: e\n"
+    theirs = "import sys; sys.path.append(%r); from helpers.harmony_oracle import oracle; import openai_harmony; e = oracle(); openai_harmony.load_harmony_encoding = lambda name: e\n"
     outputs = []
-    for program in (code, theirs % str(Path(__file__).parent) + code.replace("gptoss_harmony.compat.", "")):
+    for program in (code, theirs % str(ROOT / "tests") + code.replace("gptoss_harmony.compat.", "")):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT / "harmony")})
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)

@@ -8,8 +8,8 @@ from random import Random
 import pytest
 from gptoss_harmony import Conversation, Message, Role, parse, render
 from gptoss_harmony.tokens import CALL, END, RETURN, START
-from random_harmony import message as random_message
-from test_parser_strict import CASES
+from helpers.outputs import gold_cases
+from helpers.random_harmony import message as random_message
 
 DATA = Path(__file__).parents[1] / "data" / "harmony"
 
@@ -80,7 +80,7 @@ def test_random_messages() -> None:
             assert ids_of(parsed, "as_parsed") == ids, message
 
 
-WELL_FORMED = [case for case in CASES if case["kind"] == "valid"]
+WELL_FORMED = [case for case in gold_cases() if case["kind"] == "valid"]
 
 
 @pytest.mark.parametrize("case", WELL_FORMED, ids=lambda case: case["id"])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gptoss_adapters.checkpoint import open_checkpoint
-from gptoss_adapters.checkpoint.synthetic import plan_new
-from gptoss_adapters.checkpoint.writer import write
+from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
+from gptoss_adapters.checkpoint.writing.writer import write
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pocket_gguf(pocket: Path) -> Path:
-    from gptoss_converters.to_gguf import GgufOptions, plan_gguf
+    from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
 
     path = pocket.parent / "pocket.gguf"
     write(plan_gguf(open_checkpoint(pocket), path, GgufOptions()).plan, sync=False)

@@ -10,18 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from broken_files import checkpoint
 from gptoss_converters.to_hf import HfOptions
 from gptoss_converters.to_metal import plan_metal
 from gptoss_converters.to_mlx import plan_mlx
+from helpers.broken_files import checkpoint
 
-from gptoss_adapters.checkpoint import layouts, metal, open_checkpoint
-from gptoss_adapters.checkpoint.shards import plan_checkpoint
-from gptoss_adapters.checkpoint.synthetic import SeedMade
-from gptoss_adapters.checkpoint.writer import write
-from gptoss_adapters.parity import schema
+from gptoss_adapters.checkpoint import layouts, open_checkpoint
+from gptoss_adapters.checkpoint.formats import metal
+from gptoss_adapters.checkpoint.formats.shards import plan_checkpoint
+from gptoss_adapters.checkpoint.synthetic.checkpoints import SeedMade
+from gptoss_adapters.checkpoint.writing.writer import write
+from gptoss_adapters.parity.report import schema
+from gptoss_adapters.parity.report.schema import Report
 from gptoss_adapters.parity.runner import Options, Run
-from gptoss_adapters.parity.schema import Report
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from make_metal_references import ODD_METAL
@@ -62,7 +63,7 @@ def test_to_metal(tmp_path: Path) -> None:
 
 @pytest.mark.backend("llama_cpp")
 def test_to_gguf_with_parity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from gptoss_converters.cli import app
+    from gptoss_converters.cli.program import app
 
     source = checkpoint(tmp_path / "p1")
     app(["to-gguf", str(source), "-o", str(tmp_path / "p1.gguf"), "--tokenizer", "none", "--parity"], standalone_mode=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gptoss_adapters.parity.schema import EXCEPT, SAME, WITHIN
+from gptoss_adapters.parity.report.schema import EXCEPT, SAME, WITHIN
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 

@@ -6,16 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from broken_files import checkpoint
-from gptoss_converters.to_gguf import GgufOptions, plan_gguf
+from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
+from helpers.broken_files import checkpoint
 
 from gptoss_adapters.checkpoint import open_checkpoint
-from gptoss_adapters.checkpoint.writer import write
-from gptoss_adapters.parity import schema, targets
+from gptoss_adapters.checkpoint.writing.writer import write
+from gptoss_adapters.parity import targets
+from gptoss_adapters.parity.report import schema
+from gptoss_adapters.parity.report.schema import Report, Target
 from gptoss_adapters.parity.runner import Options, Run
-from gptoss_adapters.parity.schema import Report, Target
 
-FAKES = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,8 @@ def test_torch_in_other_precisions_and_bit_for_bit(folder: Path) -> None:
 
 @pytest.mark.parametrize(("engine", "says"), [("Dies", "SIGABRT|died"), ("Nan", "NaN"), ("Hangs", "said nothing")])
 def test_what_breaks_is_not_comparable_and_the_others_still_run(engine: str, says: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(FAKES))
-    made = Run(open_checkpoint(folder / "p1"), Options(text=False, certificate=False, timeout=20)).report([f"fake_targets:{engine}=x", "torch"])
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    made = Run(open_checkpoint(folder / "p1"), Options(text=False, certificate=False, timeout=20)).report([f"helpers.fake_targets:{engine}=x", "torch"])
     broken, fine = made.targets
     assert broken.verdict == schema.NOT_COMPARABLE and any(word in broken.reason for word in says.split("|")), broken.reason
     assert fine.verdict == schema.WITHIN, fine.reason

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2] / "recipes" / "parity"
-PROGRAMS = {"gptoss-convert": "gptoss_converters.cli", "gptoss-parity": "gptoss_adapters.parity.cli"}
+PROGRAMS = {"gptoss-convert": "gptoss_converters.cli.program", "gptoss-parity": "gptoss_adapters.parity.cli"}
 
 
 def blocks(name: str, language: str) -> list[str]:

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from gptoss_adapters.checkpoint import open_checkpoint
-from gptoss_adapters.checkpoint.synthetic import plan_new
-from gptoss_adapters.checkpoint.writer import write
+from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
+from gptoss_adapters.checkpoint.writing.writer import write
 
 
 @pytest.fixture(scope="session")
 def pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pocket checkpoint as a folder `pocket` and a file `pocket.gguf`; returns their parent."""
-    from gptoss_converters.to_gguf import GgufOptions, plan_gguf
+    from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
 
     parent = tmp_path_factory.mktemp("served")
     write(plan_new("pocket", parent / "pocket"), sync=False)

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from serve_fakes import Served
+from helpers.serve_fakes import Served
 
 CLIENTS = 32
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
@@ -80,7 +80,7 @@ def resident(server: Served) -> int:
 @pytest.mark.parametrize("seconds", [15, pytest.param(60, marks=pytest.mark.slow)])
 def test_32_streaming_clients(tmp_path: Path, seconds: int) -> None:
     """The queue is shorter than the crowd, so that the 429s are seen too; memory is taken after a first fifth."""
-    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--slots", "2", "--queue", "24") as server:
+    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--slots", "2", "--queue", "24") as server:
         url = server.http.base_url
         asyncio.run(load(str(url), seconds / 5))
         before = resident(server)
@@ -100,7 +100,7 @@ def open_stream(server: Served, text: str, **more: Any) -> httpx.Response:
 @pytest.mark.parametrize("when", ["answering", "before the first token", "not streamed"])
 def test_a_client_that_leaves_frees_its_slot_within_a_token(tmp_path: Path, when: str) -> None:
     prefill = 0.2 if when == "before the first token" else 0.0
-    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=1000", "--set", f"prefill={prefill}") as server:
+    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=1000", "--set", f"prefill={prefill}") as server:
         if when == "not streamed":
             with pytest.raises(httpx.ReadTimeout):
                 server.http.post(CHAT, json={"messages": user("go on")}, timeout=0.5)
@@ -121,7 +121,7 @@ def test_a_client_that_leaves_frees_its_slot_within_a_token(tmp_path: Path, when
 
 
 def test_a_client_that_leaves_the_queue_leaves_no_hole(tmp_path: Path) -> None:
-    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=20", "--queue", "2") as server:
+    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=20", "--queue", "2") as server:
         running = open_stream(server, "one two three")
         with ThreadPoolExecutor() as pool:
             for n in (1, 2):
@@ -136,7 +136,7 @@ def test_a_client_that_leaves_the_queue_leaves_no_hole(tmp_path: Path) -> None:
 
 
 def test_the_queue_is_bounded(tmp_path: Path) -> None:
-    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=5", "--queue", "2") as server:
+    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=5", "--queue", "2") as server:
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda n: server.http.post(CHAT, json={"messages": user(f"number {n}")}), range(8)))
         assert sorted(a.status_code for a in answers) == [200] * 3 + [429] * 5
@@ -145,7 +145,7 @@ def test_the_queue_is_bounded(tmp_path: Path) -> None:
 
 
 def test_a_request_has_so_much_time(tmp_path: Path) -> None:
-    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=1000", "--request-seconds", "1") as server:
+    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=1000", "--request-seconds", "1") as server:
         began = time.monotonic()
         with ThreadPoolExecutor() as pool:
             waiting = pool.submit(lambda: time.sleep(0.2) or server.http.post(CHAT, json={"messages": user("me too")}))
@@ -168,14 +168,14 @@ def test_kill_and_restart_keeps_what_was_answered(tmp_path: Path) -> None:
         except (httpx.HTTPError, json.JSONDecodeError):
             pass
 
-    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", store=store) as server, ThreadPoolExecutor(4) as pool:
+    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", store=store) as server, ThreadPoolExecutor(4) as pool:
         running = [pool.submit(ask, n) for n in range(4)]
         server.until(lambda: len(seen) > 20, 30)
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
         for one in running:
             one.result()
-    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", store=store) as server:
+    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", store=store) as server:
         for ident, text in seen.items():
             response = server.client.responses.retrieve(ident)
             assert response.output_text == text and response.status == "completed"
@@ -184,7 +184,7 @@ def test_kill_and_restart_keeps_what_was_answered(tmp_path: Path) -> None:
 
 
 def test_graceful_shutdown_lets_answers_end(tmp_path: Path) -> None:
-    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", "delay=0.02", "--set", "times=10") as server:
+    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", "delay=0.02", "--set", "times=10") as server:
         stream = open_stream(server, "to the end")
         lines = stream.iter_lines()
         next(lines)

@@ -13,12 +13,10 @@ from typing import Any
 
 import pytest
 from gptoss_harmony import Parser, Role, parse
+from helpers.random_streams import any_stream
+from helpers.serve_fakes import STOPS, TESTS
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
-from serve_fakes import HERE, ROOT, STOPS
-
-sys.path.insert(0, str(ROOT / "tests" / "harmony"))
-from random_streams import any_stream
 
 from gptoss_adapters.backends import open_backend
 from gptoss_adapters.serve.app import App, create_app
@@ -128,14 +126,14 @@ def check(kind: int, status: int, data: bytes, ids: list[int]) -> None:
 
 
 def test_ten_thousand_malformed_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *(p for p in sys.path if p)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *(p for p in sys.path if p)]))
     scripts = outputs()
     repaired = sum(any(message.flags for message in parse(ids, "assistant")) for ids in scripts[:1000])
     assert repaired > 600  # they are malformed
     (tmp_path / "outputs").write_text("".join(json.dumps(ids) + "\n" for ids in scripts))
 
     async def run() -> None:
-        with open_backend(f"serve_fakes:Scripted={tmp_path / 'outputs'}") as backend:
+        with open_backend(f"helpers.serve_fakes:Scripted={tmp_path / 'outputs'}") as backend:
             app = create_app([backend], Settings("m"))
             for n, ids in enumerate(scripts):
                 kind = n % 4

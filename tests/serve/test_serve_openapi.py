@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from serve_fakes import KEY, Served
+from helpers.serve_fakes import KEY, Served
 
 # All that schemathesis has, but one: a request of the right shape may still be refused, because what messages, tools and
 # calls mean to each other is more than a schema says.
@@ -16,7 +16,7 @@ LEFT_OUT = "positive_data_acceptance"
 
 @pytest.mark.parametrize("examples", [25, pytest.param(500, marks=pytest.mark.slow)])
 def test_schemathesis_finds_nothing(tmp_path: Path, examples: int) -> None:
-    with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", key=KEY) as server:
+    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", key=KEY) as server:
         made = server.client.responses.create(model="m", input="x").id
         (tmp_path / "schemathesis.toml").write_text(f'[parameters]\n"path.model" = "m"\n"path.response_id" = "{made}"\n')
         command = [

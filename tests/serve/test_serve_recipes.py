@@ -11,10 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from serve_fakes import ROOT, Served
-
-sys.path.insert(0, str(ROOT / "tests"))
-from fake_ollama import fake_ollama
+from helpers.fake_ollama import fake_ollama
+from helpers.serve_fakes import ROOT, Served
 
 
 def block(recipe: str, language: str) -> str:

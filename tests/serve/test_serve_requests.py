@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from helpers.serve_fakes import KEY, Served
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.responses import response_create_params as response_params
-from serve_fakes import KEY, Served
 
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.serve.bodies import ChatBody, ResponsesBody
@@ -74,7 +74,7 @@ RAW: list[tuple[bytes, dict[str, str], int]] = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with Served("serve_fakes:Echo=x", tmp_path_factory.mktemp("server"), "--model", "pocket", "--max-body-mb", "1", key=KEY) as running:
+    with Served("helpers.serve_fakes:Echo=x", tmp_path_factory.mktemp("server"), "--model", "pocket", "--max-body-mb", "1", key=KEY) as running:
         yield running
 
 
@@ -125,7 +125,7 @@ def test_unknown_places(server: Served) -> None:
 
 def test_the_prompt_must_fit(tmp_path: Path) -> None:
     (tmp_path / "outputs").write_text("[200002]\n")
-    with Served("serve_fakes:Scripted=outputs", tmp_path, "--model", "m", "--set", "n_ctx=80") as server:
+    with Served("helpers.serve_fakes:Scripted=outputs", tmp_path, "--model", "m", "--set", "n_ctx=80") as server:
         assert is_error(server.http.post(CHAT, json={"messages": [{"role": "user", "content": "word " * 100}]}), 400)["code"] == "context_length_exceeded"
         assert server.http.post(CHAT, json={"messages": USER}).status_code == 200
 
@@ -157,7 +157,7 @@ def test_health_metrics_and_a_log_without_contents(server: Served) -> None:
 
 def test_a_failing_backend_is_told_and_replaced(tmp_path: Path) -> None:
     for trouble in ("fail", "die"):
-        with Served("serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"trouble={trouble}") as server:
+        with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"trouble={trouble}") as server:
             for _ in range(2):
                 error = is_error(server.http.post(CHAT, json={"messages": USER}), 503)
                 assert error["type"] == "server_error" and error["code"] == "backend_failed"
@@ -193,19 +193,19 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
     ("arguments", "code", "line"),
     [
         (["--backend", "nonsense=x"], 2, "unknown backend nonsense"),
-        (["--backend", "serve_fakes:Echo=x", "--set", "delay"], 2, "expected NAME=VALUE"),
-        (["--backend", "serve_fakes:Echo=x", "--set", "depth=1"], 2, "has no option depth"),
+        (["--backend", "helpers.serve_fakes:Echo=x", "--set", "delay"], 2, "expected NAME=VALUE"),
+        (["--backend", "helpers.serve_fakes:Echo=x", "--set", "depth=1"], 2, "has no option depth"),
         (["--backend", "llama_cpp=missing.gguf"], 3, "missing.gguf"),
-        (["--backend", "serve_fakes:Echo=x", "--store", "/nowhere/x.sqlite"], 4, "/nowhere/x.sqlite"),
-        (["--backend", "serve_fakes:Echo=x", "--host", "192.0.2.1"], 4, "cannot listen on 192.0.2.1"),
+        (["--backend", "helpers.serve_fakes:Echo=x", "--store", "/nowhere/x.sqlite"], 4, "/nowhere/x.sqlite"),
+        (["--backend", "helpers.serve_fakes:Echo=x", "--host", "192.0.2.1"], 4, "cannot listen on 192.0.2.1"),
     ],
 )
 def test_a_server_that_cannot_start_says_why(tmp_path: Path, arguments: list[str], code: int, line: str, server: Served) -> None:
     import os
 
-    from serve_fakes import HERE
+    from helpers.serve_fakes import TESTS
 
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *(p for p in sys.path if p)])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])}
     command = [sys.executable, "-m", "gptoss_adapters.serve.cli", "--port", "0", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=False, timeout=60)
     assert done.returncode == code and line in done.stderr and "Traceback" not in done.stderr, done.stderr

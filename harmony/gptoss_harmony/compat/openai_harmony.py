@@ -15,14 +15,7 @@ from functools import cached_property
 from typing import Any, Literal, cast
 
 from gptoss_harmony import messages as ours
-from gptoss_harmony.errors import DecodeError, HarmonyError, ParseError, RenderError
-from gptoss_harmony.messages import ReasoningEffort, Role
-from gptoss_harmony.parser import Parser, parse
-from gptoss_harmony.renderer import Mode, Renderer, render
-from gptoss_harmony.tokens import ACTION_STOPS, MESSAGE_STOPS, SPECIAL_TOKENS
-from gptoss_harmony.vocabulary import Vocabulary, load_vocabulary
-
-from .harmony_messages import (
+from gptoss_harmony.compat.harmony_messages import (
     Author,
     ChannelConfig,
     Content,
@@ -35,6 +28,12 @@ from .harmony_messages import (
     ToolNamespaceConfig,
     from_ours,
 )
+from gptoss_harmony.errors import DecodeError, HarmonyError, ParseError, RenderError
+from gptoss_harmony.messages import ReasoningEffort, Role
+from gptoss_harmony.parsing.parser import Parser, parse
+from gptoss_harmony.rendering.renderer import Mode, Renderer, render
+from gptoss_harmony.tokens import ACTION_STOPS, MESSAGE_STOPS, SPECIAL_TOKENS
+from gptoss_harmony.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = [
     "Author",

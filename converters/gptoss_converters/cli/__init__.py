@@ -1,0 +1,1 @@
+"""The `gptoss-convert` program: a file per command."""

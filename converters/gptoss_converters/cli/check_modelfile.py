@@ -1,0 +1,35 @@
+"""`gptoss-convert check-modelfile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gptoss_adapters.errors import CheckFailed
+from gptoss_converters.cli.console import JsonOption, Output
+
+
+def check_modelfile(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A Modelfile; paths in it are relative to its folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check a Modelfile for gpt-oss, and the model files it names, against Ollama's grammar and its traps; exit 1 for an error.
+
+    Examples:
+
+        gptoss-convert check-modelfile ./my-tune/Modelfile
+
+        gptoss-convert check-modelfile Modelfile --json
+    """
+    from gptoss_converters.ollama.modelfile_rules import check
+
+    found = check(file)
+    errors = [f for f in found if not f.warning]
+    lines = [f"{file}:{f.line}: {'warning' if f.warning else 'error'}: {f.rule}: {f.what}" for f in found]
+    text = "\n".join([*lines, f"{file}: {len(errors)} errors, {len(found) - len(errors)} warnings"])
+    Output(as_json).result(text, file=str(file), findings=[f._asdict() for f in found])
+    if errors:
+        first = errors[0]
+        raise CheckFailed(f"line {first.line}: {first.rule}: {first.what}", file=file)

@@ -1,0 +1,82 @@
+"""`gptoss-convert verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gptoss_adapters.errors import CheckFailed
+from gptoss_converters.cli.console import (
+    JsonOption,
+    Output,
+    ProgressBar,
+    RevisionOption,
+    ThreadsOption,
+    human,
+    workers,
+)
+from gptoss_converters.cli.options import LoraOrderOption
+
+if TYPE_CHECKING:
+    from gptoss_adapters.checkpoint.compare import Block, Report
+
+
+def verify(
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint: a file, a folder, or a Hub repository id.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")],
+    lora: Annotated[list[str] | None, typer.Option("--lora", metavar="ADAPTER[:SCALE]", help="An adapter that is merged into A; may be repeated.")] = None,
+    lora_order: LoraOrderOption = None,
+    threads: ThreadsOption = None,
+    revision: RevisionOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two checkpoints of any kind tensor by tensor; exit 1 when they differ.
+
+    Verdicts: BYTES EQUAL, VALUES EQUAL, ROUNDED AS DECLARED (recomputed from the other side and byte-equal), DIFFERENT.
+
+    Examples:
+
+        gptoss-convert verify ./gpt-oss-20b gpt-oss-20b.gguf
+
+        gptoss-convert verify openai/gpt-oss-20b gpt-oss-20b-q8.gguf --json
+    """
+    from gptoss_adapters.checkpoint.compare import compare
+    from gptoss_converters.cli.options import open_input
+
+    def revision_of(path: str, other: str) -> str | None:
+        """It is the repository's, where the other one is local."""
+        return None if Path(path).exists() and not Path(other).exists() else revision
+
+    left, right = open_input(a, revision_of(a, b), lora, lora_order), open_input(b, revision_of(b, a))
+    with ProgressBar() as bar:
+        report = compare(left, right, threads=workers(threads), progress=lambda done, total: bar("verify", done, total))
+    Output(as_json).result(_text(report), **report.as_dict())
+    if not report.ok:
+        different = report.counts["DIFFERENT"]
+        what = f"{different} of {len(report.results)} tensors are DIFFERENT" if different else f"the configs differ: {'; '.join(report.config)}"
+        raise CheckFailed(what, file=b)
+
+
+def _text(report: Report) -> str:
+    lines = [f"{r.verdict:<19} {r.name:<34} {r.a_encoding} / {r.b_encoding}{f'  ({r.rule})' if r.rule else ''}" for r in report.results]
+    for r in report.results:
+        if r.worst:
+            lines += _worst(r.name, r.worst)
+    lines += [f"config differs: {line}" for line in report.config] + [f"note: {line}" for line in report.notes]
+    total = human(sum(r.nbytes for r in report.results))
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in report.counts.items() if n)
+    return "\n".join([*lines, f"{counts} ({total} on both sides)"])
+
+
+def _worst(name: str, block: Block) -> list[str]:
+    """The block with the largest difference, in hex and decoded, from both sides."""
+    def show(values: tuple[float, ...]) -> str:
+        return " ".join(f"{v:g}" for v in values)
+
+    return [
+        f"worst block of {name} at {list(block.index)}: off by {block.max_abs:g}, {block.differing} values of the tensor differ",
+        f"  A {block.a_bytes}", f"    {show(block.a_values)}",
+        f"  B {block.b_bytes}", f"    {show(block.b_values)}",
+    ]  # fmt: skip

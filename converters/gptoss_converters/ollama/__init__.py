@@ -1,0 +1,1 @@
+"""The Ollama exporter: Modelfile, Go template, store, and creation on a server."""

@@ -1,0 +1,272 @@
+"""Executes a parsed template as Go's text/template does, on plain Python values.
+
+A Go struct is a `Struct` (an unknown field is an error), a map a dict (an unknown key is nil, and `range` goes by sorted keys).
+Texts are bytes while they run: Go's `slice` and `len` count bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from gptoss_converters.ollama.go_template import (
+    Action,
+    Branch,
+    Call,
+    Dot,
+    Fields,
+    Include,
+    Jump,
+    Literal,
+    Node,
+    Operand,
+    Pipeline,
+    Template,
+    TemplateError,
+    Variable,
+)
+
+
+class Struct(dict[str, Any]):
+    """Values by field name."""
+
+
+class _Break(Exception):
+    pass
+
+
+class _Continue(Exception):
+    pass
+
+
+def execute(template: Template, data: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]) -> str:
+    """The text of `template` for `data`. Raises TemplateError where Go's execution fails."""
+    run = _Run(template, {**_BUILTINS, **functions})
+    run.body(template.body, _Scope(None, {"$": _to_go(data)}), _to_go(data))
+    return b"".join(run.out).decode("utf-8")
+
+
+class _Scope:
+    def __init__(self, outer: _Scope | None, values: dict[str, Any] | None = None) -> None:
+        self.outer, self.values = outer, values or {}
+
+    def find(self, name: str) -> dict[str, Any]:
+        scope: _Scope | None = self
+        while scope is not None:
+            if name in scope.values:
+                return scope.values
+            scope = scope.outer
+        raise KeyError(name)
+
+
+class _Run:
+    def __init__(self, template: Template, functions: Mapping[str, Callable[..., Any]]) -> None:
+        self.template, self.functions = template, functions
+        self.out: list[bytes] = []
+        self.line = 1
+
+    def body(self, nodes: Sequence[Node], scope: _Scope, dot: Any) -> None:
+        for node in nodes:
+            if isinstance(node, str):
+                self.out.append(node.encode())
+            elif isinstance(node, Action):
+                self._action(node, scope, dot)
+            elif isinstance(node, Branch):
+                self._branch(node, scope, dot)
+            elif isinstance(node, Include):
+                self._include(node, scope, dot)
+            else:
+                raise _Break if node == Jump("break") else _Continue
+
+    def _action(self, node: Action, scope: _Scope, dot: Any) -> None:
+        self.line = node.line
+        value = self._value(node.pipeline.value, scope, dot)
+        for name in node.pipeline.variables:
+            (scope.find(name) if node.pipeline.assigns else scope.values)[name] = value
+        if not node.pipeline.variables:
+            self.out.append(_show(value))
+
+    def _branch(self, node: Branch, scope: _Scope, dot: Any) -> None:
+        self.line = node.line
+        inner = _Scope(scope)
+        value = self._value(node.pipeline.value, scope, dot)
+        if node.kind == "range":
+            self._range(node, inner, value, dot)
+            return
+        for name in node.pipeline.variables:
+            inner.values[name] = value
+        if _true(value):
+            self.body(node.body, inner, value if node.kind == "with" else dot)
+        else:
+            self.body(node.otherwise, inner, dot)
+
+    def _range(self, node: Branch, scope: _Scope, value: Any, dot: Any) -> None:
+        pairs = list(self._pairs(value))
+        for key, item in pairs:
+            inner = _Scope(scope, _bound(node.pipeline, key, item))
+            try:
+                self.body(node.body, inner, item)
+            except _Break:
+                break
+            except _Continue:
+                continue
+        if not pairs:
+            self.body(node.otherwise, scope, dot)
+
+    def _pairs(self, value: Any) -> Iterator[tuple[Any, Any]]:
+        if isinstance(value, Struct | bytes | bool | float):
+            raise TemplateError(f"range can't iterate over a {_type_name(value)}", self.line)
+        if isinstance(value, int):
+            return ((i, i) for i in range(value))
+        if isinstance(value, dict):
+            return ((k.encode(), value[k]) for k in sorted(value, key=lambda k: k.encode()))
+        return enumerate(value or ())
+
+    def _include(self, node: Include, scope: _Scope, dot: Any) -> None:
+        self.line = node.line
+        if node.name not in self.template.defined:
+            raise TemplateError(f"template {node.name!r} not defined", node.line)
+        value = None if node.pipeline is None else self._value(node.pipeline.value, scope, dot)
+        self.body(self.template.defined[node.name], _Scope(None, {"$": value}), value)
+
+    def _value(self, operand: Operand, scope: _Scope, dot: Any) -> Any:
+        if isinstance(operand, Literal):
+            return _to_go(operand.value)
+        if isinstance(operand, Dot):
+            return dot
+        if isinstance(operand, Variable):
+            return scope.find(operand.name)[operand.name]
+        if isinstance(operand, Fields):
+            return self._field(self._value(operand.base, scope, dot), operand.names)
+        return self._call(operand, scope, dot)
+
+    def _field(self, value: Any, names: Sequence[str]) -> Any:
+        for name in names:
+            if not isinstance(value, dict) or (isinstance(value, Struct) and name not in value):
+                raise TemplateError(f"can't evaluate field {name} in type {_type_name(value)}", self.line)
+            value = value.get(name)
+        return value
+
+    def _call(self, call: Call, scope: _Scope, dot: Any) -> Any:
+        if call.name in ("and", "or"):
+            value: Any = None
+            for argument in call.arguments:
+                value = self._value(argument, scope, dot)
+                if _true(value) is (call.name == "or"):
+                    break
+            return value
+        arguments = [self._value(a, scope, dot) for a in call.arguments]
+        if call.name not in self.functions:
+            raise TemplateError(f"{call.name or 'a method with arguments'} cannot be called here", self.line)
+        try:
+            return self.functions[call.name](*arguments)
+        except (TypeError, IndexError, ValueError) as error:
+            raise TemplateError(f"error calling {call.name}: {error}", self.line) from None
+
+
+def _bound(pipeline: Pipeline, key: Any, item: Any) -> dict[str, Any]:
+    if len(pipeline.variables) == 2:
+        return dict(zip(pipeline.variables, (key, item), strict=True))
+    return dict.fromkeys(pipeline.variables, item)
+
+
+def _to_go(value: Any) -> Any:
+    """Texts become bytes, at any depth; keys stay as they are."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace")
+    if isinstance(value, dict):
+        return type(value)((k, _to_go(v)) for k, v in value.items())
+    return [_to_go(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def to_json(value: Any) -> str:
+    """JSON as Go's encoding/json writes it: compact, keys of maps sorted, <, > and & and the line separators escaped."""
+    text = json.dumps(_from_go(value), ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _from_go(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, dict):
+        return {k: _from_go(v) for k, v in value.items()}
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+        return int(value)
+    return [_from_go(v) for v in value] if isinstance(value, list) else value
+
+
+def _true(value: Any) -> bool:
+    return value is not None and (isinstance(value, Struct) or bool(value))
+
+
+def _show(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if value is None:
+        return b"<no value>"
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    if isinstance(value, list):
+        return b"[" + b" ".join(map(_show, value)) + b"]"
+    return to_json(value).encode() if isinstance(value, dict | float) else str(value).encode()
+
+
+def _type_name(value: Any) -> str:
+    names = {bytes: "string", bool: "bool", int: "int", float: "float64", list: "[]interface {}", type(None): "<nil>"}
+    return "struct" if isinstance(value, Struct) else names.get(type(value), "map[string]interface {}")
+
+
+def _printf(pattern: bytes, *values: Any) -> bytes:
+    texts = iter(values)
+    parts = pattern.decode().split("%")
+    shown = [parts[0]]
+    for part in parts[1:]:
+        if part[:1] not in ("T", "v", "s", "d"):
+            raise ValueError(f"format %{part[:1]} is not known here")
+        value = next(texts)
+        shown.append((_type_name(value) if part[0] == "T" else _show(value).decode()) + part[1:])
+    return "".join(shown).encode()
+
+
+def _eq(first: Any, *others: Any) -> bool:
+    return any(_comparable(first, o) and first == o for o in others)
+
+
+def _comparable(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return a is b
+    if type(a) is not type(b):
+        raise TypeError("incompatible types for comparison")
+    return True
+
+
+def _slice(value: Any, *bounds: int) -> Any:
+    begin, end = (*bounds, 0, len(value))[:2] if len(bounds) == 2 else ((bounds or (0,))[0], len(value))
+    if not 0 <= begin <= end <= len(value):
+        raise IndexError(f"index out of range: {begin}:{end}")
+    return value[begin:end]
+
+
+def _index(value: Any, *keys: Any) -> Any:
+    for key in keys:
+        value = value.get(key.decode()) if isinstance(value, dict) else value[key]
+    return value
+
+
+_BUILTINS: dict[str, Callable[..., Any]] = {
+    "not": lambda x: not _true(x),
+    "len": lambda x: len(x),
+    "slice": _slice,
+    "index": _index,
+    "printf": _printf,
+    "print": lambda *xs: b"".join(map(_show, xs)),
+    "eq": _eq,
+    "ne": lambda a, b: not _eq(a, b),
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+}

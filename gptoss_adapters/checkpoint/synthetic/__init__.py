@@ -1,0 +1,1 @@
+"""Checkpoints made from a seed, and the trained pocket checkpoint."""

@@ -1,0 +1,1 @@
+"""The native library: finding it, its structs, and the C++ sources. Nothing of it knows checkpoints."""

@@ -1,0 +1,1 @@
+"""From prompts and logits to judgements: probes, measurement, statistics, attribution."""

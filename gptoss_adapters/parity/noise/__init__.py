@@ -1,0 +1,1 @@
+"""What rounding may do: null implementations made of the reference."""

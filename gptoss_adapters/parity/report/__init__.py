@@ -1,0 +1,1 @@
+"""A report's data, and its renderings as Markdown and HTML."""

@@ -1,0 +1,1 @@
+"""Does text survive the target: tokenizer, templates, tool calls."""

@@ -1,0 +1,1 @@
+"""The canonical gpt-oss model in torch, and decoding with it."""

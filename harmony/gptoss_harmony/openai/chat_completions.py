@@ -1,0 +1,293 @@
+"""OpenAI's Chat Completions API: requests to conversations, model output to messages and chunks.
+
+How things map (what Harmony has no word for is decided here, once):
+
+- system and developer messages are the application's instructions: Harmony's system message is ours. Those at the
+  start become one developer message, later ones stay where they are.
+- an assistant message is its reasoning (analysis), its content (a preamble on commentary when calls follow, else
+  final) and its calls, in that order; an empty content beside one of the others is no content. Reasoning before the
+  last final answer is dropped, as the format document asks.
+- commentary without a recipient is content. Pieces of reasoning, and of content, are joined by a newline.
+- the built-in tools are offered as ``{"type": "browser"}`` and ``{"type": "python"}`` and come back as calls of
+  ``browser.search`` ... and ``python`` with ``{"code": ...}``; nothing is run here.
+- `tool_choice` none leaves the tools out of the prompt; required and named choices need the grammar of `turn`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gptoss_harmony.errors import LayoutError
+from gptoss_harmony.grammars.grammar import Final, Turn
+from gptoss_harmony.messages import Conversation, Json, Message, Role, Text
+from gptoss_harmony.openai.output import Item, Kind, Reader, Step, new_id, read, was_closed
+from gptoss_harmony.openai.requests import (
+    ToolTable,
+    chosen,
+    effort,
+    expect,
+    head,
+    joined,
+    no_reasoning,
+    optional,
+    response_format,
+    result_message,
+    text_parts,
+    without_finished_reasoning,
+)
+from gptoss_harmony.parsing.events import Event
+from gptoss_harmony.parsing.parser import Parser
+from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
+
+_INSTRUCTING = ("system", "developer")
+_REASONING_FIELDS = ("reasoning_content", "reasoning")
+
+
+def to_conversation(request: Mapping[str, Any], *, date: str | None = None) -> Conversation:
+    """The conversation to render for a request; `date` (YYYY-MM-DD) is shown to the model as today's.
+
+    Raises LayoutError, whose `where` is the path of the bad value, on anything that is not a valid text request.
+    """
+    messages: list[Json] = expect(request.get("messages"), list, "messages")
+    roles = [_role(message, i) for i, message in enumerate(messages)]
+    n_leading = next((i for i, role in enumerate(roles) if role not in _INSTRUCTING), len(messages))
+    texts = [joined(text_parts(m.get("content"), f"messages[{i}].content")) for i, m in enumerate(messages[:n_leading])]
+    _, section = response_format(optional(request, "response_format", dict), "response_format")
+    tools = _tools(request)
+    offered = tools.only(()) if request.get("tool_choice") == "none" else tools
+    body = _Body(tools)
+    for i in range(n_leading, len(messages)):
+        body.add(messages[i], f"messages[{i}]")
+    start = head(effort(_effort(request), "reasoning_effort"), date, offered, [*texts, section])
+    conversation = without_finished_reasoning([*start, *body.messages])
+    if _effort(request) == "none":
+        conversation.messages.append(no_reasoning())
+    return conversation
+
+
+def turn(request: Mapping[str, Any]) -> Turn:
+    """What the model may answer to a request, for `grammar.gbnf` and `grammar.structural_tag`."""
+    tools, must_call = chosen(_tools(request), request.get("tool_choice"))
+    schema, _ = response_format(optional(request, "response_format", dict), "response_format")
+    final: Final = None if must_call else "text" if schema is None else schema
+    return Turn(tuple(tools.functions), tuple(tools.builtins), final, reasoning=_effort(request) != "none")
+
+
+def _tools(request: Mapping[str, Any]) -> ToolTable:
+    return ToolTable(request.get("tools"))
+
+
+def _effort(request: Mapping[str, Any]) -> str | None:
+    reasoning = optional(request, "reasoning", dict) or {}
+    value: str | None = optional(request, "reasoning_effort", str) or optional(reasoning, "effort", str, "reasoning")
+    return value
+
+
+def _role(message: Any, i: int) -> str:
+    return str(expect(expect(message, dict, f"messages[{i}]").get("role"), str, f"messages[{i}].role"))
+
+
+class _Body:
+    """Collects the messages after the leading instructions, and remembers whom each call was addressed to."""
+
+    def __init__(self, tools: ToolTable) -> None:
+        self.messages: list[Message] = []
+        self._tools = tools
+        self._recipient_of: dict[str, str] = {}
+
+    def add(self, message: Json, where: str) -> None:
+        role = message["role"]
+        parts = text_parts(message.get("content"), f"{where}.content")
+        if role == "user":
+            self.messages.append(Message(Role.USER, [*parts]))
+        elif role == "assistant":
+            self._add_assistant(message, parts, where)
+        elif role == "tool":
+            self.messages.append(result_message(self._tool_of(message, where), parts))
+        elif role in _INSTRUCTING:
+            self.messages.append(Message.developer(joined(parts)))
+        else:
+            raise LayoutError(f"{where}.role", f"unknown role (expected system, developer, user, assistant or tool / got {role!r})")
+
+    def _add_assistant(self, message: Json, parts: list[Text], where: str) -> None:
+        reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
+        calls = optional(message, "tool_calls", list, where) or []
+        if reasoning:
+            self.messages.append(Message.assistant(expect(reasoning, str, f"{where}.reasoning_content"), ANALYSIS))
+        if parts and (joined(parts) or not (calls or reasoning)):
+            self.messages.append(Message(Role.ASSISTANT, [*parts], channel=COMMENTARY if calls else FINAL))
+        for i, call in enumerate(calls):
+            self._add_call(call, f"{where}.tool_calls[{i}]")
+
+    def _add_call(self, call: Json, where: str) -> None:
+        function = expect(expect(call, dict, where).get("function"), dict, f"{where}.function")
+        name = expect(function.get("name"), str, f"{where}.function.name")
+        arguments = expect(function.get("arguments"), str, f"{where}.function.arguments")
+        message = self._tools.call(name, arguments)
+        self._recipient_of[optional(call, "id", str, where) or ""] = message.recipient or ""
+        self.messages.append(message)
+
+    def _tool_of(self, message: Json, where: str) -> str:
+        recipient = self._recipient_of.get(optional(message, "tool_call_id", str, where) or "")
+        if recipient is None and (name := optional(message, "name", str, where)):
+            recipient = self._tools.recipient(name)
+        if recipient is None:
+            raise LayoutError(f"{where}.tool_call_id", f"no call before it has this id (got {message.get('tool_call_id')!r})")
+        return recipient
+
+
+def from_messages(
+    messages: Iterable[Message],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    parallel: bool = True,
+    finish_reason: str | None = None,
+) -> Json:
+    """The assistant message that model output is, plus its ``finish_reason``.
+
+    `tools` are the request's, to give calls their API names; `parallel` false keeps the first call only.
+    `finish_reason` is the engine's (``stop`` or ``length``); without it, output that does not end where a model may
+    stop counts as cut off. ``reasoning`` repeats ``reasoning_content``: clients read either.
+    """
+    messages = list(messages)
+    finish_reason = finish_reason or ("stop" if was_closed(messages) else "length")
+    reader = read(messages, ToolTable(tools), parallel, truncated=finish_reason == "length")
+    return _message(reader, finish_reason)
+
+
+def _message(reader: Reader, finish_reason: str) -> Json:
+    reasoning = _join(reader.items, Kind.REASONING)
+    message: Json = {"role": "assistant", "content": _join(reader.items, Kind.PREAMBLE, Kind.ANSWER), "refusal": None}
+    message |= dict.fromkeys(_REASONING_FIELDS, reasoning)
+    calls = [_call(item, new_id("call")) for item in reader.items if item.kind is Kind.CALL]
+    if calls:
+        message["tool_calls"] = calls
+    return message | {"finish_reason": _finish_reason(reader, finish_reason)}
+
+
+def _join(items: Sequence[Item], *kinds: Kind) -> str | None:
+    texts = [item.text for item in items if item.kind in kinds and item.text]
+    return "\n".join(texts) if texts else None
+
+
+def _call(item: Item, call_id: str) -> Json:
+    return {"id": call_id, "type": "function", "function": {"name": item.name, "arguments": item.text}}
+
+
+def _finish_reason(reader: Reader, reason: str) -> str:
+    return "tool_calls" if reason == "stop" and reader.called else reason
+
+
+def completion(message: Json, model: str, created: int, usage: Json, completion_id: str | None = None) -> Json:
+    """A chat.completion object around what `from_messages` gave; `created` in seconds since 1970."""
+    body = {key: value for key, value in message.items() if key != "finish_reason"}
+    choice = {"index": 0, "message": body, "logprobs": None, "finish_reason": message["finish_reason"]}
+    return {
+        "id": completion_id or new_id("chatcmpl"),
+        "object": "chat.completion",
+        "created": created,
+        "model": model,
+        "choices": [choice],
+        "usage": usage,
+    }
+
+
+def usage(prompt: int, completion: int, reasoning: int = 0, cached: int = 0) -> Json:
+    """Token counts as the API spells them; `reasoning` is part of `completion`, `cached` of `prompt`."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
+
+
+class Stream:
+    """Model output as chat.completion.chunk objects: `feed` ids as they come, then `finish` once.
+
+    The deltas add up to what `from_messages` gives for the same output, and to `message`, which stands after `finish`.
+    `stops`: see `Reader`; once `stopped` is True, nothing more is needed of the engine.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        created: int,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        parallel: bool = True,
+        completion_id: str | None = None,
+        stops: Sequence[str] = (),
+    ) -> None:
+        table = ToolTable(tools)
+        self.parser = Parser("assistant", tools=table.namespaces())
+        self.message: Json = {}
+        self._reader = Reader(table, parallel, stops)
+        self._base = {"id": completion_id or new_id("chatcmpl"), "object": "chat.completion.chunk", "created": created, "model": model}
+        self._n_calls = 0
+        self._started = False
+        self._fields: set[str] = set()  # the delta fields written so far
+        self._fresh = False  # the current item has not written yet
+
+    @property
+    def stopped(self) -> bool:
+        return self._reader.stopped
+
+    @property
+    def in_answer(self) -> bool:
+        """Is content being written?"""
+        return self._reader.in_answer
+
+    def feed(self, ids: Sequence[int]) -> list[Json]:
+        """Chunks for new token ids; [] while a header or half a character is under way."""
+        return self._chunks(self.parser.feed(ids), truncated=False)
+
+    def feed_text(self, text: str) -> list[Json]:
+        """The same for engines that give text in which control tokens stand as their names."""
+        return self._chunks(self.parser.feed_text(text), truncated=False)
+
+    def finish(self, finish_reason: str | None = None, usage: Json | None = None) -> list[Json]:
+        """The last chunks: what was held back, the finish reason, and the usage if it is given."""
+        events = self.parser.finish()
+        finish_reason = finish_reason or ("stop" if was_closed(self.parser.messages) else "length")
+        chunks = self._chunks(events, truncated=finish_reason == "length")
+        self.message = _message(self._reader, finish_reason)
+        chunks.append(self._chunk({}, _finish_reason(self._reader, finish_reason)))
+        if usage is not None:
+            chunks.append(self._base | {"choices": [], "usage": usage})
+        return chunks
+
+    def _chunks(self, events: Iterable[Event], truncated: bool) -> list[Json]:
+        deltas = [self._delta(*change) for change in self._reader.feed(events, truncated)]
+        return [self._chunk(delta) for delta in deltas if delta]
+
+    def _delta(self, step: Step, item: Item, text: str) -> Json:
+        if item.kind is Kind.CALL:
+            return self._call_delta(step, item, text)
+        if step is not Step.TEXT:
+            self._fresh = True
+            return {}
+        fields = _REASONING_FIELDS if item.kind is Kind.REASONING else ("content",)
+        if self._fresh and fields[0] in self._fields:
+            text = "\n" + text
+        self._fresh = False
+        self._fields.add(fields[0])
+        return dict.fromkeys(fields, text)
+
+    def _call_delta(self, step: Step, item: Item, text: str) -> Json:
+        if step is Step.START:
+            self._n_calls += 1
+            call: Json = {"index": self._n_calls - 1} | _call(item, new_id("call"))
+        elif step is Step.TEXT:
+            call = {"index": self._n_calls - 1, "function": {"arguments": text}}
+        else:
+            return {}
+        return {"tool_calls": [call]}
+
+    def _chunk(self, delta: Json, finish_reason: str | None = None) -> Json:
+        if not self._started:
+            self._started = True
+            delta = {"role": "assistant"} | delta
+        return self._base | {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]}

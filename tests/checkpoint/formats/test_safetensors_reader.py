@@ -1,0 +1,315 @@
+"""Our safetensors reader: agrees with the library on good files, and refuses every malformed header, shard set and index."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.hostile import U64, Safetensors, write
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from gptoss_adapters.checkpoint import open_checkpoint
+from gptoss_adapters.checkpoint.formats.safetensors import INDEX, SafetensorsFile, open_folder
+from gptoss_adapters.errors import BadInput, GptOssError
+
+GOLD = Path(__file__).parents[2] / "data" / "checkpoints" / "tiny"
+MIXED = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(5, dtype=np.uint8), "c": np.array(3, np.int64), "d": np.zeros((0, 4), np.float16)}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Safetensors:
+    save_file(MIXED, tmp_path / "base.safetensors", metadata={"format": "np"})
+    return Safetensors.parse((tmp_path / "base.safetensors").read_bytes())
+
+
+@pytest.mark.parametrize("path", sorted(GOLD.parent.rglob("*.safetensors")), ids=lambda p: f"{p.parts[-3]}-{p.parts[-2]}-{p.stem}")
+def test_agrees_with_the_library(path: Path) -> None:
+    file, theirs = SafetensorsFile(path), load_file(path)
+    assert set(file.tensors) == set(theirs)
+    for name, source in file.tensors.items():
+        assert source.shape == theirs[name].shape
+        assert file.data[source.offset : source.offset + source.nbytes].tobytes() == theirs[name].tobytes()
+    with safe_open(path, "numpy") as f:
+        assert file.metadata == (f.metadata() or {})
+
+
+def test_scalars_and_empty_tensors(base: Safetensors, tmp_path: Path) -> None:
+    file = SafetensorsFile(write(tmp_path / "x.safetensors", base.bytes()))
+    assert {n: s.shape for n, s in file.tensors.items()} == {n: a.shape for n, a in MIXED.items()}
+
+
+def with_entry(name: str, **fields: Any) -> Callable[[Safetensors], bytes]:
+    def build(s: Safetensors) -> bytes:
+        s.header[name] = {**s.header.get(name, {}), **fields}
+        return s.bytes()
+
+    return build
+
+
+def with_text(change: Callable[[bytes], bytes]) -> Callable[[Safetensors], bytes]:
+    def build(s: Safetensors) -> bytes:
+        s.text = change(json.dumps(s.header).encode())
+        return s.bytes()
+
+    return build
+
+
+def renamed(name: str) -> Callable[[Safetensors], bytes]:
+    def build(s: Safetensors) -> bytes:
+        s.header[name] = s.header.pop("b")
+        return s.bytes()
+
+    return build
+
+
+def shifted(s: Safetensors, name: str, begin: int, end: int) -> bytes:
+    a, b = s.header[name]["data_offsets"]
+    s.header[name]["data_offsets"] = [a + begin, b + end]
+    return s.bytes()
+
+
+CASES: dict[str, Callable[[Safetensors], bytes]] = {
+    "empty file": lambda s: b"",
+    "seven bytes": lambda s: b"\0" * 7,
+    "header length zero": lambda s: U64.pack(0),
+    "header length 2^63": lambda s: U64.pack(2**63) + s.bytes()[8:],
+    "header length 2^64-1": lambda s: U64.pack(2**64 - 1) + s.bytes()[8:],
+    "header longer than the file": lambda s: U64.pack(len(s.bytes())) + s.bytes()[8:],
+    "header one byte short": lambda s: U64.pack(len(json.dumps(s.header)) - 1) + s.bytes()[8:],
+    "header one byte long": lambda s: U64.pack(len(json.dumps(s.header)) + 1) + s.bytes()[8:],
+    "header of 101 MB": lambda s: U64.pack(101_000_000) + b"{" + b" " * 101_000_000,
+    "not UTF-8": with_text(lambda t: t.replace(b'"a"', b'"\xff"')),
+    "UTF-8 with a byte order mark": with_text(lambda t: b"\xef\xbb\xbf" + t),
+    "leading space": with_text(lambda t: b" " + t),
+    "NaN": with_text(lambda t: t.replace(b"[2, 3]", b"[2, NaN]")),
+    "Infinity": with_text(lambda t: t.replace(b"[2, 3]", b"[Infinity, 3]")),
+    "nested 5,000 deep": with_text(lambda t: t[:-1] + b', "z": ' + b"[" * 5000 + b"]" * 5000 + b"}"),
+    "nested 500,000 deep": with_text(lambda t: b'{"z": ' + b"[" * 500_000 + b"]" * 500_000 + b"}"),
+    "a list": with_text(lambda t: b"[" + t + b"]"),
+    "no JSON": with_text(lambda t: b"{" + b"x" * 30),
+    "two JSON objects": with_text(lambda t: t + t),
+    "trailing comma": with_text(lambda t: t[:-1] + b",}"),
+    "single quotes": with_text(lambda t: t.replace(b'"', b"'")),
+    "duplicate tensor": with_text(lambda t: t[:-1] + b', "a": ' + json.dumps(json.loads(t)["a"]).encode() + b"}"),
+    "duplicate field": with_text(lambda t: t.replace(b'"dtype": "F32"', b'"dtype": "F32", "dtype": "F32"')),
+    "number of 5,000 digits": with_text(lambda t: t.replace(b"[2, 3]", b"[" + b"9" * 5000 + b", 3]")),
+    "hole": lambda s: shifted(s, "b", 1, 1),
+    "overlap": lambda s: shifted(s, "b", -1, -1),
+    "trailing bytes": lambda s: s.bytes() + b"\0",
+    "short by one": lambda s: s.bytes()[:-1],
+    "no data": lambda s: s.bytes()[: -len(s.data)],
+    "begin after end": lambda s: with_entry("b", data_offsets=[9, 4])(s),
+    "negative dimension": with_entry("a", shape=[-2, -3]),
+    "float dimension": with_entry("a", shape=[2.0, 3]),
+    "string dimension": with_entry("a", shape=["2", 3]),
+    "boolean dimension": with_entry("a", shape=[True, 6]),
+    "dimension 2^53+1": with_entry("a", shape=[2**53 + 1, 3]),
+    "dimension 2^64": with_entry("a", shape=[2**64, 0]),
+    "product overflows to the right size": with_entry("a", shape=[2**62 + 6, 4]),
+    "shape not a list": with_entry("a", shape=6),
+    "shape null": with_entry("a", shape=None),
+    "offsets not a list": with_entry("a", data_offsets="0,24"),
+    "one offset": with_entry("a", data_offsets=[0]),
+    "three offsets": with_entry("a", data_offsets=[0, 24, 24]),
+    "negative offset": with_entry("a", data_offsets=[-24, 0]),
+    "float offset": with_entry("a", data_offsets=[0, 24.0]),
+    "offset 2^63": with_entry("a", data_offsets=[2**63, 2**63 + 24]),
+    "unknown dtype": with_entry("a", dtype="F31"),
+    "sub-byte dtype": with_entry("a", dtype="F4"),
+    "dtype in lower case": with_entry("a", dtype="f32"),
+    "dtype not a string": with_entry("a", dtype=["F32"]),
+    "dtype of another size": with_entry("a", dtype="F16"),
+    "unknown field": with_entry("a", strides=[3, 1]),
+    "missing dtype": lambda s: (s.header["a"].pop("dtype"), s.bytes())[1],
+    "missing offsets": lambda s: (s.header["a"].pop("data_offsets"), s.bytes())[1],
+    "entry null": lambda s: (s.header.update(z=None), s.bytes())[1],
+    "entry a list": lambda s: (s.header.update(z=[]), s.bytes())[1],
+    "metadata a list": lambda s: (s.header.update(__metadata__=[]), s.bytes())[1],
+    "metadata with a number": lambda s: (s.header.update(__metadata__={"format": 1}), s.bytes())[1],
+    "empty name": renamed(""),
+    "name ../x": renamed("../x"),
+    "absolute name": renamed("/etc/passwd"),
+    "name with a NUL": renamed("b\0.weight"),
+    "name with an escape sequence": renamed("b\x1b[31m"),
+    "name with a newline": renamed("b\nok: all fine"),
+    "name that runs right to left": renamed("b\u202eweight"),
+    "name of 10 kB": renamed("b" * 10_000),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_malformed_is_refused(base: Safetensors, tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "bad.safetensors", CASES[name](base))
+    begin = time.perf_counter()
+    with pytest.raises(BadInput) as e:
+        SafetensorsFile(path)
+    assert time.perf_counter() - begin < 1
+    assert str(e.value).startswith(f"{path}: ") and str(e.value).isprintable()
+
+
+TENSORS = json.loads((GOLD / "hf-mxfp4" / "model.safetensors").read_bytes()[8:][: U64.unpack((GOLD / "hf-mxfp4" / "model.safetensors").read_bytes()[:8])[0]])
+
+
+def sharded(root: Path, names: list[str], index: bool = True, total: int | None = None) -> Path:
+    """The gold checkpoint in shards of these names, tensors dealt out in turn; blocks and scales come to lie apart."""
+    root.mkdir(exist_ok=True)
+    tensors = load_file(GOLD / "hf-mxfp4" / "model.safetensors")
+    deal = [sorted(tensors)[i :: len(names)] for i in range(len(names))]
+    for name, part in zip(names, deal, strict=True):
+        save_file({t: tensors[t] for t in part}, root / name)
+    shutil.copy(GOLD / "hf-mxfp4" / "config.json", root)
+    if index:
+        where = {t: name for name, part in zip(names, deal, strict=True) for t in part}
+        size = sum(a.nbytes for a in tensors.values()) if total is None else total
+        (root / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": where}))
+    return root
+
+
+NAMINGS = {
+    "zero-based": [f"model-{i:05d}-of-00002.safetensors" for i in range(3)],
+    "one-based": [f"model-{i:05d}-of-00003.safetensors" for i in range(1, 4)],
+    "two dashes": [f"model--{i:05d}-of-00003.safetensors" for i in range(1, 4)],
+    "other stem": [f"weights-{i}-of-3.safetensors" for i in range(1, 4)],
+}
+
+
+@pytest.mark.parametrize("naming", NAMINGS)
+@pytest.mark.parametrize("index", [True, False])
+def test_any_shard_naming(tmp_path: Path, naming: str, index: bool) -> None:
+    c, whole = open_checkpoint(sharded(tmp_path / "x", NAMINGS[naming], index)), open_checkpoint(GOLD / "hf-mxfp4")
+    assert len(c.stored) == 3 and not any("total_size" in o for o in c.oddities)
+    for name in whole.tensors:
+        assert np.array_equal(c.read(name), whole.read(name)), name
+
+
+def test_names_in_any_pattern_need_an_index(tmp_path: Path) -> None:
+    names = ["experts.safetensors", "rest.safetensors"]
+    assert open_checkpoint(sharded(tmp_path / "x", names)).kind == "hf-mxfp4"
+    (tmp_path / "x" / INDEX).unlink()
+    with pytest.raises(BadInput, match="unclear"):
+        open_checkpoint(tmp_path / "x")
+
+
+def test_wrong_total_size_is_an_oddity(tmp_path: Path) -> None:
+    c = open_checkpoint(sharded(tmp_path / "x", NAMINGS["one-based"], total=7))
+    assert any("total_size 7" in o for o in c.oddities)
+
+
+def test_a_stale_index_beside_a_single_file_is_an_oddity(tmp_path: Path) -> None:
+    shutil.copytree(GOLD / "hf-mxfp4", tmp_path / "x")
+    (tmp_path / "x" / INDEX).write_text('{"weight_map": {"gone": "gone.safetensors"}}')
+    assert any("was ignored" in o for o in open_checkpoint(tmp_path / "x").oddities)
+
+
+def test_a_hundred_thousand_tensors_are_read_in_a_second(tmp_path: Path) -> None:
+    header = {f"t.{i}": {"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]} for i in range(100_000)}
+    path = write(tmp_path / "many.safetensors", Safetensors(header, b"\0" * 100_000).bytes())
+    begin = time.process_time()
+    assert len(SafetensorsFile(path).tensors) == 100_000 and time.process_time() - begin < 3
+
+
+def change_index(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        index = json.loads((root / INDEX).read_text())
+        change(index)
+        (root / INDEX).write_text(json.dumps(index))
+
+    return apply
+
+
+def place_first(where: str) -> Callable[[Path], None]:
+    return change_index(lambda i: i["weight_map"].update({next(iter(i["weight_map"])): where}))
+
+
+def replace_first_shard(make: Callable[[Path], Any]) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        shard = root / NAMINGS["one-based"][0]
+        shard.rename(root.parent / "outside.safetensors")
+        make(shard)
+
+    return apply
+
+
+INDEX_CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "file outside": (place_first("../outside.safetensors"), "plain name"),
+    "absolute path": (place_first("/etc/passwd"), "plain name"),
+    "backslashes": (place_first("..\\outside.safetensors"), "plain name"),
+    "subfolder": (place_first("sub/model.safetensors"), "plain name"),
+    "parent": (place_first(".."), "plain name"),
+    "empty name": (place_first(""), "plain name"),
+    "name with a NUL": (place_first("model\0.safetensors"), "plain name"),
+    "name with a newline": (place_first("a\nb"), "plain name"),
+    "missing shard": (lambda root: (root / NAMINGS["one-based"][1]).unlink(), "model-00002-of-00003.safetensors: no such file"),
+    "case clash": (place_first("MODEL-00001-of-00003.safetensors"), "no such file"),
+    "tensor in another shard": (place_first(NAMINGS["one-based"][2]), "which does not hold it"),
+    "tensor in no shard": (change_index(lambda i: i["weight_map"].update(gone=NAMINGS["one-based"][0])), "gone: the index places"),
+    "tensor not in the index": (change_index(lambda i: i["weight_map"].pop("model.norm.weight")), "model.norm.weight: the tensor is not in"),
+    "shard a link to the outside": (replace_first_shard(lambda p: p.symlink_to(p.parent.parent / "outside.safetensors")), "leaves its folder"),
+    "shard a link to nowhere": (replace_first_shard(lambda p: p.symlink_to("nowhere")), "no such file"),
+    "shard a link to itself": (replace_first_shard(lambda p: p.symlink_to(p.name)), "leads nowhere"),
+    "shard a FIFO": (replace_first_shard(os.mkfifo), "not a regular file"),
+    "shard a folder": (replace_first_shard(Path.mkdir), "not a regular file"),
+    "shard a device": (replace_first_shard(lambda p: p.symlink_to("/dev/zero")), "leaves its folder"),
+    "index a FIFO": (lambda root: ((root / INDEX).unlink(), os.mkfifo(root / INDEX)), "not a regular file"),
+    "index a link to the outside": (lambda root: ((root / INDEX).rename(root.parent / "i"), (root / INDEX).symlink_to("../i")), "leaves its folder"),
+    "index not JSON": (lambda root: (root / INDEX).write_text("{"), "malformed"),
+    "index a list": (lambda root: (root / INDEX).write_text("[]"), "must be an object"),
+    "index with duplicate keys": (lambda root: (root / INDEX).write_text('{"weight_map": {"a": "b", "a": "b"}}'), "duplicate key 'a'"),
+    "index nested too deeply": (lambda root: (root / INDEX).write_text('{"weight_map": ' + "[" * 70 + "]" * 70 + "}"), "too deeply"),
+    "no weight_map": (change_index(lambda i: i.pop("weight_map")), "weight_map"),
+    "empty weight_map": (change_index(lambda i: i.update(weight_map={})), "weight_map"),
+    "weight_map with numbers": (change_index(lambda i: i["weight_map"].update(a=1)), "weight_map"),
+    "a shard twice": (lambda root: shutil.copy(root / NAMINGS["one-based"][0], root / NAMINGS["one-based"][1]), "the tensor stands in two files"),
+    "config.json a FIFO": (lambda root: ((root / "config.json").unlink(), os.mkfifo(root / "config.json")), "not a regular file"),
+    "config.json missing": (lambda root: (root / "config.json").unlink(), "config.json: no such file"),
+}
+
+
+@pytest.mark.parametrize("name", INDEX_CASES)
+def test_bad_index_is_refused(tmp_path: Path, name: str) -> None:
+    root = sharded(tmp_path / "x", NAMINGS["one-based"])
+    change, said = INDEX_CASES[name]
+    change(root)
+    begin = time.perf_counter()
+    with pytest.raises(GptOssError) as e:
+        open_checkpoint(root)
+    assert time.perf_counter() - begin < 1
+    assert e.value.exit_code == 3 and said in str(e.value) and str(e.value).startswith(str(tmp_path)) and str(e.value).isprintable()
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_an_incomplete_set_without_an_index_is_refused(tmp_path: Path, missing: int) -> None:
+    for naming in ("zero-based", "one-based"):
+        root = sharded(tmp_path / naming, NAMINGS[naming], index=False)
+        (root / NAMINGS[naming][missing]).unlink()
+        with pytest.raises(BadInput, match=r"shard \d of|is missing|exceeds"):
+            open_checkpoint(root)
+
+
+def test_a_huge_shard_count_costs_nothing(tmp_path: Path) -> None:
+    root = sharded(tmp_path / "x", ["m-00001-of-99999999999.safetensors"], index=False)
+    with pytest.raises(BadInput, match="is missing"):
+        open_folder(root)
+
+
+def test_links_inside_the_folder_and_in_the_hub_cache_are_followed(tmp_path: Path) -> None:
+    repo = tmp_path / "models--a--b"
+    (repo / "blobs").mkdir(parents=True)
+    snapshot = repo / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    for i, file in enumerate(sorted((GOLD / "hf-mxfp4").iterdir())):
+        shutil.copy(file, repo / "blobs" / f"hash{i}")
+        (snapshot / file.name).symlink_to(f"../../blobs/hash{i}")
+    c = open_checkpoint(snapshot)
+    assert [f.name for f in c.stored] == ["model.safetensors"]
+    shutil.copy(GOLD / "hf-mxfp4" / "config.json", tmp_path / "elsewhere.json")
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to("../../../elsewhere.json")
+    with pytest.raises(BadInput, match="leaves its folder"):
+        open_checkpoint(snapshot)

@@ -1,0 +1,113 @@
+"""`to-ollama --create` against a server that speaks Ollama's API and fails in every way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gptoss_converters.ollama.create import Server, create
+from gptoss_converters.ollama.prompt import harmony_template
+from gptoss_converters.ollama.to_ollama import OllamaModel, request
+from helpers.fake_ollama import FakeOllama, fake_ollama
+from test_to_ollama import SOURCE, export, run
+
+from gptoss_adapters.errors import BadInput, CheckFailed, GptOssError, OutputError, UsageError
+
+
+@pytest.fixture
+def server() -> Iterator[FakeOllama]:
+    with fake_ollama() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> OllamaModel:
+    return export(tmp_path_factory.mktemp("out"), name="tune", num_ctx=64)
+
+
+def make(server: FakeOllama, exported: OllamaModel, **changes: str) -> list[str]:
+    return create(server.url, list(exported.files), lambda digests: {**request(exported, digests), **changes})
+
+
+def test_upload_and_create(server: FakeOllama, model: OllamaModel) -> None:
+    steps: list[tuple[str, int, int]] = []
+    said = create(server.url, list(model.files), lambda digests: request(model, digests), lambda *step: steps.append(step))
+    size = model.files[0].stat().st_size
+    assert said[-1] == "success" and ("upload", size, size) in steps and ("hash", size, size) in steps
+    assert list(server.blobs.values()) == [model.files[0].read_bytes()]
+    made = server.models["tune"]
+    assert made["files"] == {"tune.gguf": next(iter(server.blobs))} and made["template"] == harmony_template()
+    assert made["parameters"]["stop"] == ["<|return|>", "<|call|>"] and made["requires"] == "0.30.0"
+
+
+def test_what_is_there_is_not_sent_again(server: FakeOllama, model: OllamaModel) -> None:
+    make(server, model)
+    server.asked.clear()
+    make(server, model)
+    assert server.paths("POST") == ["/api/create"]
+
+
+@pytest.mark.parametrize(
+    "fault,error,text",
+    [
+        ("500", OutputError, "no space left on device|broke off"),
+        ("disconnect", OutputError, "broke off"),
+        ("mismatch", CheckFailed, "other bytes than were sent: digest mismatch"),
+        ("lose", CheckFailed, "does not have the file"),
+    ],
+)
+def test_faults_of_an_upload_and_the_next_run(server: FakeOllama, model: OllamaModel, fault: str, error: type[GptOssError], text: str) -> None:
+    server.faults.append(fault)
+    with pytest.raises(error, match=text) as caught:
+        make(server, model)
+    assert "\n" not in str(caught.value) and not server.models
+    assert make(server, model)[-1] == "success"
+
+
+def test_a_split_upload_goes_on_where_it_was_cut_off(server: FakeOllama, tmp_path: Path) -> None:
+    from gptoss_converters.gguf.to_gguf import GgufOptions
+
+    model = export(tmp_path, GgufOptions(split_max_size=300_000), name="s", num_ctx=64)
+    server.faults += ["", "disconnect"]
+    with pytest.raises(OutputError):
+        make(server, model)
+    assert len(server.blobs) == 1
+    server.asked.clear()
+    assert make(server, model)[-1] == "success"
+    assert len(server.paths("POST")) == 3 and len(server.models["s"]["files"]) == 3
+
+
+def test_a_refused_model(server: FakeOllama, model: OllamaModel) -> None:
+    with pytest.raises(BadInput, match="Ollama refused the model: failed to validate GGUF"):
+        make(server, model, model="bad")
+    with pytest.raises(OutputError, match="did not finish"):
+        make(server, model, model="cut")
+
+
+def test_no_server(model: OllamaModel) -> None:
+    with pytest.raises(OutputError, match=r"broke off: .*refused.*is it running"):
+        create("http://127.0.0.1:9", list(model.files), lambda digests: {})
+    with pytest.raises(UsageError, match="takes the URL"):
+        Server("file:///etc/passwd")
+
+
+def test_the_command(server: FakeOllama, tmp_path: Path) -> None:
+    done = run("to-ollama", SOURCE, "-o", tmp_path / "out", "--num-ctx", 64, "--name", "tune:v2", "--create", server.url)
+    assert done.returncode == 0 and "ollama run tune:v2" in done.stdout and "tune:v2" in server.models
+    server.faults.append("disconnect")
+    server.blobs.clear()
+    failed = run("to-ollama", SOURCE, "-o", tmp_path / "out", "--num-ctx", 64, "--create", server.url, "--force")
+    assert failed.returncode == 4 and failed.stderr.splitlines()[-1].startswith("error: http") and "Traceback" not in failed.stderr
+
+
+def test_the_ollama_client_reads_it_back(server: FakeOllama, model: OllamaModel) -> None:
+    import ollama
+
+    make(server, model)
+    client = ollama.Client(server.url)
+    assert [m.model for m in client.list().models] == ["tune"]
+    shown = client.show("tune")
+    assert shown.template == harmony_template() and "thinking" in (shown.capabilities or [])
+    with pytest.raises(ollama.ResponseError, match="not found"):
+        client.show("nothing")

@@ -1,0 +1,287 @@
+"""The 20 patterns of malformed output: what each means, which flags it gets, and that no way of feeding changes it."""
+
+import json
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from gptoss_harmony import Message, Parser, load_vocabulary, parse
+from gptoss_harmony.parsing.flags import FLAGS
+from gptoss_harmony.tokens import SPECIAL_NAMES, SPECIAL_TOKENS
+from helpers.outputs import gold_cases
+from helpers.stream_checks import check_events, check_nothing_lost, follow
+
+A, C, F = "analysis", "commentary", "final"
+JSON = "<|constrain|>json"
+TOOLS = ["functions.f", "functions.g", "functions.execute_bash"]
+
+# id of the gold case -> (channel, recipient, content type, content, flags) of each message
+DESIRED: dict[str, list[tuple[Any, ...]]] = {
+    "bare text": [(None, None, None, "hello world", ["missing_message"])],
+    "bare text eos": [(None, None, None, "hello world", ["missing_message"])],
+    "text then start": [(None, None, None, "I must refuse", ["missing_message"]), (F, None, None, "no", [])],
+    "channel + text no message": [(A, None, None, "We need to think.", ["missing_message"]), (F, None, None, "ok", [])],
+    "missing message token, channel given": [
+        (A, None, None, "I must refuse", ["missing_message"]),
+        (A, None, None, "We must refuse", []),
+        (F, None, None, "I'm sorry, but I can't help with that.", []),
+    ],
+    "missing message token, then a call": [
+        (None, None, None, "... Let's use the tool.", ["missing_message"]),
+        (C, "functions.get_weather", "json", '{"location": "Tokyo"}', []),
+    ],
+    "double channel": [(C, "functions.f", "json", "{}", ["repeated_channel:commentary"])],
+    "tool name read with channel glued": [(C, "functions.read", "json", "{}", ["repeated_channel:commentary"])],
+    "channel final analysis glued": [(F, None, None, "hi", ["repeated_channel:analysisassistant"])],
+    "recipient then channel x2": [(C, "functions.f", "json", "{}", ["repeated_channel:commentary", "repeated_recipient:assistant"])],
+    "double to=": [(C, "functions.f", None, "{}", ["repeated_recipient:functions.f"])],
+    "to= twice role+channel": [(C, "functions.f", "json", "{}", ["repeated_recipient:functions.f"])],
+    "duplicate recipient, hyphenated name": [(C, "functions.web-browsing", JSON, "{}", ["repeated_recipient:functions.web-browsing"])],
+    "channel commentary?": [(C, None, None, "hi", ["repaired_channel:commentary?"])],
+    "channel ??": [(None, None, None, "hi", ["unknown_channel:??"])],
+    "comment channel": [(C, None, None, "hi", ["repaired_channel:comment"])],
+    "commentary??? free text": [(C, None, None, "hi", ["extra_header_words:2?"])],
+    "dashes before channel": [(C, "functions.f", None, "{}", ["repaired_channel:––commentary"])],
+    "empty channel": [(None, None, None, "hi", ["empty_channel"])],
+    "missing start between": [(A, None, None, "think", []), (F, None, None, "ok", ["missing_start"])],
+    "missing start: channel directly": [(A, None, None, "think", []), (F, None, None, "ok", ["missing_start"])],
+    "call, then commentary without start (twice)": [
+        (C, "functions.g", JSON, '{"c":1}', []),
+        (C, "functions.g", JSON, '{"c":2}', ["missing_start", "repeated_channel:commentary"]),
+        (C, None, None, "", ["missing_start", "missing_channel_marker", "missing_end"]),
+        (F, None, None, "done", []),
+    ],
+    "double start": [(A, None, None, "t", []), (F, None, None, "ok", ["repeated_start"])],
+    "double role": [(A, None, None, "t", []), (F, None, None, "ok", ["repeated_role:assistant"])],
+    "double stop": [(F, None, None, "ok", ["extra_special:<|return|>"])],
+    "end then call": [(C, "functions.f", "json", "{}", ["unclosed_call", "extra_special:<|call|>"])],
+    "return after return new msg": [(F, None, None, "ok", []), (F, None, None, "again", ["after_return"])],
+    "text after return": [(F, None, None, "ok", []), (None, None, None, " trailing text", ["stray_text", "after_return"])],
+    "stray <|message|> after return": [(F, None, None, "hi", ["extra_special:<|message|>"])],
+    "stray text after end": [(F, None, None, "hi", []), (None, None, None, " and more", ["stray_text"])],
+    "final constrain json": [(F, None, JSON, '{"a":1}', [])],
+    "final constrain adjacent": [(F, None, JSON, '{"a":1}', [])],
+    "final json (no constrain)": [(F, None, "json", '{"a":1}', [])],
+    "constrain w/o value": [(C, "functions.f", "<|constrain|>", '{"a":1}', [])],
+    "constrain space value": [(C, "functions.f", JSON, '{"a":1}', ["repaired_content_type"])],
+    "constrain before to": [(C, "functions.f", JSON, "{}", [])],
+    "constrain text": [(C, "functions.f", "<|constrain|>", "{}", ["extra_header_words:write: edit file"])],
+    "tool name in constrain slot": [(F, "functions.f", None, '{"a":1}', ["tool_in_constrain", "unclosed_call"])],
+    "to=functions.x code": [(A, "functions.f", "code", "{}", [])],
+    "bare tool name on analysis": [(A, "functions.execute_bash", "code", '{"cmd":"ls"}', ["resolved_recipient"])],
+    "missing end before start": [(A, None, None, "think", ["missing_end"]), (F, None, None, "ok", [])],
+    "missing end before channel": [(A, None, None, "think", ["missing_end"]), (F, None, None, "ok", ["missing_start"])],
+    "eos mid header": [(C, None, None, "", ["repaired_channel:comm", "truncated_header"])],
+    "channel+text+start": [(C, "functions.f", None, '{"a":1}', ["missing_message"])],
+    "stream with specials stripped": [
+        (A, None, None, "The user asks for a sum.", ["specials_stripped"]),
+        (F, None, None, "4", ["specials_stripped"]),
+    ],
+    "tool call no <|call|>, end": [(C, "functions.f", "json", "{}", ["unclosed_call"])],
+    "tool call ends with return": [(C, "functions.f", "json", "{}", ["unclosed_call"])],
+    "truncated call": [(C, "functions.f", JSON, '{"a":', ["unclosed_call", "arguments_not_json"])],
+    "two calls, first closed by end": [
+        (A, None, None, "x", []),
+        (C, "functions.a", "json", "{}", ["unclosed_call"]),
+        (C, "functions.b", "json", "{}", []),
+    ],
+    "hallucinated tool result": [
+        (C, "functions.a", "json", "{}", []),
+        (C, "assistant", None, "fake result", ["hallucinated_turn"]),
+        (F, None, None, "x", []),
+    ],
+    "user msg hallucinated": [(F, None, None, "ok", []), (None, None, None, "next q", ["hallucinated_turn"])],
+    "two JSON values as arguments": [(C, "functions.f", JSON, '{"a":1}{"a":1}', ["arguments_not_json"])],
+    "commentary JSON without recipient": [(C, None, None, '{"path":"/"}', ["json_without_recipient"])],
+    # variants that models are known for
+    "to= space name": [(C, "functions.f", "json", "{}", ["resolved_recipient"])],
+    "to=functions f": [(C, "functions.f", "json", "{}", ["resolved_recipient"])],
+    "recipient w/o to": [(C, "functions.f", "json", "{}", ["missing_to"])],
+    "endoftext": [(F, None, None, "a", [])],
+    "startoftext first": [(F, None, None, "a", ["extra_special:<|startoftext|>"])],
+    "special in content": [(F, None, None, "a<|constrain|>b", ["special_in_content"])],
+    "unknown id in content": [(None, None, None, "Hi\ufffdlost", ["unknown_token"])],
+    "second message without message token is lost when strict=False": [(None, None, None, "a", []), (F, None, None, "LOST TEXT", ["missing_message"])],
+}
+BY_ID = {case["id"]: case for case in gold_cases()}
+FIXED = [case for case in gold_cases() if case["kind"] in ("malformed", "variant", "upstream")]
+
+
+def ids_of(text: str) -> list[int]:
+    """Token ids of a text in which the names of special tokens are special."""
+    ids: list[int] = []
+    for part in text.split("<|"):
+        name, bar, rest = part.partition("|>")
+        if bar:
+            ids.append(SPECIAL_TOKENS[f"<|{name}|>"])
+        ids += load_vocabulary().encode(rest if bar else part)
+    return ids
+
+
+def told(message: Message) -> tuple[Any, ...]:
+    return message.channel, message.recipient, message.content_type, message.text, list(message.flags)
+
+
+@pytest.mark.parametrize("name", DESIRED)
+def test_desired(name: str) -> None:
+    case = BY_ID[name]
+    assert [told(message) for message in parse(case["tokens"], case["role"], tools=TOOLS)] == DESIRED[name]
+
+
+def test_every_pattern_is_covered() -> None:
+    assert {BY_ID[name]["pattern"] for name in DESIRED} >= set(range(1, 21))
+    assert {case["id"] for case in FIXED if case["pattern"] and not case["id"].endswith("[role=None]")} <= {*DESIRED, "commentary text without message token", "missing message token, three messages"}
+
+
+def test_every_flag_is_declared() -> None:
+    flags = {flag.partition(":")[0] for messages in DESIRED.values() for *_, found in messages for flag in found}
+    assert flags <= set(FLAGS)
+
+
+@pytest.mark.parametrize("case", FIXED, ids=lambda case: case["id"])
+def test_every_cut_of_every_fixed_stream(case: dict[str, Any]) -> None:
+    """Every truncation; of the whole stream every cut in two, and one by one."""
+    ids, role = case["tokens"], case["role"]
+    for end in range(len(ids) + 1):
+        parser, events = follow(role, TOOLS, [ids[:end]])
+        check_events(parser, events)
+        check_nothing_lost(role, ids[:end], parser)
+    for at in range(len(ids)):
+        assert follow(role, TOOLS, [ids[:at], ids[at:]])[1] == events
+    assert follow(role, TOOLS, [[token] for token in ids])[1] == events
+
+
+@pytest.mark.parametrize("case", [case for case in FIXED if len(case["tokens"]) <= 10], ids=lambda case: case["id"])
+def test_every_way_to_cut_a_short_stream(case: dict[str, Any]) -> None:
+    ids, role = case["tokens"], case["role"]
+    expected = follow(role, TOOLS, [ids])[1]
+    for ends in range(1 << max(len(ids) - 1, 0)):
+        cuts = [0, *(at for at in range(1, len(ids)) if ends >> (at - 1) & 1), len(ids)]
+        assert follow(role, TOOLS, [ids[a:b] for a, b in pairwise(cuts)])[1] == expected
+
+
+def test_every_truncation_of_every_random_gold_stream() -> None:
+    for case in gold_cases():
+        if case not in FIXED:
+            for end in range(len(case["tokens"]) + 1):
+                parser, events = follow(case["role"], None, [case["tokens"][:end]])
+                check_events(parser, events)
+                check_nothing_lost(case["role"], case["tokens"][:end], parser)
+
+
+@pytest.mark.parametrize("case", FIXED, ids=lambda case: case["id"])
+def test_text_says_the_same_as_ids(case: dict[str, Any]) -> None:
+    """The same stream as text, in one piece and character by character."""
+    text = case["text"]
+    if "⟨" in text or "\ufffd" in text:
+        return  # ids that are no text
+    expected = [(m.role, m.name, *told(m)) for m in parse(case["tokens"], case["role"], tools=TOOLS)]
+    for chunks in ([text], list(text)):
+        parser = Parser(case["role"], tools=TOOLS)
+        for chunk in chunks:
+            parser.feed_text(chunk)
+        parser.finish()
+        assert [(m.role, m.name, *told(m)) for m in parser.messages] == expected
+
+
+def test_undeclared_tools() -> None:
+    """Without the tool list nothing is guessed."""
+    slot = parse(BY_ID["tool name in constrain slot"]["tokens"])[0]
+    assert (slot.channel, slot.recipient, slot.content_type) == (F, None, "<|constrain|>functions.f")
+    bare = parse(BY_ID["bare tool name on analysis"]["tokens"])[0]
+    assert (bare.recipient, bare.flags) == ("execute_bash", ())
+
+
+LOOPS = ["<|start|>", "<|start|>assistant", "<|channel|>", "<|channel|>analysis", "<|message|>", "<|constrain|>", "<|end|>", "<|reserved_200013|>", " to=f", "x", "\n", "<|start|>assistant<|message|>", "<|start|>assistant<|channel|>x", "x<|end|>"]  # fmt: skip
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("before", ["", "<|channel|>final<|message|>x<|end|>"])
+def test_a_model_in_a_loop_costs_linear_time(before: str, loop: str) -> None:
+    """10 000 times the same, at once and one by one; quadratic work would take far longer."""
+    ids = ids_of(before) + ids_of(loop) * 10_000
+    begin = time.process_time()
+    whole = parse(ids)
+    parser = Parser()
+    for token in ids:
+        parser.feed((token,))
+    parser.finish()
+    assert parser.messages == whole
+    assert time.process_time() - begin < 10
+
+
+def test_many_channels_after_many_words_do_not_search_them_again() -> None:
+    ids = ids_of(" assistant") * 32_000 + ids_of("<|channel|>") * 32_000
+    begin = time.process_time()
+    (message,) = parse(ids)
+    assert time.process_time() - begin < 5  # 11 s when each channel searched the whole header
+    assert "empty_channel" in message.flags
+
+
+def test_a_content_type_of_many_parameters_costs_linear_time() -> None:
+    """A type that may be split in many ways, and fits in none of them."""
+    begin = time.process_time()
+    for parameter in (";x=y", "; x=y", ";x=y;"):
+        parse(ids_of(f"<|channel|>final<|constrain|>a/b{parameter * 2000} !<|message|>x<|end|>"))
+    assert time.process_time() - begin < 5
+    (message,) = parse(ids_of("<|channel|>final <|constrain|>text/plain; charset=utf-8;x=a=b<|message|>x<|end|>"))
+    assert (message.content_type, message.flags) == ("<|constrain|>text/plain; charset=utf-8;x=a=b", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "role", "name", "recipient"),
+    [
+        ("<|start|>user:bob<|message|>hi<|end|>", "user", "bob", None),
+        ("<|start|>assistant:x to=all<|message|>hi<|call|>", "assistant", "x", "all"),
+        ("<|start|>functions.f<|channel|>commentary<|message|>hi<|end|>", "tool", "functions.f", None),
+        ("<|start|>functions.f to=assistant<|channel|>commentary<|message|>hi<|end|>", "tool", "functions.f", "assistant"),
+    ],
+)
+def test_headers_that_render_makes_and_strict_refuses(text: str, role: str, name: str | None, recipient: str | None) -> None:
+    (message,) = parse(ids_of(text), None)
+    assert (message.role, message.name, message.recipient, message.flags) == (role, name, recipient, ())
+
+
+@pytest.mark.parametrize("special", [*SPECIAL_NAMES[:16], SPECIAL_NAMES[-1]])
+def test_specials_do_not_leak_into_fields(special: str) -> None:
+    """A special token anywhere in a header stands in no field but as the constrain marker."""
+    pieces = ["<|start|>", "assistant", "<|channel|>", "commentary", " to=functions.f", " json", "<|message|>", "{}", "<|call|>"]
+    for at in range(1, len(pieces)):
+        for message in parse(ids_of("".join([*pieces[:at], special, *pieces[at:]])), None):
+            fields = json.dumps([message.name, message.channel, message.recipient, (message.content_type or "").removeprefix("<|constrain|>")])
+            assert "<|" not in fields, (at, message)
+
+
+def test_prose_before_an_unannounced_channel_is_kept_as_a_message() -> None:
+    first, second = parse(ids_of("Let me call it.<|channel|>commentary to=functions.f<|message|>{}<|call|>"))
+    assert (first.text, second.recipient, second.text) == ("Let me call it.", "functions.f", "{}")
+
+
+def test_whitespace_between_messages_is_no_message() -> None:
+    messages = parse(ids_of("<|channel|>analysis<|message|>a<|end|>\n\n<|start|>assistant<|channel|>final<|message|>b<|return|>\n"))
+    assert [(message.text, message.flags) for message in messages] == [("a", ()), ("b", ("repeated_start:\n\n", "stray_text:\n"))]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('<|channel|>commentary to=functions.f<|constrain|>json{"a":1}<|call|>', (C, "functions.f", JSON, '{"a":1}', ["missing_message"])),
+        ('<|channel|>commentary to=functions.f code {"a":1}<|call|>', (C, "functions.f", "code", '{"a":1}', ["missing_message"])),
+        ("<|channel|>commentaryto=functions.f{}<|call|>", (C, "functions.f", None, "{}", ["missing_space", "missing_message"])),
+        ("<|channel|>finalHello<|end|>", (F, None, None, "Hello", ["missing_message"])),
+        ("<|channel|>We need to think<|end|>", (None, None, None, "We need to think", ["empty_channel", "missing_message"])),
+        ("analysis<|message|>x<|end|>", (A, None, None, "x", ["missing_channel_marker"])),
+        ("assistant<|channel|>final<|message|>x<|end|>", (F, None, None, "x", ["repeated_role:assistant"])),
+        ("assistantfinal<|message|>x<|end|>", (F, None, None, "x", ["repeated_role:assistant", "missing_space", "missing_channel_marker"])),
+        (" to=functions.f <|constrain|>json<|channel|>commentary<|message|>{}<|call|>", (C, "functions.f", JSON, "{}", [])),
+        ("<|channel|>commentary to=assistant<|message|>x<|end|>", (C, "assistant", None, "x", ["unclosed_call"])),
+        ("<|channel|>Final<|message|>x<|end|>", (F, None, None, "x", ["repaired_channel:Final"])),
+        ("<|channel|>final<|message|><|message|>x<|end|>", (F, None, None, "x", ["repeated_message"])),
+        ("<|channel|>final<|message|>x<|end|>assistant", (F, None, None, "x", ["stray_text:assistant"])),
+        ("<|channel|>final<|message|>x<|end|><|start|>assistant", (F, None, None, "x", [])),
+    ],
+)
+def test_single_messages(text: str, expected: tuple[Any, ...]) -> None:
+    (message,) = parse(ids_of(text))
+    assert told(message) == expected

@@ -1,0 +1,1 @@
+"""What several tests share: made checkpoints, fake engines, oracles. No tests here."""

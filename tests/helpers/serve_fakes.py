@@ -1,0 +1,127 @@
+"""Engines that say what a test wants, and `gptoss-serve` as its users start it. Not a test module."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from gptoss_harmony import load_vocabulary
+from gptoss_harmony.tokens import CHANNEL, END, MESSAGE, RETURN, START
+from openai import OpenAI
+
+from gptoss_adapters.backends import Capabilities, Engine, Info, Request, Token
+
+TESTS = Path(__file__).parents[1]
+ROOT = TESTS.parent
+DATE = "2025-08-05"  # one of those that pocket was taught
+STOPS = (200002, 200012, 199999)
+KEY = "sk-test"
+
+
+class Scripted(Engine):
+    """Gives the outputs of a JSON-lines file (lists of ids), one after the other, from the start again at its end."""
+
+    reads = "hf"
+
+    def __init__(self, path: str | None, n_ctx: int = 100_000) -> None:
+        assert path is not None
+        self._outputs = [json.loads(line) for line in Path(path).read_text().splitlines()]
+        self._next = 0
+        self.info = Info("scripted", "1", 201_088, n_ctx, STOPS, Capabilities("full"))
+
+    def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
+        output = self._outputs[self._next % len(self._outputs)]
+        self._next += 1
+        yield from (Token(i, -1.0, ((i, -1.0),) * min(1, request.logprobs or 0)) for i in output)
+
+
+class Echo(Engine):
+    """Says the last user message again and again, `times` times, with `delay` seconds before each token; `prefill` seconds
+    come first. `trouble`: "fail" after the third token, or "die" there."""
+
+    reads = "hf"
+
+    def __init__(self, path: str | None, delay: float = 0.0, times: int = 1, prefill: float = 0.0, trouble: str = "") -> None:
+        self._delay, self._times, self._prefill, self._trouble = delay, times, prefill, trouble
+        load_vocabulary()
+        self.info = Info("echo", "1", 201_088, 100_000, STOPS, Capabilities("full"))
+
+    def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
+        time.sleep(self._prefill)
+        said = last_user_message(request.tokens)
+        for n, ident in enumerate([CHANNEL, *load_vocabulary().encode("final"), MESSAGE, *(said * self._times), RETURN]):
+            if n == 3 and self._trouble:
+                os.abort() if self._trouble == "die" else 1 // 0
+            if self._delay:
+                time.sleep(self._delay)
+            yield Token(ident, None if request.logprobs is None else -1.0)  # the protocol: a logprob where one was asked for
+
+
+def last_user_message(tokens: Sequence[int]) -> list[int]:
+    user = load_vocabulary().encode("user")[0]
+    starts = [i + 3 for i in range(len(tokens) - 2) if tokens[i : i + 3] == [START, user, MESSAGE]]
+    return list(tokens[starts[-1] : tokens.index(END, starts[-1])]) if starts else []
+
+
+class Served:
+    """A server in a process of its own; `.client` talks to it as a user's program would."""
+
+    def __init__(self, backend: str, folder: Path, *arguments: str, key: str | None = None, store: str = ":memory:") -> None:
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *(p for p in sys.path if p)]), "GPTOSS_API_KEY": key or ""}
+        self.log = folder / f"log-{time.monotonic_ns()}"
+        command = [sys.executable, "-m", "gptoss_adapters.serve.cli", "--backend", backend, "--port", "0", "--store", store, "--date", DATE, *arguments]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, env=env, cwd=folder)
+        self.url = self._wait()
+        self.client = OpenAI(base_url=self.url, api_key=key or "none", max_retries=0, timeout=60)
+        self.http = httpx.Client(base_url=self.url.removesuffix("/v1"), headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=60)
+
+    def _wait(self) -> str:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if found := re.search(r'"event": "listening", "url": "([^"]+)"', self.log.read_text()):
+                return found[1]
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise RuntimeError(f"the server did not start: {self.log.read_text()}")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Its log."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def health(self) -> dict[str, Any]:
+        return dict(self.http.get("/health").json())
+
+    def metric(self, name: str) -> float:
+        found = re.search(rf"^{re.escape(name)} (\S+)$", self.http.get("/metrics").text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "did not happen in time"
+            time.sleep(0.005)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(15)
+                return
+            self.process.kill()
+            self.process.wait()
