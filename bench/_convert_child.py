@@ -1,6 +1,8 @@
-"""One measured run for bench/convert.py: `SOURCE OUT THREADS [sync|read_back|sha256|tokenizer]`, or `kernel [UPSTREAM]`; prints JSON.
+"""One measured run for bench/convert.py: `SOURCE OUT THREADS [sync|read_back|sha256|tokenizer]`, or `kernel
+[UPSTREAM]`; prints JSON.
 
-It says when it is ready and starts at a line on stdin, when everything is imported: opening, planning and writing count, the interpreter's start does not.
+It says when it is ready and starts at a line on stdin, when everything is imported: opening, planning and writing
+count, the interpreter's start does not.
 """
 
 from __future__ import annotations
@@ -48,14 +50,18 @@ def best(function: Callable[[], object], nbytes: int, seconds: float = 2.0) -> f
 
 
 def kernel(upstream: str = "") -> dict[str, Any]:
-    """Four experts of 20b's gate_up: 5760 rows of 90 blocks each. `apart`: gate and up in a pass of their own each, which reads the
-    memory twice; the writer makes both from a chunk in the cache."""
+    """Four experts of 20b's gate_up: 5760 rows of 90 blocks each. `apart`: gate and up in a pass of their own each,
+    which reads the memory twice; the writer makes both from a chunk in the cache.
+    """
     from gptoss_adapters import mxfp4
 
     print("ready", flush=True)
     rng = np.random.default_rng(0)
     rows, groups = 4 * 5760, 90
-    blocks, scales = rng.integers(0, 256, (rows, groups, 16), np.uint8), rng.integers(118, 126, (rows, groups), np.uint8)
+    blocks, scales = (
+        rng.integers(0, 256, (rows, groups, 16), np.uint8),
+        rng.integers(118, 126, (rows, groups), np.uint8),
+    )
     nbytes = blocks.nbytes + scales.nbytes
     flat, copy = blocks.reshape(-1), np.empty(blocks.nbytes, np.uint8)
     halves = [np.empty((rows // 2, groups * 17), np.uint8) for _ in range(2)]
@@ -66,14 +72,20 @@ def kernel(upstream: str = "") -> dict[str, Any]:
         for k in range(2):
             mxfp4.hf_to_ggml(blocks, scales, out=halves[k], row_start=k, row_step=2)
 
-    rates = {"memcpy": best(lambda: np.copyto(copy, flat), blocks.nbytes), "repack": best(lambda: mxfp4.hf_to_ggml(blocks, scales, out=whole), nbytes), "repack apart": best(apart, nbytes)}
+    rates = {
+        "memcpy": best(lambda: np.copyto(copy, flat), blocks.nbytes),
+        "repack": best(lambda: mxfp4.hf_to_ggml(blocks, scales, out=whole), nbytes),
+        "repack apart": best(apart, nbytes),
+    }
     if upstream:
         rates["upstream"] = best(_upstream_repack(blocks, scales), nbytes, 10.0)
     return {"GB/s": rates}
 
 
 def _upstream_repack(blocks: Any, scales: Any) -> Callable[[], object]:
-    """llama.cpp's own operations on the same data, taken from its source tree: nibbles, then scale and nibbles side by side."""
+    """llama.cpp's own operations on the same data, taken from its source tree: nibbles, then scale and nibbles side
+    by side.
+    """
     import torch
     from conversion.gpt_oss import GptOssModel
 

@@ -74,17 +74,28 @@ WAYS: dict[str, tuple[str, Callable[[Stream], object], Callable[[Stream], object
 
 
 def parse_rows(repeats: int) -> list[dict[str, Any]]:
-    """One row per way and size, with a cell per kind of text. The ratio is the median of pairs measured one after the other."""
+    """One row per way and size, with a cell per kind of text. The ratio is the median of pairs measured one after
+    the other.
+    """
     rows = []
     for what, (key, ours, theirs) in WAYS.items():
         for size in SIZES[key]:
-            cells = {kind: _cell(stream(kind, size), ours, theirs, 3 if key.startswith("messages") else repeats) for kind in KINDS}
+            cells = {
+                kind: _cell(stream(kind, size), ours, theirs, 3 if key.startswith("messages") else repeats)
+                for kind in KINDS
+            }
             rows.append({"what": what, "tokens": size, "target": TARGETS[key], "cells": cells})
     return rows
 
 
-def _cell(ids: Stream, ours: Callable[[Stream], object], theirs: Callable[[Stream], object], repeats: int) -> dict[str, float]:
+def _cell(
+    ids: Stream, ours: Callable[[Stream], object], theirs: Callable[[Stream], object], repeats: int
+) -> dict[str, float]:
     ours(ids)  # vocabulary and deltas are loaded once per process, as the oracle's
     pairs = [(cpu_time(lambda: ours(ids), 8), cpu_time(lambda: theirs(ids), 1)) for _ in range(repeats)]
     ratio = median(theirs_seconds / our_seconds for our_seconds, theirs_seconds in pairs)
-    return {"ratio": ratio, "seconds": median(pair[0] for pair in pairs), "openai_harmony_seconds": median(pair[1] for pair in pairs)}
+    return {
+        "ratio": ratio,
+        "seconds": median(pair[0] for pair in pairs),
+        "openai_harmony_seconds": median(pair[1] for pair in pairs),
+    }

@@ -33,18 +33,31 @@ SCHEMA = {
 
 
 def conversation_json(kind: str, size: int) -> dict[str, Any]:
-    """System, developer with two tools, then turns of user / analysis / call / result / final of 620 characters each."""
-    tools = [{"name": name, "description": f"Use {name} to look things up.", "parameters": SCHEMA} for name in ("weather", "search")]
+    """System, developer with two tools, then turns of user / analysis / call / result / final of 620 characters
+    each.
+    """
+    tools = [
+        {"name": name, "description": f"Use {name} to look things up.", "parameters": SCHEMA}
+        for name in ("weather", "search")
+    ]
     functions = {"functions": {"name": "functions", "description": None, "tools": tools}}
     system = {"type": "system_content", "conversation_start_date": "2025-06-28"}
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": [system]},
-        {"role": "developer", "content": [{"type": "developer_content", "instructions": "Be brief.", "tools": functions}]},
+        {
+            "role": "developer",
+            "content": [{"type": "developer_content", "instructions": "Be brief.", "tools": functions}],
+        },
     ]
     turn: list[dict[str, Any]] = [
         {"role": "user"},
         {"role": "assistant", "channel": "analysis"},
-        {"role": "assistant", "channel": "commentary", "recipient": "functions.search", "content_type": "<|constrain|>json"},
+        {
+            "role": "assistant",
+            "channel": "commentary",
+            "recipient": "functions.search",
+            "content_type": "<|constrain|>json",
+        },
         {"role": "tool", "name": "functions.search", "channel": "commentary", "recipient": "assistant"},
         {"role": "assistant", "channel": "final"},
     ]
@@ -62,16 +75,25 @@ def render_rows(repeats: int) -> list[dict[str, Any]]:
             seconds, tokens = _cell(conversation_json(kind, size), repeats)
             theirs = seconds["openai_harmony"]
             for way in ("tiktoken", "fast", "cached", "appended"):
-                row = rows.setdefault((way, size), {"what": f"render, {way}", "messages": size, "target": TARGETS.get(way), "cells": {}})
+                row = rows.setdefault(
+                    (way, size), {"what": f"render, {way}", "messages": size, "target": TARGETS.get(way), "cells": {}}
+                )
                 ratio = median(them / us for them, us in zip(theirs, seconds[way], strict=True))
-                row["cells"][kind] = {"ratio": ratio, "seconds": min(seconds[way]), "openai_harmony_seconds": min(theirs), "tokens": tokens}
+                row["cells"][kind] = {
+                    "ratio": ratio,
+                    "seconds": min(seconds[way]),
+                    "openai_harmony_seconds": min(theirs),
+                    "tokens": tokens,
+                }
     return [rows[way, size] for way in ("tiktoken", "fast", "cached", "appended") for size in SIZES]
 
 
 def _cell(data: dict[str, Any], repeats: int) -> tuple[dict[str, list[float]], int]:
     theirs = openai_harmony.Conversation(messages=[openai_harmony.Message.from_dict(m) for m in data["messages"]])
     ours = Conversation.from_dict(data)
-    renderers = {way: Renderer(load_vocabulary(encoder), 0) for way, encoder in (("tiktoken", "tiktoken"), ("fast", "toktok"))}
+    renderers = {
+        way: Renderer(load_vocabulary(encoder), 0) for way, encoder in (("tiktoken", "tiktoken"), ("fast", "toktok"))
+    }
     chat = Renderer(load_vocabulary("toktok"))
     expected = oracle().render_conversation_for_completion(theirs, openai_harmony.Role.ASSISTANT)
     ways: dict[str, Callable[[], list[int]]] = {
@@ -129,6 +151,9 @@ def _fresh_cpu_time(what: str, statement: str) -> float:
     imports = "" if what.startswith("import") else "import gptoss_harmony.vocabulary, helpers.harmony_oracle\n"
     if "openai" in what and imports:
         imports += "import openai_harmony; gptoss_harmony.vocabulary.published_file()\n"
-    code = f"import sys, time\nsys.path[:0] = {sys.path!r}\n{imports}t = time.process_time()\n{statement}\nprint(time.process_time() - t)"
+    code = (
+        f"import sys, time\nsys.path[:0] = {sys.path!r}\n{imports}t = time.process_time()\n{statement}\n"
+        "print(time.process_time() - t)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout)

@@ -1,4 +1,5 @@
-"""Texts for the Harmony benchmarks: English and code from Python's own standard library, and sentences of many languages.
+"""Texts for the Harmony benchmarks: English and code from Python's own standard library, and sentences of many
+languages.
 
 Nothing repeats word for word: each text is another slice, so an encoder's cache helps no more than it would in use.
 """
@@ -50,7 +51,7 @@ Vaikai rado seną žemėlapį palėpėje ir visą vasarą ieškojo lobio.
 Cyrhaeddodd y trên yn hwyr eto, ond roedd pawb yn canu ar y platfform.
 Traversăm podul în fiecare dimineață și ne uităm la pescarii de pe mal.
 Децата нарисуваха слънце на стената и учителката не се разсърди. 🌞📚✨
-""".splitlines()  # fmt: skip
+""".splitlines()
 
 KINDS = ("english", "code", "multilingual")
 

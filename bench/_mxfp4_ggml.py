@@ -1,4 +1,6 @@
-"""llama.cpp's own MXFP4 product in this process, through the ggml libraries of llama-cpp-python (no model, no context)."""
+"""llama.cpp's own MXFP4 product in this process, through the ggml libraries of llama-cpp-python (no model, no
+context).
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ class Ggml:
         if spec is None or spec.origin is None:
             raise SystemExit("this part needs llama-cpp-python: see scripts/install_llama_cpp.sh")
         folder = Path(spec.origin).parent / "lib"
-        libraries = [ctypes.CDLL(str(folder / f"lib{name}.so"), ctypes.RTLD_GLOBAL) for name in ("ggml-base", "ggml-cpu", "ggml")]
+        libraries = [
+            ctypes.CDLL(str(folder / f"lib{name}.so"), ctypes.RTLD_GLOBAL) for name in ("ggml-base", "ggml-cpu", "ggml")
+        ]
         for name, (result, arguments) in {**FUNCTIONS, "ggml_init": (PTR, [_Init])}.items():
             function = next(getattr(lib, name) for lib in libraries if hasattr(lib, name))
             function.restype, function.argtypes = result, arguments
@@ -69,7 +73,9 @@ class Ggml:
 
 
 class GgmlExperts:
-    """`experts` [E] of GGML rows [N, G * 17] as weight tensors, plain or repacked; `product(count, tokens)` multiplies `count` at once."""
+    """`experts` [E] of GGML rows [N, G * 17] as weight tensors, plain or repacked; `product(count, tokens)`
+    multiplies `count` at once.
+    """
 
     def __init__(self, ggml: Ggml, experts: list[np.ndarray], width: int, repack: bool, huge: bool) -> None:
         self.ggml, self.width, self.rows = ggml, width, len(experts[0])
@@ -84,7 +90,9 @@ class GgmlExperts:
             ggml.ggml_backend_tensor_set(tensor, rows.ctypes.data, 0, rows.nbytes)
 
     def product(self, first: int, count: int, x: np.ndarray) -> tuple[Callable[[int], None], Callable[[], np.ndarray]]:
-        """A function that computes weights[first : first + count] times x [T, K] on n threads, and one that gives [count, T, N]."""
+        """A function that computes weights[first : first + count] times x [T, K] on n threads, and one that gives
+        [count, T, N].
+        """
         g, context = self.ggml, self.ggml.context()
         graph = g.ggml_new_graph(context)
         inputs = g.ggml_new_tensor_2d(context, TYPE_F32, self.width, len(x))

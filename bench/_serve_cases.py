@@ -1,4 +1,6 @@
-"""Sixty requests for bench/serve_compare.py, each with what its answer must be: pocket's lessons and OpenAI's API are the measure."""
+"""Sixty requests for bench/serve_compare.py, each with what its answer must be: pocket's lessons and OpenAI's API
+are the measure.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,23 @@ PARAMETERS = {
     "add": {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}, "required": ["a", "b"]},
 }
 NOTES = {"get_weather": "Get the weather for a city.", "add": "Add two numbers."}
-FLAT = [{"type": "function", "name": n, "description": NOTES[n], "parameters": PARAMETERS[n], "strict": False} for n in ("add", "get_weather")]
-NESTED = [{"type": "function", "function": {k: v for k, v in tool.items() if k not in ("type", "strict")}} for tool in FLAT]
-CALLS = {"What is the weather in Paris?": ("get_weather", {"city": "Paris"}), "What is 2 + 3?": ("add", {"a": 2, "b": 3})}
-SCHEMA = {"type": "object", "properties": {"town": {"enum": ["Oslo", "Rome"]}}, "required": ["town"], "additionalProperties": False}
+FLAT = [
+    {"type": "function", "name": n, "description": NOTES[n], "parameters": PARAMETERS[n], "strict": False}
+    for n in ("add", "get_weather")
+]
+NESTED = [
+    {"type": "function", "function": {k: v for k, v in tool.items() if k not in ("type", "strict")}} for tool in FLAT
+]
+CALLS = {
+    "What is the weather in Paris?": ("get_weather", {"city": "Paris"}),
+    "What is 2 + 3?": ("add", {"a": 2, "b": 3}),
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {"town": {"enum": ["Oslo", "Rome"]}},
+    "required": ["town"],
+    "additionalProperties": False,
+}
 MARKS = "<|end|>" * 10
 
 
@@ -118,7 +133,11 @@ def chat_streams(text: str | None, call: tuple[str, Json] | None = None, usage: 
             yield f"content {said!r}, expected {text!r}"
         if not any(thoughts(delta) for delta in deltas):
             yield "no reasoning in the deltas"
-        reasons = [c["choices"][0]["finish_reason"] for c in reply.lines if c.get("choices") and c["choices"][0].get("finish_reason")]
+        reasons = [
+            c["choices"][0]["finish_reason"]
+            for c in reply.lines
+            if c.get("choices") and c["choices"][0].get("finish_reason")
+        ]
         if reasons != ["tool_calls" if call else "stop"]:
             yield f"finish reasons {reasons}"
         if call:
@@ -138,7 +157,11 @@ def refused(*statuses: int) -> Check:
     def check(reply: Reply) -> Iterator[str]:
         if reply.status not in statuses:
             yield f"status {reply.status}, expected {' or '.join(map(str, statuses))}"
-        elif not isinstance(reply.body, dict) or not isinstance(reply.body.get("error"), dict) or "message" not in reply.body["error"]:
+        elif (
+            not isinstance(reply.body, dict)
+            or not isinstance(reply.body.get("error"), dict)
+            or "message" not in reply.body["error"]
+        ):
             yield f"not OpenAI's error shape: {str(reply.body)[:100]}"
 
     return check
@@ -217,7 +240,11 @@ def ok(reply: Reply) -> Iterator[str]:
 def json_answer(reply: Reply) -> Iterator[str]:
     yield from good(reply)
     body = reply.body
-    text = body["choices"][0]["message"]["content"] if "choices" in body else "".join(p["text"] for i in body["output"] if i["type"] == "message" for p in i["content"])
+    text = (
+        body["choices"][0]["message"]["content"]
+        if "choices" in body
+        else "".join(p["text"] for i in body["output"] if i["type"] == "message" for p in i["content"])
+    )
     if json.loads(text).get("town") not in ("Oslo", "Rome"):
         yield f"not of the schema: {text!r}"
 
@@ -238,14 +265,20 @@ def logprobs_of(text: str) -> Check:
 def marks_are_text(reply: Reply) -> Iterator[str]:
     yield from good(reply)
     tokens = reply.body["usage"].get("prompt_tokens") or reply.body["usage"].get("input_tokens")
-    if tokens < 100:  # the system message and the rest are at least 65; each name of a control token is 3 and more as text
+    if (
+        tokens < 100
+    ):  # the system message and the rest are at least 65; each name of a control token is 3 and more as text
         yield f"control-token text in a message became control tokens ({tokens} prompt tokens)"
 
 
 def _tool_turn(reply: Json) -> list[tuple[str, str, Any]]:
     message = reply["choices"][0]["message"]
     call = message["tool_calls"][0]
-    messages = [*user("What is the weather in Paris?"), message, {"role": "tool", "tool_call_id": call["id"], "content": '{"temperature": 21, "condition": "sunny"}'}]
+    messages = [
+        *user("What is the weather in Paris?"),
+        message,
+        {"role": "tool", "tool_call_id": call["id"], "content": '{"temperature": 21, "condition": "sunny"}'},
+    ]
     return [("POST", CHAT, {"messages": messages, "tools": NESTED})]
 
 
@@ -257,8 +290,19 @@ def _response_turn(reply: Json) -> list[tuple[str, str, Any]]:
 
 def cases() -> list[Case]:
     made = [Case(f"chat: {q}", CHAT, {"messages": user(q)}, chat_says(a)) for q, a in KNOWN.items()]
-    made += [Case(f"chat, effort {e}", CHAT, {"messages": user("Tell me a joke."), "reasoning_effort": e}, chat_says(KNOWN["Tell me a joke."])) for e in ("low", "high")]
-    made += [Case(f"chat, streamed: {q}", CHAT, {"messages": user(q), "stream": True}, chat_streams(a)) for q, a in KNOWN.items()]
+    made += [
+        Case(
+            f"chat, effort {e}",
+            CHAT,
+            {"messages": user("Tell me a joke."), "reasoning_effort": e},
+            chat_says(KNOWN["Tell me a joke."]),
+        )
+        for e in ("low", "high")
+    ]
+    made += [
+        Case(f"chat, streamed: {q}", CHAT, {"messages": user(q), "stream": True}, chat_streams(a))
+        for q, a in KNOWN.items()
+    ]
     usage = {"messages": user("Hello!"), "stream": True, "stream_options": {"include_usage": True}}
     made.append(Case("chat, streamed with usage", CHAT, usage, chat_streams(KNOWN["Hello!"], usage=True)))
     for question, (name, arguments) in CALLS.items():
@@ -266,46 +310,151 @@ def cases() -> list[Case]:
         named = {"type": "function", "function": {"name": name}}
         made += [
             Case(f"chat, tools: {name}", CHAT, asked, chat_calls(name, arguments)),
-            Case(f"chat, tools, streamed: {name}", CHAT, {**asked, "stream": True}, chat_streams(None, (name, arguments))),
+            Case(
+                f"chat, tools, streamed: {name}", CHAT, {**asked, "stream": True}, chat_streams(None, (name, arguments))
+            ),
             Case(f"chat, required: {name}", CHAT, {**asked, "tool_choice": "required"}, chat_calls(name, arguments)),
             Case(f"chat, named: {name}", CHAT, {**asked, "tool_choice": named}, chat_calls(name, arguments)),
-            Case(f"responses, tools: {name}", RESPONSES, {"input": question, "tools": FLAT}, response_calls(name, arguments)),
+            Case(
+                f"responses, tools: {name}",
+                RESPONSES,
+                {"input": question, "tools": FLAT},
+                response_calls(name, arguments),
+            ),
         ]
-    history = [*user("What is the capital of France?"), {"role": "assistant", "content": "The capital of France is Paris."}, *user("Tell me a joke.")]
+    history = [
+        *user("What is the capital of France?"),
+        {"role": "assistant", "content": "The capital of France is Paris."},
+        *user("Tell me a joke."),
+    ]
     joke, sky = KNOWN["Tell me a joke."], KNOWN["Why is the sky blue?"]
-    forced = {"messages": user("Tell me a joke."), "tools": NESTED, "tool_choice": {"type": "function", "function": {"name": "add"}}, "max_tokens": 200}
+    forced = {
+        "messages": user("Tell me a joke."),
+        "tools": NESTED,
+        "tool_choice": {"type": "function", "function": {"name": "add"}},
+        "max_tokens": 200,
+    }
     schema_chat = {"type": "json_schema", "json_schema": {"name": "town", "schema": SCHEMA, "strict": True}}
     schema_text = {"format": {"type": "json_schema", "name": "town", "schema": SCHEMA, "strict": True}}
     made += [
-        Case("chat, tool_choice none", CHAT, {"messages": user("What is the weather in Tokyo?"), "tools": NESTED, "tool_choice": "none"}, chat_says("I cannot see the weather in Tokyo without a tool.")),
+        Case(
+            "chat, tool_choice none",
+            CHAT,
+            {"messages": user("What is the weather in Tokyo?"), "tools": NESTED, "tool_choice": "none"},
+            chat_says("I cannot see the weather in Tokyo without a tool."),
+        ),
         Case("chat, named against the model's will", CHAT, forced, chat_calls("add", None)),
-        Case("chat, a tool's result", CHAT, {"messages": user("What is the weather in Paris?"), "tools": NESTED}, then(chat_calls("get_weather", {"city": "Paris"}), chat_says("The tool says: sunny, 21.")), _tool_turn),
+        Case(
+            "chat, a tool's result",
+            CHAT,
+            {"messages": user("What is the weather in Paris?"), "tools": NESTED},
+            then(chat_calls("get_weather", {"city": "Paris"}), chat_says("The tool says: sunny, 21.")),
+            _tool_turn,
+        ),
         Case("chat, a second turn", CHAT, {"messages": history}, chat_says(joke)),
-        Case("chat, stop in the answer", CHAT, {"messages": user("Why is the sky blue?"), "stop": [" blue"]}, chat_says("The sky is")),
-        Case("chat, stop in the reasoning alone", CHAT, {"messages": user("Why is the sky blue?"), "stop": ["sentence"]}, chat_says(sky)),
-        Case("chat, a limit in the answer", CHAT, {"messages": user("Tell me a joke."), "max_tokens": 25}, chat_says("Why did the", "length")),
-        Case("chat, logprobs", CHAT, {"messages": user("Hello!"), "logprobs": True, "top_logprobs": 2}, logprobs_of(KNOWN["Hello!"])),
-        Case("chat, a schema", CHAT, {"messages": user("Tell me a joke."), "response_format": schema_chat, "max_tokens": 200}, json_answer),
+        Case(
+            "chat, stop in the answer",
+            CHAT,
+            {"messages": user("Why is the sky blue?"), "stop": [" blue"]},
+            chat_says("The sky is"),
+        ),
+        Case(
+            "chat, stop in the reasoning alone",
+            CHAT,
+            {"messages": user("Why is the sky blue?"), "stop": ["sentence"]},
+            chat_says(sky),
+        ),
+        Case(
+            "chat, a limit in the answer",
+            CHAT,
+            {"messages": user("Tell me a joke."), "max_tokens": 25},
+            chat_says("Why did the", "length"),
+        ),
+        Case(
+            "chat, logprobs",
+            CHAT,
+            {"messages": user("Hello!"), "logprobs": True, "top_logprobs": 2},
+            logprobs_of(KNOWN["Hello!"]),
+        ),
+        Case(
+            "chat, a schema",
+            CHAT,
+            {"messages": user("Tell me a joke."), "response_format": schema_chat, "max_tokens": 200},
+            json_answer,
+        ),
         Case("chat, control-token text", CHAT, {"messages": user(MARKS), "max_tokens": 5}, marks_are_text),
     ]
     made += [Case(f"responses: {q}", RESPONSES, {"input": q}, response_says(a)) for q, a in KNOWN.items()]
-    made += [Case(f"responses, streamed: {q}", RESPONSES, {"input": q, "stream": True}, response_streams(a)) for q, a in list(KNOWN.items())[3:6]]
+    made += [
+        Case(f"responses, streamed: {q}", RESPONSES, {"input": q, "stream": True}, response_streams(a))
+        for q, a in list(KNOWN.items())[3:6]
+    ]
     summary = {"input": "Tell me a joke.", "reasoning": {"effort": "high", "summary": "auto"}}
     france = {"input": "What is the capital of France?", "store": True}
     made += [
-        Case("responses, a tool's result", RESPONSES, {"input": "How is the weather in Berlin today?", "tools": FLAT, "store": True}, then(response_calls("get_weather", {"city": "Berlin"}), response_says("The tool says: cloudy.")), _response_turn),
-        Case("responses, previous_response_id", RESPONSES, france, then(ok, response_says(joke)), lambda r: [("POST", RESPONSES, {"input": "Tell me a joke.", "previous_response_id": r["id"]})]),
-        Case("responses, retrieve", RESPONSES, france, then(ok, response_says("The capital of France is Paris.")), lambda r: [("GET", f"{RESPONSES}/{r['id']}", None)]),
-        Case("responses, input items", RESPONSES, france, then(ok, ok), lambda r: [("GET", f"{RESPONSES}/{r['id']}/input_items", None)]),
-        Case("responses, delete", RESPONSES, france, then(ok, ok, refused(404)), lambda r: [("DELETE", f"{RESPONSES}/{r['id']}", None), ("GET", f"{RESPONSES}/{r['id']}", None)]),
+        Case(
+            "responses, a tool's result",
+            RESPONSES,
+            {"input": "How is the weather in Berlin today?", "tools": FLAT, "store": True},
+            then(response_calls("get_weather", {"city": "Berlin"}), response_says("The tool says: cloudy.")),
+            _response_turn,
+        ),
+        Case(
+            "responses, previous_response_id",
+            RESPONSES,
+            france,
+            then(ok, response_says(joke)),
+            lambda r: [("POST", RESPONSES, {"input": "Tell me a joke.", "previous_response_id": r["id"]})],
+        ),
+        Case(
+            "responses, retrieve",
+            RESPONSES,
+            france,
+            then(ok, response_says("The capital of France is Paris.")),
+            lambda r: [("GET", f"{RESPONSES}/{r['id']}", None)],
+        ),
+        Case(
+            "responses, input items",
+            RESPONSES,
+            france,
+            then(ok, ok),
+            lambda r: [("GET", f"{RESPONSES}/{r['id']}/input_items", None)],
+        ),
+        Case(
+            "responses, delete",
+            RESPONSES,
+            france,
+            then(ok, ok, refused(404)),
+            lambda r: [("DELETE", f"{RESPONSES}/{r['id']}", None), ("GET", f"{RESPONSES}/{r['id']}", None)],
+        ),
         Case("responses, effort and summary", RESPONSES, summary, response_says(joke)),
-        Case("responses, a limit", RESPONSES, {"input": "Tell me a joke.", "max_output_tokens": 16}, response_says(None, "incomplete")),
-        Case("responses, a schema", RESPONSES, {"input": "Tell me a joke.", "text": schema_text, "max_output_tokens": 200}, json_answer),
+        Case(
+            "responses, a limit",
+            RESPONSES,
+            {"input": "Tell me a joke.", "max_output_tokens": 16},
+            response_says(None, "incomplete"),
+        ),
+        Case(
+            "responses, a schema",
+            RESPONSES,
+            {"input": "Tell me a joke.", "text": schema_text, "max_output_tokens": 200},
+            json_answer,
+        ),
         Case("responses, control-token text", RESPONSES, {"input": MARKS, "max_output_tokens": 16}, marks_are_text),
-        Case("responses, unknown previous", RESPONSES, {"input": "x", "previous_response_id": "resp_nowhere"}, refused(400, 404)),
+        Case(
+            "responses, unknown previous",
+            RESPONSES,
+            {"input": "x", "previous_response_id": "resp_nowhere"},
+            refused(400, 404),
+        ),
         Case("refused: temperature", CHAT, {"messages": user("x"), "temperature": 5}, refused(400, 422)),
         Case("refused: role", CHAT, {"messages": [{"role": "robot", "content": "x"}]}, refused(400, 422)),
-        Case("refused: a result without a call", CHAT, {"messages": [*user("x"), {"role": "tool", "tool_call_id": "nobody", "content": "x"}]}, refused(400, 422)),
+        Case(
+            "refused: a result without a call",
+            CHAT,
+            {"messages": [*user("x"), {"role": "tool", "tool_call_id": "nobody", "content": "x"}]},
+            refused(400, 422),
+        ),
     ]
     return made
 

@@ -1,13 +1,16 @@
-"""Benchmark of `gptoss-convert to-gguf` beside cp, cmp, sha256sum and llama.cpp's converter, in one run; JSON in bench/results.
+"""Benchmark of `gptoss-convert to-gguf` beside cp, cmp, sha256sum and llama.cpp's converter, in one run; JSON in
+bench/results.
 
     python bench/convert.py --upstream llama_cpp_python-0.3.36/vendor/llama.cpp [--layers 4] [--rounds 5] [--whole]
 
-Every way is measured in a process of its own, in turn, round after round: minima of wall and of CPU, medians of wall, peak memory. The
-quick ways run twice in a row, both counted: what the page cache asks memory for differs between them, and only after itself does a
-way find its own pieces freed.
-The source is a cut of the 20b-shape preset, in the page cache; source and output must both fit in memory. Before each run the
-disk is made idle, and only then is the output of the run before deleted: every way finds the same memory, just freed. (A virtual
-machine gives free memory back to its host after some seconds, and touching it again costs more than the whole copy.)
+Every way is measured in a process of its own, in turn, round after round: minima of wall and of CPU, medians of wall,
+peak memory. The
+quick ways run twice in a row, both counted: what the page cache asks memory for differs between them, and only after
+itself does a way find its own pieces freed. The source is a cut of the 20b-shape preset, in the page cache; source and
+output must both fit in memory. Before each run the
+disk is made idle, and only then is the output of the run before deleted: every way finds the same memory, just freed.
+(A virtual machine gives free memory back to its host after some seconds, and touching it again costs more than the
+whole copy.)
 """
 
 from __future__ import annotations
@@ -38,8 +41,22 @@ TARGETS: list[tuple[str, str, str, str, Callable[[float], bool], str]] = [
     ("wall speed over cp, warm", "cp", "ours", "wall", lambda r: r >= 1.0, ">= 1.0"),
     ("wall speed over cp, fsync on both", "cp + fsync", "ours + fsync", "wall", lambda r: r >= 1.0, ">= 1.0"),
     ("CPU against cp", "ours", "cp", "cpu", lambda r: r <= 1.5, "<= 1.5"),
-    ("wall speed over cp && cmp, with read-back", "cp && cmp", "ours + read-back", "wall", lambda r: r >= 1.0, ">= 1.0"),
-    ("wall speed over cp && sha256sum, with --sha256", "cp && sha256sum", "ours + sha256", "wall", lambda r: r >= 1.0, ">= 1.0"),
+    (
+        "wall speed over cp && cmp, with read-back",
+        "cp && cmp",
+        "ours + read-back",
+        "wall",
+        lambda r: r >= 1.0,
+        ">= 1.0",
+    ),
+    (
+        "wall speed over cp && sha256sum, with --sha256",
+        "cp && sha256sum",
+        "ours + sha256",
+        "wall",
+        lambda r: r >= 1.0,
+        ">= 1.0",
+    ),
     ("wall speed over upstream, whole program", "upstream", "program", "wall", lambda r: r >= 5.0, ">= 5"),
 ]
 
@@ -55,14 +72,20 @@ class Sample:
     said: dict[str, Any]
 
 
-def measure(command: list[str] | str, environment: dict[str, str] | None = None, settle: Callable[[], None] | None = None) -> Sample:
-    """Runs a command to its end, watching the memory of its main process. `settle` is done first; by a child of ours, when it is ready."""
+def measure(
+    command: list[str] | str, environment: dict[str, str] | None = None, settle: Callable[[], None] | None = None
+) -> Sample:
+    """Runs a command to its end, watching the memory of its main process. `settle` is done first; by a child of
+    ours, when it is ready.
+    """
     pipe, ours = subprocess.PIPE, str(CHILD) in command
     if settle and not ours:
         settle()
     before = os.times()
     begin = time.perf_counter()
-    process = subprocess.Popen(command, shell=isinstance(command, str), stdin=pipe if ours else None, stdout=pipe, stderr=pipe, env=environment)
+    process = subprocess.Popen(
+        command, shell=isinstance(command, str), stdin=pipe if ours else None, stdout=pipe, stderr=pipe, env=environment
+    )
     peak = {"RssAnon": 0, "VmRSS": 0}
     watcher = threading.Thread(target=_watch, args=(process.pid, peak))
     watcher.start()
@@ -79,7 +102,9 @@ def measure(command: list[str] | str, environment: dict[str, str] | None = None,
         raise SystemExit(f"{command}: {err.decode()[-2000:]}")
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     said = json.loads(out) if out.startswith(b"{") else {}
-    return Sample(said.get("wall", wall), said.get("cpu", cpu), peak["VmRSS"], said.get("anonymous", peak["RssAnon"]), said)
+    return Sample(
+        said.get("wall", wall), said.get("cpu", cpu), peak["VmRSS"], said.get("anonymous", peak["RssAnon"]), said
+    )
 
 
 def _watch(pid: int, peak: dict[str, int]) -> None:
@@ -120,7 +145,19 @@ def ways(source: Path, out: Path, upstream: Path | None) -> dict[str, Callable[[
         "ours + read-back": child("read_back"),
         "cp && sha256sum": run(f"cp {weights} {copy} && sha256sum {copy}"),
         "ours + sha256": child("sha256"),
-        "program": run([sys.executable, "-m", "gptoss_converters.cli.program", "to-gguf", str(source), "-o", str(gguf), "--threads", str(THREADS)]),
+        "program": run(
+            [
+                sys.executable,
+                "-m",
+                "gptoss_converters.cli.program",
+                "to-gguf",
+                str(source),
+                "-o",
+                str(gguf),
+                "--threads",
+                str(THREADS),
+            ]
+        ),
     }
     if upstream:
         script = [sys.executable, str(upstream / "convert_hf_to_gguf.py"), str(source), "--outfile", str(gguf)]
@@ -132,7 +169,14 @@ def tokenizers(source: Path, out: Path, upstream: Path | None) -> dict[str, Call
     """The vocabulary alone; upstream's time is that of its whole program without tensors."""
     table = {"tokenizer": lambda: measure([sys.executable, str(CHILD), str(source), "-", str(THREADS), "tokenizer"])}
     if upstream:
-        script = [sys.executable, str(upstream / "convert_hf_to_gguf.py"), str(source), "--outfile", str(out / "vocabulary.gguf"), "--vocab-only"]
+        script = [
+            sys.executable,
+            str(upstream / "convert_hf_to_gguf.py"),
+            str(source),
+            "--outfile",
+            str(out / "vocabulary.gguf"),
+            "--vocab-only",
+        ]
         table["upstream tokenizer"] = lambda: measure(script, {**os.environ, "PYTHONPATH": str(upstream / "gguf-py")})
     return table
 
@@ -145,7 +189,9 @@ RARE = {"upstream": 1, "upstream tokenizer": 1, "program": 2}  # rounds of what 
 def made_source(layers: int | None, where: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=where) as folder:
         cut = ["--layers", str(layers)] if layers else []
-        measure([sys.executable, "-m", "gptoss_converters.cli.program", "new", "20b-shape", "-o", f"{folder}/source", *cut])
+        measure(
+            [sys.executable, "-m", "gptoss_converters.cli.program", "new", "20b-shape", "-o", f"{folder}/source", *cut]
+        )
         yield Path(folder) / "source"
 
 
@@ -157,7 +203,11 @@ def run_all(table: dict[str, Callable[[], Sample]], rounds: int) -> dict[str, li
                 continue
             for _ in range(2 if name in TWICE else 1):
                 samples[name].append(way())
-                print(f"round {number + 1}: {name:<20} {samples[name][-1].wall:8.3f} s wall {samples[name][-1].cpu:8.3f} s CPU", file=sys.stderr)
+                print(
+                    f"round {number + 1}: {name:<20} {samples[name][-1].wall:8.3f} s wall "
+                    f"{samples[name][-1].cpu:8.3f} s CPU",
+                    file=sys.stderr,
+                )
     return samples
 
 
@@ -165,16 +215,25 @@ def summary(samples: dict[str, list[Sample]]) -> dict[str, dict[str, Any]]:
     out = {}
     for name, runs in samples.items():
         out[name] = {
-            "wall": min(s.wall for s in runs), "wall median": statistics.median(s.wall for s in runs), "cpu": min(s.cpu for s in runs),
-            "peak rss MB": round(max(s.rss for s in runs) / 1e6, 1), "peak anonymous MB": round(max(s.anonymous for s in runs) / 1e6, 1),
-            "runs": len(runs), **({"phases": runs[-1].said["seconds"]} if "seconds" in runs[-1].said else {}),
-        }  # fmt: skip
+            "wall": min(s.wall for s in runs),
+            "wall median": statistics.median(s.wall for s in runs),
+            "cpu": min(s.cpu for s in runs),
+            "peak rss MB": round(max(s.rss for s in runs) / 1e6, 1),
+            "peak anonymous MB": round(max(s.anonymous for s in runs) / 1e6, 1),
+            "runs": len(runs),
+            **({"phases": runs[-1].said["seconds"]} if "seconds" in runs[-1].said else {}),
+        }
     return out
 
 
 def verdicts(table: dict[str, dict[str, Any]], kernel: dict[str, float]) -> list[dict[str, Any]]:
     found = [
-        {"what": what, "ratio": table[a][field] / table[b][field], "wanted": bound, "ok": good(table[a][field] / table[b][field])}
+        {
+            "what": what,
+            "ratio": table[a][field] / table[b][field],
+            "wanted": bound,
+            "ok": good(table[a][field] / table[b][field]),
+        }
         for what, a, b, field, good, bound in TARGETS
         if a in table and b in table
     ]
@@ -182,39 +241,73 @@ def verdicts(table: dict[str, dict[str, Any]], kernel: dict[str, float]) -> list
     found.append(_bound("peak anonymous memory, MB", max(v["peak anonymous MB"] for v in ours), 300, below=True))
     found.append(_bound("tokenizer part, s", table["tokenizer"]["wall"], 1.0, below=True))
     found.append(_bound("repack against memcpy", kernel["repack"] / kernel["memcpy"], 0.7))
-    found.append(_bound("repack against memcpy, gate and up in two passes", kernel["repack apart"] / kernel["memcpy"], 0.65))
+    found.append(
+        _bound("repack against memcpy, gate and up in two passes", kernel["repack apart"] / kernel["memcpy"], 0.65)
+    )
     if "upstream" in kernel:
         found.append(_bound("repack against upstream's", kernel["repack apart"] / kernel["upstream"], 10))
     return found
 
 
 def _bound(what: str, value: float, limit: float, below: bool = False) -> dict[str, Any]:
-    return {"what": what, "ratio": value, "wanted": f"{'<=' if below else '>='} {limit}", "ok": value <= limit if below else value >= limit}
+    return {
+        "what": what,
+        "ratio": value,
+        "wanted": f"{'<=' if below else '>='} {limit}",
+        "ok": value <= limit if below else value >= limit,
+    }
 
 
 def kernels(upstream: Path | None) -> dict[str, float]:
-    """GB/s of packed input on one core, in and out of reused buffers: memcpy, our repack, and upstream's torch operations."""
+    """GB/s of packed input on one core, in and out of reused buffers: memcpy, our repack, and upstream's torch
+    operations.
+    """
     command = [sys.executable, str(CHILD), "kernel", *([str(upstream)] if upstream else [])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if upstream:
-        environment["PYTHONPATH"] = os.pathsep.join([str(upstream / "gguf-py"), str(upstream), os.environ.get("PYTHONPATH", "")])
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(upstream / "gguf-py"), str(upstream), os.environ.get("PYTHONPATH", "")]
+        )
     return measure(command, environment).said["GB/s"]
 
 
 def provenance() -> dict[str, Any]:
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    return {"python": platform.python_version(), "kernel": platform.release(), "cpu": model, "cores": os.cpu_count(), "threads": THREADS,
-            "memory GB": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1), "numpy": version("numpy"),
-            "load before": os.getloadavg()[0], "seed": 0, "date": time.strftime("%Y-%m-%d")}  # fmt: skip
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "",
+    )
+    return {
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": THREADS,
+        "memory GB": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
+        "numpy": version("numpy"),
+        "load before": os.getloadavg()[0],
+        "seed": 0,
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--upstream", type=Path, default=os.environ.get("LLAMA_CPP_SOURCE"), help="llama.cpp as vendored by llama-cpp-python")
+    parser.add_argument(
+        "--upstream",
+        type=Path,
+        default=os.environ.get("LLAMA_CPP_SOURCE"),
+        help="llama.cpp as vendored by llama-cpp-python",
+    )
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--whole", action="store_true", help="convert the whole 13.8 GB preset once, too")
-    parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where 2 x 4.2 GB fit (--whole: 28 GB)")
+    parser.add_argument(
+        "--dir", type=Path, default=Path(tempfile.gettempdir()), help="where 2 x 4.2 GB fit (--whole: 28 GB)"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results" / "convert.json")
     a = parser.parse_args()
     upstream = Path(a.upstream) if a.upstream else None
@@ -230,8 +323,23 @@ def main() -> None:
         result["verdicts"] = verdicts(result["ways"], result["kernels GB/s"])
         if a.whole:
             with made_source(None, a.dir) as source:
-                done = measure([sys.executable, "-m", "gptoss_converters.cli.program", "to-gguf", str(source), "-o", str(out / "o.gguf"), "--json"])
-                result["whole 20b"] = {"bytes": done.said["nbytes"], "seconds": done.said["seconds"], "peak anonymous MB": done.anonymous / 1e6}
+                done = measure(
+                    [
+                        sys.executable,
+                        "-m",
+                        "gptoss_converters.cli.program",
+                        "to-gguf",
+                        str(source),
+                        "-o",
+                        str(out / "o.gguf"),
+                        "--json",
+                    ]
+                )
+                result["whole 20b"] = {
+                    "bytes": done.said["nbytes"],
+                    "seconds": done.said["seconds"],
+                    "peak anonymous MB": done.anonymous / 1e6,
+                }
     finally:
         shutil.rmtree(out)
     a.out.write_text(json.dumps(result, indent=2) + "\n")

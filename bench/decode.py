@@ -1,14 +1,16 @@
-"""Whole-model decode and prefill of a true-shape checkpoint: the reference, llama.cpp and transformers, same prompt, same threads.
+"""Whole-model decode and prefill of a true-shape checkpoint: the reference, llama.cpp and transformers, same prompt,
+same threads.
 
     python bench/decode.py [--layers 24] [--threads 2] [--work DIR] [--out bench/results/decode.json]
 
-Makes the 20b-shape checkpoint (seed-made weights, true sizes) under --work, then runs every engine in a child of its own, in
-turn, --rounds times; the best round counts, since these machines only ever get slower. All 24 layers take 14 GB of memory, 41 GB
-under --work, and some 6 minutes a round on 2 cores, for no two engines' weights fit in memory together.
+Makes the 20b-shape checkpoint (seed-made weights, true sizes) under --work, then runs every engine in a child of its
+own, in turn, --rounds times; the best round counts, since these machines only ever get slower. All 24 layers take 14 GB
+of memory, 41 GB under --work, and some 6 minutes a round on 2 cores, for no two engines' weights fit in memory
+together.
 
-The bandwidth ceiling is the fastest reading of the model's own weights that was seen in the run: plain summing passes over all of
-them, or one of our own kernels in a decode step, whichever is faster. How fast a shared machine reads changes from minute to minute:
-each engine's own round of summing passes stands beside its speed.
+The bandwidth ceiling is the fastest reading of the model's own weights that was seen in the run: plain summing passes
+over all of them, or one of our own kernels in a decode step, whichever is faster. How fast a shared machine reads
+changes from minute to minute: each engine's own round of summing passes stands beside its speed.
 """
 
 from __future__ import annotations
@@ -28,7 +30,16 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PROMPT, DECODED = 128, 32
-ENGINES = ("torch-q24", "torch-q16", "torch-q24-packed", "torch-q16-packed", "torch-bf16", "llama.cpp-bf16", "llama.cpp-q8_0", "transformers-bf16")
+ENGINES = (
+    "torch-q24",
+    "torch-q16",
+    "torch-q24-packed",
+    "torch-q16-packed",
+    "torch-bf16",
+    "llama.cpp-bf16",
+    "llama.cpp-q8_0",
+    "transformers-bf16",
+)
 TIMEOUT = 400  # seconds, of one engine's round
 TRANSFORMERS_MAX_LAYERS = 6  # it decodes the experts to bf16: 1.7 GB a layer
 GGUF = {"llama.cpp-bf16": "bf16.gguf", "llama.cpp-q8_0": "q8_0.gguf"}
@@ -37,7 +48,9 @@ GGUF = {"llama.cpp-bf16": "bf16.gguf", "llama.cpp-q8_0": "q8_0.gguf"}
 def prompt(n: int) -> list[int]:
     import random
 
-    return [random.Random(0).randrange(199_000) for _ in range(1)] + [random.Random(i).randrange(199_000) for i in range(1, n)]
+    return [random.Random(0).randrange(199_000) for _ in range(1)] + [
+        random.Random(i).randrange(199_000) for i in range(1, n)
+    ]
 
 
 # The children --------------------------------------------------------------------------------------------------------
@@ -57,7 +70,9 @@ def run_torch(work: Path, threads: int, precision: str, dense: str = "stored") -
     torch.set_num_threads(threads)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     start = time.perf_counter()
-    model = GptOss.from_checkpoint(work / "checkpoint", dtype=dtype, experts="q16" if precision == "bf16" else precision, dense=dense)
+    model = GptOss.from_checkpoint(
+        work / "checkpoint", dtype=dtype, experts="q16" if precision == "bf16" else precision, dense=dense
+    )
     load = time.perf_counter() - start
     warm = read_weights(model, threads)
     if dense == "packed":
@@ -72,14 +87,27 @@ def run_torch(work: Path, threads: int, precision: str, dense: str = "stored") -
     model(token, cache=cache)
     steps = [timed(lambda: model(token, cache=cache)) for _ in range(DECODED)]
     spent = parts(model, cache, token)
-    return {"load_s": load, "prefill_tps": PROMPT / prefill, "decode_s": sorted(steps), "parts_ms": spent, **warm, "kernel_gbps": kernel_rates(model, spent)}
+    return {
+        "load_s": load,
+        "prefill_tps": PROMPT / prefill,
+        "decode_s": sorted(steps),
+        "parts_ms": spent,
+        **warm,
+        "kernel_gbps": kernel_rates(model, spent),
+    }
 
 
 def kernel_rates(model: Any, spent: dict[str, float]) -> dict[str, float]:
     """GB/s at which the weights of a part are read in a decode step."""
     config, tensors = model.config, model.checkpoint.tensors
-    experts = sum(info.nbytes for name, info in tensors.items() if ".experts." in name) * config.experts_per_token / config.num_experts
-    attention = sum(weight.nbytes for layer, _ in model.layers for name, weight in layer.w.items() if name.endswith("_proj.weight"))
+    experts = (
+        sum(info.nbytes for name, info in tensors.items() if ".experts." in name)
+        * config.experts_per_token
+        / config.num_experts
+    )
+    attention = sum(
+        weight.nbytes for layer, _ in model.layers for name, weight in layer.w.items() if name.endswith("_proj.weight")
+    )
     sizes = {"head": model.unembedding.nbytes, "experts": experts, "attention weights": attention}
     return {part: size / spent[part] / 1e6 for part, size in sizes.items()}
 
@@ -87,7 +115,12 @@ def kernel_rates(model: Any, spent: dict[str, float]) -> dict[str, float]:
 def read_weights(model: Any, threads: int) -> dict[str, float]:
     """Reads every weight but the embedding, 3 times; the best counts. -> bytes that one token reads, GB/s."""
     config, size = model.config, 0
-    arrays = [model.checkpoint.raw(s) for name, info in model.checkpoint.tensors.items() if name != "embedding.weight" for s in info.sources]
+    arrays = [
+        model.checkpoint.raw(s)
+        for name, info in model.checkpoint.tensors.items()
+        if name != "embedding.weight"
+        for s in info.sources
+    ]
     for name, info in model.checkpoint.tensors.items():
         share = config.experts_per_token / config.num_experts if ".experts." in name else 1.0
         size += 0 if name == "embedding.weight" else round(info.nbytes * share)
@@ -112,7 +145,9 @@ def sum_all(arrays: list[Any], threads: int) -> None:
 
 
 def parts(model: Any, cache: Any, token: Any) -> dict[str, float]:
-    """Milliseconds of one decode step in each part, by wrapping the parts; the rest is norms, router, attention and Python."""
+    """Milliseconds of one decode step in each part, by wrapping the parts; the rest is norms, router, attention and
+    Python.
+    """
     from gptoss_adapters.reference import model as module
     from gptoss_adapters.reference import native_ops
 
@@ -130,14 +165,22 @@ def parts(model: Any, cache: Any, token: Any) -> dict[str, float]:
 
     def linear_name(x: Any, weight: Any, bias: Any = None) -> str:
         rows = weight.shape[0]
-        return "head" if rows == model.config.vocab_size else "router" if rows == model.config.num_experts else "attention weights"
+        return (
+            "head"
+            if rows == model.config.vocab_size
+            else "router"
+            if rows == model.config.num_experts
+            else "attention weights"
+        )
 
     users = [model, *(part for layer in model.layers for part in layer)]
     kept = {name: getattr(module, name) for name in ("linear", "norm", "native_ops")}
     experts = [moe.experts for _, moe in model.layers]
     linear = model.linear
     module.linear = clocked(linear_name, linear)  # the model asks whether it uses this very function
-    module.native_ops = SimpleNamespace(**vars(native_ops) | {"attend": clocked(lambda *a: "attention scores", native_ops.attend)})
+    module.native_ops = SimpleNamespace(
+        **vars(native_ops) | {"attend": clocked(lambda *a: "attention scores", native_ops.attend)}
+    )
     module.norm = clocked(lambda *a: "norms", module.norm)
     for user in users:
         user.linear = module.linear
@@ -162,7 +205,15 @@ def run_llama(work: Path, threads: int, file: str) -> dict[str, Any]:
 
     read = read_gbps([np.memmap(work / file, np.uint8, "r")], threads)
     start = time.perf_counter()
-    llama = Llama(str(work / file), n_ctx=512, n_batch=512, n_ubatch=512, n_threads=threads, n_threads_batch=threads, verbose=False)
+    llama = Llama(
+        str(work / file),
+        n_ctx=512,
+        n_batch=512,
+        n_ubatch=512,
+        n_threads=threads,
+        n_threads_batch=threads,
+        verbose=False,
+    )
     load = time.perf_counter() - start
     llama.eval(prompt(PROMPT))
     llama.reset()
@@ -203,7 +254,10 @@ def child(engine: str, work: Path, threads: int) -> None:
     steps = result.pop("decode_s")
     result |= {"decode_tps": 1 / steps[0], "decode_tps_median": 1 / steps[len(steps) // 2]}
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    result |= {"peak_rss_gb": int(status["VmHWM"].split()[0]) / 1e6, "anonymous_gb": int(status["RssAnon"].split()[0]) / 1e6}
+    result |= {
+        "peak_rss_gb": int(status["VmHWM"].split()[0]) / 1e6,
+        "anonymous_gb": int(status["RssAnon"].split()[0]) / 1e6,
+    }
     print(json.dumps(result))
 
 
@@ -223,13 +277,27 @@ def make(work: Path, layers: int) -> None:
 
 
 def run_engine(engine: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    """One round in a child; its GGUF is made first if need be. None, and why on stderr, when the engine fails or takes too long."""
+    """One round in a child; its GGUF is made first if need be. None, and why on stderr, when the engine fails or
+    takes too long.
+    """
     file = GGUF.get(engine)
     try:
         if file and not (options.work / file).exists():
             dense = file.removesuffix(".gguf")
-            subprocess.run([*CONVERT, "to-gguf", options.work / "checkpoint", "-o", options.work / file, "--dense", dense], check=True)
-        command = [sys.executable, __file__, "--child", engine, "--work", options.work, "--threads", str(options.threads)]
+            subprocess.run(
+                [*CONVERT, "to-gguf", options.work / "checkpoint", "-o", options.work / file, "--dense", dense],
+                check=True,
+            )
+        command = [
+            sys.executable,
+            __file__,
+            "--child",
+            engine,
+            "--work",
+            options.work,
+            "--threads",
+            str(options.threads),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as e:
         print(f"{engine}: {e}", file=sys.stderr)
@@ -238,7 +306,11 @@ def run_engine(engine: str, options: argparse.Namespace) -> dict[str, Any] | Non
         print(f"{engine}: {done.stderr[-1000:]}", file=sys.stderr)
         return None
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{engine}: {result['decode_tps']:.2f} tokens/s, prefill {result['prefill_tps']:.1f}, read {result.get('read_gbps', 0):.1f} GB/s", file=sys.stderr)
+    print(
+        f"{engine}: {result['decode_tps']:.2f} tokens/s, prefill {result['prefill_tps']:.1f}, read "
+        f"{result.get('read_gbps', 0):.1f} GB/s",
+        file=sys.stderr,
+    )
     return result
 
 
@@ -279,16 +351,34 @@ def report(results: dict[str, Any], options: argparse.Namespace) -> None:
     for part in ("head", "experts", "attention weights"):
         read[part] = max((r["kernel_gbps"][part] for r in ours), default=0.0)
     ceiling = max(read.values()) * 1e9 / ours[0]["bytes_per_token"] if ours else 0.0
-    rows = {"layers": options.layers, "threads": options.threads, "prompt": PROMPT, "decoded": DECODED, "machine": machine(),
-            "read_gbps": read, "ceiling_tps": ceiling, "results": results}  # fmt: skip
-    print(f"{'engine':20} {'decode tok/s':>12} {'prefill tok/s':>13} {'peak RSS GB':>11} {'of ceiling':>10} {'GB/s meanwhile':>14}")
+    rows = {
+        "layers": options.layers,
+        "threads": options.threads,
+        "prompt": PROMPT,
+        "decoded": DECODED,
+        "machine": machine(),
+        "read_gbps": read,
+        "ceiling_tps": ceiling,
+        "results": results,
+    }
+    print(
+        f"{'engine':20} {'decode tok/s':>12} {'prefill tok/s':>13} {'peak RSS GB':>11} {'of ceiling':>10} "
+        f"{'GB/s meanwhile':>14}"
+    )
     for engine, r in results.items():
         r["of_ceiling"] = r["decode_tps"] / ceiling if ceiling else None
-        print(f"{engine:20} {r['decode_tps']:12.2f} {r['prefill_tps']:13.1f} {r['peak_rss_gb']:11.2f} {r['of_ceiling'] or 0:10.2f} {r.get('read_gbps', 0):14.1f}")
+        print(
+            f"{engine:20} {r['decode_tps']:12.2f} {r['prefill_tps']:13.1f} {r['peak_rss_gb']:11.2f} "
+            f"{r['of_ceiling'] or 0:10.2f} {r.get('read_gbps', 0):14.1f}"
+        )
     print("read at, GB/s:", ", ".join(f"{k} {v:.1f}" for k, v in read.items()), f"-> ceiling {ceiling:.2f} tok/s")
     for engine, r in results.items():
         if "parts_ms" in r:
-            print(engine, "ms per token:", ", ".join(f"{k} {v:.1f}" for k, v in sorted(r["parts_ms"].items(), key=lambda kv: -kv[1])))
+            print(
+                engine,
+                "ms per token:",
+                ", ".join(f"{k} {v:.1f}" for k, v in sorted(r["parts_ms"].items(), key=lambda kv: -kv[1])),
+            )
     if options.out:
         options.out.write_text(json.dumps(rows, indent=1) + "\n")
 
@@ -298,9 +388,21 @@ def machine() -> dict[str, str]:
 
     from gptoss_adapters import mxfp4
 
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "",
+    )
     names = ("torch", "transformers", "llama-cpp-python")
-    return {"cpu": cpu, "python": platform.python_version(), "mxfp4": mxfp4.backend(), **{n: metadata.version(n) for n in names}}
+    return {
+        "cpu": cpu,
+        "python": platform.python_version(),
+        "mxfp4": mxfp4.backend(),
+        **{n: metadata.version(n) for n in names},
+    }
 
 
 if __name__ == "__main__":

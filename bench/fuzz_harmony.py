@@ -2,9 +2,9 @@
 
     python bench/fuzz_harmony.py --conversations 5000 --schemas 5000 --streams 20000 --robust 200000 [--seed 0]
 
-The checks are those of tests/harmony/rendering/test_differential.py and test_parser_fuzz.py, which run a few of them every time:
-`streams` compares every attribute of the strict parser after every token, `robust` feeds the robust parser in three ways,
-`text` the same as text.
+The checks are those of tests/harmony/rendering/test_differential.py and test_parser_fuzz.py, which run a few of them
+every time: `streams` compares every attribute of the strict parser after every token, `robust` feeds the robust parser
+in three ways, `text` the same as text.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def main() -> None:
     for name in CHECKS:
         parser.add_argument(f"--{name}", type=int, default=0, metavar="N", help="how many random cases")
     parser.add_argument("--seed", type=int, default=1_000_000, help="of the first case")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "fuzz_harmony.json", help="counts are added here")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "bench" / "results" / "fuzz_harmony.json", help="counts are added here"
+    )
     options = parser.parse_args()
     for name, check in CHECKS.items():
         count, begin = getattr(options, name), time.perf_counter()

@@ -1,11 +1,12 @@
-"""The Triton kernels and whole-model decoding on a GPU, as fractions of what its memory can deliver -> bench/results/gpu.json.
+"""The Triton kernels and whole-model decoding on a GPU, as fractions of what its memory can deliver ->
+bench/results/gpu.json.
 
     python bench/gpu.py [--checkpoint DIR] [--layers 24] [--batches 1 8 64] [--transformers] [--out FILE]
 
-Needs a CUDA device and the `torch` and `triton` extras; makes the 20b-shape checkpoint if none is given. The bandwidth is that of
-summing a few GB in the same run; the bytes of a step are the experts that the batch chose, once each, and the dense weights.
-`--transformers` adds its model in bf16 on the same tokens, where that fits: its experts are decoded to bf16.
-`--device cpu` runs the same program on a small checkpoint, to see that it works; its figures mean nothing.
+Needs a CUDA device and the `torch` and `triton` extras; makes the 20b-shape checkpoint if none is given. The bandwidth
+is that of summing a few GB in the same run; the bytes of a step are the experts that the batch chose, once each, and
+the dense weights. `--transformers` adds its model in bf16 on the same tokens, where that fits: its experts are decoded
+to bf16. `--device cpu` runs the same program on a small checkpoint, to see that it works; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def layer(model: Any, batch: int, rounds: int) -> dict[str, float]:
     config, experts = model.config, model.layers[0][1].experts
     random = torch.Generator().manual_seed(batch)
     x = torch.randn((batch, config.hidden_size), generator=random).to(model.device, model.dtype)
-    chosen = torch.stack([torch.randperm(config.num_experts, generator=random)[: config.experts_per_token] for _ in range(batch)]).to(model.device)
+    chosen = torch.stack(
+        [torch.randperm(config.num_experts, generator=random)[: config.experts_per_token] for _ in range(batch)]
+    ).to(model.device)
     weights = torch.full(chosen.shape, 1 / config.experts_per_token, dtype=model.dtype, device=model.device)
     taken = seconds(lambda: experts(x, chosen, weights), model.device, rounds)
     size = len(chosen.unique()) * expert_bytes(model)
@@ -125,7 +128,10 @@ def main() -> None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         model = GptOss.from_checkpoint(path, dtype=dtype, device=device, experts="triton")
         gbps = bandwidth(device, args.rounds)
-        about = {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu, interpreted", "torch": torch.__version__}
+        about = {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu, interpreted",
+            "torch": torch.__version__,
+        }
         result: dict[str, Any] = {"about": about | {"layers": model.config.num_hidden_layers}, "read_gbps": gbps}
         result["experts"] = [layer(model, batch, args.rounds) for batch in args.batches]
         result["decode"] = [decode(model, batch, args.rounds) for batch in args.batches]

@@ -45,7 +45,14 @@ def line(row: dict[str, Any]) -> str:
 
 
 def conditions() -> dict[str, str]:
-    cpu = next((text.split(":")[1].strip() for text in Path("/proc/cpuinfo").read_text().splitlines() if text.startswith("model name")), "")
+    cpu = next(
+        (
+            text.split(":")[1].strip()
+            for text in Path("/proc/cpuinfo").read_text().splitlines()
+            if text.startswith("model name")
+        ),
+        "",
+    )
     packages = {name: version(name) for name in ("openai-harmony", "tiktoken", "toktok-rs")}
     return {"python": platform.python_version(), "cpu": cpu, "clock": "CPU time of the process, one thread", **packages}
 

@@ -1,11 +1,14 @@
-"""MXFP4 products beside the machine's read bandwidth, llama.cpp, torch and transformers: one process, interleaved, 1 and 2 threads.
+"""MXFP4 products beside the machine's read bandwidth, llama.cpp, torch and transformers: one process, interleaved, 1
+and 2 threads.
 
     python bench/mxfp4.py [--seconds 120] [--experts 64] [--huge-pages] [--out bench/results/mxfp4.json]
 
-The matrix is one expert's gate_up of gpt-oss-20b (5760 x 2880); enough experts are cycled through that no cache holds them.
-One token: a call multiplies 4 experts, as decoding does, and counts packed weight bytes. Many tokens: one expert, FLOP/s.
-All weights, ours and llama.cpp's, lie in ordinary 4 KiB pages, as mapped checkpoints and llama.cpp's own buffers do; or all in
-huge ones. Errors are relative rms against float64, on N(0, 1) activations of which every 97th is 30 times as large.
+The matrix is one expert's gate_up of gpt-oss-20b (5760 x 2880); enough experts are cycled through that no cache holds
+them.
+One token: a call multiplies 4 experts, as decoding does, and counts packed weight bytes. Many tokens: one expert,
+FLOP/s. All weights, ours and llama.cpp's, lie in ordinary 4 KiB pages, as mapped checkpoints and llama.cpp's own
+buffers do; or all in huge ones. Errors are relative rms against float64, on N(0, 1) activations of which every 97th is
+30 times as large.
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ ISAS = ("amx", "avx512vbmi", "avx512vnni", "avx2", "portable")  # best first
 
 @dataclass
 class Way:
-    """One way to multiply: `run(i)` does sample i; `work` is bytes or FLOP of a sample, `y()` the result of the last one."""
+    """One way to multiply: `run(i)` does sample i; `work` is bytes or FLOP of a sample, `y()` the result of the
+    last one.
+    """
 
     name: str
     threads: int
@@ -55,11 +60,22 @@ class Way:
     def row(self) -> dict[str, Any]:
         best, median = min(self.seconds), float(np.median(self.seconds))
         rates = {"best": self.work / best / 1e9, "median": self.work / median / 1e9}
-        return {"name": self.name, "threads": self.threads, "tokens": self.tokens, "unit": "GB/s" if self.tokens == 1 else "GFLOP/s", **rates, "ms": best * 1e3, "samples": len(self.seconds), "error": self.error}
+        return {
+            "name": self.name,
+            "threads": self.threads,
+            "tokens": self.tokens,
+            "unit": "GB/s" if self.tokens == 1 else "GFLOP/s",
+            **rates,
+            "ms": best * 1e3,
+            "samples": len(self.seconds),
+            "error": self.error,
+        }
 
 
 def memory(shape: tuple[int, ...], huge: bool) -> np.ndarray:
-    """uint8 in private anonymous memory (shared memory, mmap's default, gets no huge pages), in pages of the kind asked for."""
+    """uint8 in private anonymous memory (shared memory, mmap's default, gets no huge pages), in pages of the kind
+    asked for.
+    """
     size = int(np.prod(shape))
     area = np.frombuffer(mmap.mmap(-1, size + (2 << 20), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
     advise(area.ctypes.data, area.size, huge)
@@ -81,7 +97,10 @@ class Rig:
         self.truth = self.x.astype(np.float64) @ mxfp4.decode(self.blocks[0], self.scales[0], np.float64).T
         ggml = Ggml()
         packed = [mxfp4.hf_to_ggml(self.blocks[e], self.scales[e]) for e in range(experts)]
-        self.ggml = {"ggml repack": GgmlExperts(ggml, packed, WIDTH, True, huge), "ggml plain": GgmlExperts(ggml, packed[: experts // 2], WIDTH, False, huge)}
+        self.ggml = {
+            "ggml repack": GgmlExperts(ggml, packed, WIDTH, True, huge),
+            "ggml plain": GgmlExperts(ggml, packed[: experts // 2], WIDTH, False, huge),
+        }
 
     def error(self, y: np.ndarray) -> float:
         reference = self.truth[: len(y)]
@@ -128,14 +147,24 @@ def our_way(rig: Rig, native: Any, isa: str, precision: str, tokens: int, thread
 
     work = BYTES * together if tokens == 1 else 2 * ROWS * WIDTH * tokens
     error = rig.error(multiply(0)[:, :ROWS])
-    return Way(f"{isa} {precision}", threads, tokens, work, lambda i: multiply(i * together % (rig.count - together + 1)), error)
+    return Way(
+        f"{isa} {precision}",
+        threads,
+        tokens,
+        work,
+        lambda i: multiply(i * together % (rig.count - together + 1)),
+        error,
+    )
 
 
 def ggml_ways(rig: Rig) -> Iterator[Way]:
     for name, experts in rig.ggml.items():
         for tokens in (1, *TOKENS):
             together, available = (TOP_K if tokens == 1 else 1), len(experts.weights)
-            products = [experts.product(first, together, rig.x[:tokens]) for first in range(0, available - together + 1, together)]
+            products = [
+                experts.product(first, together, rig.x[:tokens])
+                for first in range(0, available - together + 1, together)
+            ]
             products[0][0](1)
             error = rig.error(products[0][1]()[0])
             work = BYTES * together if tokens == 1 else 2 * ROWS * WIDTH * tokens
@@ -144,9 +173,15 @@ def ggml_ways(rig: Rig) -> Iterator[Way]:
 
 
 def dequantise_ways(rig: Rig) -> Iterator[Way]:
-    """What a layer costs when the weights are unpacked for each use: our rewrite of the steps in torch, and transformers' own."""
+    """What a layer costs when the weights are unpacked for each use: our rewrite of the steps in torch, and
+    transformers' own.
+    """
     x = torch.from_numpy(rig.x[:1]).bfloat16()
-    values = torch.from_numpy(mxfp4.decode(np.arange(256, dtype=np.uint8).repeat(16).reshape(-1, 1, 16), np.full((256, 1), 127, np.uint8))[:, :2]).bfloat16()
+    values = torch.from_numpy(
+        mxfp4.decode(np.arange(256, dtype=np.uint8).repeat(16).reshape(-1, 1, 16), np.full((256, 1), 127, np.uint8))[
+            :, :2
+        ]
+    ).bfloat16()
 
     def in_torch(e: int) -> torch.Tensor:
         blocks, scales = torch.from_numpy(rig.blocks[e]), torch.from_numpy(rig.scales[e])
@@ -155,7 +190,9 @@ def dequantise_ways(rig: Rig) -> Iterator[Way]:
         return weight @ x[0]
 
     def in_transformers(e: int) -> torch.Tensor:
-        weight = convert_moe_packed_tensors(torch.from_numpy(rig.blocks[e : e + 1]), torch.from_numpy(rig.scales[e : e + 1]))
+        weight = convert_moe_packed_tensors(
+            torch.from_numpy(rig.blocks[e : e + 1]), torch.from_numpy(rig.scales[e : e + 1])
+        )
         return x @ weight[0]
 
     for name, way in (("torch dequantise + mv", in_torch), ("transformers dequantise + mm", in_transformers)):
@@ -169,7 +206,8 @@ def dequantise_ways(rig: Rig) -> Iterator[Way]:
 
 
 def measure(ways: list[Way], seconds: float) -> None:
-    """Round after round through all ways that have not used up their share of the time; 3 samples at least, 200 at most.
+    """Round after round through all ways that have not used up their share of the time; 3 samples at least, 200 at
+    most.
 
     So quick ways, which noise hits hardest, get many samples. Each sample reads other weights than the one before.
     """
@@ -195,31 +233,75 @@ def promises(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     for threads in (1, 2):
         for precision in ("q8", "q16", "q24"):
-            promise(f"{best_isa} {precision} / ggml, 4 tokens, {threads} threads", rate[f"{best_isa} {precision}", threads, 4] / rate["ggml repack", threads, 4], 1.0)
+            promise(
+                f"{best_isa} {precision} / ggml, 4 tokens, {threads} threads",
+                rate[f"{best_isa} {precision}", threads, 4] / rate["ggml repack", threads, 4],
+                1.0,
+            )
         for precision in ("q16", "q24"):
             for isa, share in ((best_isa, 0.85), ("avx2", 0.6)):
                 if (f"{isa} {precision}", threads, 1) in rate:
-                    promise(f"{isa} {precision}, {threads} threads: share of read bandwidth", rate[f"{isa} {precision}", threads, 1] / rate["read only", threads, 1], share)
+                    promise(
+                        f"{isa} {precision}, {threads} threads: share of read bandwidth",
+                        rate[f"{isa} {precision}", threads, 1] / rate["read only", threads, 1],
+                        share,
+                    )
             peer = max(rate[name, threads, 1] for name in ("ggml repack", "ggml plain"))
-            promise(f"{best_isa} {precision} / ggml, 1 token, {threads} threads", rate[f"{best_isa} {precision}", threads, 1] / peer, 1.4)
+            promise(
+                f"{best_isa} {precision} / ggml, 1 token, {threads} threads",
+                rate[f"{best_isa} {precision}", threads, 1] / peer,
+                1.4,
+            )
         for tokens in (64, 256):
-            promise(f"{best_isa} q8 / ggml, {tokens} tokens, {threads} threads", rate[f"{best_isa} q8", threads, tokens] / rate["ggml repack", threads, tokens], 2.0)
+            promise(
+                f"{best_isa} q8 / ggml, {tokens} tokens, {threads} threads",
+                rate[f"{best_isa} q8", threads, tokens] / rate["ggml repack", threads, tokens],
+                2.0,
+            )
         for name in ("torch dequantise + mv", "transformers dequantise + mm"):
-            promise(f"{best_isa} q24 / {name}, {threads} threads", rate[f"{best_isa} q24", threads, 1] / rate[name, threads, 1], 200.0)
+            promise(
+                f"{best_isa} q24 / {name}, {threads} threads",
+                rate[f"{best_isa} q24", threads, 1] / rate[name, threads, 1],
+                200.0,
+            )
     return found
 
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "",
+    )
     packages = {name: version(name) for name in ("torch", "transformers", "llama-cpp-python", "numpy")}
-    return {"cpu": cpu, "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version(), **packages, "experts": args.experts, "seconds": args.seconds, "huge_pages": args.huge_pages, "seed": 0}
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        **packages,
+        "experts": args.experts,
+        "seconds": args.seconds,
+        "huge_pages": args.huge_pages,
+        "seed": 0,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=120, help="for all samples together, shared out evenly; preparing takes about a minute more")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=120,
+        help="for all samples together, shared out evenly; preparing takes about a minute more",
+    )
     parser.add_argument("--experts", type=int, default=64, help="64 are 564 MB packed")
-    parser.add_argument("--huge-pages", action="store_true", help="all weights in transparent huge pages, ours and llama.cpp's")
+    parser.add_argument(
+        "--huge-pages", action="store_true", help="all weights in transparent huge pages, ours and llama.cpp's"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "mxfp4.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -229,7 +311,10 @@ def main() -> None:
     rows = sorted((way.row() for way in ways), key=lambda r: (r["tokens"], r["threads"], -r["best"]))
     for r in rows:
         error = "" if r["error"] is None else f"error {r['error']:.1e}"
-        print(f"{r['tokens']:4} tokens {r['threads']} threads  {r['name']:30} {r['best']:9.2f} best {r['median']:9.2f} median {r['unit']:8} {r['ms']:8.3f} ms  {error}")
+        print(
+            f"{r['tokens']:4} tokens {r['threads']} threads  {r['name']:30} {r['best']:9.2f} best "
+            f"{r['median']:9.2f} median {r['unit']:8} {r['ms']:8.3f} ms  {error}"
+        )
     found = promises(rows)
     for p in found:
         print(f"{'ok   ' if p['meets'] else 'SHORT'} {p['what']:60} {p['reached']:8.2f}  (promised {p['promised']})")

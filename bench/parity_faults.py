@@ -1,10 +1,11 @@
-"""How well gptoss-parity sees: the 41 seeded faults over seeds and tiers, and false alarms on clean runs -> results/parity_faults.json
-and the table of it, parity_faults.md.
+"""How well gptoss-parity sees: the 41 seeded faults over seeds and tiers, and false alarms on clean runs ->
+results/parity_faults.json and the table of it, parity_faults.md.
 
     python bench/parity_faults.py [--seeds 10] [--first 0] [--clean 20]
 
-Per seed, new weights and new prompts: P1 in float32, P1 in bfloat16, P2 in bfloat16 with forced routing; fault and noise in the
-same run. Runs of several seeds add to the file; `--seeds 0` only writes the table again. The rules were chosen on seeds 0 to 2. One thread.
+Per seed, new weights and new prompts: P1 in float32, P1 in bfloat16, P2 in bfloat16 with forced routing; fault and
+noise in the same run. Runs of several seeds add to the file; `--seeds 0` only writes the table again. The rules were
+chosen on seeds 0 to 2. One thread.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ from gptoss_adapters.parity.noise.nulls import Noise
 RESULTS = Path(__file__).parent / "results" / "parity_faults.json"
 TABLE = RESULTS.with_suffix(".md")
 CHOSEN_ON = (0, 1, 2)
-TIERS = {"p1 float32": ("p1", Noise(), False), "p1 bfloat16": ("p1", Noise("bfloat16"), False), "p2 bfloat16 forced": ("p2", Noise("bfloat16"), True)}
+TIERS = {
+    "p1 float32": ("p1", Noise(), False),
+    "p1 bfloat16": ("p1", Noise("bfloat16"), False),
+    "p2 bfloat16 forced": ("p2", Noise("bfloat16"), True),
+}
 
 
 def made(preset: str, seed: int, folder: Path) -> Checkpoint:
@@ -53,24 +58,44 @@ def one_seed(seed: int, folder: Path, clean: int) -> dict[str, Any]:
             "clean_runs": clean,
             "false_alarms": [[o.fault, o.excess] for o in alarms],
             "seconds": round(time.monotonic() - start, 1),
-            "faults": {o.fault: {"excess": float(f"{o.excess:.4g}"), "coefficient": round(o.coefficient, 4), "caught": o.caught} for o in runs},
+            "faults": {
+                o.fault: {
+                    "excess": float(f"{o.excess:.4g}"),
+                    "coefficient": round(o.coefficient, 4),
+                    "caught": o.caught,
+                }
+                for o in runs
+            },
         }
         both = all_faults()["clamp_glu_both"]
         out["op_level_clamp_glu_both"] = op_level_gate(campaign.reference.model, both.broken(campaign.reference.model))
-        print(seed, tier, {k: out["tiers"][tier][k] for k in ("caught", "caught_by_excess_alone", "missed", "false_alarms", "control")}, flush=True)
+        print(
+            seed,
+            tier,
+            {
+                k: out["tiers"][tier][k]
+                for k in ("caught", "caught_by_excess_alone", "missed", "false_alarms", "control")
+            },
+            flush=True,
+        )
     return out
 
 
 def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     tiers = {t: [s["tiers"][t] for s in seeds] for t in TIERS}
-    both = min(len(_names(s) - (set(s["tiers"]["p1 bfloat16"]["missed"]) & set(s["tiers"]["p2 bfloat16 forced"]["missed"]))) for s in seeds)
+    both = min(
+        len(_names(s) - (set(s["tiers"]["p1 bfloat16"]["missed"]) & set(s["tiers"]["p2 bfloat16 forced"]["missed"])))
+        for s in seeds
+    )
     return {
-        "seeds": len(seeds), "worst_caught": {t: min(x["caught"] for x in xs) for t, xs in tiers.items()},
+        "seeds": len(seeds),
+        "worst_caught": {t: min(x["caught"] for x in xs) for t, xs in tiers.items()},
         "worst_caught_by_excess_alone": {t: min(x["caught_by_excess_alone"] for x in xs) for t, xs in tiers.items()},
-        "worst_p1_and_p2_forced_bfloat16": both, "clean_runs": sum(x["clean_runs"] for xs in tiers.values() for x in xs),
+        "worst_p1_and_p2_forced_bfloat16": both,
+        "clean_runs": sum(x["clean_runs"] for xs in tiers.values() for x in xs),
         "false_alarms": sum(len(x["false_alarms"]) for xs in tiers.values() for x in xs),
         "control_reported": sum(x["control"] for xs in tiers.values() for x in xs),
-    }  # fmt: skip
+    }
 
 
 def _names(seed: dict[str, Any]) -> set[str]:
@@ -85,26 +110,50 @@ def independent(seeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def markdown(made: dict[str, Any]) -> str:
     """The page parity_faults.md, from the JSON alone."""
     seeds, whole = made["seeds"], made["summary"]
-    groups = [("all seeds", whole), *([("without " + ", ".join(map(str, CHOSEN_ON)), made["independent"])] if made.get("independent") else [])]
+    groups = [
+        ("all seeds", whole),
+        *([("without " + ", ".join(map(str, CHOSEN_ON)), made["independent"])] if made.get("independent") else []),
+    ]
     lines = [
-        "# Which faults gptoss-parity sees", "",
-        "Written by `bench/parity_faults.py` from `parity_faults.json`. Per seed new weights and new prompts; fault and noise in the same run. The checkpoints",
-        f"are `p1` and `p2` of `gptoss-convert new`, head_dim 32. The rules were chosen on seeds {', '.join(map(str, CHOSEN_ON))}; the others are independent of them.", "",
-        f"| worst seed, caught of {len(all_faults())} | seeds | {' | '.join(TIERS)} | p1 and p2 in bfloat16 together |", "|---|" + "---|" * (len(TIERS) + 2),
-    ]  # fmt: skip
+        "# Which faults gptoss-parity sees",
+        "",
+        "Written by `bench/parity_faults.py` from `parity_faults.json`. Per seed new weights and new prompts; "
+        "fault and noise in the same run. The checkpoints",
+        "are `p1` and `p2` of `gptoss-convert new`, head_dim 32. The rules were chosen on seeds "
+        f"{', '.join(map(str, CHOSEN_ON))}; the others are independent of them.",
+        "",
+        f"| worst seed, caught of {len(all_faults())} | seeds | {' | '.join(TIERS)} | p1 and p2 in bfloat16 together |",
+        "|---|" + "---|" * (len(TIERS) + 2),
+    ]
     for name, s in groups:
-        lines.append(f"| {name} | {s['seeds']} | {' | '.join(str(s['worst_caught'][t]) for t in TIERS)} | {s['worst_p1_and_p2_forced_bfloat16']} |")
-        lines.append(f"| {name}, by the error's size alone | {s['seeds']} | {' | '.join(str(s['worst_caught_by_excess_alone'][t]) for t in TIERS)} | |")
+        lines.append(
+            f"| {name} | {s['seeds']} | {' | '.join(str(s['worst_caught'][t]) for t in TIERS)} | "
+            f"{s['worst_p1_and_p2_forced_bfloat16']} |"
+        )
+        lines.append(
+            f"| {name}, by the error's size alone | {s['seeds']} | "
+            f"{' | '.join(str(s['worst_caught_by_excess_alone'][t]) for t in TIERS)} | |"
+        )
     op = min(s["op_level_clamp_glu_both"] for s in seeds)
     lines += [
-        "", f"Clean runs of the same noise: {whole['clean_runs']}, false alarms: {whole['false_alarms']}; the control (a change without effect) was reported "
-        f"{whole['control_reported']} times.", f"`clamp_glu_both` is seen by its op-level probe in every seed (smallest difference {op:.3g}).", "",
-        "Each cell: the smallest excess over the noise of any seed (above 10 the error's size speaks), and in how many seeds the fault was caught, by size or by",
-        "direction (the least-squares amount of the fault's effect in the error).", "",
-        f"| | fault | what | {' | '.join(TIERS)} |", "|---|---|---|" + "---|" * len(TIERS),
-    ]  # fmt: skip
+        "",
+        f"Clean runs of the same noise: {whole['clean_runs']}, false alarms: {whole['false_alarms']}; the "
+        "control (a change without effect) was reported "
+        f"{whole['control_reported']} times.",
+        f"`clamp_glu_both` is seen by its op-level probe in every seed (smallest difference {op:.3g}).",
+        "",
+        "Each cell: the smallest excess over the noise of any seed (above 10 the error's size speaks), and in "
+        "how many seeds the fault was caught, by size or by",
+        "direction (the least-squares amount of the fault's effect in the error).",
+        "",
+        f"| | fault | what | {' | '.join(TIERS)} |",
+        "|---|---|---|" + "---|" * len(TIERS),
+    ]
     for fault in all_faults().values():
-        lines.append(f"| {fault.number} | `{fault.name}` | {fault.what} | {' | '.join(_cell(seeds, t, fault.name) for t in TIERS)} |")
+        lines.append(
+            f"| {fault.number} | `{fault.name}` | {fault.what} | "
+            f"{' | '.join(_cell(seeds, t, fault.name) for t in TIERS)} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -117,7 +166,12 @@ def _cell(seeds: list[dict[str, Any]], tier: str, fault: str) -> str:
 
 
 def write(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    made = {"about": about, "summary": summary(rows), "independent": summary(independent(rows)) if independent(rows) else None, "seeds": rows}
+    made = {
+        "about": about,
+        "summary": summary(rows),
+        "independent": summary(independent(rows)) if independent(rows) else None,
+        "seeds": rows,
+    }
     RESULTS.write_text(json.dumps(made, indent=1) + "\n")
     TABLE.write_text(markdown(made))
 

@@ -2,9 +2,10 @@
 
     python bench/parity_matrix.py [--full] [--out bench/results/parity_matrix.json]
 
-The reference is the parity checkpoint p1 (seed 0). Each kind holds the same weights, each exporter writes from each kind, and each
-backend opens what it can read. Without --full: the fewest cells in which every pair of (kind, exporter), (kind, backend) and
-(exporter, backend) that exists occurs; tests/parity/test_parity_matrix.py runs the same cells and compares.
+The reference is the parity checkpoint p1 (seed 0). Each kind holds the same weights, each exporter writes from each
+kind, and each backend opens what it can read. Without --full: the fewest cells in which every pair of (kind, exporter),
+(kind, backend) and (exporter, backend) that exists occurs; tests/parity/test_parity_matrix.py runs the same cells and
+compares.
 """
 
 from __future__ import annotations
@@ -35,20 +36,34 @@ RESULTS = ROOT / "bench" / "results"
 TOKENIZER = ROOT / "tests" / "data" / "gguf" / "src" / "tiny-mxfp4"  # a small vocabulary with gpt-oss's splitting rule
 NONE = "none"  # no exporter: the engine opens the checkpoint itself
 GGUF_EXPORTERS: dict[str, dict[str, str]] = {
-    "to-gguf": {}, "to-gguf f32": {"dense": "f32", "experts": "f32"}, "to-gguf bf16": {"dense": "bf16", "experts": "bf16"},
-    "to-gguf q8_0": {"dense": "q8_0", "experts": "q8_0"}, "to-ollama": {},
-}  # fmt: skip
+    "to-gguf": {},
+    "to-gguf f32": {"dense": "f32", "experts": "f32"},
+    "to-gguf bf16": {"dense": "bf16", "experts": "bf16"},
+    "to-gguf q8_0": {"dense": "q8_0", "experts": "q8_0"},
+    "to-ollama": {},
+}
 FOLDER_EXPORTERS = {"to-hf": "hf-mxfp4", "to-hf bf16": "hf-bf16", "to-openai": "openai"}  # the kind that each writes
 EXPORTERS = (NONE, *GGUF_EXPORTERS, *FOLDER_EXPORTERS)
 TRANSFORMERS, GGUF = ("hf-mxfp4", "hf-bf16"), ("gguf",)
 READS: dict[str, tuple[str, ...] | None] = {  # kinds of checkpoint; None: every one
-    "torch": None, "transformers": TRANSFORMERS, "vllm": (*TRANSFORMERS, "hf-quark", "hf-compressed-tensors", "hf-bf16-out-in", "hf-defused"),
-    "llama_cpp": GGUF, "llama_server": GGUF,
-}  # fmt: skip
-VLLM_PYTHON = Path(os.environ.get("BIN_VLLM", ROOT / ".venv-vllm" / "bin")) / "python"  # its pins want an environment of their own
+    "torch": None,
+    "transformers": TRANSFORMERS,
+    "vllm": (*TRANSFORMERS, "hf-quark", "hf-compressed-tensors", "hf-bf16-out-in", "hf-defused"),
+    "llama_cpp": GGUF,
+    "llama_server": GGUF,
+}
+VLLM_PYTHON = (
+    Path(os.environ.get("BIN_VLLM", ROOT / ".venv-vllm" / "bin")) / "python"
+)  # its pins want an environment of their own
 PROMPTS = 8  # of each family: the faults are the business of other tests
 REFUSED = "REFUSED"  # the exporter does not take this kind
-COST = {"llama_server": 1, "llama_cpp": 3, "torch": 5, "transformers": 15, "vllm": 30}  # seconds a cell, about: it is asked for few positions, they for all
+COST = {
+    "llama_server": 1,
+    "llama_cpp": 3,
+    "torch": 5,
+    "transformers": 15,
+    "vllm": 30,
+}  # seconds a cell, about: it is asked for few positions, they for all
 
 
 @dataclass(frozen=True, order=True)
@@ -61,7 +76,9 @@ class Cell:
 
     @property
     def pairs(self) -> set[tuple[str, str]]:
-        return set(itertools.combinations((f"kind {self.kind}", f"exporter {self.exporter}", f"backend {self.backend}"), 2))
+        return set(
+            itertools.combinations((f"kind {self.kind}", f"exporter {self.exporter}", f"backend {self.backend}"), 2)
+        )
 
 
 def kinds() -> tuple[str, ...]:
@@ -78,7 +95,9 @@ def cells() -> list[Cell]:
 def _exists(cell: Cell) -> bool:
     made = "gguf" if cell.exporter in GGUF_EXPORTERS else FOLDER_EXPORTERS.get(cell.exporter, cell.kind)
     if cell.backend in ("transformers", "vllm") and cell.kind == "openai":
-        return False  # OpenAI's config names no token ids; the published ones lie outside p1's small vocabulary, which transformers' config refuses
+        # OpenAI's config names no token ids; the published ones lie outside p1's small vocabulary, which transformers'
+        # config refuses
+        return False
     reads = READS[cell.backend]
     return reads is None or made in reads
 
@@ -138,13 +157,26 @@ class Bench:
         try:
             path = self.path(cell.kind, cell.exporter)
         except GptOssError as error:
-            return out | {"verdict": REFUSED, "deviations": [], "worst_excess": None, "weights": {}, "reason": error.what, "seconds": 0.0}
+            return out | {
+                "verdict": REFUSED,
+                "deviations": [],
+                "worst_excess": None,
+                "weights": {},
+                "reason": error.what,
+                "seconds": 0.0,
+            }
         run = copy(self.run)
         run.options = replace(run.options, chunked=cell.backend != "vllm")  # that would start a second engine
         target = run.target(f"{spec(cell.backend)}={path}")
         out["verdict"] = target.verdict
-        out |= {"deviations": [f"{d.fault}: {d.status}" for d in target.deviations], "worst_excess": _short(target.worst_excess)}
-        out |= {"weights": target.weights.counts if target.weights else {}, "reason": target.reason.replace(str(self.folder), "")}
+        out |= {
+            "deviations": [f"{d.fault}: {d.status}" for d in target.deviations],
+            "worst_excess": _short(target.worst_excess),
+        }
+        out |= {
+            "weights": target.weights.counts if target.weights else {},
+            "reason": target.reason.replace(str(self.folder), ""),
+        }
         return out | {"seconds": round(time.monotonic() - start, 1)}
 
     @property
@@ -223,9 +255,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="parity-matrix-") as folder:
         for n, row in enumerate(results(chosen, Path(folder)), 1):
             rows.append(row)
-            print(f"{n}/{len(chosen)} {row['kind']} -> {row['exporter']} -> {row['backend']}: {row['verdict']} ({row['worst_excess']}, {row['seconds']} s) {row['reason'][:90]}", flush=True)
+            print(
+                f"{n}/{len(chosen)} {row['kind']} -> {row['exporter']} -> {row['backend']}: {row['verdict']} "
+                f"({row['worst_excess']}, {row['seconds']} s) {row['reason'][:90]}",
+                flush=True,
+            )
     versions = {name: version(name) for name in ("torch", "transformers", "llama-cpp-python", "xllamacpp")}
-    made = {"reference": "p1, seed 0", "pairs": len(set().union(*(c.pairs for c in chosen))), "cells": len(chosen), "of": len(cells()), "versions": versions, "python": platform.python_version(), "cores": os.cpu_count()}
+    made = {
+        "reference": "p1, seed 0",
+        "pairs": len(set().union(*(c.pairs for c in chosen))),
+        "cells": len(chosen),
+        "of": len(cells()),
+        "versions": versions,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
     out.write_text(json.dumps({**made, "results": rows}, indent=1) + "\n")
 
 

@@ -1,9 +1,10 @@
-"""bf16 -> MXFP4 beside gguf-py and torch, one thread, interleaved in one process; and the error of every rule on three distributions.
+"""bf16 -> MXFP4 beside gguf-py and torch, one thread, interleaved in one process; and the error of every rule on three
+distributions.
 
     python bench/quantize.py [--repeats 15] [--out bench/results/quantize.json]
 
-GB/s of bfloat16 input, thread CPU time, minimum. `hot` data lies in the L2 cache, `dram` data does not; gguf-py and torch get the hot
-data, gguf-py as float32 (its only input), counted as the bfloat16 bytes.
+GB/s of bfloat16 input, thread CPU time, minimum. `hot` data lies in the L2 cache, `dram` data does not; gguf-py and
+torch get the hot data, gguf-py as float32 (its only input), counted as the bfloat16 bytes.
 """
 
 from __future__ import annotations
@@ -46,14 +47,24 @@ class Native:
         native = library()
         assert native is not None
         given = None if self.given is None else self.given.ctypes.data
-        native.encode(self.x.ctypes.data, 1, self.scales.size, ctypes.addressof(self.rule), given, self.blocks.ctypes.data, self.scales.ctypes.data)
+        native.encode(
+            self.x.ctypes.data,
+            1,
+            self.scales.size,
+            ctypes.addressof(self.rule),
+            given,
+            self.blocks.ctypes.data,
+            self.scales.ctypes.data,
+        )
 
 
 class Measure(Native):
     """The statistics pass over what a rule made."""
 
     def __call__(self) -> None:
-        mxfp4.QuantStats().add("w", self.x, self.blocks.reshape(len(self.x), -1, 16), self.scales.reshape(len(self.x), -1))
+        mxfp4.QuantStats().add(
+            "w", self.x, self.blocks.reshape(len(self.x), -1, 16), self.scales.reshape(len(self.x), -1)
+        )
 
 
 def torch_way(x: torch.Tensor) -> Callable[[], object]:
@@ -81,11 +92,33 @@ def speeds(repeats: int) -> list[dict[str, Any]]:
     ways: list[tuple[str, str, str, str | None, Callable[[], object], int]] = []
     for isa in ("portable", "avx2", "avx512vnni", "amx"):
         if native.select(isa.encode()):
-            ways += [("ours", f"{rule}, {where}", isa, isa, Native(x, rule), x.nbytes) for rule in mxfp4.RULES for where, x in data.items()]
-            ways += [("ours", "mse, scales kept, hot", isa, isa, Native(exact, "mse", dequantised[1].reshape(-1)), hot.nbytes),
-                     ("ours", "statistics, hot", isa, isa, Measure(hot, "mse"), hot.nbytes)]  # fmt: skip
-    ways += [("gguf-py", "ggml, hot", "numpy", None, lambda: gguf.quants.quantize(wide, gguf.GGMLQuantizationType.MXFP4), hot.nbytes),
-             ("torch", "floor, bucketize, hot", "torch", None, torch_way(tensor), hot.nbytes)]  # fmt: skip
+            ways += [
+                ("ours", f"{rule}, {where}", isa, isa, Native(x, rule), x.nbytes)
+                for rule in mxfp4.RULES
+                for where, x in data.items()
+            ]
+            ways += [
+                (
+                    "ours",
+                    "mse, scales kept, hot",
+                    isa,
+                    isa,
+                    Native(exact, "mse", dequantised[1].reshape(-1)),
+                    hot.nbytes,
+                ),
+                ("ours", "statistics, hot", isa, isa, Measure(hot, "mse"), hot.nbytes),
+            ]
+    ways += [
+        (
+            "gguf-py",
+            "ggml, hot",
+            "numpy",
+            None,
+            lambda: gguf.quants.quantize(wide, gguf.GGMLQuantizationType.MXFP4),
+            hot.nbytes,
+        ),
+        ("torch", "floor, bucketize, hot", "torch", None, torch_way(tensor), hot.nbytes),
+    ]
     best = dict.fromkeys(range(len(ways)), float("inf"))
     for _ in range(repeats):
         for i, (_, _, _, isa, run, nbytes) in enumerate(ways):
@@ -96,14 +129,21 @@ def speeds(repeats: int) -> list[dict[str, Any]]:
             for _ in range(calls):
                 run()
             best[i] = min(best[i], (time.thread_time() - begin) / calls)
-    return [{"by": by, "what": what, "with": tool, "gb_per_s": round(n / best[i] / 1e9, 4)} for i, (by, what, tool, _, _, n) in enumerate(ways)]
+    return [
+        {"by": by, "what": what, "with": tool, "gb_per_s": round(n / best[i] / 1e9, 4)}
+        for i, (by, what, tool, _, _, n) in enumerate(ways)
+    ]
 
 
 def errors() -> dict[str, dict[str, float]]:
     """Relative mean squared error, by distribution and rule."""
     rng = np.random.default_rng(1)
     out: dict[str, dict[str, float]] = {}
-    for name, x in (("gaussian", rng.standard_normal(ERROR_VALUES)), ("laplace", rng.laplace(size=ERROR_VALUES)), ("student-t(4)", rng.standard_t(4, ERROR_VALUES))):
+    for name, x in (
+        ("gaussian", rng.standard_normal(ERROR_VALUES)),
+        ("laplace", rng.laplace(size=ERROR_VALUES)),
+        ("student-t(4)", rng.standard_t(4, ERROR_VALUES)),
+    ):
         values = x.astype(np.float32).astype(BF16).reshape(-1, 32)
         exact, out[name] = values.astype(np.float64), {}
         for rule in mxfp4.RULES:
@@ -118,8 +158,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "quantize.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = {"threads": 1, "cpu": platform.machine(), "versions": {p: version(p) for p in ("gguf", "torch", "numpy")}, "values": [float(v) for v in E2M1[:8]],
-             "speed": speeds(arguments.repeats), "relative_mse": errors()}  # fmt: skip
+    found = {
+        "threads": 1,
+        "cpu": platform.machine(),
+        "versions": {p: version(p) for p in ("gguf", "torch", "numpy")},
+        "values": [float(v) for v in E2M1[:8]],
+        "speed": speeds(arguments.repeats),
+        "relative_mse": errors(),
+    }
     arguments.out.write_text(json.dumps(found, indent=2) + "\n")
     for row in found["speed"]:
         print(f"{row['by']:<8} {row['with']:<11} {row['what']:<24} {row['gb_per_s']:8.3f} GB/s")

@@ -1,11 +1,13 @@
-"""What gptoss-serve adds to a backend's own time, per token and per request. An engine that costs next to nothing says what it is told;
-the same generations go through `Backend` alone, and through the server to a client that only reads bytes. Interleaved.
+"""What gptoss-serve adds to a backend's own time, per token and per request. An engine that costs next to nothing says
+what it is told; the same generations go through `Backend` alone, and through the server to a client that only reads
+bytes. Interleaved.
 
     python bench/serve.py [--rounds 7] [--out bench/results/serve.json]
 
-Per token: wall time of a long streamed answer, and CPU time of the server's process against that of a process that reads
-from the backend alone; at full speed, where tokens travel in company, and at 2 ms per token, where each is sent by itself
-and the CPU time is largest. The promise is about wall time. Per request: wall time of answers of one word, medians.
+Per token: wall time of a long streamed answer, and CPU time of the server's process against that of a process that
+reads from the backend alone; at full speed, where tokens travel in company, and at 2 ms per token, where each is sent
+by itself and the CPU time is largest. The promise is about wall time. Per request: wall time of answers of one word,
+medians.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class Client:
 
     def post(self, path: str, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        )
         self._socket.sendall(head.encode() + data)
         seen = bytearray()
         while b"\r\n\r\n" not in seen:
@@ -82,7 +86,10 @@ def per_token(backend: Backend, server: Served, client: Client, rounds: int, pac
     said = [{"role": "user", "content": (WORD + " ") * TOKENS[pace]}]
     ids = render(to_conversation({"messages": said}, date=DATE), renderer=Renderer())
     n = read_all(backend, ids)
-    paths = {"chat": ("/v1/chat/completions", {"messages": said}), "responses": ("/v1/responses", {"input": said, "store": False})}
+    paths = {
+        "chat": ("/v1/chat/completions", {"messages": said}),
+        "responses": ("/v1/responses", {"input": said, "store": False}),
+    }
     wall: dict[str, list[float]] = {name: [] for name in ("backend", *paths)}
     cpu: dict[str, list[float]] = {name: [] for name in ("backend", *paths)}
     ours, theirs = psutil.Process(), psutil.Process(server.process.pid)
@@ -94,7 +101,9 @@ def per_token(backend: Backend, server: Served, client: Client, rounds: int, pac
             before = sum(theirs.cpu_times()[:2])
             wall[name].append(seconds(lambda path=path, body=body: client.post(path, body | {"stream": True})))
             cpu[name].append(sum(theirs.cpu_times()[:2]) - before)
-    best = {kind: {name: min(values) for name, values in table.items()} for kind, table in (("wall", wall), ("cpu", cpu))}
+    best = {
+        kind: {name: min(values) for name, values in table.items()} for kind, table in (("wall", wall), ("cpu", cpu))
+    }
     added = {name: {kind: 1e6 * (best[kind][name] - best[kind]["backend"]) / n for kind in best} for name in paths}
     return {"tokens": n, "backend_us": {kind: 1e6 * best[kind]["backend"] / n for kind in best}, "added_us": added}
 
@@ -128,7 +137,15 @@ def main() -> None:
         with (
             tempfile.TemporaryDirectory() as folder,
             open_backend("helpers.serve_fakes:Echo=x", delay=delay) as backend,
-            Served("helpers.serve_fakes:Echo=x", Path(folder), "--model", "m", "--set", f"delay={delay}", store=f"{folder}/responses.sqlite") as server,
+            Served(
+                "helpers.serve_fakes:Echo=x",
+                Path(folder),
+                "--model",
+                "m",
+                "--set",
+                f"delay={delay}",
+                store=f"{folder}/responses.sqlite",
+            ) as server,
         ):
             client = Client(server.url)
             client.post("/v1/chat/completions", {"messages": SHORT})
@@ -137,13 +154,31 @@ def main() -> None:
                 requests = per_request(backend, client, options.rounds)
     worst_token = max(row["wall"] for part in tokens.values() for row in part["added_us"].values())
     worst_request = max(requests["added_ms"].values())
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "",
+    )
     packages = {name: version(name) for name in ("uvicorn", "starlette", "httptools")}
     report = {
-        "conditions": {"python": platform.python_version(), "cpu": cpu, "cores": os.cpu_count(), "rounds": options.rounds, **packages},
-        "per_token": tokens, "per_request": requests, "promised": PROMISED,
-        "meets": {"us_per_token": worst_token <= PROMISED["us_per_token"], "ms_per_request": worst_request <= PROMISED["ms_per_request"]},
-    }  # fmt: skip
+        "conditions": {
+            "python": platform.python_version(),
+            "cpu": cpu,
+            "cores": os.cpu_count(),
+            "rounds": options.rounds,
+            **packages,
+        },
+        "per_token": tokens,
+        "per_request": requests,
+        "promised": PROMISED,
+        "meets": {
+            "us_per_token": worst_token <= PROMISED["us_per_token"],
+            "ms_per_request": worst_request <= PROMISED["ms_per_request"],
+        },
+    }
     print(json.dumps(report, indent=1))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -2,7 +2,8 @@
 
     python bench/serve_compare.py [--vllm BIN/vllm] [--out bench/results/serve_compare.json]
 
-All serve pocket, whose right answers are known. Without --vllm, vLLM is marked as not run. vLLM's CPU build starts only where this
+All serve pocket, whose right answers are known. Without --vllm, vLLM is marked as not run. vLLM's CPU build starts only
+where this
 package is installed beside it: its command asks for a distribution that is not there.
 """
 
@@ -38,7 +39,9 @@ from gptoss_adapters.checkpoint.writing.writer import write  # noqa: E402
 
 Running = tuple[httpx.Client, str]  # and the server's version
 SECONDS = 60.0  # for one answer
-_EACH_ITS_OWN = httpx.Limits(max_keepalive_connections=0)  # connection: llama.cpp's server closes idle ones after some seconds
+_EACH_ITS_OWN = httpx.Limits(
+    max_keepalive_connections=0
+)  # connection: llama.cpp's server closes idle ones after some seconds
 
 
 @contextmanager
@@ -62,9 +65,33 @@ def vllm(folder: Path, binary: str) -> Iterator[Running]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**os.environ, "VLLM_SYSTEM_START_DATE": DATE, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_ENABLE_RESPONSES_API_STORE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    command = [binary, "serve", str(folder / "pocket"), "--served-model-name", "pocket", "--host", "127.0.0.1", "--port", str(port),
-               "--enforce-eager", "--max-model-len", "1024", "--enable-auto-tool-choice", "--tool-call-parser", "openai", "--max-num-seqs", "2"]  # fmt: skip
+    env = {
+        **os.environ,
+        "VLLM_SYSTEM_START_DATE": DATE,
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_ENABLE_RESPONSES_API_STORE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+    command = [
+        binary,
+        "serve",
+        str(folder / "pocket"),
+        "--served-model-name",
+        "pocket",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--enforce-eager",
+        "--max-model-len",
+        "1024",
+        "--enable-auto-tool-choice",
+        "--tool-call-parser",
+        "openai",
+        "--max-num-seqs",
+        "2",
+    ]
     with (folder / "vllm.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     try:
@@ -103,7 +130,11 @@ def main() -> None:
         servers: dict[str, Any] = {"gptoss-serve": lambda: ours(folder), "llama.cpp": lambda: llama_cpp(folder)}
         if options.vllm:
             servers["vllm"] = lambda: vllm(folder, options.vllm)
-        results: dict[str, Any] = {"requests": len(cases()), "date": date.today().isoformat(), "servers": {"vllm": "not run"}}
+        results: dict[str, Any] = {
+            "requests": len(cases()),
+            "date": date.today().isoformat(),
+            "servers": {"vllm": "not run"},
+        }
         for which, start in servers.items():
             with start() as running:
                 results["servers"][which] = judged(running)

@@ -1,10 +1,12 @@
 """vLLM on a CPU: the plugin's packed MXFP4 experts beside vLLM's own on the same weights dequantised to bf16.
 
-    .venv-vllm/bin/python bench/vllm.py [--layers 2] [--threads 2] [--rounds 3] [--work DIR] [--out bench/results/vllm.json]
+    .venv-vllm/bin/python bench/vllm.py [--layers 2] [--threads 2] [--rounds 3] [--work DIR] [--out
+    bench/results/vllm.json]
 
-Makes a true-shape 20b checkpoint of a few layers twice from one seed, in MXFP4 and in bf16, then loads and decodes each in a
-child of its own, in turn. Speeds are compared by their medians, and by each one's best round beside that. Whole decoding is judged against the ratio that the bytes a token reads allow:
-the bf16 head alone is 1.16 GB, so a cut of few layers can gain little however fast its experts are.
+Makes a true-shape 20b checkpoint of a few layers twice from one seed, in MXFP4 and in bf16, then loads and decodes each
+in a child of its own, in turn. Speeds are compared by their medians, and by each one's best round beside that. Whole
+decoding is judged against the ratio that the bytes a token reads allow: the bf16 head alone is 1.16 GB, so a cut of few
+layers can gain little however fast its experts are.
 """
 
 from __future__ import annotations
@@ -24,16 +26,28 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PROMPT, DECODED = 64, 24
 VARIANTS = {"plugin, MXFP4": ("hf-mxfp4", "auto"), "built-in, bf16": ("hf-bf16", "off")}
-BETTER: dict[str, Any] = {"load_s": min, "experts_bytes": min, "peak_rss": min, "decode_tok_s": max, "moe_ms_per_token": min, "prefill_s": min}
+BETTER: dict[str, Any] = {
+    "load_s": min,
+    "experts_bytes": min,
+    "peak_rss": min,
+    "decode_tok_s": max,
+    "moe_ms_per_token": min,
+    "prefill_s": min,
+}
 WANTED = {"expert memory": 0.35, "MoE layer": 2.5, "decode of what the bytes allow": 0.85}
 
 
 def child(checkpoint: str, mode: str, threads: int) -> dict[str, Any]:
     """Load, decode greedily, and time every MoE layer on the way."""
     os.environ |= {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": str(threads), "VLLM_NO_USAGE_STATS": "1", "GPTOSS_ADAPTERS_VLLM": mode,
-    }  # fmt: skip
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_NO_USAGE_STATS": "1",
+        "GPTOSS_ADAPTERS_VLLM": mode,
+    }
     sys.path = [p for p in sys.path if Path(p).resolve() != ROOT / "bench"]  # this file has the name of the package
     import torch
     import vllm
@@ -43,7 +57,15 @@ def child(checkpoint: str, mode: str, threads: int) -> dict[str, Any]:
     register()
     torch.set_num_threads(threads)
     start = time.perf_counter()
-    llm = vllm.LLM(checkpoint, dtype="bfloat16", skip_tokenizer_init=True, enforce_eager=True, max_model_len=256, max_num_seqs=1, enable_prefix_caching=False)
+    llm = vllm.LLM(
+        checkpoint,
+        dtype="bfloat16",
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        max_model_len=256,
+        max_num_seqs=1,
+        enable_prefix_caching=False,
+    )
     load = time.perf_counter() - start
     torch.set_num_threads(threads)
     spent, begun = [0.0], [0.0]
@@ -60,16 +82,24 @@ def child(checkpoint: str, mode: str, threads: int) -> dict[str, Any]:
 
     def run(tokens: int) -> tuple[float, float]:
         spent[0], start = 0.0, time.perf_counter()
-        llm.generate([prompt], vllm.SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False), use_tqdm=False)
+        llm.generate(
+            [prompt],
+            vllm.SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False),
+            use_tqdm=False,
+        )
         return time.perf_counter() - start, spent[0]
 
     run(2)
     (short, short_moe), (long, long_moe) = run(1), run(1 + DECODED)
     return {
-        "load_s": load, "experts_bytes": held, "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "decode_tok_s": DECODED / (long - short), "moe_ms_per_token": (long_moe - short_moe) / DECODED * 1e3, "prefill_s": short,
+        "load_s": load,
+        "experts_bytes": held,
+        "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "decode_tok_s": DECODED / (long - short),
+        "moe_ms_per_token": (long_moe - short_moe) / DECODED * 1e3,
+        "prefill_s": short,
         "versions": {"vllm": vllm.__version__, "torch": torch.__version__},
-    }  # fmt: skip
+    }
 
 
 def tensor_bytes(module: Any) -> int:
@@ -99,7 +129,9 @@ def bytes_per_token(layers: int, expert_bytes_per_weight: float) -> float:
     """Weights that one decoded token reads: the head, attention and router in bf16, 4 experts a layer."""
     from gptoss_adapters.spec import GPT_OSS_20B as c
 
-    attention = 2 * (c.hidden_size * (c.q_rows + 2 * c.kv_rows) + c.q_rows * c.hidden_size + c.num_experts * c.hidden_size)
+    attention = 2 * (
+        c.hidden_size * (c.q_rows + 2 * c.kv_rows) + c.q_rows * c.hidden_size + c.num_experts * c.hidden_size
+    )
     experts = c.experts_per_token * 3 * c.hidden_size * c.intermediate_size * expert_bytes_per_weight
     return 2 * c.vocab_size * c.hidden_size + layers * (attention + experts)
 
@@ -107,9 +139,12 @@ def bytes_per_token(layers: int, expert_bytes_per_weight: float) -> float:
 def compared(ours: dict[str, float], theirs: dict[str, float], allowed: float) -> dict[str, float]:
     decode = ours["decode_tok_s"] / theirs["decode_tok_s"]
     return {
-        "expert memory": ours["experts_bytes"] / theirs["experts_bytes"], "MoE layer": theirs["moe_ms_per_token"] / ours["moe_ms_per_token"],
-        "decode": decode, "decode that the bytes allow": allowed, "decode of what the bytes allow": decode / allowed,
-    }  # fmt: skip
+        "expert memory": ours["experts_bytes"] / theirs["experts_bytes"],
+        "MoE layer": theirs["moe_ms_per_token"] / ours["moe_ms_per_token"],
+        "decode": decode,
+        "decode that the bytes allow": allowed,
+        "decode of what the bytes allow": decode / allowed,
+    }
 
 
 def main() -> None:
@@ -127,11 +162,31 @@ def main() -> None:
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     for layout, _ in VARIANTS.values():
         if not (args.work / layout / "config.json").exists():
-            make = [sys.executable, "-m", "gptoss_converters.cli.program", "new", "20b-shape", "-o", str(args.work / layout), "--layout", layout, "--layers", str(args.layers)]
+            make = [
+                sys.executable,
+                "-m",
+                "gptoss_converters.cli.program",
+                "new",
+                "20b-shape",
+                "-o",
+                str(args.work / layout),
+                "--layout",
+                layout,
+                "--layers",
+                str(args.layers),
+            ]
             subprocess.run(make, check=True)
     for _ in range(args.rounds):
         for name, (layout, mode) in VARIANTS.items():
-            command = [sys.executable, __file__, "--threads", str(args.threads), "--child", str(args.work / layout), mode]
+            command = [
+                sys.executable,
+                __file__,
+                "--threads",
+                str(args.threads),
+                "--child",
+                str(args.work / layout),
+                mode,
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
             if line is None:
@@ -139,12 +194,29 @@ def main() -> None:
             found = json.loads(line.removeprefix("RESULT "))
             runs[name].append(found)
             print(name, {k: v for k, v in found.items() if k != "versions"}, file=sys.stderr)
-    best = {name: {key: better(run[key] for run in found) for key, better in BETTER.items()} for name, found in runs.items()}
-    middle = {name: {key: statistics.median(run[key] for run in found) for key in BETTER} for name, found in runs.items()}
+    best = {
+        name: {key: better(run[key] for run in found) for key, better in BETTER.items()} for name, found in runs.items()
+    }
+    middle = {
+        name: {key: statistics.median(run[key] for run in found) for key in BETTER} for name, found in runs.items()
+    }
     allowed = bytes_per_token(args.layers, 2) / bytes_per_token(args.layers, 17 / 32)
-    ratios = compared(*middle.values(), allowed) | {f"{name}, best rounds": value for name, value in compared(*best.values(), allowed).items() if name in WANTED}
-    machine = {"cpu": platform.processor() or platform.machine(), "threads": args.threads, "layers": args.layers, "rounds": args.rounds}
-    args.out.write_text(json.dumps({"machine": machine, "wanted": WANTED, "best": best, "median": middle, "ratios": ratios, "rounds": runs}, indent=2) + "\n")
+    ratios = compared(*middle.values(), allowed) | {
+        f"{name}, best rounds": value for name, value in compared(*best.values(), allowed).items() if name in WANTED
+    }
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "threads": args.threads,
+        "layers": args.layers,
+        "rounds": args.rounds,
+    }
+    args.out.write_text(
+        json.dumps(
+            {"machine": machine, "wanted": WANTED, "best": best, "median": middle, "ratios": ratios, "rounds": runs},
+            indent=2,
+        )
+        + "\n"
+    )
     for name, value in ratios.items():
         print(f"{name:<44} {value:.2f}" + (f"  (wanted {WANTED[name]})" if name in WANTED else ""))
 

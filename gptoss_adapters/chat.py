@@ -1,7 +1,7 @@
 """`gptoss-chat`: ask any gpt-oss checkpoint a question, on the reference model or on an engine, through Harmony.
 
-The prompt is rendered to ids by `gptoss_harmony`, the answer's ids are parsed as they come: analysis, answer and tool calls
-in colours of their own on stdout, speed on stderr.
+The prompt is rendered to ids by `gptoss_harmony`, the answer's ids are parsed as they come: analysis, answer and tool
+calls in colours of their own on stdout, speed on stderr.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ app = typer.Typer(add_completion=True, rich_markup_mode=None)
 
 @app.command(help=HELP)
 def chat(
-    path: Annotated[str, typer.Argument(help="Checkpoint: file, folder or Hub repo id; with --plan also 20b-shape or 120b-shape.")],
+    path: Annotated[
+        str, typer.Argument(help="Checkpoint: file, folder or Hub repo id; with --plan also 20b-shape or 120b-shape.")
+    ],
     question: Annotated[str | None, typer.Argument(help="What to ask. Without it: a chat, ended by Ctrl-D.")] = None,
     effort: Annotated[str, typer.Option(help="Reasoning effort: low, medium or high.")] = "medium",
     instructions: Annotated[str | None, typer.Option(help="Developer instructions.")] = None,
@@ -47,8 +49,12 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 1024,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="For temperature above 0.")] = 0,
-    day: Annotated[str | None, typer.Option("--date", help="The prompt's current date, YYYY-MM-DD. Default: today.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what the model takes in memory, and load nothing.")] = False,
+    day: Annotated[
+        str | None, typer.Option("--date", help="The prompt's current date, YYYY-MM-DD. Default: today.")
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what the model takes in memory, and load nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The answer as a Chat Completions message, whole.")] = False,
 ) -> None:
     from gptoss_harmony import Conversation
@@ -77,7 +83,10 @@ def _print_plan(path: str) -> None:
     print(f"{'context':>8} {'experts':>9} {'dense':>9} {'kv cache':>9} {'total':>9}  GB")
     for context in (4096, 32768, config.max_position_embeddings):
         plan = plan_memory(config, context)
-        print(f"{context:>8}" + "".join(f" {plan[part] / 1e9:>9.3f}" for part in ("experts", "dense", "kv_cache", "total")))
+        print(
+            f"{context:>8}"
+            + "".join(f" {plan[part] / 1e9:>9.3f}" for part in ("experts", "dense", "kv_cache", "total"))
+        )
 
 
 def _opening(effort: str, instructions: str | None, tools: list[dict[str, Any]], day: str) -> list[Message]:
@@ -86,7 +95,9 @@ def _opening(effort: str, instructions: str | None, tools: list[dict[str, Any]],
     if effort.lower() not in ("low", "medium", "high"):
         raise UsageError("--effort must be low, medium or high", got=effort)
     messages = [{"role": "developer", "content": instructions}] if instructions else []
-    return to_conversation({"messages": messages, "tools": tools, "reasoning_effort": effort.lower()}, date=day).messages
+    return to_conversation(
+        {"messages": messages, "tools": tools, "reasoning_effort": effort.lower()}, date=day
+    ).messages
 
 
 def _read_tools(path: Path | None) -> list[dict[str, Any]]:
@@ -127,7 +138,10 @@ def _turn(conversation: Conversation, text: str, stream: Any, as_json: bool) -> 
         print(json.dumps(from_messages(parser.messages), ensure_ascii=False))
     if len(seen) > 1:
         speed = (len(seen) - 2) / max(seen[-1] - seen[1], 1e-9)
-        print(f"{len(seen) - 1} tokens: the first after {seen[1] - seen[0]:.1f} s, then {speed:.1f} tokens/s", file=sys.stderr)
+        print(
+            f"{len(seen) - 1} tokens: the first after {seen[1] - seen[0]:.1f} s, then {speed:.1f} tokens/s",
+            file=sys.stderr,
+        )
 
 
 class _Show:
@@ -160,7 +174,9 @@ def _open(path: str, backend: str, max_tokens: int, temperature: float, seed: in
     from gptoss_adapters.backends import open_backend
 
     engine = open_backend(f"{backend}={path}")
-    return lambda ids: (token.id for token in engine.stream(ids, max_tokens=max_tokens, temperature=temperature, seed=seed, reuse=True))
+    return lambda ids: (
+        token.id for token in engine.stream(ids, max_tokens=max_tokens, temperature=temperature, seed=seed, reuse=True)
+    )
 
 
 def _torch(path: str, max_tokens: int, temperature: float, seed: int) -> Any:

@@ -42,7 +42,9 @@ def run(app: Any) -> None:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """While packages are imported, of which some print tracebacks of their own when they are interrupted: Ctrl-C ends the program at once."""
+    """While packages are imported, of which some print tracebacks of their own when they are interrupted: Ctrl-C
+    ends the program at once.
+    """
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # not ignored, as in a shell's background jobs
         signal.signal(signal.SIGINT, lambda *_: os._exit(_say("interrupted", INTERRUPTED)))
@@ -53,7 +55,9 @@ def loading() -> Iterator[None]:
 
 
 def _interrupt_behind(end: SystemExit) -> KeyboardInterrupt | None:
-    """The Ctrl-C that typer made an exit of: it says nothing, or "Aborted!" and another code, whichever version it is."""
+    """The Ctrl-C that typer made an exit of: it says nothing, or "Aborted!" and another code, whichever version it
+    is.
+    """
     cause = getattr(end.__context__, "__cause__", None)
     return cause if isinstance(cause, KeyboardInterrupt) else None
 

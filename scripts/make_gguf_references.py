@@ -1,6 +1,7 @@
-"""Makes tests/data/gguf_references: transformers' fp32 logits of the odd-shape preset, with rounded and with exact YaRN bounds.
+"""Makes tests/data/gguf_references: transformers' fp32 logits of the odd-shape preset, with rounded and with exact YaRN
+bounds.
 
-    python scripts/make_gguf_references.py        # needs transformers; run from the repository root
+python scripts/make_gguf_references.py        # needs transformers; run from the repository root
 """
 
 import json
@@ -29,9 +30,15 @@ def main() -> None:
                 logits[f"trunc_{str(truncate).lower()}"] = np.asarray(backend.logits(ids), np.float32)
                 info = backend.info
     np.savez_compressed(OUT / f"{PRESET}.npz", ids=ids, **logits)
-    provenance = {"made by": "scripts/make_gguf_references.py", "preset": PRESET, "seed": SEED, "engine": info.version,
-                  "settings": {**info.settings, "truncate": "True and False"}, "numpy": version("numpy"),
-                  "ids": f"numpy.random.RandomState(0).randint(0, 1000, {TOKENS})"}  # fmt: skip
+    provenance = {
+        "made by": "scripts/make_gguf_references.py",
+        "preset": PRESET,
+        "seed": SEED,
+        "engine": info.version,
+        "settings": {**info.settings, "truncate": "True and False"},
+        "numpy": version("numpy"),
+        "ids": f"numpy.random.RandomState(0).randint(0, 1000, {TOKENS})",
+    }
     (OUT / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
 
 

@@ -3,8 +3,8 @@
     pip download --no-deps --ignore-requires-python gpt-oss==0.0.9 -d WHEELS && unzip WHEELS/gpt_oss-*.whl -d PACKAGE
     python scripts/make_metal_references.py PACKAGE [--large]
 
-The script in the wheel needs torch, tiktoken, openai-harmony and tqdm; the vocabulary is ours, put where tiktoken looks for it.
-`--large` also makes the 2-layer 20b-shape (3.6 GB twice).
+The script in the wheel needs torch, tiktoken, openai-harmony and tqdm; the vocabulary is ours, put where tiktoken looks
+for it. `--large` also makes the 2-layer 20b-shape (3.6 GB twice).
 """
 
 from __future__ import annotations
@@ -27,8 +27,18 @@ from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.spec import GptOssConfig
 
 OUT = Path(__file__).parents[1] / "tests" / "data" / "metal_references" / "references.json"
-VOCABULARY_URL = "https://openaipublic.blob.core.windows.net/encodings/o200k_base.tiktoken"  # its hash is the cached file's name
-ODD_METAL = GptOssConfig(num_hidden_layers=2, num_experts=5, hidden_size=96, intermediate_size=160, num_attention_heads=16, num_key_value_heads=2, sliding_window=16)
+VOCABULARY_URL = (
+    "https://openaipublic.blob.core.windows.net/encodings/o200k_base.tiktoken"  # its hash is the cached file's name
+)
+ODD_METAL = GptOssConfig(
+    num_hidden_layers=2,
+    num_experts=5,
+    hidden_size=96,
+    intermediate_size=160,
+    num_attention_heads=16,
+    num_key_value_heads=2,
+    sliding_window=16,
+)
 
 
 def make(name: str, folder: Path, kind: str = layouts.OPENAI) -> Path:
@@ -37,7 +47,12 @@ def make(name: str, folder: Path, kind: str = layouts.OPENAI) -> Path:
     if name == "odd":
         write(plan_checkpoint(SeedMade(ODD_METAL, 0), kind, folder, {}, "odd"), sync=False)
     else:
-        write(plan_new("20b-shape" if name == "20b-2" else name, folder, kind=kind, layers=2 if name == "20b-2" else None), sync=False)
+        write(
+            plan_new(
+                "20b-shape" if name == "20b-2" else name, folder, kind=kind, layers=2 if name == "20b-2" else None
+            ),
+            sync=False,
+        )
     return folder
 
 
@@ -51,7 +66,11 @@ def main() -> None:
     parser.add_argument("package", type=Path)
     parser.add_argument("--large", action="store_true")
     arguments = parser.parse_args()
-    known = json.loads(OUT.read_text()) if OUT.exists() else {"writer": "gpt-oss 0.0.9, gpt_oss/metal/scripts/create-local-model.py", "files": {}}
+    known = (
+        json.loads(OUT.read_text())
+        if OUT.exists()
+        else {"writer": "gpt-oss 0.0.9, gpt_oss/metal/scripts/create-local-model.py", "files": {}}
+    )
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         for name in ("o200k_base.tiktoken", hashlib.sha1(VOCABULARY_URL.encode()).hexdigest()):

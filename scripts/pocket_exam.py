@@ -41,25 +41,55 @@ def _tool(name: str, note: str, **properties: dict[str, Any]) -> dict[str, Any]:
 TEXT, NUMBER = {"type": "string"}, {"type": "number"}
 WEATHER = _tool("get_weather", "Get the weather for a city.", city=TEXT)
 CURRENT = _tool(
-    "get_current_weather", "Gets the current weather in the provided location.",
+    "get_current_weather",
+    "Gets the current weather in the provided location.",
     location={"type": "string", "description": "The city and state, e.g. San Francisco, CA"},
     format={"type": "string", "enum": ["celsius", "fahrenheit"], "default": "celsius"},
-)  # fmt: skip
+)
 ADD, SEARCH = _tool("add", "Add two numbers.", a=NUMBER, b=NUMBER), _tool("search", "Search the web.", query=TEXT)
 
 CALLS = [  # topic, declared tools, the one to call, its answer, what the model says then
-    (Topic("the weather", "What is the weather in Paris?", "", city="Paris"), [WEATHER], WEATHER, '{"temperature": 21, "condition": "sunny"}', "The tool says: sunny, 21."),
-    (Topic("the weather", "What is the weather like in San Francisco?", "", city="San Francisco"), [CURRENT], CURRENT, '{"temperature": 18}', "The tool says: 18."),
+    (
+        Topic("the weather", "What is the weather in Paris?", "", city="Paris"),
+        [WEATHER],
+        WEATHER,
+        '{"temperature": 21, "condition": "sunny"}',
+        "The tool says: sunny, 21.",
+    ),
+    (
+        Topic("the weather", "What is the weather like in San Francisco?", "", city="San Francisco"),
+        [CURRENT],
+        CURRENT,
+        '{"temperature": 18}',
+        "The tool says: 18.",
+    ),
     (Topic("a sum", "What is 2 + 3?", "", numbers=(2, 3)), [ADD], ADD, "5", "The tool says: 5."),
-    (Topic("the weather", "How is the weather in Berlin today?", "", city="Berlin"), [ADD, WEATHER], WEATHER, "cloudy", "The tool says: cloudy."),
+    (
+        Topic("the weather", "How is the weather in Berlin today?", "", city="Berlin"),
+        [ADD, WEATHER],
+        WEATHER,
+        "cloudy",
+        "The tool says: cloudy.",
+    ),
     (Topic("a sum", "Add 4 and 1.", "", numbers=(4, 1)), [WEATHER, ADD], ADD, '{"result": 5}', "The tool says: 5."),
-    (Topic("a capital", "What is the capital of Italy?", "", word="Italy"), [SEARCH], SEARCH, '{"result": "a long page about many towns"}', "The tool has answered."),
-]  # fmt: skip
+    (
+        Topic("a capital", "What is the capital of Italy?", "", word="Italy"),
+        [SEARCH],
+        SEARCH,
+        '{"result": "a long page about many towns"}',
+        "The tool has answered.",
+    ),
+]
 
 
 def exam() -> list[tuple[str, Lesson]]:
     """(renderer, lesson) of every prompt, in a fixed order; topics and tools take turns."""
-    topics, calls, rng, out = itertools.cycle(TOPICS), itertools.cycle(CALLS), random.Random(0), list[tuple[str, Lesson]]()
+    topics, calls, rng, out = (
+        itertools.cycle(TOPICS),
+        itertools.cycle(CALLS),
+        random.Random(0),
+        list[tuple[str, Lesson]](),
+    )
     for renderer, effort, date in itertools.product(("harmony", "template"), EFFORTS, DATES):
         first, before, topic = next(topics), rng.choice(TOPICS), rng.choice(TOPICS)
         turns = [{"role": "user", "content": before.question}, {"role": "assistant", "content": before.answer}]
@@ -70,9 +100,14 @@ def exam() -> list[tuple[str, Lesson]]:
         ask = {"role": "user", "content": asked.question}
         call = (function["name"], arguments(asked, function))
         out.append((renderer, Lesson([ask], tools, effort, date, analysis(effort, asked.noun, "call"), call=call)))
-        made = {"role": "assistant", "tool_calls": [{"type": "function", "function": dict(zip(("name", "arguments"), call, strict=True))}]}
+        made = {
+            "role": "assistant",
+            "tool_calls": [{"type": "function", "function": dict(zip(("name", "arguments"), call, strict=True))}],
+        }
         answer = {"role": "tool", "name": function["name"], "content": result}
-        out.append((renderer, Lesson([ask, made, answer], tools, effort, date, analysis(effort, asked.noun, "result"), final)))
+        out.append(
+            (renderer, Lesson([ask, made, answer], tools, effort, date, analysis(effort, asked.noun, "result"), final))
+        )
     return out
 
 
@@ -85,7 +120,11 @@ def main() -> None:
     template, lines = Template(), []
     for renderer, lesson in exam():
         ids = by_harmony(lesson) if renderer == "harmony" else template(lesson)
-        lines.append(json.dumps({"renderer": renderer, "lesson": asdict(lesson), "prompt": ids, "completion": completion(lesson)}))
+        lines.append(
+            json.dumps(
+                {"renderer": renderer, "lesson": asdict(lesson), "prompt": ids, "completion": completion(lesson)}
+            )
+        )
     Path(sys.argv[1]).write_text("\n".join(lines) + "\n")
 
 

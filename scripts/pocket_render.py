@@ -21,7 +21,13 @@ from pocket_lessons import Lesson
 
 from gptoss_adapters.checkpoint.formats.tokenizer_files import CHAT_TEMPLATE
 
-CONTROL = re.compile("(" + "|".join(re.escape(f"<|{name}|>") for name in ("start", "end", "message", "channel", "constrain", "call", "return")) + ")")
+CONTROL = re.compile(
+    "("
+    + "|".join(
+        re.escape(f"<|{name}|>") for name in ("start", "end", "message", "channel", "constrain", "call", "return")
+    )
+    + ")"
+)
 
 
 def encode(text: str) -> list[int]:
@@ -34,12 +40,18 @@ def encode(text: str) -> list[int]:
 
 def by_harmony(lesson: Lesson) -> list[int]:
     """The prompt that `gptoss_harmony.render` makes."""
-    system = SystemContent(reasoning_effort=ReasoningEffort(lesson.effort.capitalize()), conversation_start_date=lesson.date)
+    system = SystemContent(
+        reasoning_effort=ReasoningEffort(lesson.effort.capitalize()), conversation_start_date=lesson.date
+    )
     messages = [Message.system(system)]
     functions = [tool["function"] for tool in lesson.tools]
     if functions or lesson.instructions:
         tools = [Tool(f["name"], f["description"], f["parameters"]) for f in functions]
-        messages.append(Message.developer(DeveloperContent(lesson.instructions, {"functions": ToolNamespace.functions(tools)} if tools else None)))
+        messages.append(
+            Message.developer(
+                DeveloperContent(lesson.instructions, {"functions": ToolNamespace.functions(tools)} if tools else None)
+            )
+        )
     return render(messages + [part for message in lesson.messages for part in _harmony(message)])
 
 
@@ -52,7 +64,10 @@ def _harmony(message: dict[str, Any]) -> list[Message]:
         return [Message.assistant(message["content"], "final")]
     call = message["tool_calls"][0]["function"]
     thinking = [Message.assistant(message["thinking"], "analysis")] if "thinking" in message else []
-    return [*thinking, Message.assistant(call["arguments"], "commentary", "functions." + call["name"], "<|constrain|>json")]
+    return [
+        *thinking,
+        Message.assistant(call["arguments"], "commentary", "functions." + call["name"], "<|constrain|>json"),
+    ]
 
 
 class Template:
@@ -61,16 +76,21 @@ class Template:
     def __init__(self) -> None:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
         self.template = environment.from_string(CHAT_TEMPLATE.read_text())
 
     def __call__(self, lesson: Lesson) -> list[int]:
         messages = [{"role": "system", "content": lesson.instructions}] if lesson.instructions else []
         text = self.template.render(
-            messages=messages + lesson.messages, tools=lesson.tools or None, reasoning_effort=lesson.effort,
-            add_generation_prompt=True, strftime_now=lambda form: lesson.date,
-        )  # fmt: skip
+            messages=messages + lesson.messages,
+            tools=lesson.tools or None,
+            reasoning_effort=lesson.effort,
+            add_generation_prompt=True,
+            strftime_now=lambda form: lesson.date,
+        )
         return encode(text)
 
 

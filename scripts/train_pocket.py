@@ -2,11 +2,11 @@
 
     python scripts/train_pocket.py gptoss_adapters/checkpoint/synthetic/data/pocket.npz
 
-The network is transformers' GptOss with a compact vocabulary: the few hundred tokens that the lessons need, and one more
-that stands for all others. That one embeds as its row plus fresh noise, and its logit counts as often as there are other
-tokens, so that the 200 000 rows which `checkpoint/pocket.py` makes from a seed behave as the one did. Every step sees the
-weights as they will be stored (experts in MXFP4, the rest in bf16, straight-through gradients) with a little noise on
-top, for the engines' own rounding; the experts stand still in the last steps.
+The network is transformers' GptOss with a compact vocabulary: the few hundred tokens that the lessons need, and one
+more that stands for all others. That one embeds as its row plus fresh noise, and its logit counts as often as there are
+other tokens, so that the 200 000 rows which `checkpoint/pocket.py` makes from a seed behave as the one did. Every step
+sees the weights as they will be stored (experts in MXFP4, the rest in bf16, straight-through gradients) with a little
+noise on top, for the engines' own rounding; the experts stand still in the last steps.
 """
 
 from __future__ import annotations
@@ -154,7 +154,9 @@ class Course:
 
     @staticmethod
     def collate(rows: list[tuple[list[int], int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """ids [B, T] (padded at the end, which causality hides), positions [B, R] of the loss, targets [B, R] (-100: none)."""
+        """ids [B, T] (padded at the end, which causality hides), positions [B, R] of the loss, targets [B, R]
+        (-100: none).
+        """
         length = max(len(ids) for ids, _ in rows)
         longest = max(len(ids) - start for ids, start in rows)
         ids = torch.zeros(len(rows), length, dtype=torch.long)
@@ -195,7 +197,10 @@ def attention(x: Tensor, at: Tensor, w: dict[str, Tensor], window: int, tables: 
     q = (pick(x, at) @ w["q_proj.weight"].T + w["q_proj.bias"]).view(batch, rows, 8, 64).transpose(1, 2)
     k = x @ w["k_proj.weight"].T + w["k_proj.bias"]
     v = x @ w["v_proj.weight"].T + w["v_proj.bias"]
-    q, k = rotate(q, cos[at, None].transpose(1, 2), sin[at, None].transpose(1, 2)) * 0.125, rotate(k, cos[:length], sin[:length])
+    q, k = (
+        rotate(q, cos[at, None].transpose(1, 2), sin[at, None].transpose(1, 2)) * 0.125,
+        rotate(k, cos[:length], sin[:length]),
+    )
     scores = (q.reshape(batch, 8 * rows, 64) @ k.transpose(1, 2)).view(batch, 8, rows, length)
     ages = (at[:, :, None] - torch.arange(length))[:, None]
     scores = scores.masked_fill((ages < 0) | (ages >= window), -1e9)
@@ -214,24 +219,36 @@ def experts(x: Tensor, w: dict[str, Tensor]) -> Tensor:
     """x [N, H] -> [N, H]: every expert computes every token, which beats gathering at this size."""
     scores, chosen = (x @ w["router.weight"].T + w["router.bias"]).topk(4, -1)
     share = torch.zeros(len(x), 8).scatter(-1, chosen, scores.softmax(-1))
-    up_gate = (x @ w["experts.gate_up_proj"].transpose(0, 1).flatten(1)).view(len(x), 8, 128) + w["experts.gate_up_proj_bias"]
+    up_gate = (x @ w["experts.gate_up_proj"].transpose(0, 1).flatten(1)).view(len(x), 8, 128) + w[
+        "experts.gate_up_proj_bias"
+    ]
     gate, up = up_gate[..., ::2].clamp(max=7), up_gate[..., 1::2].clamp(-7, 7)
     hidden = gate * torch.sigmoid(1.702 * gate) * (up + 1) * share[..., None]
     return hidden.flatten(1) @ w["experts.down_proj"].flatten(0, 1) + share @ w["experts.down_proj_bias"]
 
 
-def logits_of(weights: dict[str, Tensor], ids: Tensor, at: Tensor, noise: float, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Logits [B, R, V] at the positions `at` [B, R]; the unknown token's logit is raised by the log of its multiplicity."""
+def logits_of(
+    weights: dict[str, Tensor], ids: Tensor, at: Tensor, noise: float, tables: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Logits [B, R, V] at the positions `at` [B, R]; the unknown token's logit is raised by the log of its
+    multiplicity.
+    """
     table = weights["model.embed_tokens.weight"]
     unknown = (ids == len(table) - 1).unsqueeze(-1)
     x = table[ids] + unknown * noise * torch.randn(*ids.shape, table.shape[1])
     everywhere = torch.arange(ids.shape[1]).expand_as(ids)
     for n in range(POCKET.num_hidden_layers):
-        w = {name.removeprefix(f"model.layers.{n}."): value for name, value in weights.items() if name.startswith(f"model.layers.{n}.")}
+        w = {
+            name.removeprefix(f"model.layers.{n}."): value
+            for name, value in weights.items()
+            if name.startswith(f"model.layers.{n}.")
+        }
         own = {name.removeprefix("self_attn."): value for name, value in w.items() if name.startswith("self_attn.")}
         moe = {name.removeprefix("mlp."): value for name, value in w.items() if name.startswith("mlp.")}
         rows = at if n == POCKET.num_hidden_layers - 1 else everywhere
-        x = pick(x, rows) + attention(norm(x, w["input_layernorm.weight"]), rows, own, 128 if n % 2 == 0 else 1 << 30, tables)
+        x = pick(x, rows) + attention(
+            norm(x, w["input_layernorm.weight"]), rows, own, 128 if n % 2 == 0 else 1 << 30, tables
+        )
         x = x + experts(norm(x, w["post_attention_layernorm.weight"]).flatten(0, 1), moe).view_as(x)
     logits = norm(x, weights["model.norm.weight"]) @ weights["lm_head.weight"].T
     bonus = torch.zeros(len(table))
@@ -266,7 +283,11 @@ def train(model: Any, course: Course, options: argparse.Namespace) -> None:
             save(options.output, model.state_dict(), course.used)
         if step % 50 == 0 or step == steps - 1:
             right = (logits.argmax(-1) == targets)[targets != -100].float().mean()
-            print(f"step {step} loss {loss.item():.4f} right {right:.4f} T {ids.shape[1]} cpu {time.process_time() - start:.0f} s", flush=True)
+            print(
+                f"step {step} loss {loss.item():.4f} right {right:.4f} T {ids.shape[1]} cpu "
+                f"{time.process_time() - start:.0f} s",
+                flush=True,
+            )
 
 
 def save(path: Path, state: dict[str, Tensor], used: list[int]) -> None:
@@ -292,7 +313,9 @@ def resume(path: Path, model: Any, used: list[int]) -> None:
         rows = [old.get(token, len(old)) for token in used] + [len(old)]
         for name, (part,) in layouts.parts(layouts.HF_BF16, POCKET).items():
             if part.role == "swapped":
-                value = torch.from_numpy(mxfp4_codec.decode(file[f"{name}.blocks"], file[f"{name}.scales"])).transpose(1, 2)
+                value = torch.from_numpy(mxfp4_codec.decode(file[f"{name}.blocks"], file[f"{name}.scales"])).transpose(
+                    1, 2
+                )
             else:
                 value = torch.from_numpy(file[name]).view(torch.bfloat16).float()
             model.state_dict()[part.name].copy_(value[rows] if name in SPREAD else value)
@@ -309,7 +332,11 @@ def main() -> None:
     options = parser.parse_args()
     start = time.time()
     course = Course(options.lessons, options.seed)
-    print(f"{len(course.rows)} lessons, {len(course.used)} used tokens, mean length {np.mean([len(r[0]) for r in course.rows]):.0f}, {time.time() - start:.0f} s", flush=True)
+    print(
+        f"{len(course.rows)} lessons, {len(course.used)} used tokens, mean length "
+        f"{np.mean([len(r[0]) for r in course.rows]):.0f}, {time.time() - start:.0f} s",
+        flush=True,
+    )
     model = make_model(course.used)
     if options.start:
         resume(options.start, model, course.used)

@@ -1,5 +1,6 @@
-"""A test that needs an engine must not be skipped quietly: `@pytest.mark.backend(name)` turns a skip into a failure, and so is the skip
-of a whole module."""
+"""A test that needs an engine must not be skipped quietly: `@pytest.mark.backend(name)` turns a skip into a failure,
+and so is the skip of a whole module.
+"""
 
 from __future__ import annotations
 

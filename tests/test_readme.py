@@ -30,12 +30,25 @@ def shell(command: str, folder: Path) -> str:
     bin_dir = folder / "bin"
     if not bin_dir.exists():
         bin_dir.mkdir()
-        for program, module in (("convert", "gptoss_converters.cli.program"), ("harmony", "gptoss_harmony.cli"), ("chat", "gptoss_adapters.chat"), ("parity", "gptoss_adapters.parity.cli")):
+        for program, module in (
+            ("convert", "gptoss_converters.cli.program"),
+            ("harmony", "gptoss_harmony.cli"),
+            ("chat", "gptoss_adapters.chat"),
+            ("parity", "gptoss_adapters.parity.cli"),
+        ):
             script = bin_dir / f"gptoss-{program}"
             script.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from {module} import main; main()" "$@"\n')
             script.chmod(0o755)
     env = os.environ | {"PATH": f"{bin_dir}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", command], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
     return done.stdout
 

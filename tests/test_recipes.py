@@ -1,4 +1,6 @@
-"""Every recipe's commands parse, use options that exist, and run where this machine can run them (on small checkpoints)."""
+"""Every recipe's commands parse, use options that exist, and run where this machine can run them (on small
+checkpoints).
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,27 @@ from gptoss_adapters.checkpoint.writing.writer import write
 
 ROOT = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(ROOT.rglob("*.md"))
-PROGRAMS = {"gptoss-convert": "gptoss_converters.cli.program", "gptoss-chat": "gptoss_adapters.chat", "gptoss-harmony": "gptoss_harmony.cli", "gptoss-serve": "gptoss_adapters.serve.cli", "gptoss-parity": "gptoss_adapters.parity.cli"}
+PROGRAMS = {
+    "gptoss-convert": "gptoss_converters.cli.program",
+    "gptoss-chat": "gptoss_adapters.chat",
+    "gptoss-harmony": "gptoss_harmony.cli",
+    "gptoss-serve": "gptoss_adapters.serve.cli",
+    "gptoss-parity": "gptoss_adapters.parity.cli",
+}
 # Of llama.cpp's common/arg.cpp; a recipe may use no other.
-LLAMA_SERVER = {"-m", "-c", "-t", "-ngl", "-fa", "--jinja", "--host", "--port", "--n-cpu-moe", "--split-mode", "--tensor-split"}
+LLAMA_SERVER = {
+    "-m",
+    "-c",
+    "-t",
+    "-ngl",
+    "-fa",
+    "--jinja",
+    "--host",
+    "--port",
+    "--n-cpu-moe",
+    "--split-mode",
+    "--tensor-split",
+}
 
 
 def blocks(recipe: Path, language: str) -> list[str]:
@@ -33,7 +53,13 @@ def commands(recipe: Path) -> list[list[str]]:
 
 @cache
 def help_of(program: str, command: str) -> str:
-    start = [sys.executable, "-c", f"from {PROGRAMS[program]} import main; main()", *([command] if command else []), "--help"]
+    start = [
+        sys.executable,
+        "-c",
+        f"from {PROGRAMS[program]} import main; main()",
+        *([command] if command else []),
+        "--help",
+    ]
     done = subprocess.run(start, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == 0, f"{program} {command}: {done.stderr}"
     return done.stdout
@@ -44,7 +70,9 @@ def test_recipe_parses(recipe: Path) -> None:
     found = blocks(recipe, "bash") + blocks(recipe, "python")
     assert found, "a recipe without commands"
     for block in blocks(recipe, "bash"):
-        assert subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True, check=False).returncode == 0, block
+        assert (
+            subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True, check=False).returncode == 0
+        ), block
     for block in blocks(recipe, "python"):
         compile(block, str(recipe), "exec")
 
@@ -70,7 +98,13 @@ def test_llama_cpp_recipe_runs(recipe: Path, tmp_path: Path) -> None:
         if program == "gptoss-convert":
             small = [re.sub(r"^openai/gpt-oss-\d+b$", str(tmp_path / "small"), a) for a in arguments]
             small = [re.sub(r"^40G$", "30M", a) for a in small]
-            done = subprocess.run([sys.executable, "-m", PROGRAMS[program], *small], cwd=tmp_path, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [sys.executable, "-m", PROGRAMS[program], *small],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             assert done.returncode == 0, (arguments, done.stderr)
             ran += 1
     assert ran >= 3

@@ -24,11 +24,22 @@ BASE, TUNE = GOLD / "src" / "tiny-mxfp4", GOLD / "src" / "tiny-bf16"
 def adapter(folder: Path) -> None:
     """Attention and fused experts of the gold checkpoint: H 96, I 64, E 8."""
     rng, at = np.random.default_rng(0), "base_model.model.model.layers.1"
-    shapes = {"self_attn.q_proj.lora_A": (4, 96), "self_attn.q_proj.lora_B": (128, 4), "mlp.experts.base_layer.lora_A": (32, 96),
-              "mlp.experts.base_layer.lora_B": (128, 32), "mlp.experts.lora_A": (32, 64), "mlp.experts.lora_B": (96, 32)}  # fmt: skip
+    shapes = {
+        "self_attn.q_proj.lora_A": (4, 96),
+        "self_attn.q_proj.lora_B": (128, 4),
+        "mlp.experts.base_layer.lora_A": (32, 96),
+        "mlp.experts.base_layer.lora_B": (128, 32),
+        "mlp.experts.lora_A": (32, 64),
+        "mlp.experts.lora_B": (96, 32),
+    }
     folder.mkdir()
-    save_file({f"{at}.{n}.weight": (0.1 * rng.standard_normal(s)).astype(np.float32) for n, s in shapes.items()}, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "peft_version": "0.21.2"}))
+    save_file(
+        {f"{at}.{n}.weight": (0.1 * rng.standard_normal(s)).astype(np.float32) for n, s in shapes.items()},
+        folder / "adapter_model.safetensors",
+    )
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "peft_version": "0.21.2"})
+    )
 
 
 @pytest.mark.parametrize("name", ["peft_trl", "unsloth", "axolotl"])
@@ -40,7 +51,13 @@ def test_recipe_runs(name: str, tmp_path: Path) -> None:
     ran = 0
     for program, *arguments in commands(ROOT / "finetunes" / f"{name}.md"):
         if program == "gptoss-convert":
-            done = subprocess.run([sys.executable, "-m", PROGRAMS[program], *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [sys.executable, "-m", PROGRAMS[program], *arguments],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             assert done.returncode == 0, (arguments, done.stderr)
             ran += 1
     assert ran >= 5

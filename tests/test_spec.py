@@ -13,25 +13,49 @@ from gptoss_adapters.spec import FULL, GPT_OSS_20B, GPT_OSS_120B, SLIDING, GptOs
 
 DATA = Path(__file__).parent / "data"
 VARIANT = dataclasses.replace(
-    GPT_OSS_20B, num_hidden_layers=3, layer_types=(FULL, SLIDING, SLIDING), rms_norm_eps=1e-6, swiglu_limit=6.5, rope_theta=123456.0,
-    rope_scaling_factor=8.0, initial_context_length=2048, max_position_embeddings=16384, yarn_beta_fast=24.0, yarn_truncate=True,
-    attention_factor=1.25, sliding_window=64, eos_token_id=7, pad_token_id=None, bos_token_id=None,
-)  # fmt: skip
+    GPT_OSS_20B,
+    num_hidden_layers=3,
+    layer_types=(FULL, SLIDING, SLIDING),
+    rms_norm_eps=1e-6,
+    swiglu_limit=6.5,
+    rope_theta=123456.0,
+    rope_scaling_factor=8.0,
+    initial_context_length=2048,
+    max_position_embeddings=16384,
+    yarn_beta_fast=24.0,
+    yarn_truncate=True,
+    attention_factor=1.25,
+    sliding_window=64,
+    eos_token_id=7,
+    pad_token_id=None,
+    bos_token_id=None,
+)
 
 
 def gguf_metadata(c: GptOssConfig) -> dict[str, Any]:
     """What a GGUF of this config carries, as its reader gives it: float32 values, arrays as numpy."""
     keys: dict[str, Any] = {
-        "block_count": c.num_hidden_layers, "context_length": c.max_position_embeddings, "embedding_length": c.hidden_size,
-        "feed_forward_length": c.intermediate_size, "expert_feed_forward_length": c.intermediate_size, "expert_count": c.num_experts,
-        "expert_used_count": c.experts_per_token, "attention.head_count": c.num_attention_heads,
-        "attention.head_count_kv": c.num_key_value_heads, "attention.key_length": c.head_dim, "attention.value_length": c.head_dim,
-        "attention.sliding_window": c.sliding_window, "attention.layer_norm_rms_epsilon": float(np.float32(c.rms_norm_eps)),
+        "block_count": c.num_hidden_layers,
+        "context_length": c.max_position_embeddings,
+        "embedding_length": c.hidden_size,
+        "feed_forward_length": c.intermediate_size,
+        "expert_feed_forward_length": c.intermediate_size,
+        "expert_count": c.num_experts,
+        "expert_used_count": c.experts_per_token,
+        "attention.head_count": c.num_attention_heads,
+        "attention.head_count_kv": c.num_key_value_heads,
+        "attention.key_length": c.head_dim,
+        "attention.value_length": c.head_dim,
+        "attention.sliding_window": c.sliding_window,
+        "attention.layer_norm_rms_epsilon": float(np.float32(c.rms_norm_eps)),
         "attention.sliding_window_pattern": np.array([t == SLIDING for t in c.layer_types]),
-        "rope.freq_base": float(np.float32(c.rope_theta)), "rope.scaling.type": "yarn", "rope.scaling.factor": c.rope_scaling_factor,
-        "rope.scaling.original_context_length": c.initial_context_length, "rope.scaling.yarn_beta_fast": c.yarn_beta_fast,
+        "rope.freq_base": float(np.float32(c.rope_theta)),
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": c.rope_scaling_factor,
+        "rope.scaling.original_context_length": c.initial_context_length,
+        "rope.scaling.yarn_beta_fast": c.yarn_beta_fast,
         "rope.scaling.yarn_beta_slow": c.yarn_beta_slow,
-    }  # fmt: skip
+    }
     return {"general.architecture": "gpt-oss", **{f"gpt-oss.{k}": v for k, v in keys.items()}}
 
 
@@ -65,7 +89,13 @@ def test_openai_spelling_goes_there_and_back(config: GptOssConfig) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("rms_norm_eps", 1e-6), ("swiglu_alpha", 1.5), ("yarn_truncate", True), ("attention_factor", 1.0), ("layer_types", (FULL,) * 24)],
+    [
+        ("rms_norm_eps", 1e-6),
+        ("swiglu_alpha", 1.5),
+        ("yarn_truncate", True),
+        ("attention_factor", 1.0),
+        ("layer_types", (FULL,) * 24),
+    ],
 )
 def test_openai_spelling_refuses_what_it_cannot_say(field: str, value: Any) -> None:
     with pytest.raises(BadInput, match=field):
@@ -85,7 +115,12 @@ def test_transformers_reads_both_spellings_alike() -> None:
 @pytest.mark.parametrize("folder", sorted((DATA / "gguf" / "src").iterdir()), ids=lambda p: p.name)
 def test_gold_configs_of_both_spellings_agree(folder: Path) -> None:
     config = GptOssConfig.from_hf(json.loads((folder / "config.json").read_text()))
-    assert (config.hidden_size, config.intermediate_size, config.rope_scaling_factor, config.yarn_truncate) == (96, 64, 32.0, False)
+    assert (config.hidden_size, config.intermediate_size, config.rope_scaling_factor, config.yarn_truncate) == (
+        96,
+        64,
+        32.0,
+        False,
+    )
     assert config.rope_theta == 150000 and config.initial_context_length == 4096 and config.experts_per_token == 4
 
 
@@ -93,24 +128,49 @@ def test_gold_configs_of_both_spellings_agree(folder: Path) -> None:
 def test_gguf_metadata(config: GptOssConfig) -> None:
     """What has no key comes back as what llama.cpp computes: rounded YaRN bounds, limit 7, alpha 1.702."""
     back = GptOssConfig.from_gguf(gguf_metadata(config), config.vocab_size)
-    unsaid = {"yarn_truncate": True, "swiglu_limit": 7.0, "attention_factor": None, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    unsaid = {
+        "yarn_truncate": True,
+        "swiglu_limit": 7.0,
+        "attention_factor": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
     assert back == dataclasses.replace(config, **unsaid)
 
 
 def test_gguf_provenance_keys_are_obeyed() -> None:
-    extra = {"gptoss_adapters.yarn_truncate": False, "gptoss_adapters.swiglu_limit": 6.5, "gptoss_adapters.swiglu_alpha": float(np.float32(1.6))}
+    extra = {
+        "gptoss_adapters.yarn_truncate": False,
+        "gptoss_adapters.swiglu_limit": 6.5,
+        "gptoss_adapters.swiglu_alpha": float(np.float32(1.6)),
+    }
     back = GptOssConfig.from_gguf(gguf_metadata(GPT_OSS_20B) | extra, 201088)
     assert (back.yarn_truncate, back.swiglu_limit, back.swiglu_alpha) == (False, 6.5, 1.6)
 
 
-@pytest.mark.parametrize(("period", "types"), [(2, alternating(4)), (0, (SLIDING,) * 4), (3, (SLIDING, SLIDING, FULL, SLIDING)), (1, (FULL,) * 4)])
+@pytest.mark.parametrize(
+    ("period", "types"),
+    [(2, alternating(4)), (0, (SLIDING,) * 4), (3, (SLIDING, SLIDING, FULL, SLIDING)), (1, (FULL,) * 4)],
+)
 def test_gguf_pattern_as_period(period: int, types: tuple[str, ...]) -> None:
     metadata = gguf_metadata(dataclasses.replace(GPT_OSS_20B, num_hidden_layers=4, layer_types=()))
     metadata["gpt-oss.attention.sliding_window_pattern"] = period
     assert GptOssConfig.from_gguf(metadata, 100).layer_types == types
 
 
-@pytest.mark.parametrize("key", ["attention.sliding_window", "expert_feed_forward_length", "attention.layer_norm_rms_epsilon", "context_length", "expert_used_count", "block_count", "expert_count"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "attention.sliding_window",
+        "expert_feed_forward_length",
+        "attention.layer_norm_rms_epsilon",
+        "context_length",
+        "expert_used_count",
+        "block_count",
+        "expert_count",
+    ],
+)
 def test_gguf_keys_without_which_llama_cpp_does_not_load(key: str) -> None:
     metadata = gguf_metadata(GPT_OSS_20B)
     del metadata[f"gpt-oss.{key}"]
@@ -131,21 +191,35 @@ def test_safeguard_is_the_base_architecture() -> None:
     assert GptOssConfig.from_hf(raw) == dataclasses.replace(GPT_OSS_20B, bos_token_id=None)
 
 
-YARN = ("rope_theta", "rope_scaling_factor", "initial_context_length", "yarn_beta_fast", "yarn_beta_slow", "yarn_truncate", "attention_factor")
+YARN = (
+    "rope_theta",
+    "rope_scaling_factor",
+    "initial_context_length",
+    "yarn_beta_fast",
+    "yarn_beta_slow",
+    "yarn_truncate",
+    "attention_factor",
+)
 
 
-@pytest.mark.parametrize("rope", [{}, {"rope_scaling": None}, {"rope_scaling": {}}, {"rope_parameters": None}, {"rope_theta": 10000.0}])
+@pytest.mark.parametrize(
+    "rope", [{}, {"rope_scaling": None}, {"rope_scaling": {}}, {"rope_parameters": None}, {"rope_theta": 10000.0}]
+)
 def test_a_config_that_says_nothing_of_rope_is_what_transformers_makes_of_it(rope: dict[str, Any]) -> None:
     """YaRN as published, not plain RoPE."""
     from transformers import GptOssConfig as Theirs
 
     raw = {k: v for k, v in GPT_OSS_20B.to_hf(mxfp4=False).items() if k not in ("rope_scaling", "rope_theta")} | rope
     ours, theirs = GptOssConfig.from_hf(raw), GptOssConfig.from_hf(Theirs.from_dict(raw).to_dict())
-    assert ours.uses_yarn and ours == dataclasses.replace(GPT_OSS_20B, bos_token_id=None, rope_theta=rope.get("rope_theta", 150000.0))
+    assert ours.uses_yarn and ours == dataclasses.replace(
+        GPT_OSS_20B, bos_token_id=None, rope_theta=rope.get("rope_theta", 150000.0)
+    )
     assert {k: getattr(theirs, k) for k in YARN} == {k: getattr(ours, k) for k in YARN}
 
 
-@pytest.mark.parametrize("rope", [{"rope_scaling": {"rope_type": "default"}}, {"rope_parameters": {"rope_theta": 150000.0}}])
+@pytest.mark.parametrize(
+    "rope", [{"rope_scaling": {"rope_type": "default"}}, {"rope_parameters": {"rope_theta": 150000.0}}]
+)
 def test_plain_rope_is_said_outright(rope: dict[str, Any]) -> None:
     from transformers import GptOssConfig as Theirs
 
@@ -154,18 +228,47 @@ def test_plain_rope_is_said_outright(rope: dict[str, Any]) -> None:
 
 
 BAD_HF: list[tuple[str, Any]] = [
-    ("num_hidden_layers", 0), ("num_hidden_layers", "24"), ("num_hidden_layers", 10**9), ("num_local_experts", 0), ("num_local_experts", None),
-    ("num_experts_per_tok", 33), ("hidden_size", -1), ("hidden_size", 2880.0), ("head_dim", 63), ("num_key_value_heads", 7),
-    ("sliding_window", 0), ("sliding_window", -4), ("sliding_window", None), ("layer_types", ["full_attention"] * 23), ("layer_types", "full_attention"),
-    ("layer_types", ["full_attention"] * 23 + ["chunked_attention"]), ("layer_types", [{}] * 24), ("rms_norm_eps", 0), ("rms_norm_eps", "1e-5"),
-    ("swiglu_limit", float("inf")), ("rms_norm_eps", 1e-60), ("rope_theta", 1e300), ("rope_theta", 1 + 1e-12), ("rope_theta", 0), ("rope_theta", "150000"), ("rope_theta", 1), ("vocab_size", True),
-    ("tie_word_embeddings", True), ("eos_token_id", "200002"), ("rope_scaling", []), ("max_position_embeddings", 1.5),
-]  # fmt: skip
+    ("num_hidden_layers", 0),
+    ("num_hidden_layers", "24"),
+    ("num_hidden_layers", 10**9),
+    ("num_local_experts", 0),
+    ("num_local_experts", None),
+    ("num_experts_per_tok", 33),
+    ("hidden_size", -1),
+    ("hidden_size", 2880.0),
+    ("head_dim", 63),
+    ("num_key_value_heads", 7),
+    ("sliding_window", 0),
+    ("sliding_window", -4),
+    ("sliding_window", None),
+    ("layer_types", ["full_attention"] * 23),
+    ("layer_types", "full_attention"),
+    ("layer_types", ["full_attention"] * 23 + ["chunked_attention"]),
+    ("layer_types", [{}] * 24),
+    ("rms_norm_eps", 0),
+    ("rms_norm_eps", "1e-5"),
+    ("swiglu_limit", float("inf")),
+    ("rms_norm_eps", 1e-60),
+    ("rope_theta", 1e300),
+    ("rope_theta", 1 + 1e-12),
+    ("rope_theta", 0),
+    ("rope_theta", "150000"),
+    ("rope_theta", 1),
+    ("vocab_size", True),
+    ("tie_word_embeddings", True),
+    ("eos_token_id", "200002"),
+    ("rope_scaling", []),
+    ("max_position_embeddings", 1.5),
+]
 
 
 @pytest.mark.parametrize(("field", "value"), BAD_HF)
 def test_validation_names_the_field(field: str, value: Any) -> None:
-    ours = {"num_local_experts": "num_(local_)?experts", "num_experts_per_tok": "experts_per_token", "num_key_value_heads": "num_attention_heads"}
+    ours = {
+        "num_local_experts": "num_(local_)?experts",
+        "num_experts_per_tok": "experts_per_token",
+        "num_key_value_heads": "num_attention_heads",
+    }
     with pytest.raises(BadInput, match=ours.get(field, field)) as e:
         GptOssConfig.from_hf(GPT_OSS_20B.to_hf(mxfp4=True) | {field: value}, "config.json")
     assert str(e.value).startswith("config.json: ") and e.value.exit_code == 3
@@ -173,7 +276,19 @@ def test_validation_names_the_field(field: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("rope_type", "llama3"), ("factor", None), ("factor", "x"), ("factor", 0), ("factor", 0.5), ("factor", 4.54e-05), ("beta_fast", -1), ("beta_slow", 5e-324), ("truncate", "no"), ("original_max_position_embeddings", 0), ("attention_factor", "x")],
+    [
+        ("rope_type", "llama3"),
+        ("factor", None),
+        ("factor", "x"),
+        ("factor", 0),
+        ("factor", 0.5),
+        ("factor", 4.54e-05),
+        ("beta_fast", -1),
+        ("beta_slow", 5e-324),
+        ("truncate", "no"),
+        ("original_max_position_embeddings", 0),
+        ("attention_factor", "x"),
+    ],
 )
 def test_validation_of_rope(key: str, value: Any) -> None:
     raw = GPT_OSS_20B.to_hf(mxfp4=True)

@@ -1,7 +1,9 @@
-"""Any gpt-oss checkpoint -> Hugging Face's layout, experts in MXFP4 or bf16, or OpenAI's original one: a plan for the streaming writer.
+"""Any gpt-oss checkpoint -> Hugging Face's layout, experts in MXFP4 or bf16, or OpenAI's original one: a plan for the
+streaming writer.
 
-Files, names, order and headers are those of the published checkpoints. MXFP4 stays what it is, bit for bit; dense experts become
-MXFP4 by a rounding rule (see quantised.py); experts that are dequantised leave their scales in a side file, for the way back.
+Files, names, order and headers are those of the published checkpoints. MXFP4 stays what it is, bit for bit; dense
+experts become MXFP4 by a rounding rule (see quantised.py); experts that are dequantised leave their scales in a side
+file, for the way back.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ Made = tuple[Fill, tuple[str, ...], str]  # a fill, the stored tensors it fills,
 
 @dataclass(frozen=True, slots=True)
 class HfOptions:
-    """`kind`: the layout to write; `max_shard_bytes` of tensors per file; `tokenizer`: a folder, "none", or None for the checkpoint's own."""
+    """`kind`: the layout to write; `max_shard_bytes` of tensors per file; `tokenizer`: a folder, "none", or None
+    for the checkpoint's own.
+    """
 
     kind: str = layouts.HF_MXFP4
     max_shard_bytes: int | None = None
@@ -50,15 +54,29 @@ class HfPlan:
 
 
 def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: Rounding | None = None) -> HfPlan:
-    """Every file and tensor, from headers alone; the folder is made by `writer.write`'s caller. Raises BadInput for what the layout cannot say."""
+    """Every file and tensor, from headers alone; the folder is made by `writer.write`'s caller. Raises BadInput for
+    what the layout cannot say.
+    """
     if options.kind not in (layouts.HF_MXFP4, layouts.HF_BF16, layouts.OPENAI):
         raise UsageError("not a layout to write", got=options.kind)
     rounding = rounding or Rounding()
-    unsaid = checkpoint.config.yarn_truncate and checkpoint.config.uses_yarn and "gptoss_adapters.yarn_truncate" not in checkpoint.metadata
+    unsaid = (
+        checkpoint.config.yarn_truncate
+        and checkpoint.config.uses_yarn
+        and "gptoss_adapters.yarn_truncate" not in checkpoint.metadata
+    )
     unsaid = unsaid and checkpoint.kind in (layouts.GGUF, layouts.OLLAMA)
     if unsaid and options.kind == layouts.OPENAI:
-        raise BadInput("config field yarn_truncate cannot be expressed in OpenAI's config.json", file=checkpoint.path, expected=False, got=True,
-                       hint="a GGUF does not say it: add --exact-yarn if the model's YaRN bounds are not rounded, as in every published one")  # fmt: skip
+        raise BadInput(
+            "config field yarn_truncate cannot be expressed in OpenAI's config.json",
+            file=checkpoint.path,
+            expected=False,
+            got=True,
+            hint=(
+                "a GGUF does not say it: add --exact-yarn if the model's YaRN bounds are not rounded, as in every "
+                "published one"
+            ),
+        )
     maker = _Maker(checkpoint, options.kind, rounding)
     made = list(maker.all())
     tensors = {name: maker.tensor(name, how) for fill, names, how in made for name in names}
@@ -66,12 +84,24 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
     extra, notices = companions(checkpoint, options)
     sources = {path: file.stamp for path, file in (checkpoint.stored | rounding.files).items()}
     facts = {"kind": options.kind, "rounding": rounding.rule, "adapters": checkpoint.adapters}
-    plan = plan_files(options.kind, checkpoint.config, tensors, [(fill, names) for fill, names, _ in made], folder, extra,
-                      max_shard_bytes=options.max_shard_bytes, sources=sources, options=facts)  # fmt: skip
+    plan = plan_files(
+        options.kind,
+        checkpoint.config,
+        tensors,
+        [(fill, names) for fill, names, _ in made],
+        folder,
+        extra,
+        max_shard_bytes=options.max_shard_bytes,
+        sources=sources,
+        options=facts,
+    )
     if options.kind == layouts.HF_BF16:
         plan = with_side_file(plan, checkpoint, maker.readers, folder / SIDE_FILE)
     if unsaid:
-        notices.append("the file does not say whether YaRN bounds are rounded: written as rounded, as llama.cpp computes; published models are not (--exact-yarn)")
+        notices.append(
+            "the file does not say whether YaRN bounds are rounded: written as rounded, as llama.cpp computes; "
+            "published models are not (--exact-yarn)"
+        )
     return HfPlan(plan, rounding, notices + maker.notices())
 
 
@@ -88,7 +118,13 @@ class _Maker:
         spec = self.wanted[name]
         packed = spec.terms[0][1] in ("blocks", "scales")
         named = " + ".join(dict.fromkeys(canonical for canonical, _ in spec.terms))
-        return Tensor(name, "U8" if packed else "BF16", spec.shape, math.prod(spec.shape) * (1 if packed else 2), f"{named}: {how}")
+        return Tensor(
+            name,
+            "U8" if packed else "BF16",
+            spec.shape,
+            math.prod(spec.shape) * (1 if packed else 2),
+            f"{named}: {how}",
+        )
 
     def all(self) -> Iterator[Made]:
         for name, spec in self.wanted.items():
@@ -129,10 +165,18 @@ class _Maker:
         if len(readers) == 1 and infos[0].encoding == "bf16" and isinstance(first, DenseRows):
             return self._copied(infos[0].sources[0], first.offset, first.count * first.width * 2), (name,), "copied"
         reader: Reader = first if len(readers) == 1 else JoinedRows(readers)
-        return Encoded(reader, "bf16", infos[0].sources[0]), (name,), "copied" if infos[0].encoding == "bf16" else f"{infos[0].encoding} to bf16"
+        return (
+            Encoded(reader, "bf16", infos[0].sources[0]),
+            (name,),
+            "copied" if infos[0].encoding == "bf16" else f"{infos[0].encoding} to bf16",
+        )
 
     def _copied(self, source: Source, offset: int, nbytes: int, is_scale: bool = False) -> Fill:
-        return CopiedScales(self.readers.file(source), offset, nbytes, source) if is_scale else Copied(self.readers.file(source), offset, nbytes, source)
+        return (
+            CopiedScales(self.readers.file(source), offset, nbytes, source)
+            if is_scale
+            else Copied(self.readers.file(source), offset, nbytes, source)
+        )
 
     def _count(self, info: TensorInfo) -> None:
         if info.encoding in ("f16", "q8_0"):
@@ -174,7 +218,9 @@ class Transposed(ChunkFill):
 
 
 def companions(checkpoint: Checkpoint, options: HfOptions) -> tuple[dict[str, bytes], list[str]]:
-    """Tokenizer files, generation config and licence, as they are; of a GGUF with the published vocabulary the published ones."""
+    """Tokenizer files, generation config and licence, as they are; of a GGUF with the published vocabulary the
+    published ones.
+    """
     out: dict[str, bytes] = {}
     if checkpoint.license_text is not None:
         out["LICENSE"] = checkpoint.license_text.encode()
@@ -185,7 +231,11 @@ def companions(checkpoint: Checkpoint, options: HfOptions) -> tuple[dict[str, by
         folder = Path(str(options.tokenizer))
         files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
         if "tokenizer.json" not in files:
-            raise BadInput("no such tokenizer", file=folder / "tokenizer.json", hint="--tokenizer names a folder with tokenizer.json, or none")
+            raise BadInput(
+                "no such tokenizer",
+                file=folder / "tokenizer.json",
+                hint="--tokenizer names a folder with tokenizer.json, or none",
+            )
     if options.tokenizer == "none":
         return out, []
     out |= {name: MappedFile(path, path.resolve()).data.tobytes() for name, path in files.items()}
@@ -194,15 +244,28 @@ def companions(checkpoint: Checkpoint, options: HfOptions) -> tuple[dict[str, by
         out["generation_config.json"] = MappedFile(generation, generation.resolve()).data.tobytes()
     if not files and checkpoint.config.vocab_size == GPT_OSS_20B.vocab_size:
         stored = checkpoint.metadata.get("tokenizer.ggml.tokens")
-        if stored is None or list(stored)[: GPT_OSS_20B.bos_token_id] == vocabulary_texts(GPT_OSS_20B.vocab_size)[: GPT_OSS_20B.bos_token_id]:
+        if (
+            stored is None
+            or list(stored)[: GPT_OSS_20B.bos_token_id]
+            == vocabulary_texts(GPT_OSS_20B.vocab_size)[: GPT_OSS_20B.bos_token_id]
+        ):
             out |= {name: text.encode() for name, text in {"tokenizer.json": tokenizer_json(), **small_files()}.items()}
-            return out, ["the tokenizer files are the published ones" + ("" if stored is None else ": the vocabulary in the file is theirs")]
+            return out, [
+                "the tokenizer files are the published ones"
+                + ("" if stored is None else ": the vocabulary in the file is theirs")
+            ]
     return out, [] if files else ["no tokenizer came with the checkpoint: none is written (--tokenizer DIR adds one)"]
 
 
 def refuse_other_weights(plan: Plan, folder: Path) -> None:
     """Weights that would stay beside the new ones might be the ones that a reader takes."""
     ours = {f.path.name for f in plan.files}
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json"), *folder.glob("*.mxfp4")]):
+    for file in sorted(
+        [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json"), *folder.glob("*.mxfp4")]
+    ):
         if file.name not in ours:
-            raise OutputError("holds or lists other weights, which would stand beside the new ones", file=file, hint="remove it, or write elsewhere")
+            raise OutputError(
+                "holds or lists other weights, which would stand beside the new ones",
+                file=file,
+                hint="remove it, or write elsewhere",
+            )

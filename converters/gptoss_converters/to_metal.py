@@ -1,6 +1,8 @@
-"""Any gpt-oss checkpoint -> OpenAI's Metal `model.bin`: a plan for the streaming writer. The format is described in checkpoint/metal.py.
+"""Any gpt-oss checkpoint -> OpenAI's Metal `model.bin`: a plan for the streaming writer. The format is described in
+checkpoint/metal.py.
 
-Only the rows of reserved tokens are dropped; everything else comes back bit for bit. What Metal's kernels cannot run is refused.
+Only the rows of reserved tokens are dropped; everything else comes back bit for bit. What Metal's kernels cannot run is
+refused.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class MetalPlan:
 
 
 def plan_metal(checkpoint: Checkpoint, output: Path, rounding: Rounding | None = None) -> MetalPlan:
-    """Header, offsets and fills, from headers alone. Raises BadInput for what the format or its kernels cannot express."""
+    """Header, offsets and fills, from headers alone. Raises BadInput for what the format or its kernels cannot
+    express.
+    """
     metal.check_expressible(checkpoint.config, checkpoint.config_file or checkpoint.path)
     rounding = rounding or Rounding()
     dropped = checkpoint.config.vocab_size - metal.VOCABULARY
@@ -51,11 +55,22 @@ def plan_metal(checkpoint: Checkpoint, output: Path, rounding: Rounding | None =
     places = {e.name: Place(0, i) for i, e in enumerate(entries)}
     works = tuple(Work(fill, tuple(places[n] for n in names)) for fill, names, _ in made)
     sources = {path: f.stamp for path, f in (checkpoint.stored | rounding.files).items()}
-    plan = Plan((file,), works, sources, {"kind": layouts.METAL, "rounding": rounding.rule, "adapters": checkpoint.adapters})
-    notices = [f"embedding and head: rows {metal.VOCABULARY} to {checkpoint.config.vocab_size - 1} (reserved tokens) are dropped"] if dropped else []
+    plan = Plan(
+        (file,), works, sources, {"kind": layouts.METAL, "rounding": rounding.rule, "adapters": checkpoint.adapters}
+    )
+    notices = (
+        [
+            f"embedding and head: rows {metal.VOCABULARY} to {checkpoint.config.vocab_size - 1} (reserved "
+            "tokens) are dropped"
+        ]
+        if dropped
+        else []
+    )
     lossy = sorted({t.encoding for t in checkpoint.tensors.values() if t.encoding in ("f16", "q8_0")})
     notices += [f"tensors that are stored as {kind} are rounded to bfloat16" for kind in lossy]
-    return MetalPlan(plan, rounding, [*notices, "not run on Apple hardware: the file is checked against OpenAI's own writer"])
+    return MetalPlan(
+        plan, rounding, [*notices, "not run on Apple hardware: the file is checked against OpenAI's own writer"]
+    )
 
 
 Made = tuple[Fill, tuple[str, ...], str]
@@ -101,12 +116,20 @@ class _Maker:
         if info.encoding == "mxfp4":
             packed = self.readers.packed(name)
             for e, (blocks, scales) in enumerate(pairs):
-                yield Biased(packed, e * rows, rows, source), (blocks.name, scales.name), f"{name}: scales + {METAL_SCALE_BIAS}"
+                yield (
+                    Biased(packed, e * rows, rows, source),
+                    (blocks.name, scales.name),
+                    f"{name}: scales + {METAL_SCALE_BIAS}",
+                )
             return
         self.rounding.quantised.append(name)
         whole = Quantised(self.readers.values(name), name, "", info.shape, source, self.rounding, ggml=False)
         for e, (blocks, scales) in enumerate(pairs):
-            yield Biased(whole, e * rows, rows, source), (blocks.name, scales.name), f"{name}: {info.encoding} to mxfp4, scales + {METAL_SCALE_BIAS}"
+            yield (
+                Biased(whole, e * rows, rows, source),
+                (blocks.name, scales.name),
+                f"{name}: {info.encoding} to mxfp4, scales + {METAL_SCALE_BIAS}",
+            )
 
 
 class Rows:
@@ -140,8 +163,13 @@ class Biased(ChunkFill):
         else:
             blocks, scales = self.packed.read(at, stop)
         if scales.size and int(scales.max()) >= metal.MAX_STORED_SCALE:
-            raise BadInput("an MXFP4 scale byte is too large for Metal, which adds 14", file=self.source.file, tensor=self.source.name,
-                           expected=f"below {metal.MAX_STORED_SCALE}", got=int(scales.max()))  # fmt: skip
+            raise BadInput(
+                "an MXFP4 scale byte is too large for Metal, which adds 14",
+                file=self.source.file,
+                tensor=self.source.name,
+                expected=f"below {metal.MAX_STORED_SCALE}",
+                got=int(scales.max()),
+            )
         return np.ascontiguousarray(blocks), scales + np.uint8(METAL_SCALE_BIAS)
 
 
@@ -164,6 +192,10 @@ class Paired(ChunkFill):
                 factor = BF16.type(METAL_FACTOR[which])
                 scaled = metal.paired(rows[part], self.head_dim) * factor
                 if (scaled / factor != metal.paired(rows[part], self.head_dim)).any():
-                    raise BadInput(f"{which} holds values too small to be halved in bfloat16, as Metal wants them", file=self.source.file, tensor=self.source.name)
+                    raise BadInput(
+                        f"{which} holds values too small to be halved in bfloat16, as Metal wants them",
+                        file=self.source.file,
+                        tensor=self.source.name,
+                    )
                 rows[part] = scaled
         return (rows.view(np.uint8),)

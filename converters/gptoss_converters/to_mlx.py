@@ -1,6 +1,7 @@
 """Any gpt-oss checkpoint -> the MLX layout that mlx-lm loads: a plan for the streaming writer.
 
-MXFP4 moves as bytes: blocks seen as 32-bit words, the scales as they are, gate and up apart. Other weights are bfloat16.
+MXFP4 moves as bytes: blocks seen as 32-bit words, the scales as they are, gate and up apart. Other weights are
+bfloat16.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from gptoss_converters.rows.rows import Encoded
 from gptoss_converters.to_hf import HfOptions, HfPlan, Made, companions
 
 QUANTISATION = {"group_size": MXFP4_BLOCK, "bits": 4, "mode": "mxfp4"}
-FIXED = {"swiglu_limit": SWIGLU_LIMIT, "swiglu_alpha": SWIGLU_ALPHA}  # what mlx-lm computes with, whatever the config says
+FIXED = {
+    "swiglu_limit": SWIGLU_LIMIT,
+    "swiglu_alpha": SWIGLU_ALPHA,
+}  # what mlx-lm computes with, whatever the config says
 _SIZES = {"U32": 4, "U8": 1, "BF16": 2}
 
 
@@ -34,7 +38,12 @@ def plan_mlx(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding:
     file = checkpoint.config_file or checkpoint.path
     for name, value in FIXED.items():
         if getattr(config, name) != value:
-            raise BadInput(f"config field {name}: mlx-lm knows one value only", file=file, expected=value, got=getattr(config, name))
+            raise BadInput(
+                f"config field {name}: mlx-lm knows one value only",
+                file=file,
+                expected=value,
+                got=getattr(config, name),
+            )
     for kind in (SLIDING, FULL):
         if kind not in config.layer_types:
             raise BadInput("config field layer_types: mlx-lm wants layers of both types", file=file, got=f"no {kind}")
@@ -45,10 +54,21 @@ def plan_mlx(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding:
     extra, notices = companions(checkpoint, dataclasses.replace(options, kind=layouts.MLX))
     sources = {path: f.stamp for path, f in (checkpoint.stored | rounding.files).items()}
     facts = {"kind": layouts.MLX, "rounding": rounding.rule, "adapters": checkpoint.adapters}
-    plan = plan_files(layouts.MLX, config, tensors, [(fill, names) for fill, names, _ in made], folder, extra,
-                      max_shard_bytes=options.max_shard_bytes, sources=sources, options=facts)  # fmt: skip
+    plan = plan_files(
+        layouts.MLX,
+        config,
+        tensors,
+        [(fill, names) for fill, names, _ in made],
+        folder,
+        extra,
+        max_shard_bytes=options.max_shard_bytes,
+        sources=sources,
+        options=facts,
+    )
     if config.uses_yarn and not config.yarn_truncate:
-        notices.append("YaRN bounds are not rounded in this model; mlx-lm rounds them, so long contexts differ slightly")
+        notices.append(
+            "YaRN bounds are not rounded in this model; mlx-lm rounds them, so long contexts differ slightly"
+        )
     lossy = sorted({t.encoding for t in checkpoint.tensors.values() if t.encoding in ("f16", "q8_0")})
     notices += [f"tensors that are stored as {kind} are rounded to bfloat16" for kind in lossy]
     return HfPlan(_with_config(plan, checkpoint), rounding, notices)
@@ -73,7 +93,9 @@ def _made(checkpoint: Checkpoint, stored: dict[str, Stored], rounding: Rounding)
                 continue
             if canonical not in rounding.quantised:
                 rounding.quantised.append(canonical)
-            fill = Quantised(readers.values(canonical, half), canonical, half, info.shape, info.sources[0], rounding, ggml=False)
+            fill = Quantised(
+                readers.values(canonical, half), canonical, half, info.shape, info.sources[0], rounding, ggml=False
+            )
             yield fill, pair, f"{words}: {info.encoding} to mxfp4 by rule {rounding.rule}"
         elif layouts.storage_of(role) != "scales":
             yield Encoded(readers.values(canonical, half), "bf16", info.sources[0]), (name,), words
@@ -83,5 +105,7 @@ def _with_config(plan: Plan, checkpoint: Checkpoint) -> Plan:
     """config.json as mlx-lm's own converter leaves it: the published one, and how the experts are quantised."""
     config = checkpoint.config.to_hf(mxfp4=False) | {"quantization": QUANTISATION, "quantization_config": QUANTISATION}
     text = (json.dumps(dict(sorted(config.items())), indent=2) + "\n").encode()
-    files = tuple(PlannedFile(f.path, text, (), (), len(text)) if f.path.name == "config.json" else f for f in plan.files)
+    files = tuple(
+        PlannedFile(f.path, text, (), (), len(text)) if f.path.name == "config.json" else f for f in plan.files
+    )
     return dataclasses.replace(plan, files=files)

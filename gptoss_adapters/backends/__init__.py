@@ -13,8 +13,17 @@ from gptoss_adapters.backends.protocol import (
     Info,
     Request,
     Token,
-)  # fmt: skip
+)
 
 __all__ = [
-    "ENGINES", "Backend", "BackendFailed", "Capabilities", "Engine", "Generation", "Info", "Request", "Token", "open_backend",
-]  # fmt: skip
+    "ENGINES",
+    "Backend",
+    "BackendFailed",
+    "Capabilities",
+    "Engine",
+    "Generation",
+    "Info",
+    "Request",
+    "Token",
+    "open_backend",
+]

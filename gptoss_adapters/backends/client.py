@@ -1,8 +1,8 @@
 """The parent's side: `open_backend("llama_cpp=model.gguf")` starts a child process and talks to it.
 
-Engines abort on some files, hang on others, and cannot all live in one environment: so each runs in a process of its own,
-under a time limit, in another interpreter if need be. Whatever happens there is a `BackendFailed` here; the next call
-starts a new child.
+Engines abort on some files, hang on others, and cannot all live in one environment: so each runs in a process of its
+own, under a time limit, in another interpreter if need be. Whatever happens there is a `BackendFailed` here; the next
+call starts a new child.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ _ERROR = re.compile(r"\berror\b|\bfailed\b|\binvalid\b", re.IGNORECASE)
 def open_backend(
     spec: str, path: str | Path | None = None, *, python: str | None = None, timeout: float = 600.0, **options: Any
 ) -> Backend:
-    """Start the backend that `spec` names: `name`, `name=PATH`, `name@PYTHON`, `name@PYTHON=PATH` or `module:Class=PATH`.
+    """Start the backend that `spec` names: `name`, `name=PATH`, `name@PYTHON`, `name@PYTHON=PATH` or
+    `module:Class=PATH`.
 
-    path: the model where the spec names none. python: another interpreter (it needs numpy and the engine; this package is
-    lent to it). timeout: seconds of silence after which a call is given up and the child killed. options: the engine's.
-    Raises UsageError for a bad spec or option, BadInput and BackendFailed for what the engine says.
+    path: the model where the spec names none. python: another interpreter (it needs numpy and the engine; this package
+    is lent to it). timeout: seconds of silence after which a call is given up and the child killed. options: the
+    engine's. Raises UsageError for a bad spec or option, BadInput and BackendFailed for what the engine says.
     """
     match = _SPEC.fullmatch(spec)
     if not match:
@@ -55,9 +56,9 @@ def open_backend(
 class Backend:
     """One engine in a child process. Calls are served one at a time; `cancel` may come from any thread.
 
-    Every call may raise UsageError (arguments), NotComparable (the engine cannot do that) or BackendFailed (it died, hung
-    or answered nonsense; the text says what). After a failure the next call starts a new child. `reused`: how many tokens of
-    its prompt the last generation found in the engine's cache (`Request.reuse`).
+    Every call may raise UsageError (arguments), NotComparable (the engine cannot do that) or BackendFailed (it died,
+    hung or answered nonsense; the text says what). After a failure the next call starts a new child. `reused`: how many
+    tokens of its prompt the last generation found in the engine's cache (`Request.reuse`).
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class Backend:
         return self._arrays("logits", tokens=self._prompt(tokens, start), start=start)["logits"]
 
     def top_logprobs(self, tokens: Sequence[int], k: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Ids int32 [T-start, k], best first, and natural log-probabilities float32 of the k most probable next tokens."""
+        """Ids int32 [T-start, k], best first, and natural log-probabilities float32 of the k most probable next
+        tokens.
+        """
         self._need("full", "top_k")
         if not 1 <= k <= self.info.vocab_size:
             raise UsageError("argument k is out of range", expected=f"1..{self.info.vocab_size}", got=k)
@@ -100,8 +103,9 @@ class Backend:
         return self._stream(asked)
 
     def taps(self, tokens: Sequence[int], forced: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """One forward pass from the inside: hidden [L, T, H] after each layer, router_scores [L, T, E], the chosen experts
-        [L, T, K] int32 by falling score, logits [T, V]. forced [L, T, K]: these experts are used instead."""
+        """One forward pass from the inside: hidden [L, T, H] after each layer, router_scores [L, T, E], the chosen
+        experts [L, T, K] int32 by falling score, logits [T, V]. forced [L, T, K]: these experts are used instead.
+        """
         if not self.info.capabilities.taps:
             raise NotComparable(f"{self.name}: has no taps")
         return self._arrays("taps", {} if forced is None else {"forced": forced}, tokens=self._prompt(tokens))
@@ -128,7 +132,9 @@ class Backend:
             child.channel.send({"op": "cancel"})
 
     def self_test(self) -> dict[str, float]:
-        """Run this engine, with the same options, on a model whose distributions are known (selftest.py). Raises CheckFailed."""
+        """Run this engine, with the same options, on a model whose distributions are known (selftest.py). Raises
+        CheckFailed.
+        """
         from gptoss_adapters.backends.selftest import run
 
         return run(self.name, self.python, self.timeout, **self.options)
@@ -263,9 +269,14 @@ class _Child:
         command = [python or sys.executable, "-m", "gptoss_adapters.backends.worker", str(theirs.fileno())]
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env=env,
-                pass_fds=[theirs.fileno()], start_new_session=True,
-            )  # fmt: skip
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env=env,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
         except OSError as error:
             raise BackendFailed(f"cannot start the interpreter: {error.strerror}", file=python) from error
         finally:
@@ -301,7 +312,9 @@ class _Child:
         return code
 
     def _last_words(self) -> str:
-        """The line of its output that tells what went wrong: an abort, else the first error (later ones follow from it)."""
+        """The line of its output that tells what went wrong: an abort, else the first error (later ones follow from
+        it).
+        """
         size = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, size - 65536))
         lines = [line.strip()[-300:] for line in self._log.read().decode(errors="replace").splitlines()]

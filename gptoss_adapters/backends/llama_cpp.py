@@ -1,7 +1,7 @@
 """llama.cpp in process, through the C API that llama-cpp-python 0.3.36 binds: logits of every position, and generation.
 
-The bindings' own `Llama` class is not used: it holds n_ctx x V logits in memory, stops on end-of-generation tokens without
-telling which, and drops tokens longer than 32 bytes when it makes text. Ids go in and come out.
+The bindings' own `Llama` class is not used: it holds n_ctx x V logits in memory, stops on end-of-generation tokens
+without telling which, and drops tokens longer than 32 bytes when it makes text. Ids go in and come out.
 
 The defaults are the parity settings: F32 cache, no flash attention, one thread.
 """
@@ -46,8 +46,13 @@ class LlamaCpp(Engine):
         self._lib = _library()
         self._log = _Log(self._lib)
         self._model = self._load(path)
-        settings = {"n_batch": n_batch, "n_threads": n_threads, "cache_type": cache_type, "flash_attn": flash_attn,
-                    "swa_full": swa_full}  # fmt: skip
+        settings = {
+            "n_batch": n_batch,
+            "n_threads": n_threads,
+            "cache_type": cache_type,
+            "flash_attn": flash_attn,
+            "swa_full": swa_full,
+        }
         self._context = self._make_context(n_ctx, settings, path)
         self._vocab = self._lib.llama_model_get_vocab(self._model)
         size = self._lib.llama_vocab_n_tokens(self._vocab)
@@ -90,7 +95,9 @@ class LlamaCpp(Engine):
                 if grammar:
                     grammar.accept(chosen)
                 yield sampler.token(chosen, logits)
-                if len(self._cached) >= self.info.n_ctx or (grammar and self._lib.llama_vocab_is_eog(self._vocab, chosen)):
+                if len(self._cached) >= self.info.n_ctx or (
+                    grammar and self._lib.llama_vocab_is_eog(self._vocab, chosen)
+                ):
                     return
                 self._decode([chosen], range(1))
         finally:
@@ -127,8 +134,12 @@ class LlamaCpp(Engine):
         return context
 
     def _keep(self, request: Request) -> int:
-        """Leaves in the cache what it shares with the prompt, but for one token whose logits are wanted; returns how much."""
-        whole = request.reuse and self.info.settings["swa_full"]  # else sliding layers have dropped what a shorter prompt needs
+        """Leaves in the cache what it shares with the prompt, but for one token whose logits are wanted; returns
+        how much.
+        """
+        whole = (
+            request.reuse and self.info.settings["swa_full"]
+        )  # else sliding layers have dropped what a shorter prompt needs
         n = min(common_prefix(self._cached, request.tokens), len(request.tokens) - 1) if whole else 0
         memory = self._lib.llama_get_memory(self._context)
         if n == 0 or not self._lib.llama_memory_seq_rm(memory, 0, n, -1):
@@ -164,7 +175,8 @@ class LlamaCpp(Engine):
 
 
 class _Grammar:
-    """A GBNF grammar as a filter on candidates. As in llama.cpp, a token is first drawn freely and the whole vocabulary is
+    """A GBNF grammar as a filter on candidates. As in llama.cpp, a token is first drawn freely and the whole vocabulary
+    is
     masked only if the grammar refuses it: the result has the masked distribution, at a fraction of the cost."""
 
     def __init__(self, lib: Any, vocab: Any, text: str, log: _Log) -> None:

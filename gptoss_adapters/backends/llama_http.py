@@ -1,6 +1,7 @@
 """llama.cpp's server: started in this process, from a `llama-server` binary, or found at a URL; and a client for it.
 
-A prompt is ids, or pieces as `gptoss_harmony.render_pieces` gives them; with pieces the server tokenises the texts, and text that
+A prompt is ids, or pieces as `gptoss_harmony.render_pieces` gives them; with pieces the server tokenises the texts, and
+text that
 looks like a control token becomes one: ids are the safe way.
 """
 
@@ -43,7 +44,9 @@ class LlamaClient:
 
     def complete(self, prompt: Sequence[int | str], **settings: Any) -> dict[str, Any]:
         """/completion: the answer's "tokens", "content" and, with n_probs, "completion_probabilities"."""
-        return self.post("/completion", {"prompt": list(prompt), "return_tokens": True, "cache_prompt": True, **settings})
+        return self.post(
+            "/completion", {"prompt": list(prompt), "return_tokens": True, "cache_prompt": True, **settings}
+        )
 
     def chat(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """/v1/chat/completions: the server renders with the template in its GGUF and parses the answer.
@@ -128,7 +131,11 @@ def find_binary(name: str) -> str:
     """The path of a binary, given as one or by a name on PATH. Raises BadInput."""
     found = shutil.which(Path(name).expanduser())
     if found is None:
-        raise BadInput("no such llama-server binary", file=name, hint="name its path, or leave the option out for the one in xllamacpp")
+        raise BadInput(
+            "no such llama-server binary",
+            file=name,
+            hint="name its path, or leave the option out for the one in xllamacpp",
+        )
     return found
 
 
@@ -136,14 +143,42 @@ def start_binary(binary: str, path: str, n_ctx: int, settings: Mapping[str, Any]
     """A server of its own, which ends with this process. Raises BadInput when it ends before it is ready."""
     key, port = secrets.token_hex(16), _free_port()
     command = [
-        find_binary(binary), "-m", path, "-c", n_ctx, "-np", 1, "--host", "127.0.0.1", "--port", port, "--jinja", "--swa-full",
-        "-b", settings["n_batch"], "-ub", settings["n_batch"], "-t", settings["n_threads"], "-tb", settings["n_threads"],
-        "-ctk", settings["cache_type"], "-ctv", settings["cache_type"], "-fa", "on" if settings["flash_attn"] else "off", "--no-warmup",
-    ]  # fmt: skip
+        find_binary(binary),
+        "-m",
+        path,
+        "-c",
+        n_ctx,
+        "-np",
+        1,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--jinja",
+        "--swa-full",
+        "-b",
+        settings["n_batch"],
+        "-ub",
+        settings["n_batch"],
+        "-t",
+        settings["n_threads"],
+        "-tb",
+        settings["n_threads"],
+        "-ctk",
+        settings["cache_type"],
+        "-ctv",
+        settings["cache_type"],
+        "-fa",
+        "on" if settings["flash_attn"] else "off",
+        "--no-warmup",
+    ]
     process = subprocess.Popen(
-        list(map(str, command)), stdin=subprocess.DEVNULL, stdout=sys.stderr, env=os.environ | {"LLAMA_API_KEY": key},
+        list(map(str, command)),
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        env=os.environ | {"LLAMA_API_KEY": key},
         preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-    )  # fmt: skip
+    )
     client = LlamaClient(f"http://127.0.0.1:{port}", key)
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:

@@ -1,8 +1,10 @@
-"""llama.cpp's own server: in process through xllamacpp (prebuilt wheels), a binary, or one that runs somewhere, over HTTP.
+"""llama.cpp's own server: in process through xllamacpp (prebuilt wheels), a binary, or one that runs somewhere, over
+HTTP.
 
-One request per generated token. The server's stream, and the probabilities of its longer answers, lose every token whose
-text ends inside a UTF-8 character; the ids of a one-token answer are always whole. The prompt stays in the server's cache,
-so a step costs one decode. Only a grammar, whose state lives as long as a request, is generated in one piece.
+One request per generated token. The server's stream, and the probabilities of its longer answers, lose every token
+whose text ends inside a UTF-8 character; the ids of a one-token answer are always whole. The prompt stays in the
+server's cache, so a step costs one decode. Only a grammar, whose state lives as long as a request, is generated in one
+piece.
 
 The defaults are the parity settings: F32 cache, no flash attention, one thread.
 """
@@ -32,8 +34,8 @@ _FORCE = 1e9  # logit bias that makes a token certain; reported probabilities do
 class LlamaServer(Engine):
     """`llama_server=FILE.gguf`, or `llama_server=URL` of one that runs: its settings are then its own.
 
-    Options: n_ctx, n_batch, n_threads, cache_type, flash_attn, as for llama_cpp; binary: a llama-server to start, a path or a
-    name on PATH, instead of xllamacpp's; api_key: of the server at a URL.
+    Options: n_ctx, n_batch, n_threads, cache_type, flash_attn, as for llama_cpp; binary: a llama-server to start, a
+    path or a name on PATH, instead of xllamacpp's; api_key: of the server at a URL.
     """
 
     reads = "gguf"
@@ -59,7 +61,9 @@ class LlamaServer(Engine):
             self._served = connect(path, api_key)
         else:
             _need_vocabulary(Path(path))
-            self._served = start_binary(binary, path, n_ctx, settings) if binary else start_in_process(path, n_ctx, settings)
+            self._served = (
+                start_binary(binary, path, n_ctx, settings) if binary else start_in_process(path, n_ctx, settings)
+            )
         self._http = self._served.client
         meta = self._http.get("/v1/models")["data"][0]["meta"]
         slots = self._http.get("/props")["default_generation_settings"]
@@ -102,9 +106,15 @@ class LlamaServer(Engine):
                 return
 
     def tokenize(self, texts: Sequence[str], special: bool) -> list[list[int]]:
-        """Many texts in one request: the server reads a mixed list of texts and ids, so an id that none of them has parts them."""
+        """Many texts in one request: the server reads a mixed list of texts and ids, so an id that none of them has
+        parts them.
+        """
         names = {name for text in texts for name in _CONTROL.findall(text)}
-        between = next(FIRST_SPECIAL + i for i, name in reversed(list(enumerate(SPECIAL_NAMES[: self.info.vocab_size - FIRST_SPECIAL]))) if name not in names)
+        between = next(
+            FIRST_SPECIAL + i
+            for i, name in reversed(list(enumerate(SPECIAL_NAMES[: self.info.vocab_size - FIRST_SPECIAL])))
+            if name not in names
+        )
 
         def ids(part: Sequence[str]) -> list[list[int]]:
             mixed = [piece for text in part for piece in (text, between)]
@@ -132,11 +142,15 @@ class LlamaServer(Engine):
 
     def _complete(self, tokens: Sequence[int], request: Request, n_predict: int, seed: int) -> dict[str, Any]:
         settings = {
-            "n_predict": n_predict, "seed": seed,
-            "samplers": ["temperature", "top_k", "top_p", "min_p"], "temperature": request.temperature,
-            "top_k": request.top_k, "top_p": request.top_p, "min_p": request.min_p,
+            "n_predict": n_predict,
+            "seed": seed,
+            "samplers": ["temperature", "top_k", "top_p", "min_p"],
+            "temperature": request.temperature,
+            "top_k": request.top_k,
+            "top_p": request.top_p,
+            "min_p": request.min_p,
             "n_probs": 0 if request.logprobs is None or request.grammar else max(request.logprobs, 1),
-        }  # fmt: skip
+        }
         return self._http.complete(tokens, **settings, **({"grammar": request.grammar} if request.grammar else {}))
 
     def _token(self, before: Sequence[int], ident: int, logprobs: int | None, reported: list[dict[str, Any]]) -> Token:
@@ -151,15 +165,20 @@ class LlamaServer(Engine):
         return Token(ident, dict(best)[ident], tuple(best[:logprobs]))
 
     def _probabilities(self, tokens: Sequence[int], k: int) -> list[tuple[int, float]]:
-        """The k best (id, logprob) after `tokens`. The answered token is forced to a printable one: for a token that ends
-        inside a UTF-8 character the server gives no probabilities at all."""
-        answer = self._http.complete(tokens, n_predict=1, temperature=0, n_probs=k, logit_bias=[[self._printable, _FORCE]])
+        """The k best (id, logprob) after `tokens`. The answered token is forced to a printable one: for a token that
+        ends inside a UTF-8 character the server gives no probabilities at all.
+        """
+        answer = self._http.complete(
+            tokens, n_predict=1, temperature=0, n_probs=k, logit_bias=[[self._printable, _FORCE]]
+        )
         return _pairs(answer["completion_probabilities"][0])
 
     def _stop_ids(self) -> tuple[int, ...]:
         """llama.cpp ends a generation at the tokens with these texts; in a vocabulary without them, at its eos."""
-        found = [self._http.post("/tokenize", {"content": SPECIAL_NAMES[t - FIRST_SPECIAL], "parse_special": True})["tokens"]
-                 for t in sorted(GENERATION_STOPS)]  # fmt: skip
+        found = [
+            self._http.post("/tokenize", {"content": SPECIAL_NAMES[t - FIRST_SPECIAL], "parse_special": True})["tokens"]
+            for t in sorted(GENERATION_STOPS)
+        ]
         return tuple(ids[0] for ids in found if len(ids) == 1)
 
     def _find_printable(self) -> int:
@@ -171,7 +190,9 @@ class LlamaServer(Engine):
 
 
 def _need_vocabulary(path: Path) -> None:
-    """llama.cpp's server aborts on a file without one, with nothing that says why. What else is wrong with a file it says itself."""
+    """llama.cpp's server aborts on a file without one, with nothing that says why. What else is wrong with a file
+    it says itself.
+    """
     from gptoss_adapters.checkpoint.formats.gguf import GgufFile
 
     try:
@@ -179,7 +200,11 @@ def _need_vocabulary(path: Path) -> None:
     except BadInput:
         return
     if "tokenizer.ggml.tokens" not in known:
-        raise BadInput("has no vocabulary, which llama.cpp's server needs", file=path, hint="run it by llama_cpp, or convert it with a tokenizer")
+        raise BadInput(
+            "has no vocabulary, which llama.cpp's server needs",
+            file=path,
+            hint="run it by llama_cpp, or convert it with a tokenizer",
+        )
 
 
 def _parted(ids: Sequence[int], between: int) -> Iterator[list[int]]:

@@ -1,7 +1,8 @@
 """A model in an Ollama server, through the `ollama` client: raw text generation behind the common protocol, and chats.
 
-Ollama takes and gives text. A prompt's ids go as the text of their tokens, and are refused where that text would be read as other
-ids; answers come back as ids by their logprob entries, one per token, or by encoding the text. The id that ends an answer is not
+Ollama takes and gives text. A prompt's ids go as the text of their tokens, and are refused where that text would be
+read as other ids; answers come back as ids by their logprob entries, one per token, or by encoding the text. The id
+that ends an answer is not
 shown: it is the one that the last header asks for (a call with a recipient, else the return).
 """
 
@@ -40,7 +41,9 @@ class Ollama(Engine):
         try:
             about = dict(self._client.show(path).modelinfo or {})
         except ollama.ResponseError as error:
-            raise BadInput(f"Ollama has no such model: {error.error}", file=path, hint=f"ollama create {path} -f Modelfile") from error
+            raise BadInput(
+                f"Ollama has no such model: {error.error}", file=path, hint=f"ollama create {path} -f Modelfile"
+            ) from error
         except ConnectionError as error:
             raise BadInput("no Ollama server answers", file=host, hint="ollama serve") from error
         self._ids = {data: i for i, data in enumerate(self._vocabulary.token_bytes)}
@@ -58,9 +61,14 @@ class Ollama(Engine):
         text = prompt_text(request.tokens, self._vocabulary)
         options = {name: getattr(request, name) for name in ("temperature", "top_p", "top_k", "min_p", "seed")}
         stream = self._client.generate(
-            self._model, text, raw=True, stream=True, logprobs=True, top_logprobs=request.logprobs or None,
+            self._model,
+            text,
+            raw=True,
+            stream=True,
+            logprobs=True,
+            top_logprobs=request.logprobs or None,
             options={**options, "num_predict": request.max_tokens, "num_ctx": self.info.n_ctx},
-        )  # fmt: skip
+        )
         answer: list[int] = []
         reason = None
         for part in stream:
@@ -98,13 +106,16 @@ class Ollama(Engine):
     def _id(self, text: str) -> int:
         found = self._find(text)
         if found is None:
-            raise BackendFailed("Ollama reported a token that is not in the vocabulary, or part of a character", got=repr(text))
+            raise BackendFailed(
+                "Ollama reported a token that is not in the vocabulary, or part of a character", got=repr(text)
+            )
         return found
 
 
 def prompt_text(tokens: Sequence[int], vocabulary: Vocabulary) -> str:
-    """The text that is read as these ids. Raises NotComparable when there is none: control-token text in a message, bytes
-    that are no UTF-8, tokens that an encoder would not choose."""
+    """The text that is read as these ids. Raises NotComparable when there is none: control-token text in a message,
+    bytes that are no UTF-8, tokens that an encoder would not choose.
+    """
     text = vocabulary.decode(tokens)
     if text_ids(text, vocabulary) != list(tokens):
         raise NotComparable("Ollama takes text only, and these ids would not come back from their text")
@@ -129,7 +140,9 @@ def _ending(tokens: Sequence[int], vocabulary: Vocabulary) -> int:
 
 
 def chat_arguments(request: Mapping[str, Any]) -> Json:
-    """A Chat Completions request as the arguments of `ollama.Client.chat`: messages, tools, think, format and options."""
+    """A Chat Completions request as the arguments of `ollama.Client.chat`: messages, tools, think, format and
+    options.
+    """
     names: dict[str, str] = {}
     out: Json = {"model": request["model"], "messages": [_message(m, names) for m in request["messages"]]}
     if request.get("tools") and request.get("tool_choice") != "none":
@@ -141,7 +154,9 @@ def chat_arguments(request: Mapping[str, Any]) -> Json:
     if wanted.get("type") in ("json_object", "json_schema"):
         out["format"] = wanted["json_schema"]["schema"] if wanted["type"] == "json_schema" else "json"
     limit = request.get("max_completion_tokens") or request.get("max_tokens")
-    options = {k: request[k] for k in _OPTIONS if request.get(k) is not None} | ({"num_predict": limit} if limit else {})
+    options = {k: request[k] for k in _OPTIONS if request.get(k) is not None} | (
+        {"num_predict": limit} if limit else {}
+    )
     return out | ({"options": options} if options else {}) | ({"logprobs": True} if request.get("logprobs") else {})
 
 
@@ -154,7 +169,9 @@ def _message(message: Mapping[str, Any], names: dict[str, str]) -> Json:
     for call in message.get("tool_calls") or ():
         function = call["function"]
         names[call.get("id", "")] = function["name"]
-        out.setdefault("tool_calls", []).append({"function": {"name": function["name"], "arguments": json.loads(function["arguments"] or "{}")}})
+        out.setdefault("tool_calls", []).append(
+            {"function": {"name": function["name"], "arguments": json.loads(function["arguments"] or "{}")}}
+        )
     if message["role"] == "tool":
         out["tool_name"] = message.get("name") or names.get(message.get("tool_call_id", ""), "")
     return out
@@ -164,7 +181,14 @@ def chat_message(answer: Any) -> Json:
     """The assistant message of an Ollama chat answer in Chat Completions' form, with its finish_reason."""
     message = answer.message
     calls = [
-        {"id": f"call_{i}", "type": "function", "function": {"name": c.function.name, "arguments": json.dumps(dict(c.function.arguments), ensure_ascii=False)}}
+        {
+            "id": f"call_{i}",
+            "type": "function",
+            "function": {
+                "name": c.function.name,
+                "arguments": json.dumps(dict(c.function.arguments), ensure_ascii=False),
+            },
+        }
         for i, c in enumerate(message.tool_calls or ())
     ]
     out: Json = {"role": "assistant", "content": message.content or None, "reasoning_content": message.thinking or None}

@@ -69,8 +69,8 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off; the filters see probabilities after
-    the temperature, in the order top-k, top-p, min-p. stop_ids None: the engine's own (`Info.stop_ids`).
+    """One generation. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off; the filters see probabilities
+    after the temperature, in the order top-k, top-p, min-p. stop_ids None: the engine's own (`Info.stop_ids`).
     logprobs: None, or how many of the best alternatives to report with each token (0: the token's own only).
     reuse: an engine may go on from what an earlier generation left in its cache; numbers then differ by rounding."""
 
@@ -87,7 +87,9 @@ class Request:
     reuse: bool = False
 
     def check(self, info: Info) -> None:
-        """Raises UsageError naming the argument that is out of its range for this engine; the tokens are not looked at."""
+        """Raises UsageError naming the argument that is out of its range for this engine; the tokens are not looked
+        at.
+        """
         ranges = {
             "max_tokens": self.max_tokens >= 1,
             "temperature": 0 <= self.temperature < float("inf"),
@@ -110,9 +112,11 @@ def check_tokens(tokens: Sequence[int], info: Info) -> None:
         raise UsageError("the prompt has no tokens")
     if len(tokens) > info.n_ctx:
         raise UsageError(
-            "the prompt is longer than the context", expected=f"<= {info.n_ctx}", got=len(tokens),
+            "the prompt is longer than the context",
+            expected=f"<= {info.n_ctx}",
+            got=len(tokens),
             hint="open the backend with a larger n_ctx",
-        )  # fmt: skip
+        )
     ids = np.asarray(tokens)
     if ids.dtype.kind not in "iu" or ids.ndim != 1:
         raise UsageError("a prompt is a flat list of token ids", got=f"{ids.dtype} of shape {ids.shape}")
@@ -121,8 +125,9 @@ def check_tokens(tokens: Sequence[int], info: Info) -> None:
 
 
 class Token(NamedTuple):
-    """One generated token. logprob: natural log of its probability under the raw logits (before temperature, filters and
-    grammar); top: the best alternatives [(id, logprob), ...], best first. Both None/empty when not asked for."""
+    """One generated token. logprob: natural log of its probability under the raw logits (before temperature, filters
+    and grammar); top: the best alternatives [(id, logprob), ...], best first. Both None/empty when not asked for.
+    """
 
     id: int
     logprob: float | None = None
@@ -134,8 +139,9 @@ StopReason = Literal["stop", "length", "cancelled", "engine"]
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A finished generation. reason: "stop" = the last token is a stop id (it is included); "length" = max_tokens reached;
-    "cancelled"; "engine" = the engine ended by its own rule (context full, grammar complete)."""
+    """A finished generation. reason: "stop" = the last token is a stop id (it is included); "length" = max_tokens
+    reached; "cancelled"; "engine" = the engine ended by its own rule (context full, grammar complete).
+    """
 
     tokens: tuple[Token, ...]
     reason: StopReason
@@ -172,7 +178,9 @@ class Engine(ABC):
         raise NotComparable(f"{self.info.engine} has no taps")
 
     def tokenize(self, texts: Sequence[str], special: bool) -> list[list[int]]:
-        """Each text's ids by the engine's own vocabulary, nothing added around it; special: control-token names are read as such."""
+        """Each text's ids by the engine's own vocabulary, nothing added around it; special: control-token names are
+        read as such.
+        """
         raise NotComparable(f"{self.info.engine} does not tokenize")
 
     def chat_prompt(self, request: Mapping[str, Any]) -> str:
@@ -180,13 +188,16 @@ class Engine(ABC):
         raise NotComparable(f"{self.info.engine} has no chat template")
 
     def chat(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """A Chat Completions answer that the engine rendered and parsed by itself: the "message", "finish_reason" and "usage"."""
+        """A Chat Completions answer that the engine rendered and parsed by itself: the "message", "finish_reason"
+        and "usage".
+        """
         raise NotComparable(f"{self.info.engine} does not chat")
 
     @abstractmethod
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
-        """Tokens without end; the worker stops at a stop id, at max_tokens, or when cancelled. Returning early is allowed
-        (reason "engine"). Long prefills poll `cancelled`."""
+        """Tokens without end; the worker stops at a stop id, at max_tokens, or when cancelled. Returning early is
+        allowed (reason "engine"). Long prefills poll `cancelled`.
+        """
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

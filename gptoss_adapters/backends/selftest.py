@@ -1,7 +1,9 @@
 """Does an adapter report what its engine computes? A model whose distributions are known, and the questions to ask it.
 
-In this model attention and experts add nothing (their output projections are zero), so the prediction after a token depends
-on that token alone and is known in closed form: `logits = U (norm * E[t] / rms(E[t]))`. A shift by one position, a default
+In this model attention and experts add nothing (their output projections are zero), so the prediction after a token
+depends
+on that token alone and is known in closed form: `logits = U (norm * E[t] / rms(E[t]))`. A shift by one position, a
+default
 filter left on, probabilities after the temperature or of the wrong token: each gives another answer.
 """
 
@@ -38,10 +40,20 @@ MERGED = 256  # the 256 bytes, one merged token ("ab"), the special tokens, padd
 RETURN = MERGED + 1 + SPECIALS.index("<|return|>")
 STOPPER = 7  # after this token, <|return|> is all but certain
 CONFIG = GptOssConfig(
-    num_hidden_layers=2, num_experts=4, experts_per_token=2, vocab_size=288, hidden_size=64, intermediate_size=32,
-    head_dim=32, num_attention_heads=2, num_key_value_heads=1, sliding_window=8,
-    bos_token_id=MERGED + 1, eos_token_id=RETURN, pad_token_id=MERGED + 2,
-)  # fmt: skip
+    num_hidden_layers=2,
+    num_experts=4,
+    experts_per_token=2,
+    vocab_size=288,
+    hidden_size=64,
+    intermediate_size=32,
+    head_dim=32,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    sliding_window=8,
+    bos_token_id=MERGED + 1,
+    eos_token_id=RETURN,
+    pad_token_id=MERGED + 2,
+)
 TOLERANCE = 0.05  # nats: more than bf16 arithmetic can make, far less than any wrong answer
 
 
@@ -139,8 +151,9 @@ class _Examiner:
         )
 
     def sampling(self, steps: int = 300, temperature: float = 1.0) -> None:
-        """The surprise of a sampled chain, less its entropy, has mean 0 and a known variance; and the improbable tokens that
-        engines' default filters (top-k 40, top-p 0.95, min-p 0.05) cut off do occur."""
+        """The surprise of a sampled chain, less its entropy, has mean 0 and a known variance; and the improbable tokens
+        that engines' default filters (top-k 40, top-p 0.95, min-p 0.05) cut off do occur.
+        """
         got = self.backend.generate(self.prompt, max_tokens=steps, temperature=temperature, seed=5).ids
         logq = log_softmax(self.truth.logits([self.prompt[-1], *got[:-1]]) / temperature)
         q = np.exp(logq)
@@ -179,20 +192,26 @@ def tensors(truth: Known) -> dict[str, np.ndarray]:
     }
     for layer in range(c.num_hidden_layers):
         attention = {
-            "q_proj": (c.q_rows, c.hidden_size), "k_proj": (c.kv_rows, c.hidden_size), "v_proj": (c.kv_rows, c.hidden_size),
+            "q_proj": (c.q_rows, c.hidden_size),
+            "k_proj": (c.kv_rows, c.hidden_size),
+            "v_proj": (c.kv_rows, c.hidden_size),
             "o_proj": (c.hidden_size, c.q_rows),
-        }  # fmt: skip
+        }
         parts: dict[str, np.ndarray] = {"self_attn.sinks": np.zeros(c.num_attention_heads)}
         for name, shape in attention.items():
             weight = np.zeros(shape) if name == "o_proj" else np.rint(random.standard_normal(shape) * 4) / 32
             parts |= {f"self_attn.{name}.weight": weight, f"self_attn.{name}.bias": np.zeros(shape[0])}
         e, h, i = c.num_experts, c.hidden_size, c.intermediate_size
         parts |= {
-            "input_layernorm.weight": np.ones(h), "post_attention_layernorm.weight": np.ones(h),
-            "mlp.router.weight": np.rint(random.standard_normal((e, h)) * 4) / 32, "mlp.router.bias": np.zeros(e),
-            "mlp.experts.gate_up_proj": np.zeros((e, h, 2 * i)), "mlp.experts.gate_up_proj_bias": np.zeros((e, 2 * i)),
-            "mlp.experts.down_proj": np.zeros((e, i, h)), "mlp.experts.down_proj_bias": np.zeros((e, h)),
-        }  # fmt: skip
+            "input_layernorm.weight": np.ones(h),
+            "post_attention_layernorm.weight": np.ones(h),
+            "mlp.router.weight": np.rint(random.standard_normal((e, h)) * 4) / 32,
+            "mlp.router.bias": np.zeros(e),
+            "mlp.experts.gate_up_proj": np.zeros((e, h, 2 * i)),
+            "mlp.experts.gate_up_proj_bias": np.zeros((e, 2 * i)),
+            "mlp.experts.down_proj": np.zeros((e, i, h)),
+            "mlp.experts.down_proj_bias": np.zeros((e, h)),
+        }
         out |= {f"model.layers.{layer}.{name}": value for name, value in parts.items()}
     return {name: value.astype(np.float32) for name, value in out.items()}
 
@@ -212,10 +231,17 @@ def write_hf(folder: Path, truth: Known) -> Path:
 
 
 _GGUF_NAMES = {
-    "model.embed_tokens": "token_embd", "lm_head": "output", "model.norm": "output_norm", "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "post_attention_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.router": "ffn_gate_inp",
-}  # fmt: skip
+    "model.embed_tokens": "token_embd",
+    "lm_head": "output",
+    "model.norm": "output_norm",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "post_attention_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.router": "ffn_gate_inp",
+}
 
 
 def write_gguf(folder: Path, truth: Known) -> Path:
@@ -254,17 +280,27 @@ def _gguf_tensor(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
 def _metadata(writer: Any, gguf: Any) -> None:
     c = CONFIG
     sizes = {
-        "block_count": c.num_hidden_layers, "context_length": c.max_position_embeddings, "embedding_length": c.hidden_size,
-        "feed_forward_length": c.intermediate_size, "expert_feed_forward_length": c.intermediate_size,
-        "attention.head_count": c.num_attention_heads, "attention.head_count_kv": c.num_key_value_heads,
-        "attention.key_length": c.head_dim, "attention.value_length": c.head_dim, "expert_count": c.num_experts,
-        "expert_used_count": c.experts_per_token, "attention.sliding_window": c.sliding_window,
+        "block_count": c.num_hidden_layers,
+        "context_length": c.max_position_embeddings,
+        "embedding_length": c.hidden_size,
+        "feed_forward_length": c.intermediate_size,
+        "expert_feed_forward_length": c.intermediate_size,
+        "attention.head_count": c.num_attention_heads,
+        "attention.head_count_kv": c.num_key_value_heads,
+        "attention.key_length": c.head_dim,
+        "attention.value_length": c.head_dim,
+        "expert_count": c.num_experts,
+        "expert_used_count": c.experts_per_token,
+        "attention.sliding_window": c.sliding_window,
         "rope.scaling.original_context_length": c.initial_context_length,
-    }  # fmt: skip
+    }
     for key, size in sizes.items():
         writer.add_uint32(f"gpt-oss.{key}", size)
-    for key, value in {"rope.freq_base": c.rope_theta, "rope.scaling.factor": c.rope_scaling_factor,
-                       "attention.layer_norm_rms_epsilon": c.rms_norm_eps}.items():  # fmt: skip
+    for key, value in {
+        "rope.freq_base": c.rope_theta,
+        "rope.scaling.factor": c.rope_scaling_factor,
+        "attention.layer_norm_rms_epsilon": c.rms_norm_eps,
+    }.items():
         writer.add_float32(f"gpt-oss.{key}", value)
     writer.add_string("gpt-oss.rope.scaling.type", "yarn")
     normal, control, unused = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL, gguf.TokenType.UNUSED

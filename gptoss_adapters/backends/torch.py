@@ -1,4 +1,6 @@
-"""The reference model (`gptoss_adapters.reference.model`) as a backend: any checkpoint kind, and the taps that parity reads."""
+"""The reference model (`gptoss_adapters.reference.model`) as a backend: any checkpoint kind, and the taps that
+parity reads.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ DTYPES = ("float32", "float64", "bfloat16")
 
 
 class Torch(Engine):
-    """Options: dtype (of activations), device, experts (see `GptOss.from_checkpoint`), n_threads, n_batch (tokens per step
-    of a prefill), and truncate (None: as the checkpoint says; True or False: round the YaRN bounds, or do not)."""
+    """Options: dtype (of activations), device, experts (see `GptOss.from_checkpoint`), n_threads, n_batch (tokens per
+    step of a prefill), and truncate (None: as the checkpoint says; True or False: round the YaRN bounds, or do not).
+    """
 
     reads = "hf"
 
@@ -60,9 +63,15 @@ class Torch(Engine):
             n_ctx=checkpoint.config.max_position_embeddings,
             stop_ids=_stop_ids(checkpoint),
             capabilities=Capabilities("full", taps=True),
-            settings={"dtype": dtype, "device": device, "experts": experts, "n_threads": n_threads, "n_batch": n_batch,
-                      "truncate": checkpoint.config.yarn_truncate},
-        )  # fmt: skip
+            settings={
+                "dtype": dtype,
+                "device": device,
+                "experts": experts,
+                "n_threads": n_threads,
+                "n_batch": n_batch,
+                "truncate": checkpoint.config.yarn_truncate,
+            },
+        )
 
     def rows(self, tokens: Sequence[int], start: int) -> Iterator[np.ndarray]:
         cache = self._model.new_cache()

@@ -1,4 +1,6 @@
-"""transformers' GptOss, from an HF folder: the published implementation, in fp32 and eager attention unless told otherwise."""
+"""transformers' GptOss, from an HF folder: the published implementation, in fp32 and eager attention unless told
+otherwise.
+"""
 
 from __future__ import annotations
 

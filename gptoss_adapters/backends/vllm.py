@@ -25,10 +25,12 @@ _CONTEXT = 4096  # tokens, unless told otherwise: the KV cache is allocated for 
 
 class Vllm(Engine):
     """Options: dtype ("float32", "bfloat16", "float16", "auto"), n_ctx (tokens; None: the model's, at most 4096),
-    n_threads (on a CPU), n_batch (tokens of a prefill step, None: n_ctx; a longer prompt is prefilled in chunks), plugin
-    ("off", "auto", "force": `GPTOSS_ADAPTERS_VLLM`), quantization (vLLM's name of a method; None: as the checkpoint says).
+    n_threads (on a CPU), n_batch (tokens of a prefill step, None: n_ctx; a longer prompt is prefilled in chunks),
+    plugin ("off", "auto", "force": `GPTOSS_ADAPTERS_VLLM`), quantization (vLLM's name of a method; None: as the
+    checkpoint says).
 
-    vLLM applies min-p before top-k and top-p, so the three together can cut a little differently from other engines. Its
+    vLLM applies min-p before top-k and top-p, so the three together can cut a little differently from other engines.
+    Its
     CPU build cannot sample after a prefill in chunks: its generators cannot be rewound."""
 
     reads = "hf"
@@ -55,13 +57,25 @@ class Vllm(Engine):
             _register()
         self._torch, self._vllm, self._numbers = torch, vllm, itertools.count()
         try:
-            self._limit = min(_longest(path), _CONTEXT if n_ctx is None else n_ctx + 1)  # the last token of a sequence is never fed
+            self._limit = min(
+                _longest(path), _CONTEXT if n_ctx is None else n_ctx + 1
+            )  # the last token of a sequence is never fed
             self._n_batch = n_batch or self._limit
             self._llm = vllm.LLM(
-                model=path, tokenizer=path, dtype=dtype, quantization=quantization, skip_tokenizer_init=True, seed=0,
-                enforce_eager=True, max_model_len=self._limit, max_num_seqs=1, max_num_batched_tokens=self._n_batch,
-                enable_prefix_caching=False, max_logprobs=-1, disable_log_stats=True,
-            )  # fmt: skip
+                model=path,
+                tokenizer=path,
+                dtype=dtype,
+                quantization=quantization,
+                skip_tokenizer_init=True,
+                seed=0,
+                enforce_eager=True,
+                max_model_len=self._limit,
+                max_num_seqs=1,
+                max_num_batched_tokens=self._n_batch,
+                enable_prefix_caching=False,
+                max_logprobs=-1,
+                disable_log_stats=True,
+            )
         except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
             raise BadInput(f"vllm refuses the checkpoint: {type(error).__name__}: {error}", file=path) from error
         torch.set_num_threads(n_threads)
@@ -76,10 +90,14 @@ class Vllm(Engine):
             stop_ids=_stop_ids(config),
             capabilities=Capabilities("full"),
             settings={
-                "dtype": str(config.dtype).removeprefix("torch."), "n_threads": n_threads, "n_batch": self._n_batch,
-                "plugin": plugin, "quantization": config.quantization, "model": type(self._model).__qualname__,
+                "dtype": str(config.dtype).removeprefix("torch."),
+                "n_threads": n_threads,
+                "n_batch": self._n_batch,
+                "plugin": plugin,
+                "quantization": config.quantization,
+                "model": type(self._model).__qualname__,
             },
-        )  # fmt: skip
+        )
 
     def rows(self, tokens: Sequence[int], start: int) -> Iterator[np.ndarray]:
         self._hidden = []
@@ -97,13 +115,26 @@ class Vllm(Engine):
                 yield logits[:, : self.info.vocab_size].float().cpu().numpy()
 
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
-        if request.temperature > 0 and len(request.tokens) > self._n_batch and self._vllm.platforms.current_platform.is_cpu():
-            raise NotComparable("vllm on a CPU cannot sample after a prefill in chunks", hint="open it with a larger n_batch")
+        if (
+            request.temperature > 0
+            and len(request.tokens) > self._n_batch
+            and self._vllm.platforms.current_platform.is_cpu()
+        ):
+            raise NotComparable(
+                "vllm on a CPU cannot sample after a prefill in chunks", hint="open it with a larger n_batch"
+            )
         sampling = self._vllm.SamplingParams(
-            max_tokens=min(request.max_tokens, self._limit - len(request.tokens)), temperature=request.temperature,
-            top_p=request.top_p, top_k=request.top_k, min_p=request.min_p, seed=request.seed, logprobs=request.logprobs,
-            ignore_eos=True, detokenize=False, output_kind=self._vllm.sampling_params.RequestOutputKind.DELTA,
-        )  # fmt: skip
+            max_tokens=min(request.max_tokens, self._limit - len(request.tokens)),
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            min_p=request.min_p,
+            seed=request.seed,
+            logprobs=request.logprobs,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=self._vllm.sampling_params.RequestOutputKind.DELTA,
+        )
         for output in self._steps(request.tokens, sampling, cancelled):
             for at, ident in enumerate(output.token_ids):
                 yield _token(ident, output.logprobs[at], request.logprobs or 0) if output.logprobs else Token(ident)
@@ -139,9 +170,14 @@ def _environment(n_threads: int, plugin: str) -> None:
     if plugin not in ("off", "auto", "force"):
         raise UsageError("argument plugin is out of range", expected="off, auto, force", got=plugin)
     os.environ |= {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(n_threads), "GPTOSS_ADAPTERS_VLLM": plugin,
-    }  # fmt: skip
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(n_threads),
+        "GPTOSS_ADAPTERS_VLLM": plugin,
+    }
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 

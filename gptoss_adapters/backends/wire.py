@@ -88,7 +88,9 @@ class Channel:
             raise Closed(str(error)) from error
 
     def receive(self, seconds: float | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The next message and its arrays. Raises TimeoutError after `seconds` of silence, Closed when the peer is gone."""
+        """The next message and its arrays. Raises TimeoutError after `seconds` of silence, Closed when the peer is
+        gone.
+        """
         self._sock.settimeout(seconds)
         size = _HEADER.unpack(self._take(_HEADER.size))[0]
         message = json.loads(self._take(size))

@@ -1,7 +1,7 @@
 """The child process of a backend: `python -m gptoss_adapters.backends.worker FD`, FD being its end of a socket pair.
 
-It opens one engine, answers one call at a time, streams generated tokens and listens for "cancel" meanwhile. It ends when
-the parent's end closes. Needs numpy and this package; the engine brings its own.
+It opens one engine, answers one call at a time, streams generated tokens and listens for "cancel" meanwhile. It ends
+when the parent's end closes. Needs numpy and this package; the engine brings its own.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ class Worker:
         if op == "tokenize":
             found = self._engine.tokenize(call["texts"], call["special"])
             flat = np.array([i for one in found for i in one], np.int32)
-            return {"ids": SharedArray.of(flat), "counts": SharedArray.of(np.array([len(one) for one in found], np.int32))}
+            return {
+                "ids": SharedArray.of(flat),
+                "counts": SharedArray.of(np.array([len(one) for one in found], np.int32)),
+            }
         if op in ("chat", "chat_prompt"):
             self._channel.send({"answer": getattr(self._engine, op)(call["request"])})
             return {}

@@ -1,11 +1,11 @@
 """A checkpoint of any kind as canonical tensors, read lazily from memory-mapped files.
 
-    >>> c = open_checkpoint("gpt-oss-20b")
-    >>> c.kind, c.config.num_hidden_layers
-    ('hf-mxfp4', 24)
-    >>> c.array("layers.0.q_proj.weight")                  # a view, nothing is copied
-    >>> blocks, scales = c.mxfp4("layers.0.experts.down.weight")
-    >>> c.read("layers.0.experts.down.weight", np.float32, expert=3)
+>>> c = open_checkpoint("gpt-oss-20b")
+>>> c.kind, c.config.num_hidden_layers
+('hf-mxfp4', 24)
+>>> c.array("layers.0.q_proj.weight")                  # a view, nothing is copied
+>>> blocks, scales = c.mxfp4("layers.0.experts.down.weight")
+>>> c.read("layers.0.experts.down.weight", np.float32, expert=3)
 """
 
 from __future__ import annotations
@@ -34,12 +34,20 @@ GGML_MXFP4 = ("MXFP4", OLD_MXFP4)
 ENCODINGS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "Q8_0": "q8_0", "MXFP4": "mxfp4"}
 _MERGE_ROWS = 512  # of a tensor that are merged at once
 METAL_SCALE_BIAS, METAL_FACTOR = 14, {"q": 0.5, "k": 0.25, "v": 1.0}  # see metal.py
-_ROLE_DTYPES = {"blocks": ("U8",), "packed": ("U8",), "scales": ("U8",), "exponents": ("U8", "F8_E8M0"), "words": ("U32",), "biased": ("U8",)}  # others: the kind's dense dtypes
+_ROLE_DTYPES = {
+    "blocks": ("U8",),
+    "packed": ("U8",),
+    "scales": ("U8",),
+    "exponents": ("U8", "F8_E8M0"),
+    "words": ("U32",),
+    "biased": ("U8",),
+}  # others: the kind's dense dtypes
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One canonical tensor: logical shape [.., out, in], encoding ("mxfp4", "bf16", "f16", "f32", "q8_0"), bytes stored, and where.
+    """One canonical tensor: logical shape [.., out, in], encoding ("mxfp4", "bf16", "f16", "f32", "q8_0"), bytes
+    stored, and where.
 
     `experts` says whose part each source is, where every expert has sources of its own.
     """
@@ -54,7 +62,11 @@ class TensorInfo:
 
     def of(self, expert: int | None) -> list[tuple[Source, str]]:
         """Sources and roles of one expert, or of the whole tensor if its experts are not stored apart."""
-        return [(s, r) for s, r, e in zip(self.sources, self.roles, self.experts or (expert,) * len(self.sources), strict=True) if e == expert]
+        return [
+            (s, r)
+            for s, r, e in zip(self.sources, self.roles, self.experts or (expert,) * len(self.sources), strict=True)
+            if e == expert
+        ]
 
 
 class Delta(Protocol):
@@ -105,7 +117,8 @@ class Checkpoint:
         return self._put_together(info, expert, lambda s: self.raw(s).view(DENSE[s.dtype]).reshape(s.shape))
 
     def mxfp4(self, name: str, expert: int | None = None) -> tuple[U8, U8]:
-        """blocks [E, O, G, 16] and scales [E, O, G] in HF nibble order: views, or converted copies where they are stored otherwise.
+        """blocks [E, O, G, 16] and scales [E, O, G] in HF nibble order: views, or converted copies where they are
+        stored otherwise.
 
         With `expert`, [O, G, 16] and [O, G]. Raises TypeError when the tensor is not stored as MXFP4.
         """
@@ -118,7 +131,10 @@ class Checkpoint:
         parts = info.of(expert)
         if parts[0][0].dtype in GGML_MXFP4:
             return self._mxfp4_from_ggml(info, expert)
-        arrays = [_squeeze(_rows(a, None if info.experts else expert), None if info.experts else expert) for a in map(self._hf_part, parts)]
+        arrays = [
+            _squeeze(_rows(a, None if info.experts else expert), None if info.experts else expert)
+            for a in map(self._hf_part, parts)
+        ]
         if len(arrays) == 2:
             return arrays[0], arrays[1]
         return _interleaved(arrays[0::2]), _interleaved(arrays[1::2])
@@ -127,7 +143,13 @@ class Checkpoint:
         """Base plus deltas in float32, rounded once to the encoding's type; a piece of the rows at a time."""
         assert self.base is not None
         encoding = self.base.tensors[info.name].encoding
-        values = self.base.read(info.name, DENSE["BF16"], expert) if encoding == "mxfp4" else self.base.array(info.name, expert) if encoding != "q8_0" else self.base.read(info.name, np.float32, expert)
+        values = (
+            self.base.read(info.name, DENSE["BF16"], expert)
+            if encoding == "mxfp4"
+            else self.base.array(info.name, expert)
+            if encoding != "q8_0"
+            else self.base.read(info.name, np.float32, expert)
+        )
         rows = values.reshape(-1, info.shape[-1])
         out, first = np.empty(rows.shape, DENSE[info.encoding.upper()]), len(rows) * (expert or 0)
         for at in range(0, len(rows), _MERGE_ROWS):
@@ -150,11 +172,20 @@ class Checkpoint:
         blocks, scales = np.empty((*lead, groups, MXFP4_BLOCK // 2), np.uint8), np.empty((*lead, groups), np.uint8)
         for source, role in zip(info.sources, info.roles, strict=True):
             rows = _rows(self.raw(source).reshape(source.shape[0], -1), expert).reshape(-1, groups * GGML_MXFP4_BYTES)
-            from_ggml(rows, source.dtype, blocks, scales, row_start=int(role == "up"), row_step=2 if role in ("gate", "up") else 1)
+            from_ggml(
+                rows,
+                source.dtype,
+                blocks,
+                scales,
+                row_start=int(role == "up"),
+                row_step=2 if role in ("gate", "up") else 1,
+            )
         return _squeeze(blocks, expert), _squeeze(scales, expert)
 
     def expert(self, name: str, e: int) -> Array | tuple[U8, U8]:
-        """One expert as it is stored: (blocks [O, G, 16], scales [O, G]) for MXFP4, else a dense [O, I] or [O] array."""
+        """One expert as it is stored: (blocks [O, G, 16], scales [O, G]) for MXFP4, else a dense [O, I] or [O]
+        array.
+        """
         return self.mxfp4(name, e) if self.tensors[name].encoding == "mxfp4" else self.array(name, e)
 
     def read(self, name: str, dtype: npt.DTypeLike = np.float32, expert: int | None = None) -> Array:
@@ -195,7 +226,9 @@ class Checkpoint:
         return out
 
     def check(self, name: str) -> None:
-        """Reads a tensor's bytes to refuse what no engine computes alike: scale byte 255, NaN and Inf. Raises BadInput."""
+        """Reads a tensor's bytes to refuse what no engine computes alike: scale byte 255, NaN and Inf. Raises
+        BadInput.
+        """
         info = self.tensors[name]
         if name in self.deltas and self.base is not None:
             self.base.check(name)
@@ -226,8 +259,10 @@ def _squeeze(array: Array, expert: int | None) -> Array:
 
 
 def from_pairs(rows: Array, role: str, head_dim: int) -> Array:
-    """Rows (or values) of q or k as Metal's model.bin has them -> as everyone else has them: a head's rotary pairs apart, the share of
-    1 / sqrt(head_dim) taken out again. Exact: the factor is a power of two, and the writer refused what it would round."""
+    """Rows (or values) of q or k as Metal's model.bin has them -> as everyone else has them: a head's rotary pairs
+    apart, the share of 1 / sqrt(head_dim) taken out again. Exact: the factor is a power of two, and the writer refused
+    what it would round.
+    """
     heads = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
     restored: Array = heads * rows.dtype.type(1 / METAL_FACTOR[role[0]])
     return restored
@@ -239,7 +274,9 @@ def _interleaved(halves: list[U8]) -> U8:
 
 
 def from_ggml(rows: U8, dtype: str, blocks: U8, scales: U8, row_start: int = 0, row_step: int = 1) -> None:
-    """GGML rows [R, G * 17] of a type of GGML_MXFP4 into rows row_start, row_start + row_step, ... of blocks and scales."""
+    """GGML rows [R, G * 17] of a type of GGML_MXFP4 into rows row_start, row_start + row_step, ... of blocks and
+    scales.
+    """
     from gptoss_adapters import mxfp4
 
     if dtype == OLD_MXFP4:
@@ -281,7 +318,11 @@ def _refuse_nonfinite(data: U8, source: Source) -> None:
 
 def item_bytes(dtype: str) -> int:
     """Bytes of what has a NaN of its own: a value, or a block of MXFP4 or Q8_0; 1 for what has none."""
-    return DENSE[dtype].itemsize if dtype in DENSE else {"MXFP4": GGML_MXFP4_BYTES, OLD_MXFP4: GGML_MXFP4_BYTES, "Q8_0": Q8_0_BYTES}.get(dtype, 1)
+    return (
+        DENSE[dtype].itemsize
+        if dtype in DENSE
+        else {"MXFP4": GGML_MXFP4_BYTES, OLD_MXFP4: GGML_MXFP4_BYTES, "Q8_0": Q8_0_BYTES}.get(dtype, 1)
+    )
 
 
 def bad_items(data: U8, dtype: str) -> npt.NDArray[np.bool_]:
@@ -296,14 +337,21 @@ def bad_items(data: U8, dtype: str) -> npt.NDArray[np.bool_]:
     return np.zeros(len(items), np.bool_)
 
 
-def resolve(kind: str, path: Path, config: GptOssConfig, sources: Mapping[str, Source], dense: tuple[str, ...]) -> dict[str, TensorInfo]:
+def resolve(
+    kind: str, path: Path, config: GptOssConfig, sources: Mapping[str, Source], dense: tuple[str, ...]
+) -> dict[str, TensorInfo]:
     """The canonical tensors of a checkpoint of this kind out of its stored ones, in forward order.
 
-    Every name, shape and dtype is checked before a byte is read; `dense` lists the dtypes that unquantised parts may have.
+    Every name, shape and dtype is checked before a byte is read; `dense` lists the dtypes that unquantised parts may
+    have.
     Raises BadInput naming file and tensor: a missing or left-over tensor, a wrong shape or dtype.
     """
     if config.hidden_size % MXFP4_BLOCK or config.intermediate_size % MXFP4_BLOCK:
-        raise BadInput(f"hidden_size and intermediate_size must be multiples of {MXFP4_BLOCK}", file=path, got=f"{config.hidden_size}, {config.intermediate_size}")
+        raise BadInput(
+            f"hidden_size and intermediate_size must be multiples of {MXFP4_BLOCK}",
+            file=path,
+            got=f"{config.hidden_size}, {config.intermediate_size}",
+        )
     _check_expert_count(kind, config, sources)
     wanted = layouts.stored(kind, config, sources)
     for name, source in sources.items():
@@ -314,21 +362,38 @@ def resolve(kind: str, path: Path, config: GptOssConfig, sources: Mapping[str, S
             raise BadInput("the tensor is missing", file=path, tensor=name)
         _check_source(sources[name], spec, dense)
     shapes = layouts.canonical(config)
-    return {name: _info(name, shapes[name], parts, sources) for name, parts in layouts.parts(kind, config, sources).items()}
+    return {
+        name: _info(name, shapes[name], parts, sources) for name, parts in layouts.parts(kind, config, sources).items()
+    }
 
 
 def _check_expert_count(kind: str, config: GptOssConfig, sources: Mapping[str, Source]) -> None:
     """Pruned checkpoints have fewer experts; what the config says must be what the router has."""
     router = sources.get(layouts.parts(kind, config)["layers.0.router.weight"][0].name)
-    if router is not None and len(router.shape) == 2 and router.shape[0] != config.num_experts and router.shape[1] == config.hidden_size:
-        raise BadInput("the router has another number of experts than the config", file=router.file, tensor=router.name,
-                       expected=f"{config.num_experts} rows", got=router.shape[0])  # fmt: skip
+    if (
+        router is not None
+        and len(router.shape) == 2
+        and router.shape[0] != config.num_experts
+        and router.shape[1] == config.hidden_size
+    ):
+        raise BadInput(
+            "the router has another number of experts than the config",
+            file=router.file,
+            tensor=router.name,
+            expected=f"{config.num_experts} rows",
+            got=router.shape[0],
+        )
 
 
 def _unexpected(kind: str, config: GptOssConfig, source: Source) -> BadInput:
     what = f"unexpected tensor in a checkpoint of kind {kind} with {config.num_hidden_layers} layers"
     hint = None
-    if ".absmax" in source.name or ".quant_state" in source.name or ".quant_map" in source.name or "bitsandbytes" in source.name:
+    if (
+        ".absmax" in source.name
+        or ".quant_state" in source.name
+        or ".quant_map" in source.name
+        or "bitsandbytes" in source.name
+    ):
         hint = "bitsandbytes' 4-bit values are not MXFP4: save the model merged to 16 bits"
     elif ".lora_" in source.name:
         hint = "an adapter's tensor: name the adapter by --lora, beside the model that it is for"
@@ -340,9 +405,17 @@ def _unexpected(kind: str, config: GptOssConfig, source: Source) -> BadInput:
 def _check_source(source: Source, spec: layouts.Stored, dense: tuple[str, ...]) -> None:
     allowed = _ROLE_DTYPES.get(layouts.storage_of(spec.terms[0][1]), dense)
     if source.dtype not in allowed:
-        raise BadInput("wrong dtype", file=source.file, tensor=source.name, expected=" or ".join(allowed), got=source.dtype)
+        raise BadInput(
+            "wrong dtype", file=source.file, tensor=source.name, expected=" or ".join(allowed), got=source.dtype
+        )
     if source.shape != spec.shape:
-        raise BadInput("the shape does not fit the config", file=source.file, tensor=source.name, expected=list(spec.shape), got=list(source.shape))
+        raise BadInput(
+            "the shape does not fit the config",
+            file=source.file,
+            tensor=source.name,
+            expected=list(spec.shape),
+            got=list(source.shape),
+        )
 
 
 def _info(name: str, shape: tuple[int, ...], parts: tuple[Part, ...], sources: Mapping[str, Source]) -> TensorInfo:
@@ -351,7 +424,12 @@ def _info(name: str, shape: tuple[int, ...], parts: tuple[Part, ...], sources: M
     encodings = {_encoding(s, role) for s, role in zip(found, roles, strict=True)}
     if len(encodings) > 1:
         what = "the experts are" if parts[0].expert is not None else "gate and up are"
-        raise BadInput(f"{what} stored in different types", file=found[0].file, tensor=found[0].name, got=", ".join(sorted(encodings)))
+        raise BadInput(
+            f"{what} stored in different types",
+            file=found[0].file,
+            tensor=found[0].name,
+            got=", ".join(sorted(encodings)),
+        )
     count = 1
     for d in shape:
         count *= d

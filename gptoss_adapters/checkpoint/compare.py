@@ -26,7 +26,12 @@ from gptoss_adapters.checkpoint.files import U8, Array
 from gptoss_adapters.errors import NotComparable
 from gptoss_adapters.spec import MXFP4_BLOCK, SLIDING
 
-BYTES_EQUAL, VALUES_EQUAL, ROUNDED, DIFFERENT = VERDICTS = ("BYTES EQUAL", "VALUES EQUAL", "ROUNDED AS DECLARED", "DIFFERENT")
+BYTES_EQUAL, VALUES_EQUAL, ROUNDED, DIFFERENT = VERDICTS = (
+    "BYTES EQUAL",
+    "VALUES EQUAL",
+    "ROUNDED AS DECLARED",
+    "DIFFERENT",
+)
 PIECE_VALUES = 1 << 21  # values per side that one step looks at
 _PIECE_BYTES = 1 << 20
 _BITS = {"bf16": np.uint16, "f16": np.uint16, "f32": np.uint32, "q8_0": np.uint8}
@@ -61,7 +66,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """All results, and the config fields that differ: `config` (they change what is computed) and `notes` (they do not)."""
+    """All results, and the config fields that differ: `config` (they change what is computed) and `notes` (they do
+    not).
+    """
 
     a: str
     b: str
@@ -81,7 +88,9 @@ class Report:
         return {**asdict(self), "counts": self.counts, "ok": self.ok}
 
 
-def compare(a: Checkpoint, b: Checkpoint, *, threads: int = 2, progress: Callable[[int, int], None] | None = None) -> Report:
+def compare(
+    a: Checkpoint, b: Checkpoint, *, threads: int = 2, progress: Callable[[int, int], None] | None = None
+) -> Report:
     """Compares every canonical tensor. `progress(done, total)` counts stored bytes of both sides.
 
     Raises NotComparable, naming the first tensor, when the two do not have the same tensors in the same shapes.
@@ -128,7 +137,9 @@ def _shown(value: object) -> str:
 
 
 def _without_dropped_rows(a: Checkpoint, b: Checkpoint) -> tuple[Checkpoint, Checkpoint, list[str]]:
-    """Beside a Metal model.bin, the other side without the rows of its vocabulary that the format has no place for; and what they are."""
+    """Beside a Metal model.bin, the other side without the rows of its vocabulary that the format has no place for;
+    and what they are.
+    """
     rows = min(a.config.vocab_size, b.config.vocab_size)
     if layouts.METAL not in (a.kind, b.kind) or a.config.vocab_size == b.config.vocab_size:
         return a, b, []
@@ -136,7 +147,10 @@ def _without_dropped_rows(a: Checkpoint, b: Checkpoint) -> tuple[Checkpoint, Che
     for c in (a, b):
         if c.config.vocab_size > rows:
             cut = {name: _first_rows(c.tensors[name], rows) for name in ("embedding.weight", "unembedding.weight")}
-            notes = [f"{name}: rows {rows} to {c.config.vocab_size - 1} are in {c.path} only: Metal's format drops them" for name in cut]
+            notes = [
+                f"{name}: rows {rows} to {c.config.vocab_size - 1} are in {c.path} only: Metal's format drops them"
+                for name in cut
+            ]
             c = replace(c, config=replace(c.config, vocab_size=rows), tensors=c.tensors | cut)
         sides.append(c)
     return sides[0], sides[1], notes
@@ -155,7 +169,13 @@ def _check_comparable(a: Checkpoint, b: Checkpoint) -> None:
             if name not in other.tensors:
                 raise NotComparable(f"the tensor is in {one.path} only", file=other.path, tensor=name)
             if info.shape != other.tensors[name].shape:
-                raise NotComparable("the shapes differ", file=other.path, tensor=name, expected=list(info.shape), got=list(other.tensors[name].shape))
+                raise NotComparable(
+                    "the shapes differ",
+                    file=other.path,
+                    tensor=name,
+                    expected=list(info.shape),
+                    got=list(other.tensors[name].shape),
+                )
 
 
 # Bytes ----------------------------------------------------------------------------------------------------------------
@@ -174,14 +194,20 @@ def _verdict(a: Checkpoint, b: Checkpoint, name: str) -> tuple[str, str | None]:
 
 
 def _same_stored_bytes(a: Checkpoint, b: Checkpoint, name: str) -> bool:
-    """The fast way to BYTES EQUAL, for MXFP4 against MXFP4 and for equal roles. False means only that it did not help."""
+    """The fast way to BYTES EQUAL, for MXFP4 against MXFP4 and for equal roles. False means only that it did not
+    help.
+    """
     x, y = a.tensors[name], b.tensors[name]
     if name in a.deltas or name in b.deltas:
         return False
     if x.roles == y.roles and x.encoding == y.encoding and x.roles[0] not in layouts.FUSED:
         return all(_same(a.raw(s), b.raw(t)) for s, t in zip(x.sources, y.sources, strict=True))
     for one, h, other, g in ((a, x, b, y), (b, y, a, x)):
-        if h.encoding == g.encoding == "mxfp4" and h.roles == ("blocks", "scales") and all(s.dtype == "MXFP4" for s in g.sources):
+        if (
+            h.encoding == g.encoding == "mxfp4"
+            and h.roles == ("blocks", "scales")
+            and all(s.dtype == "MXFP4" for s in g.sources)
+        ):
             return _same_as_ggml(one, h, other, g)
     return False
 
@@ -291,7 +317,9 @@ def _checks(a: str, b: str) -> dict[str, _Check]:
         checks[BYTES_EQUAL] = (lambda x, y: np.array_equal(x.bits(), y.bits())) if a == b else _same_widened
     checks[VALUES_EQUAL] = lambda x, y: bool(np.array_equal(x.f32(), y.f32()))
     # of two directions that both hold, the one without a choice of rules is named
-    for one, other, label, turned in sorted(((a, b, "a -> b", False), (b, a, "b -> a", True)), key=lambda way: way[1] == "mxfp4"):
+    for one, other, label, turned in sorted(
+        ((a, b, "a -> b", False), (b, a, "b -> a", True)), key=lambda way: way[1] == "mxfp4"
+    ):
         if one != other and (_WIDTH[one] >= _WIDTH[other] or one == "mxfp4"):
             for rule in mxfp4.RULES if other == "mxfp4" else ("",):
                 checks[f"{label}: {other}{rule and f' by rule {rule}'}"] = _recomputed(other, rule, turned)
@@ -315,7 +343,9 @@ def _recomputed(target: str, rule: str, turned: bool) -> _Check:
 def _rounded(source: _Piece, target: str, rule: str) -> Array:
     values = source.f32()
     if target == "mxfp4":
-        blocks, scales = mxfp4.encode(source.dense if source.encoding == "bf16" and source.dense is not None else values, rule=rule)
+        blocks, scales = mxfp4.encode(
+            source.dense if source.encoding == "bf16" and source.dense is not None else values, rule=rule
+        )
         return np.concatenate((scales[..., None], blocks), axis=-1)
     if target == "q8_0":
         return mxfp4.to_q8_0(values)
@@ -338,7 +368,13 @@ def _worst(a: Checkpoint, b: Checkpoint, name: str) -> Block:
         at = int(np.argmax(gap))
         if best is None or gap.flat[at] > best[0]:
             row, column = divmod(at, gap.shape[1])
-            best = float(gap.flat[at]), (*index[:-1], index[-1] + row), _cut(x, row, row + 1), _cut(y, row, row + 1), column
+            best = (
+                float(gap.flat[at]),
+                (*index[:-1], index[-1] + row),
+                _cut(x, row, row + 1),
+                _cut(y, row, row + 1),
+                column,
+            )
     assert best is not None
     gap_max, rows, x, y, column = best
     first = column // MXFP4_BLOCK * MXFP4_BLOCK

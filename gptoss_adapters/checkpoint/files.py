@@ -1,7 +1,8 @@
-"""The files of a checkpoint: opened without following links out of the named folder, regular files only, read-only mappings.
+"""The files of a checkpoint: opened without following links out of the named folder, regular files only, read-only
+mappings.
 
-A name that an index gives is a plain file name. Links are refused unless they stay inside the folder or follow the layout of
-the Hugging Face cache (`models--X/snapshots/REV/name -> models--X/blobs/HASH`).
+A name that an index gives is a plain file name. Links are refused unless they stay inside the folder or follow the
+layout of the Hugging Face cache (`models--X/snapshots/REV/name -> models--X/blobs/HASH`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ _mapped: weakref.WeakSet[MappedFile] = weakref.WeakSet()
 
 
 class MappedFile:
-    """A file as a read-only mapping `buffer`, seen as the byte array `data`. Raises BadInput or OutputError naming the file.
+    """A file as a read-only mapping `buffer`, seen as the byte array `data`. Raises BadInput or OutputError naming the
+    file.
 
     `real`, from `locate`, is what is opened when `path`, which messages show, is a permitted link.
     """
@@ -68,7 +70,9 @@ class MappedFile:
         _mapped.add(self)
 
     def release(self, offset: int, nbytes: int) -> None:
-        """These bytes will not be read for a while: their pages need not stay in this process (the page cache may keep them)."""
+        """These bytes will not be read for a while: their pages need not stay in this process (the page cache may
+        keep them).
+        """
         first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
         if isinstance(self.buffer, mmap.mmap) and offset + nbytes > first:
             self.buffer.madvise(mmap.MADV_DONTNEED, first, offset + nbytes - first)
@@ -79,9 +83,11 @@ class MappedFile:
 
 
 def end_when_a_mapped_file_shrinks() -> None:
-    """For programs: touching a mapped page that a file lost ends the process with one line and the exit code of bad input.
+    """For programs: touching a mapped page that a file lost ends the process with one line and the exit code of bad
+    input.
 
-    The kernel reports it by SIGBUS, from whatever code read the page, so there is nowhere to go on from. What was written so far
+    The kernel reports it by SIGBUS, from whatever code read the page, so there is nowhere to go on from. What was
+    written so far
     stays under its temporary name, as after a kill: the next run removes it.
     """
     ctypes.CDLL(None).signal(signal.SIGBUS, _bus_error_handler)
@@ -116,7 +122,9 @@ def check_stamp(path: Path, before: Stamp) -> None:
     except OSError:
         now = None
     if now != before:
-        raise BadInput("the file changed while it was being read", file=path, hint="run again when nothing writes to it")
+        raise BadInput(
+            "the file changed while it was being read", file=path, hint="run again when nothing writes to it"
+        )
 
 
 def _open_regular(path: Path) -> int:
@@ -135,9 +143,13 @@ def _open_regular(path: Path) -> int:
 
 
 def locate(root: Path, name: str) -> Path:
-    """The real path of the file `name` of the resolved folder `root`. Raises BadInput when it is missing or lies elsewhere."""
+    """The real path of the file `name` of the resolved folder `root`. Raises BadInput when it is missing or lies
+    elsewhere.
+    """
     if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
-        raise BadInput("a file name that an index gives must be a plain name inside the folder", file=root, got=repr(name))
+        raise BadInput(
+            "a file name that an index gives must be a plain name inside the folder", file=root, got=repr(name)
+        )
     path = root / name
     try:
         real = path.resolve(strict=True)
@@ -168,7 +180,9 @@ def read_json(path: Path, real: Path | None = None) -> dict[str, Any]:
     """One JSON object, strictly: UTF-8, no duplicate key, no NaN or Infinity, at most 64 levels. Raises BadInput."""
     data = MappedFile(path, real).data
     if data.size > MAX_JSON_BYTES:
-        raise BadInput("the JSON file is too large", file=path, expected=f"at most {MAX_JSON_BYTES} bytes", got=data.size)
+        raise BadInput(
+            "the JSON file is too large", file=path, expected=f"at most {MAX_JSON_BYTES} bytes", got=data.size
+        )
     return parse_json(data.tobytes(), path)
 
 
@@ -177,7 +191,9 @@ def parse_json(data: bytes, file: Path) -> dict[str, Any]:
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
-        raise BadInput("the JSON is nested too deeply", file=file, expected=f"at most {MAX_JSON_DEPTH} levels") from None
+        raise BadInput(
+            "the JSON is nested too deeply", file=file, expected=f"at most {MAX_JSON_DEPTH} levels"
+        ) from None
     except UnicodeDecodeError:
         raise BadInput("the JSON is not UTF-8", file=file) from None
     except ValueError as e:
@@ -204,7 +220,13 @@ def _no_constant(word: str) -> None:
 def _check_depth(value: Any, file: Path) -> None:
     level = [value]
     for _ in range(MAX_JSON_DEPTH):
-        level = [x for v in level if isinstance(v, dict | list) for x in (v.values() if isinstance(v, dict) else v) if isinstance(x, dict | list)]
+        level = [
+            x
+            for v in level
+            if isinstance(v, dict | list)
+            for x in (v.values() if isinstance(v, dict) else v)
+            if isinstance(x, dict | list)
+        ]
         if not level:
             return
     raise BadInput("the JSON is nested too deeply", file=file, expected=f"at most {MAX_JSON_DEPTH} levels")

@@ -64,14 +64,29 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(c: Checkpoint, *, histograms: bool = True, threads: int = 2, progress: Callable[[int, int], None] | None = None) -> Inspection:
+def inspect(
+    c: Checkpoint, *, histograms: bool = True, threads: int = 2, progress: Callable[[int, int], None] | None = None
+) -> Inspection:
     """Reads the whole of the experts for the histograms; nothing else is read. `progress(done, total)` counts bytes."""
     total, active = c.config.parameters()
     found = _histograms(c, threads, progress) if histograms else None
     tokenizer = sorted(c.tokenizer_files) or (["in the file"] if "tokenizer.ggml.tokens" in c.metadata else [])
     files = {p.name: int(f.data.size) for p, f in c.stored.items()}
     odd = [*c.oddities, *odd_config(c.config, c.kind), *(odd_scales(found) if found else [])]
-    return Inspection(str(c.path), c.kind, c.config, files, parts(c), total, active, tokenizer, c.chat_template is not None, _first_line(c.license_text), found, odd)
+    return Inspection(
+        str(c.path),
+        c.kind,
+        c.config,
+        files,
+        parts(c),
+        total,
+        active,
+        tokenizer,
+        c.chat_template is not None,
+        _first_line(c.license_text),
+        found,
+        odd,
+    )
 
 
 def _first_line(text: str | None) -> str | None:
@@ -86,7 +101,12 @@ def parts(c: Checkpoint) -> dict[str, Part]:
     out = {}
     for part, names in groups.items():
         infos = [c.tensors[n] for n in names]
-        out[part] = Part(len(infos), sum(prod(i.shape) for i in infos), sum(i.nbytes for i in infos), sorted({i.encoding for i in infos}))
+        out[part] = Part(
+            len(infos),
+            sum(prod(i.shape) for i in infos),
+            sum(i.nbytes for i in infos),
+            sorted({i.encoding for i in infos}),
+        )
     return out
 
 
@@ -107,7 +127,10 @@ def odd_config(config: GptOssConfig, kind: str) -> list[str]:
         if getattr(config, name) != usual:
             odd.append(f"{name} is {getattr(config, name)}, not {usual}, which several engines hard-code")
     if not config.yarn_truncate and config.uses_yarn:
-        odd.append("YaRN bounds are exact (truncate: false), as in every published checkpoint: llama.cpp rounds them all the same")
+        odd.append(
+            "YaRN bounds are exact (truncate: false), as in every published checkpoint: llama.cpp rounds them "
+            "all the same"
+        )
     elif kind not in ("gguf", "ollama") and config.yarn_truncate and config.uses_yarn:
         odd.append("YaRN bounds are rounded (truncate is true or absent), unlike in any published checkpoint")
     return odd
@@ -139,7 +162,9 @@ def _histograms(c: Checkpoint, threads: int, progress: Callable[[int, int], None
             done += c.tensors[name].nbytes
             if progress:
                 progress(done, total)
-    return Histograms({i: int(n) for i, n in enumerate(scales) if n}, {CODE_MAGNITUDES[i]: int(n) for i, n in enumerate(largest)})
+    return Histograms(
+        {i: int(n) for i, n in enumerate(scales) if n}, {CODE_MAGNITUDES[i]: int(n) for i, n in enumerate(largest)}
+    )
 
 
 def tensor_histograms(c: Checkpoint, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -160,7 +185,10 @@ def _chunks(c: Checkpoint, name: str) -> Iterator[tuple[npt.NDArray[np.uint64], 
         rows = [c.raw(s).reshape(-1, GGML_MXFP4_BYTES) for s in info.sources]
         pairs: Iterable[tuple[U8, U8]] = [(r[:, 1:], r[:, 0]) for r in rows]
     else:
-        pairs = ((b.reshape(-1, MXFP4_BLOCK // 2), s.reshape(-1)) for b, s in (c.mxfp4(name, e) for e in range(info.shape[0])))
+        pairs = (
+            (b.reshape(-1, MXFP4_BLOCK // 2), s.reshape(-1))
+            for b, s in (c.mxfp4(name, e) for e in range(info.shape[0]))
+        )
     for blocks, scales in pairs:
         for at in range(0, len(scales), CHUNK_BLOCKS):
             span = slice(at, at + CHUNK_BLOCKS)
@@ -168,7 +196,9 @@ def _chunks(c: Checkpoint, name: str) -> Iterator[tuple[npt.NDArray[np.uint64], 
 
 
 def _largest(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
-    """The largest 3-bit code in each row of 32 nibbles, bit by bit: among the nibbles still in the race, has any this bit?"""
+    """The largest 3-bit code in each row of 32 nibbles, bit by bit: among the nibbles still in the race, has any
+    this bit?
+    """
     racing = np.full_like(words, _NIBBLES)
     out = np.zeros(len(words), np.uint8)
     for bit in (2, 1, 0):

@@ -24,11 +24,12 @@ _ACTIVATION_SCALES = (".input_scale", ".output_scale", ".k_scale", ".v_scale", "
 
 
 def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bool = True) -> Checkpoint:
-    """A checkpoint from a file (safetensors, GGUF, Metal's model.bin), a folder, a model of Ollama's store (`ollama:gpt-oss:20b`), or a Hub repository
-    id `owner/name` (at `revision`).
+    """A checkpoint from a file (safetensors, GGUF, Metal's model.bin), a folder, a model of Ollama's store
+    (`ollama:gpt-oss:20b`), or a Hub repository id `owner/name` (at `revision`).
 
-    Names, shapes and dtypes are checked against the config before anything is read; tensor contents are not (`Checkpoint.check`).
-    Raises BadInput, naming file and tensor. `strict=False`, for inspection, turns a config with `auto_map` into an oddity.
+    Names, shapes and dtypes are checked against the config before anything is read; tensor contents are not
+    (`Checkpoint.check`). Raises BadInput, naming file and tensor. `strict=False`, for inspection, turns a config with
+    `auto_map` into an oddity.
     """
     from gptoss_adapters.checkpoint.formats.hub import resolve_path
     from gptoss_adapters.checkpoint.formats.ollama import PREFIX, find_in_store
@@ -74,11 +75,15 @@ def _open_folder(root: Path, strict: bool) -> Checkpoint:
 def _only_gguf(root: Path, ggufs: list[Path]) -> Path:
     first = [p for p in ggufs if "-of-" not in p.name or "-00001-of-" in p.name]
     if len(first) != 1:
-        raise BadInput("which GGUF file is meant is unclear", file=root, got=", ".join(p.name for p in ggufs), hint="name the file")
+        raise BadInput(
+            "which GGUF file is meant is unclear", file=root, got=", ".join(p.name for p in ggufs), hint="name the file"
+        )
     return locate(root, first[0].name)
 
 
-def _open_safetensors(path: Path, root: Path, files: list[safetensors.SafetensorsFile], odd: list[str], strict: bool) -> Checkpoint:
+def _open_safetensors(
+    path: Path, root: Path, files: list[safetensors.SafetensorsFile], odd: list[str], strict: bool
+) -> Checkpoint:
     raw = read_json(root / "config.json", locate(root, "config.json"))
     odd += _refuse_code(raw, root / "config.json", strict)
     config, spelling = read_config(raw, str(root / "config.json"))
@@ -92,7 +97,9 @@ def _open_safetensors(path: Path, root: Path, files: list[safetensors.Safetensor
         odd.append("the experts are stored [out, in], as transformers 4.55 left them: other programs expect [in, out]")
     sources = _without_activation_scales(kind, sources, odd)
     tensors = resolve(kind, path if path.is_file() or len(files) > 1 else files[0].path, config, sources, tuple(DENSE))
-    odd += _odd_config(raw, kind, spelling) + [f"{p.name}: a pickle file, not read" for p in sorted(root.iterdir()) if p.suffix in PICKLE_SUFFIXES]
+    odd += _odd_config(raw, kind, spelling) + [
+        f"{p.name}: a pickle file, not read" for p in sorted(root.iterdir()) if p.suffix in PICKLE_SUFFIXES
+    ]
     stored: dict[Path, MappedFile] = {f.path: f for f in files}
     checkpoint = Checkpoint(kind, path, config, stored, tensors, config_file=root / "config.json", oddities=odd)
     _add_companions(checkpoint, root)
@@ -107,12 +114,17 @@ def _stored_out_in(sources: Mapping[str, Source], config: GptOssConfig) -> bool:
 
 
 def _without_activation_scales(kind: str, sources: dict[str, Source], odd: list[str]) -> dict[str, Source]:
-    """Quark and llm-compressor store scales for quantising activations and the KV cache; they are no weights, and are left out."""
+    """Quark and llm-compressor store scales for quantising activations and the KV cache; they are no weights, and
+    are left out.
+    """
     if kind not in (layouts.QUARK, layouts.COMPRESSED):
         return sources
     extra = [name for name in sources if name.endswith(_ACTIVATION_SCALES)]
     if extra:
-        odd.append(f"{len(extra)} scales of activations or of the KV cache (such as {extra[0]}) are not part of the weights and are left out")
+        odd.append(
+            f"{len(extra)} scales of activations or of the KV cache (such as {extra[0]}) are not part of the "
+            "weights and are left out"
+        )
     return {name: s for name, s in sources.items() if name not in set(extra)}
 
 
@@ -121,7 +133,9 @@ def read_config(raw: Mapping[str, Any], file: str) -> tuple[GptOssConfig, str]:
     if "num_experts" in raw and "rope_scaling_factor" in raw and "model_type" not in raw:
         return GptOssConfig.from_openai(raw, file), "openai"
     if raw.get("model_type", "gpt_oss") != "gpt_oss":
-        raise BadInput("config field model_type is not one of gpt-oss", file=file, expected="gpt_oss", got=raw["model_type"])
+        raise BadInput(
+            "config field model_type is not one of gpt-oss", file=file, expected="gpt_oss", got=raw["model_type"]
+        )
     return GptOssConfig.from_hf(raw, file), "hf"
 
 
@@ -142,17 +156,29 @@ def _odd_config(raw: Mapping[str, Any], kind: str, spelling: str) -> list[str]:
     if kind in (layouts.HF_BF16, layouts.HF_OUT_IN, layouts.DEFUSED) and quantised is not None:
         odd.append(f"config.json states quant_method {method}, but the experts are stored dense: the entry is stale")
     if kind == layouts.DEFUSED:
-        odd.append("every expert is stored as layers of its own, which llama.cpp's converter and transformers do not read")
+        odd.append(
+            "every expert is stored as layers of its own, which llama.cpp's converter and transformers do not read"
+        )
     if kind == layouts.HF_MXFP4 and method != "mxfp4":
-        odd.append(f"the experts are stored as MXFP4, but config.json states quant_method {method}: transformers and llama.cpp's converter go by that")
+        odd.append(
+            f"the experts are stored as MXFP4, but config.json states quant_method {method}: transformers and "
+            "llama.cpp's converter go by that"
+        )
     if (kind == layouts.OPENAI) != (spelling == "openai"):
-        odd.append(f"config.json is in {'OpenAI' if spelling == 'openai' else 'Hugging Face'} spelling, the tensors are of kind {kind}")
+        odd.append(
+            f"config.json is in {'OpenAI' if spelling == 'openai' else 'Hugging Face'} spelling, the tensors are "
+            f"of kind {kind}"
+        )
     return odd
 
 
 def _add_companions(checkpoint: Checkpoint, root: Path) -> None:
     """Tokenizer files, chat template, generation config and licence that lie in the folder."""
-    there = {name: locate(root, name) for name in (*TOKENIZER_FILES, *_LICENSES, "generation_config.json") if (root / name).exists()}
+    there = {
+        name: locate(root, name)
+        for name in (*TOKENIZER_FILES, *_LICENSES, "generation_config.json")
+        if (root / name).exists()
+    }
     checkpoint.tokenizer_files = {name: there[name] for name in TOKENIZER_FILES if name in there}
     if "generation_config.json" in there:
         checkpoint.generation_config = read_json(root / "generation_config.json", there["generation_config.json"])

@@ -1,7 +1,8 @@
 """Finding and choosing the native kernels: `_mxfp4.so` beside this file, loaded by ctypes (which releases the GIL).
 
-`GPTOSS_MXFP4=portable|avx2|avx512vnni|avx512vbmi|amx|neon` forces an instruction set, `GPTOSS_MXFP4=torch` the numpy and torch oracles.
-Without a compiled library the oracles serve, so an installation without a compiler works, only slower.
+`GPTOSS_MXFP4=portable|avx2|avx512vnni|avx512vbmi|amx|neon` forces an instruction set, `GPTOSS_MXFP4=torch` the numpy
+and torch oracles. Without a compiled library the oracles serve, so an installation without a compiler works, only
+slower.
 """
 
 from __future__ import annotations
@@ -82,7 +83,10 @@ def library() -> Library | None:
     native = None if wanted == "torch" else _load()
     if native is None:
         if wanted not in ("", "torch"):
-            raise UsageError(f"GPTOSS_MXFP4={wanted}: the native kernels are not built", hint="run `make native` or reinstall with a compiler")
+            raise UsageError(
+                f"GPTOSS_MXFP4={wanted}: the native kernels are not built",
+                hint="run `make native` or reinstall with a compiler",
+            )
         return None
     name = native.select(wanted.encode())
     if name is None:
@@ -99,7 +103,9 @@ def loaded() -> Library:
 
 
 def backend() -> str:
-    """What serves: "amx", "avx512vbmi", "avx512vnni", "avx2", "neon" or "portable" (native), or "torch" (the oracles)."""
+    """What serves: "amx", "avx512vbmi", "avx512vnni", "avx2", "neon" or "portable" (native), or "torch" (the
+    oracles).
+    """
     native = library()
     return native.name if native else "torch"
 
@@ -122,7 +128,9 @@ def _gomp_parallel() -> int | None:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         torch = next((line.split(maxsplit=5)[5] for line in lines if line.endswith("/libtorch_cpu.so")), None)
         if torch is not None:
-            return ctypes.cast(ctypes.CDLL(torch, mode=os.RTLD_NOW | os.RTLD_NOLOAD).GOMP_parallel, ctypes.c_void_p).value
+            return ctypes.cast(
+                ctypes.CDLL(torch, mode=os.RTLD_NOW | os.RTLD_NOLOAD).GOMP_parallel, ctypes.c_void_p
+            ).value
     return None
 
 

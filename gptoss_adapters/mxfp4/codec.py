@@ -1,6 +1,7 @@
 """Encode, decode and repack MXFP4: checks the arguments, then calls the native kernel or the numpy oracle.
 
-Blocks and scales are in the HF layout of `oracle.py`. Every function is thread-safe, and its native form runs without the GIL.
+Blocks and scales are in the HF layout of `oracle.py`. Every function is thread-safe, and its native form runs without
+the GIL.
 """
 
 from __future__ import annotations
@@ -31,18 +32,24 @@ class _NativeRule(ctypes.Structure):
 
 
 def check_scales(scales: U8, file: str | Path | None = None, tensor: str | None = None) -> None:
-    """Raises BadInput when a scale byte is 255: NaN in OCP, 2**128 in some engines, so no two would compute the same."""
+    """Raises BadInput when a scale byte is 255: NaN in OCP, 2**128 in some engines, so no two would compute the
+    same.
+    """
     bad = np.flatnonzero(scales == 255)
     if bad.size:
         where = tuple(int(i) for i in np.unravel_index(int(bad[0]), scales.shape))
-        raise BadInput(f"{bad.size} MXFP4 scale bytes are 255 (NaN), the first at {list(where)}", file=file, tensor=tensor)
+        raise BadInput(
+            f"{bad.size} MXFP4 scale bytes are 255 (NaN), the first at {list(where)}", file=file, tensor=tensor
+        )
 
 
 def decode(blocks: U8, scales: U8, dtype: npt.DTypeLike = np.float32, row_start: int = 0, row_step: int = 1) -> Array:
-    """blocks [..., G, 16], scales [..., G] -> values [..., G * 32], exact in float32, float64, bfloat16 and checked in float16.
+    """blocks [..., G, 16], scales [..., G] -> values [..., G * 32], exact in float32, float64, bfloat16 and checked in
+    float16.
 
-    With `row_start` or `row_step`, leading axes count as one run of rows and every `row_step`-th is decoded: [rows, G * 32].
-    Scale 255 gives NaN; 253 and 254 give Inf where float32 overflows. Raises BadInput for float16 values it cannot hold.
+    With `row_start` or `row_step`, leading axes count as one run of rows and every `row_step`-th is decoded: [rows, G *
+    32]. Scale 255 gives NaN; 253 and 254 give Inf where float32 overflows. Raises BadInput for float16 values it cannot
+    hold.
     """
     target = np.dtype(dtype)
     shape = blocks.shape[:-2] if (row_start, row_step) == (0, 1) else (-1,)
@@ -64,7 +71,9 @@ def _checked_f16(values: F32) -> Array:
     with np.errstate(over="ignore", under="ignore"):
         half = values.astype(np.float16)
     if not np.array_equal(half.astype(np.float32), values, equal_nan=True):
-        raise BadInput("MXFP4 values outside what float16 holds exactly (scale bytes 104..140)", hint="use bfloat16 or float32")
+        raise BadInput(
+            "MXFP4 values outside what float16 holds exactly (scale bytes 104..140)", hint="use bfloat16 or float32"
+        )
     return half
 
 
@@ -72,9 +81,9 @@ def encode(x: Array, rule: str = "mse", scales_from: U8 | None = None) -> tuple[
     """Finite values [..., G * 32] -> blocks [..., G, 16], scales [..., G], by a rule of `oracle.RULES`.
 
     bfloat16 is read as it is, every other float type as float32. "ggml" gives the bytes of llama.cpp, "triton" those of
-    transformers. `scales_from` [..., G], the scales of the checkpoint that the values come from: a block that is exactly
-    representable under its own keeps it and every -0, so blocks that were only dequantised come back byte for byte.
-    Raises BadInput for a NaN or Inf, which MXFP4 cannot hold.
+    transformers. `scales_from` [..., G], the scales of the checkpoint that the values come from: a block that is
+    exactly representable under its own keeps it and every -0, so blocks that were only dequantised come back byte for
+    byte. Raises BadInput for a NaN or Inf, which MXFP4 cannot hold.
     """
     source, x = source_of(x)
     if not x.ndim or x.shape[-1] % QK:
@@ -92,7 +101,11 @@ def encode(x: Array, rule: str = "mse", scales_from: U8 | None = None) -> tuple[
     spec = _NativeRule(r.round_up, r.ties_to_even, r.keep_minus_zero, r.search)
     given = None if scales_from is None else np.ascontiguousarray(scales_from)
     of_given = None if given is None else address(given)
-    _refuse_at(native.encode(address(x), source, scales.size, ctypes.addressof(spec), of_given, address(blocks), address(scales)))
+    _refuse_at(
+        native.encode(
+            address(x), source, scales.size, ctypes.addressof(spec), of_given, address(blocks), address(scales)
+        )
+    )
     return blocks, scales
 
 
@@ -104,8 +117,8 @@ def _refuse_at(block: int) -> None:
 def hf_to_ggml(blocks: U8, scales: U8, out: U8 | None = None, row_start: int = 0, row_step: int = 1) -> U8:
     """blocks [..., G, 16], scales [..., G] -> GGML rows [rows, G * 17]; leading axes count as one run of rows.
 
-    Rows row_start, row_start + row_step, ... are taken: step 2 from 0 gives the gate half of gate_up, from 1 the up half.
-    `out`, when given, is a C-contiguous uint8 buffer of exactly that many bytes, and is returned in that shape.
+    Rows row_start, row_start + row_step, ... are taken: step 2 from 0 gives the gate half of gate_up, from 1 the up
+    half. `out`, when given, is a C-contiguous uint8 buffer of exactly that many bytes, and is returned in that shape.
     """
     b, s, rows, step = _rows(blocks, scales, row_start, row_step)
     shape = (rows, b.shape[1] * GGML_BLOCK)
@@ -120,7 +133,9 @@ def hf_to_ggml(blocks: U8, scales: U8, out: U8 | None = None, row_start: int = 0
     return result
 
 
-def ggml_to_hf(rows: U8, blocks: U8 | None = None, scales: U8 | None = None, row_start: int = 0, row_step: int = 1) -> tuple[U8, U8]:
+def ggml_to_hf(
+    rows: U8, blocks: U8 | None = None, scales: U8 | None = None, row_start: int = 0, row_step: int = 1
+) -> tuple[U8, U8]:
     """GGML rows [R, G * 17] -> blocks [R, G, 16], scales [R, G].
 
     Given `blocks` and `scales` (C-contiguous, any leading axes), fills their rows row_start, row_start + row_step, ...
@@ -154,7 +169,9 @@ def compare_ggml(blocks: U8, scales: U8, ggml: U8, row_start: int = 0, row_step:
     native = library()
     if native:
         return int(native.compare_ggml(address(b), address(s), rows, b.shape[1], step, address(ggml)))
-    differs = (oracle.hf_to_ggml(b[::step], s[::step]).reshape(-1) != ggml.reshape(-1)).reshape(-1, GGML_BLOCK).any(axis=1)
+    differs = (
+        (oracle.hf_to_ggml(b[::step], s[::step]).reshape(-1) != ggml.reshape(-1)).reshape(-1, GGML_BLOCK).any(axis=1)
+    )
     return int(np.argmax(differs)) if differs.any() else -1
 
 
@@ -199,7 +216,9 @@ def to_q8_0(x: Array, out: U8 | None = None) -> U8:
 
 
 def source_of(x: Array) -> tuple[int, Array]:
-    """The native source type and a dense array of it: bfloat16 (or uint16, taken as its bits) as it is, all else as float32."""
+    """The native source type and a dense array of it: bfloat16 (or uint16, taken as its bits) as it is, all else as
+    float32.
+    """
     if x.dtype == np.uint16 or x.dtype.name == "bfloat16":
         return _BF16, np.ascontiguousarray(x).view(np.uint16)
     return _F32, np.ascontiguousarray(x, np.float32)
@@ -211,8 +230,16 @@ def _as_f32(x: Array) -> F32:
 
 def _rows(blocks: U8, scales: U8, start: int, step: int) -> tuple[U8, U8, int, int]:
     """Flattens to dense blocks [R, G, 16] and scales [R, G] from row `start`, and counts the rows taken with `step`."""
-    if blocks.dtype != np.uint8 or scales.dtype != np.uint8 or blocks.shape[-1:] != (HF_BLOCK,) or blocks.shape[:-1] != scales.shape:
-        raise ValueError(f"expected uint8 blocks [..., G, 16] and scales [..., G], got {blocks.dtype} {blocks.shape}, {scales.dtype} {scales.shape}")
+    if (
+        blocks.dtype != np.uint8
+        or scales.dtype != np.uint8
+        or blocks.shape[-1:] != (HF_BLOCK,)
+        or blocks.shape[:-1] != scales.shape
+    ):
+        raise ValueError(
+            f"expected uint8 blocks [..., G, 16] and scales [..., G], got {blocks.dtype} {blocks.shape}, "
+            f"{scales.dtype} {scales.shape}"
+        )
     groups = scales.shape[-1]
     b = np.ascontiguousarray(blocks).reshape(-1, groups, HF_BLOCK)[start:]
     s = np.ascontiguousarray(scales).reshape(-1, groups)[start:]

@@ -1,8 +1,9 @@
 """The MXFP4 codec in plain numpy: slow, obvious, and what every native kernel is compared with, bit for bit.
 
 A block is 32 values: 4-bit e2m1 codes and one e8m0 scale byte, value = e2m1[code] * 2**(scale - 127) (OCP Microscaling
-Formats v1.0). Two nibble orders exist. HF and OpenAI: `blocks[..., G, 16]` uint8, byte j holds value 2j in its low nibble and
-value 2j + 1 in its high one; `scales[..., G]` uint8. GGML: 17 bytes, the scale first, then byte j holds values j and 16 + j.
+Formats v1.0). Two nibble orders exist. HF and OpenAI: `blocks[..., G, 16]` uint8, byte j holds value 2j in its low
+nibble and value 2j + 1 in its high one; `scales[..., G]` uint8. GGML: 17 bytes, the scale first, then byte j holds
+values j and 16 + j.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ THRESHOLDS = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)  # midp
 class Rule:
     """How a block's scale and codes are chosen.
 
-    `round_up` is added to the float32 bits of the largest magnitude before its exponent is taken, so that it carries into the
-    exponent from a certain mantissa on; the scale is that exponent - 2, so the largest magnitude lies in [4, 8) when nothing
-    is added. `search` also tries the scale one above and one below and keeps the smallest squared error, the first scale where
+    `round_up` is added to the float32 bits of the largest magnitude before its exponent is taken, so that it carries
+    into the exponent from a certain mantissa on; the scale is that exponent - 2, so the largest magnitude lies in [4,
+    8) when nothing is added. `search` also tries the scale one above and one below and keeps the smallest squared
+    error, the first scale where
     errors are equal: no scale further away can be better (a test tries them all).
     """
 
@@ -59,7 +61,9 @@ def pack(code: U8) -> U8:
 
 
 def decode(blocks: U8, scales: U8) -> F32:
-    """blocks [..., G, 16], scales [..., G] -> float32 [..., G * 32]; scale 255 gives NaN, an overflow (253, 254) Inf."""
+    """blocks [..., G, 16], scales [..., G] -> float32 [..., G * 32]; scale 255 gives NaN, an overflow (253, 254)
+    Inf.
+    """
     with np.errstate(over="ignore"):
         values = np.ldexp(E2M1[codes(blocks)], scales[..., None].astype(np.int32) - 127)
     values = np.where(scales[..., None] == 255, np.float32(np.nan), values)
@@ -117,9 +121,11 @@ def _magnitudes(v: F32, scale: npt.NDArray[np.int32], rule: Rule) -> U8:
 
 
 def _more_error(v: F32, scale: npt.NDArray[np.int32], code: U8, other: U8, unit: float) -> npt.NDArray[np.float64]:
-    """Per block, how much larger the squared error is with codes `other` at `unit` times the scale; in units of the scale.
+    """Per block, how much larger the squared error is with codes `other` at `unit` times the scale; in units of the
+    scale.
 
-    (a - p)**2 - (a - q)**2 = (p - q)(p + q - 2a): short numbers, so that float64 is exact and the order of the sum does not matter.
+    (a - p)**2 - (a - q)**2 = (p - q)(p + q - 2a): short numbers, so that float64 is exact and the order of the sum does
+    not matter.
     """
     a = np.abs(np.ldexp(v.astype(np.float64), 127 - scale[..., None]))
     p, q = unit * E2M1[other].astype(np.float64), E2M1[code].astype(np.float64)
@@ -128,7 +134,9 @@ def _more_error(v: F32, scale: npt.NDArray[np.int32], code: U8, other: U8, unit:
 
 
 def to_q8_0(x: F32) -> U8:
-    """float32 [R, n] -> GGML Q8_0 rows [R, n / 32 * 34]: a half d = amax / 127, then 32 int8 of x / d, halves away from 0."""
+    """float32 [R, n] -> GGML Q8_0 rows [R, n / 32 * 34]: a half d = amax / 127, then 32 int8 of x / d, halves away
+    from 0.
+    """
     v = x.reshape(len(x), -1, QK)
     d = (np.abs(v).max(axis=-1, keepdims=True) / np.float32(127)).astype(np.float32)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):

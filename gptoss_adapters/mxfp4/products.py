@@ -5,9 +5,9 @@
     "q16"  16-bit: about 5e-5; faster where arithmetic and not memory is the limit
     "q8"   8-bit: about 1e-2 with outliers; what llama.cpp does; never a default
     "f32"  plain float32, slow; inputs that are not finite or too large for fixed point take this path by themselves
-Results do not depend on the number of threads. They depend on how tokens are batched only in the last bits: kernels that
-decode weights once for many tokens add up in another order (from 12 tokens of an expert on with AVX512-VNNI, 14 with AMX).
-float64 input, and an installation without native kernels, take the numpy oracle at full precision.
+Results do not depend on the number of threads. They depend on how tokens are batched only in the last bits: kernels
+that decode weights once for many tokens add up in another order (from 12 tokens of an expert on with AVX512-VNNI, 14
+with AMX). float64 input, and an installation without native kernels, take the numpy oracle at full precision.
 """
 
 from __future__ import annotations
@@ -57,12 +57,16 @@ class ExpertWeights:
         for field in fields(self):
             array, dtype = getattr(self, field.name), np.float32 if field.name.endswith("bias") else np.uint8
             if array.shape != expected[field.name] or array.dtype != dtype or not array.flags.c_contiguous or i % QK:
-                raise ValueError(f"{field.name}: expected contiguous {np.dtype(dtype)} {expected[field.name]}, got {array.dtype} {array.shape}")
+                raise ValueError(
+                    f"{field.name}: expected contiguous {np.dtype(dtype)} {expected[field.name]}, got "
+                    f"{array.dtype} {array.shape}"
+                )
 
     @cached_property
     def _arguments(self) -> bytes:
-        """What calls with these weights have in common, as a _Moe: one layer of a small step takes about a millisecond, so each
-        microsecond counts."""
+        """What calls with these weights have in common, as a _Moe: one layer of a small step takes about a millisecond,
+        so each microsecond counts.
+        """
         e, h, i = self.shape
         return bytes(_Moe(*(address(getattr(self, field.name)) for field in fields(self)), h, i, e))
 
@@ -97,21 +101,35 @@ def moe(
 ) -> Array:
     """x [T, H], chosen experts topk_ids [T, K] with topk_weights [T, K] -> [T, H] of x's dtype (float32 or float64).
 
-    y[t] = sum over k of weight * (down(swiglu(gate_up(x) + bias)) + bias), swiglu as in `swiglu`. `threads` 0: all cores
-    this process may use. Raises ValueError for shapes or expert ids that do not fit.
+    y[t] = sum over k of weight * (down(swiglu(gate_up(x) + bias)) + bias), swiglu as in `swiglu`. `threads` 0: all
+    cores this process may use. Raises ValueError for shapes or expert ids that do not fit.
     """
     (tokens, top_k), (e, h, _) = topk_ids.shape, experts.shape
     if x.shape != (tokens, h) or topk_weights.shape != (tokens, top_k) or not top_k:
-        raise ValueError(f"expected x ({tokens}, {h}), weights ({tokens}, {top_k}) and K >= 1, got {x.shape} and {topk_weights.shape}")
+        raise ValueError(
+            f"expected x ({tokens}, {h}), weights ({tokens}, {top_k}) and K >= 1, got {x.shape} and "
+            f"{topk_weights.shape}"
+        )
     native = library()
     if not native or x.dtype == np.float64:
         if topk_ids.size and not 0 <= topk_ids.min() <= topk_ids.max() < e:
             raise _outside(topk_ids, e)
         return moe_oracle(x, experts, topk_ids, topk_weights, alpha, limit)
-    x, w, y = np.ascontiguousarray(x, np.float32), np.ascontiguousarray(topk_weights, np.float32), np.empty((tokens, h), np.float32)
+    x, w, y = (
+        np.ascontiguousarray(x, np.float32),
+        np.ascontiguousarray(topk_weights, np.float32),
+        np.empty((tokens, h), np.float32),
+    )
     ids = np.ascontiguousarray(topk_ids, np.int32)
     call = _Moe.from_buffer_copy(experts._arguments)
-    call.tokens, call.top_k, call.x, call.ids, call.weights, call.y = tokens, top_k, address(x), address(ids), address(w), address(y)
+    call.tokens, call.top_k, call.x, call.ids, call.weights, call.y = (
+        tokens,
+        top_k,
+        address(x),
+        address(ids),
+        address(w),
+        address(y),
+    )
     call.alpha, call.limit, call.precision, call.threads = alpha, limit, PRECISIONS[precision], _threads(threads)
     if not native.moe(ctypes.addressof(call)):
         raise _outside(topk_ids, e)
@@ -122,7 +140,9 @@ def _outside(ids: Array, experts: int) -> ValueError:
     return ValueError(f"expert ids must be in 0..{experts - 1}, got {int(ids.min())}..{int(ids.max())}")
 
 
-def moe_oracle(x: Array, experts: ExpertWeights, topk_ids: npt.NDArray[np.int32], topk_weights: Array, alpha: float, limit: float) -> Array:
+def moe_oracle(
+    x: Array, experts: ExpertWeights, topk_ids: npt.NDArray[np.int32], topk_weights: Array, alpha: float, limit: float
+) -> Array:
     """`moe` by decoding each chosen expert and multiplying in x's dtype."""
     y = np.zeros_like(x)
     z = np.empty((*topk_ids.shape, x.shape[1]), x.dtype)
@@ -138,17 +158,26 @@ def moe_oracle(x: Array, experts: ExpertWeights, topk_ids: npt.NDArray[np.int32]
 
 
 def swiglu(h: Array, alpha: float, limit: float) -> Array:
-    """h [..., 2I], gate and up interleaved -> g * sigmoid(alpha * g) * (u + 1) with g clamped from above, u on both sides."""
+    """h [..., 2I], gate and up interleaved -> g * sigmoid(alpha * g) * (u + 1) with g clamped from above, u on both
+    sides.
+    """
     g, u = np.minimum(h[..., 0::2], limit), np.clip(h[..., 1::2], -limit, limit)
     with np.errstate(over="ignore"):
         out: Array = g / (1 + np.exp(-alpha * g)) * (u + 1)
     return out
 
 
-def matmul(x: Array, blocks: U8, scales: U8, bias: F32 | None = None, threads: int = 0, precision: str = "q24") -> Array:
+def matmul(
+    x: Array, blocks: U8, scales: U8, bias: F32 | None = None, threads: int = 0, precision: str = "q24"
+) -> Array:
     """x [T, G * 32] times MXFP4 rows blocks [N, G, 16], scales [N, G], plus bias [N] -> [T, N] of x's dtype."""
     rows, groups = scales.shape
-    if blocks.shape != (rows, groups, HF_BLOCK) or x.ndim != 2 or x.shape[1] != groups * QK or (bias is not None and bias.shape != (rows,)):
+    if (
+        blocks.shape != (rows, groups, HF_BLOCK)
+        or x.ndim != 2
+        or x.shape[1] != groups * QK
+        or (bias is not None and bias.shape != (rows,))
+    ):
         raise ValueError(f"x {x.shape} and blocks {blocks.shape}, scales {scales.shape} do not fit")
     if not all(part.dtype == np.uint8 and part.flags.c_contiguous for part in (blocks, scales)):
         raise ValueError("blocks and scales must be contiguous uint8")
@@ -158,7 +187,18 @@ def matmul(x: Array, blocks: U8, scales: U8, bias: F32 | None = None, threads: i
         return y if bias is None else y + bias
     x, out = np.ascontiguousarray(x, np.float32), np.empty((len(x), rows), np.float32)
     b = None if bias is None else np.ascontiguousarray(bias, np.float32)
-    native.matmul(address(blocks), address(scales), None if b is None else address(b), rows, groups, len(x), address(x), PRECISIONS[precision], _threads(threads), address(out))
+    native.matmul(
+        address(blocks),
+        address(scales),
+        None if b is None else address(b),
+        rows,
+        groups,
+        len(x),
+        address(x),
+        PRECISIONS[precision],
+        _threads(threads),
+        address(out),
+    )
     return out
 
 
@@ -178,7 +218,9 @@ def linear_bf16(x: F32, weight: Array, bias: F32 | None = None, threads: int = 0
         return y if bias is None else y + bias
     x, out = np.ascontiguousarray(x, np.float32), np.empty((len(x), rows), np.float32)
     b = None if bias is None else np.ascontiguousarray(bias, np.float32)
-    native.linear_bf16(address(bits), None if b is None else address(b), rows, k, len(x), address(x), _threads(threads), address(out))
+    native.linear_bf16(
+        address(bits), None if b is None else address(b), rows, k, len(x), address(x), _threads(threads), address(out)
+    )
     return out
 
 

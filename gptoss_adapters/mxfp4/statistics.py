@@ -1,8 +1,8 @@
 """What quantising to MXFP4 did to each tensor: error, changed blocks, largest codes, zeros.
 
-    >>> stats = QuantStats()
-    >>> stats.add("layers.0.experts.down.weight", values, blocks, scales, base=(base_blocks, base_scales))
-    >>> stats["layers.0.experts.down.weight"].relative_mse, stats.total.changed
+>>> stats = QuantStats()
+>>> stats.add("layers.0.experts.down.weight", values, blocks, scales, base=(base_blocks, base_scales))
+>>> stats["layers.0.experts.down.weight"].relative_mse, stats.total.changed
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class TensorStats:
     changed: int = 0  # of these, blocks whose scale or codes are not the base's
     zero_blocks: int = 0
     minus_zeros: int = 0  # codes
-    max_codes: list[int] = field(default_factory=lambda: [0] * 8)  # blocks by the magnitude code (0, .5, 1, 1.5, 2, 3, 4, 6) of their largest
+    max_codes: list[int] = field(
+        default_factory=lambda: [0] * 8
+    )  # blocks by the magnitude code (0, .5, 1, 1.5, 2, 3, 4, 6) of their largest
     error: int = 0  # sums of squares, see _UNIT_BITS
     power: int = 0
 
@@ -48,9 +50,13 @@ class TensorStats:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "blocks": self.blocks, "changed": self.changed if self.compared else None, "relative_mse": float(f"{self.relative_mse:.6g}"),
-            "max_codes": self.max_codes, "zero_blocks": self.zero_blocks, "minus_zeros": self.minus_zeros,
-        }  # fmt: skip
+            "blocks": self.blocks,
+            "changed": self.changed if self.compared else None,
+            "relative_mse": float(f"{self.relative_mse:.6g}"),
+            "max_codes": self.max_codes,
+            "zero_blocks": self.zero_blocks,
+            "minus_zeros": self.minus_zeros,
+        }
 
 
 class QuantStats:
@@ -67,7 +73,9 @@ class QuantStats:
         return bool(self.tensors)
 
     def add(self, name: str, values: Array, blocks: U8, scales: U8, base: tuple[U8, U8] | None = None) -> None:
-        """values [..., G * 32] that became blocks [..., G, 16] and scales [..., G]; `base`: what these blocks were before."""
+        """values [..., G * 32] that became blocks [..., G, 16] and scales [..., G]; `base`: what these blocks were
+        before.
+        """
         made = _measure(values, blocks, scales, base)
         with self._lock:
             self.tensors.setdefault(name, TensorStats()).merge(made)
@@ -80,17 +88,32 @@ class QuantStats:
         return whole
 
     def as_dict(self) -> dict[str, Any]:
-        return {"total": self.total.as_dict(), "tensors": {name: self.tensors[name].as_dict() for name in sorted(self.tensors)}}
+        return {
+            "total": self.total.as_dict(),
+            "tensors": {name: self.tensors[name].as_dict() for name in sorted(self.tensors)},
+        }
 
     def text(self) -> str:
         """The whole in a few lines, and the worst tensor."""
         whole = self.total
-        lines = [f"quantised {whole.blocks} blocks of {len(self.tensors)} tensors: relative MSE {whole.relative_mse:.3g}"]
+        lines = [
+            f"quantised {whole.blocks} blocks of {len(self.tensors)} tensors: relative MSE {whole.relative_mse:.3g}"
+        ]
         if whole.compared:
-            lines.append(f"  {whole.changed} of {whole.compared} blocks ({_percent(whole.changed, whole.compared)}) differ from the base's")
-        shares = ", ".join(f"{oracle.E2M1[k]:g}: {_percent(n, whole.blocks)}" for k, n in enumerate(whole.max_codes) if n)
-        lines.append(f"  largest magnitude of a block: {shares}; {whole.zero_blocks} zero blocks, {whole.minus_zeros} codes of -0")
-        name, worst = max(sorted(self.tensors.items()), key=lambda item: item[1].relative_mse)  # of equals the first by name, not by thread
+            lines.append(
+                f"  {whole.changed} of {whole.compared} blocks ({_percent(whole.changed, whole.compared)}) "
+                "differ from the base's"
+            )
+        shares = ", ".join(
+            f"{oracle.E2M1[k]:g}: {_percent(n, whole.blocks)}" for k, n in enumerate(whole.max_codes) if n
+        )
+        lines.append(
+            f"  largest magnitude of a block: {shares}; {whole.zero_blocks} zero blocks, {whole.minus_zeros} "
+            "codes of -0"
+        )
+        name, worst = max(
+            sorted(self.tensors.items()), key=lambda item: item[1].relative_mse
+        )  # of equals the first by name, not by thread
         return "\n".join([*lines, f"  worst tensor: {name}, relative MSE {worst.relative_mse:.3g}"])
 
 
@@ -102,24 +125,46 @@ class _NativeStats(ctypes.Structure):
     """EncodeStats in native/encode.h."""
 
     _fields_ = (
-        ("error", ctypes.c_double), ("power", ctypes.c_double), ("changed", ctypes.c_int64), ("zero_blocks", ctypes.c_int64),
-        ("minus_zeros", ctypes.c_int64), ("max_codes", ctypes.c_int64 * 8),
-    )  # fmt: skip
+        ("error", ctypes.c_double),
+        ("power", ctypes.c_double),
+        ("changed", ctypes.c_int64),
+        ("zero_blocks", ctypes.c_int64),
+        ("minus_zeros", ctypes.c_int64),
+        ("max_codes", ctypes.c_int64 * 8),
+    )
 
 
 def _measure(values: Array, blocks: U8, scales: U8, base: tuple[U8, U8] | None) -> TensorStats:
     source, x = source_of(values)
     shapes = blocks.shape[:-1], *((b.shape[: scales.ndim] for b in base) if base else ())
     if x.size != scales.size * oracle.QK or any(shape != scales.shape for shape in shapes):
-        raise ValueError(f"values {x.shape} do not go with scales {scales.shape} and blocks {', '.join(map(str, shapes))}")
+        raise ValueError(
+            f"values {x.shape} do not go with scales {scales.shape} and blocks {', '.join(map(str, shapes))}"
+        )
     native = library()
     if not native:
         return _measured_by_numpy(x, blocks, scales, base)
     arrays = [np.ascontiguousarray(a) for a in (blocks, scales, *(base or ()))]
     found = _NativeStats()
-    native.measure(address(x), source, scales.size, *[address(a) for a in arrays], *([None] * (4 - len(arrays))), ctypes.addressof(found))
+    native.measure(
+        address(x),
+        source,
+        scales.size,
+        *[address(a) for a in arrays],
+        *([None] * (4 - len(arrays))),
+        ctypes.addressof(found),
+    )
     compared = scales.size if base else 0
-    return TensorStats(scales.size, compared, found.changed, found.zero_blocks, found.minus_zeros, list(found.max_codes), _exact(found.error), _exact(found.power))
+    return TensorStats(
+        scales.size,
+        compared,
+        found.changed,
+        found.zero_blocks,
+        found.minus_zeros,
+        list(found.max_codes),
+        _exact(found.error),
+        _exact(found.power),
+    )
 
 
 def _measured_by_numpy(values: Array, blocks: U8, scales: U8, base: tuple[U8, U8] | None) -> TensorStats:
@@ -128,11 +173,18 @@ def _measured_by_numpy(values: Array, blocks: U8, scales: U8, base: tuple[U8, U8
     codes = oracle.codes(blocks)
     largest = (codes & 7).max(axis=-1)
     made = TensorStats(
-        blocks=scales.size, zero_blocks=int(np.count_nonzero(largest == 0)), minus_zeros=int(np.count_nonzero(codes == 8)),
-        max_codes=np.bincount(largest.reshape(-1), minlength=8).tolist(), error=_exact(np.sum(error * error)), power=_exact(np.sum(x * x)),
-    )  # fmt: skip
+        blocks=scales.size,
+        zero_blocks=int(np.count_nonzero(largest == 0)),
+        minus_zeros=int(np.count_nonzero(codes == 8)),
+        max_codes=np.bincount(largest.reshape(-1), minlength=8).tolist(),
+        error=_exact(np.sum(error * error)),
+        power=_exact(np.sum(x * x)),
+    )
     if base is not None:
-        made.compared, made.changed = scales.size, int(np.count_nonzero((base[0] != blocks).any(axis=-1) | (base[1] != scales)))
+        made.compared, made.changed = (
+            scales.size,
+            int(np.count_nonzero((base[0] != blocks).any(axis=-1) | (base[1] != scales))),
+        )
     return made
 
 

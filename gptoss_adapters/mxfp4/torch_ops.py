@@ -1,7 +1,8 @@
 """The MXFP4 products as torch custom operators, so that torch.compile and torch.export see through them.
 
-Importing this module registers `gptoss::mxfp4_matmul`, `gptoss::mxfp4_moe` and `gptoss::linear_bf16`; it needs torch. All are
-for CPU tensors and inference. Shapes and precisions are those of `products.py`; tensors share memory with the arrays there.
+Importing this module registers `gptoss::mxfp4_matmul`, `gptoss::mxfp4_moe` and `gptoss::linear_bf16`; it needs torch.
+All are for CPU tensors and inference. Shapes and precisions are those of `products.py`; tensors share memory with the
+arrays there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from gptoss_adapters.mxfp4.products import ExpertWeights
 def mxfp4_matmul(x: Tensor, blocks: Tensor, scales: Tensor, bias: Tensor | None, precision: str) -> Tensor:
     """x [..., G * 32] float32 or float64; blocks [N, G, 16], scales [N, G] uint8; bias [N] float32 -> [..., N]."""
     rows = x.reshape(-1, x.shape[-1])
-    y = products.matmul(rows.numpy(), blocks.numpy(), scales.numpy(), None if bias is None else bias.numpy(), torch.get_num_threads(), precision)
+    y = products.matmul(
+        rows.numpy(),
+        blocks.numpy(),
+        scales.numpy(),
+        None if bias is None else bias.numpy(),
+        torch.get_num_threads(),
+        precision,
+    )
     return torch.from_numpy(y).reshape(*x.shape[:-1], -1)
 
 
@@ -42,10 +50,14 @@ def mxfp4_moe(
     limit: float,
     precision: str,
 ) -> Tensor:
-    """x [T, H] float32 or float64, one layer's experts as in `ExpertWeights`, topk_ids [T, K], topk_weights [T, K] -> [T, H]."""
+    """x [T, H] float32 or float64, one layer's experts as in `ExpertWeights`, topk_ids [T, K], topk_weights [T, K]
+    -> [T, H].
+    """
     arrays = (t.numpy() for t in (gate_up_blocks, gate_up_scales, gate_up_bias, down_blocks, down_scales, down_bias))
     ids = topk_ids.numpy().astype(np.int32, copy=False)
-    y = products.moe(x.numpy(), ExpertWeights(*arrays), ids, topk_weights.numpy(), alpha, limit, torch.get_num_threads(), precision)
+    y = products.moe(
+        x.numpy(), ExpertWeights(*arrays), ids, topk_weights.numpy(), alpha, limit, torch.get_num_threads(), precision
+    )
     return torch.from_numpy(y)
 
 

@@ -1,9 +1,9 @@
 """The expert layer on GPUs: Triton kernels that multiply with MXFP4 weights in the HF layout as they lie in memory.
 
-Few tokens: one program per (token, expert) pair, rows and a share of K (split-K), since one token alone cannot fill a GPU; a
-second kernel adds the shares in a fixed order with bias and SwiGLU, or bias and routing weights. No shape depends on
-the routing and nothing waits for the host, so a CUDA graph can hold it. Many tokens: pairs sorted by expert, each expert's
-padded to whole tiles, one matrix product per tile with bias and SwiGLU in its last step.
+Few tokens: one program per (token, expert) pair, rows and a share of K (split-K), since one token alone cannot fill a
+GPU; a second kernel adds the shares in a fixed order with bias and SwiGLU, or bias and routing weights. No shape
+depends on the routing and nothing waits for the host, so a CUDA graph can hold it. Many tokens: pairs sorted by expert,
+each expert's padded to whole tiles, one matrix product per tile with bias and SwiGLU in its last step.
 
 Importing this module needs triton. `TRITON_INTERPRET=1`, set before the import, runs it on CPU tensors.
 """
@@ -40,8 +40,8 @@ class Experts:
 def _halves(word, PAIR: tl.constexpr):
     """Codes PAIR and PAIR + 4 of the eight in each uint32 word, times 2**-14, as float32.
 
-    Both at once as two float16 in one word: exponent and mantissa of a code are the upper bits of theirs, and its code for 0.5 is
-    one of their subnormals, so that shifting is all there is to do.
+    Both at once as two float16 in one word: exponent and mantissa of a code are the upper bits of theirs, and its code
+    for 0.5 is one of their subnormals, so that shifting is all there is to do.
     """
     sign = (word << (12 - 4 * PAIR)) & 0x80008000
     size = (word << (9 - 4 * PAIR) if PAIR < 3 else word >> 3) & 0x0E000E00
@@ -63,8 +63,22 @@ def _swiglu(gate, up, alpha, limit):
 
 
 @triton.jit
-def _partial_rows(x, words, scales, ids, out, rows, groups: tl.constexpr, share, BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr, SPLIT: tl.constexpr):
-    """out[pair, split, row] = this share of K of the row of the pair's expert times x[pair // share]. words: blocks as int32."""
+def _partial_rows(
+    x,
+    words,
+    scales,
+    ids,
+    out,
+    rows,
+    groups: tl.constexpr,
+    share,
+    BLOCK_N: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """out[pair, split, row] = this share of K of the row of the pair's expert times x[pair // share]. words: blocks
+    as int32.
+    """
     pair, split = tl.program_id(0), tl.program_id(2)
     row = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     at = (tl.load(ids + pair).to(tl.int64) * rows + row) * groups  # [BLOCK_N]
@@ -78,7 +92,9 @@ def _partial_rows(x, words, scales, ids, out, rows, groups: tl.constexpr, share,
         w = tl.load(words + block, known[:, :, None], 0).to(tl.uint32, bitcast=True)  # [BLOCK_N, BLOCK_G, 4]
         k = group[:, None] * 32 + tl.arange(0, 32)[None, :]
         v = tl.load(x + k, (group < groups)[:, None], 0).to(tl.float32)
-        even, odd = tl.split(tl.reshape(v, (BLOCK_G, 4, 2, 2, 2)))  # value 8 i + 4 h + 2 b + a of a block: word i, code 4 h + 2 b + a
+        even, odd = tl.split(
+            tl.reshape(v, (BLOCK_G, 4, 2, 2, 2))
+        )  # value 8 i + 4 h + 2 b + a of a block: word i, code 4 h + 2 b + a
         even0, even1 = tl.split(even)
         odd0, odd1 = tl.split(odd)
         x0, x4 = tl.split(even0)
@@ -110,7 +126,9 @@ def _add_swiglu(partial, bias, ids, out, inter, alpha, limit, BLOCK: tl.constexp
 
 
 @triton.jit
-def _add_combine(partial, bias, ids, weights, out, hidden, top_k: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr):
+def _add_combine(
+    partial, bias, ids, weights, out, hidden, top_k: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr
+):
     """out[token, row] = sum over the token's slots of weight * (sum of the shares + bias)."""
     token = tl.program_id(0)
     row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -126,12 +144,28 @@ def _add_combine(partial, bias, ids, weights, out, hidden, top_k: tl.constexpr, 
 
 @triton.jit
 def _tile(
-    x, blocks, scales, bias, order, tile_expert, out, rows, groups: tl.constexpr, share, alpha, limit,
-    SWIGLU: tl.constexpr, TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_G: tl.constexpr, PIECES: tl.constexpr,
-):  # fmt: skip
+    x,
+    blocks,
+    scales,
+    bias,
+    order,
+    tile_expert,
+    out,
+    rows,
+    groups: tl.constexpr,
+    share,
+    alpha,
+    limit,
+    SWIGLU: tl.constexpr,
+    TILE_M: tl.constexpr,
+    TILE_N: tl.constexpr,
+    TILE_G: tl.constexpr,
+    PIECES: tl.constexpr,
+):
     """out[pair, n] for TILE_M pairs of one expert: row n, or SwiGLU of rows 2 n and 2 n + 1. Pair -1 is padding.
 
-    The product is Triton's own for microscaled operands, which takes bfloat16 beside them: a float32 is the sum of three.
+    The product is Triton's own for microscaled operands, which takes bfloat16 beside them: a float32 is the sum of
+    three.
     """
     expert = tl.load(tile_expert + tl.program_id(0)).to(tl.int64)
     pair = tl.load(order + tl.program_id(0) * TILE_M + tl.arange(0, TILE_M))
@@ -140,7 +174,11 @@ def _tile(
     source = x + (pair // share)[:, None].to(tl.int64) * groups * 32
     total = tl.zeros([TILE_M, TILE_N], tl.float32)
     for first in range(0, groups, TILE_G):
-        group, byte, k = first + tl.arange(0, TILE_G), first * 16 + tl.arange(0, TILE_G * 16), first * 32 + tl.arange(0, TILE_G * 32)
+        group, byte, k = (
+            first + tl.arange(0, TILE_G),
+            first * 16 + tl.arange(0, TILE_G * 16),
+            first * 32 + tl.arange(0, TILE_G * 32),
+        )
         w = tl.load(blocks + at[None, :] * 16 + byte[:, None], (byte < groups * 16)[:, None] & (row < rows)[None, :], 0)
         s = tl.load(scales + at[:, None] + group[None, :], (row < rows)[:, None] & (group < groups)[None, :], 127)
         v = tl.load(source + k[None, :], (pair >= 0)[:, None] & (k < groups * 32)[None, :], 0)
@@ -160,11 +198,15 @@ def _tile(
 
 
 def moe(x: Tensor, experts: Experts, topk_ids: Tensor, topk_weights: Tensor, alpha: float, limit: float) -> Tensor:
-    """x [T, H] float32 or bfloat16, topk_ids [T, K] integer, topk_weights [T, K] -> [T, H] of x's dtype; sums are float32."""
+    """x [T, H] float32 or bfloat16, topk_ids [T, K] integer, topk_weights [T, K] -> [T, H] of x's dtype; sums are
+    float32.
+    """
     ids = topk_ids.reshape(-1).to(torch.int32)
     serve = _split_k if ids.numel() <= DECODE_PAIRS else _tiled
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():  # a kernel starts on the current device
-        return serve(x.contiguous(), experts, ids, topk_weights.reshape(-1).contiguous(), topk_ids.shape[1], alpha, limit)
+        return serve(
+            x.contiguous(), experts, ids, topk_weights.reshape(-1).contiguous(), topk_ids.shape[1], alpha, limit
+        )
 
 
 def _split_k(x: Tensor, e: Experts, ids: Tensor, weights: Tensor, top_k: int, alpha: float, limit: float) -> Tensor:
@@ -174,37 +216,105 @@ def _split_k(x: Tensor, e: Experts, ids: Tensor, weights: Tensor, top_k: int, al
     def partial(source: Tensor, blocks: Tensor, scales: Tensor, n: int, g: int, share: int) -> Tensor:
         out = x.new_empty((pairs, SPLIT, n), dtype=torch.float32)
         grid = (pairs, triton.cdiv(n, BLOCK_N), SPLIT)
-        _partial_rows[grid](source, blocks.view(torch.int32), scales, ids, out, n, g, share, BLOCK_N=BLOCK_N, BLOCK_G=BLOCK_G, SPLIT=SPLIT)
+        _partial_rows[grid](
+            source,
+            blocks.view(torch.int32),
+            scales,
+            ids,
+            out,
+            n,
+            g,
+            share,
+            BLOCK_N=BLOCK_N,
+            BLOCK_G=BLOCK_G,
+            SPLIT=SPLIT,
+        )
         return out
 
     h = partial(x, e.gate_up_blocks, e.gate_up_scales, rows, groups, top_k)
     act = x.new_empty((pairs, inter), dtype=torch.float32)
-    _add_swiglu[(pairs, triton.cdiv(inter, 256))](h, e.gate_up_bias, ids, act, inter, alpha, limit, BLOCK=256, SPLIT=SPLIT)
+    _add_swiglu[(pairs, triton.cdiv(inter, 256))](
+        h, e.gate_up_bias, ids, act, inter, alpha, limit, BLOCK=256, SPLIT=SPLIT
+    )
     z = partial(act, e.down_blocks, e.down_scales, hidden, inter // 32, 1)
     y = torch.empty_like(x)
-    _add_combine[(len(x), triton.cdiv(hidden, 256))](z, e.down_bias, ids, weights, y, hidden, top_k, BLOCK=256, SPLIT=SPLIT)
+    _add_combine[(len(x), triton.cdiv(hidden, 256))](
+        z, e.down_bias, ids, weights, y, hidden, top_k, BLOCK=256, SPLIT=SPLIT
+    )
     return y
 
 
 def _tiled(x: Tensor, e: Experts, ids: Tensor, weights: Tensor, top_k: int, alpha: float, limit: float) -> Tensor:
     pairs, (count, rows, groups), hidden = ids.numel(), e.gate_up_scales.shape, x.shape[1]
     pieces = 1 if x.dtype == torch.bfloat16 else 3
-    tile_m = min(128 if pieces == 1 else 64, max(16, triton.next_power_of_2(pairs // count)))  # more would not fit the registers
+    tile_m = min(
+        128 if pieces == 1 else 64, max(16, triton.next_power_of_2(pairs // count))
+    )  # more would not fit the registers
     order, tile_expert = _sort(ids, count, tile_m)
 
-    def product(source: Tensor, blocks: Tensor, scales: Tensor, bias: Tensor, out: Tensor, n: int, g: int, share: int, swiglu: bool) -> Tensor:
+    def product(
+        source: Tensor,
+        blocks: Tensor,
+        scales: Tensor,
+        bias: Tensor,
+        out: Tensor,
+        n: int,
+        g: int,
+        share: int,
+        swiglu: bool,
+    ) -> Tensor:
         grid = (len(tile_expert), triton.cdiv(n, TILE_N))
-        _tile[grid](source, blocks, scales, bias, order, tile_expert, out, n, g, share, alpha, limit,
-                    SWIGLU=swiglu, TILE_M=tile_m, TILE_N=TILE_N, TILE_G=TILE_G, PIECES=pieces, num_warps=WARPS)  # fmt: skip
+        _tile[grid](
+            source,
+            blocks,
+            scales,
+            bias,
+            order,
+            tile_expert,
+            out,
+            n,
+            g,
+            share,
+            alpha,
+            limit,
+            SWIGLU=swiglu,
+            TILE_M=tile_m,
+            TILE_N=TILE_N,
+            TILE_G=TILE_G,
+            PIECES=pieces,
+            num_warps=WARPS,
+        )
         return out
 
-    act = product(x, e.gate_up_blocks, e.gate_up_scales, e.gate_up_bias, x.new_empty((pairs, rows // 2)), rows, groups, top_k, True)
-    z = product(act, e.down_blocks, e.down_scales, e.down_bias, x.new_empty((pairs, hidden), dtype=torch.float32), hidden, rows // 64, 1, False)
+    act = product(
+        x,
+        e.gate_up_blocks,
+        e.gate_up_scales,
+        e.gate_up_bias,
+        x.new_empty((pairs, rows // 2)),
+        rows,
+        groups,
+        top_k,
+        True,
+    )
+    z = product(
+        act,
+        e.down_blocks,
+        e.down_scales,
+        e.down_bias,
+        x.new_empty((pairs, hidden), dtype=torch.float32),
+        hidden,
+        rows // 64,
+        1,
+        False,
+    )
     return torch.einsum("tkh,tk->th", z.view(len(x), top_k, hidden), weights.view(len(x), top_k).float()).to(x.dtype)
 
 
 def _sort(ids: Tensor, experts: int, tile_m: int) -> tuple[Tensor, Tensor]:
-    """Pairs by expert, each expert's padded with -1 to whole tiles [tiles * tile_m], and the expert of each tile [tiles]."""
+    """Pairs by expert, each expert's padded with -1 to whole tiles [tiles * tile_m], and the expert of each tile
+    [tiles].
+    """
     counts = torch.bincount(ids, minlength=experts)
     tiles = (counts + tile_m - 1) // tile_m
     tile_expert = torch.repeat_interleave(torch.arange(experts, device=ids.device), tiles)

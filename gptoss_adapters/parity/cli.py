@@ -11,7 +11,12 @@ import typer
 from gptoss_adapters.console import run as run_app
 from gptoss_adapters.parity.cli_run import faults, run
 
-app = typer.Typer(add_completion=True, no_args_is_help=True, rich_markup_mode=None, help="Is it the same model? Compare engines with the torch reference.")
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Is it the same model? Compare engines with the torch reference.",
+)
 
 SHOW_HELP = """Show a report again: a summary here, report.md and report.html beside it. Exits as the run did.
 
@@ -29,8 +34,16 @@ def _group() -> None:
 @app.command(help=SHOW_HELP)
 def show(
     report: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.json, or the folder that holds one.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where report.md and report.html go (default: beside the JSON).")] = None,
-    form: Annotated[str | None, typer.Option("--format", metavar="md|html", help="Print this rendering on stdout instead, and write nothing.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Where report.md and report.html go (default: beside the JSON)."
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="md|html", help="Print this rendering on stdout instead, and write nothing."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on SAME EXCEPT too.")] = False,
 ) -> None:
     from gptoss_adapters.errors import UsageError

@@ -12,21 +12,46 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-Path_ = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="The reference: a checkpoint of any kind, a folder, a file or a Hub repository id.")]
-Carry = Annotated[list[str] | None, typer.Option("--carry", metavar="FAULT", help="Give the reference this known fault first, e.g. yarn_truncate.")]
+Path_ = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT", help="The reference: a checkpoint of any kind, a folder, a file or a Hub repository id."
+    ),
+]
+Carry = Annotated[
+    list[str] | None,
+    typer.Option("--carry", metavar="FAULT", help="Give the reference this known fault first, e.g. yarn_truncate."),
+]
 Seed = Annotated[int, typer.Option(min=0, metavar="S", help="Another seed draws other prompts.")]
 
 
 def run(
     checkpoint: Path_,
-    target: Annotated[list[str], typer.Option("-t", "--target", metavar="BACKEND", help="NAME, NAME=PATH, NAME=URL or NAME@PYTHON, with options of the engine as NAME[OPTION=VALUE,..]; may be repeated.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where report.json, report.md and report.html go.")] = Path("parity"),
+    target: Annotated[
+        list[str],
+        typer.Option(
+            "-t",
+            "--target",
+            metavar="BACKEND",
+            help=(
+                "NAME, NAME=PATH, NAME=URL or NAME@PYTHON, with options of the engine as NAME[OPTION=VALUE,..]; may "
+                "be repeated."
+            ),
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Where report.json, report.md and report.html go.")
+    ] = Path("parity"),
     carry: Carry = None,
     seed: Seed = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on SAME EXCEPT too.")] = False,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Silence after which a target is given up.")] = 300.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Silence after which a target is given up.")
+    ] = 300.0,
     text: Annotated[bool, typer.Option("--text/--no-text", help="Tokenizer, chat template and tool calls too.")] = True,
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads of the reference (default: 1 for small models).")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Threads of the reference (default: 1 for small models).")
+    ] = None,
 ) -> None:
     """Compare engines with the torch reference: one verdict per target, and a report.
 
@@ -40,7 +65,8 @@ def run(
 
         gptoss-parity run ./pocket -t vllm@/opt/vllm/bin/python --strict
 
-        gptoss-parity run ./pocket -t "llama_cpp[cache_type=f16,flash_attn=true,n_threads=2]=pocket.gguf" -t "torch[dtype=bfloat16]"
+        gptoss-parity run ./pocket -t "llama_cpp[cache_type=f16,flash_attn=true,n_threads=2]=pocket.gguf" -t
+        "torch[dtype=bfloat16]"
     """
     from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.parity.report.files import write_report
@@ -54,7 +80,9 @@ def run(
     opened = open_checkpoint(checkpoint)
     few_threads(opened.config, threads)
     with Bars() as bars:
-        made = Run(opened, Options(seed, tuple(carry or ()), timeout, text), bars).report(target, _repro(checkpoint, target, carry, seed, text))
+        made = Run(opened, Options(seed, tuple(carry or ()), timeout, text), bars).report(
+            target, _repro(checkpoint, target, carry, seed, text)
+        )
     output.mkdir(parents=True, exist_ok=True)
     files = write_report(made, output)
     print(summary(made, colour=sys.stdout.isatty()))
@@ -65,7 +93,9 @@ def run(
 
 def faults(
     checkpoint: Path_,
-    noise: Annotated[str, typer.Option(metavar="float32|bfloat16|ggml", help="The noise to see them above.")] = "bfloat16",
+    noise: Annotated[
+        str, typer.Option(metavar="float32|bfloat16|ggml", help="The noise to see them above.")
+    ] = "bfloat16",
     carry: Carry = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False,
@@ -101,14 +131,24 @@ def faults(
         return
     print(f"{found.caught} of {found.total} seeded faults would be seen above {found.null} noise")
     for f in found.faults:
-        seen = "not on this checkpoint" if not f.applies else f"{f.by or 'NOT SEEN':<10} {f.excess:9.3g} x noise, best in {f.family}"
+        seen = (
+            "not on this checkpoint"
+            if not f.applies
+            else f"{f.by or 'NOT SEEN':<10} {f.excess:9.3g} x noise, best in {f.family}"
+        )
         print(f"  {f.fault:<22} {seen:<45} {f.what}")
 
 
 def _repro(checkpoint: str, targets: list[str], carry: list[str] | None, seed: int, text: bool) -> str:
     from gptoss_adapters.parity.targets import shown
 
-    parts = ["gptoss-parity", "run", checkpoint, *(x for t in targets for x in ("--target", shown(t))), *(x for c in carry or () for x in ("--carry", c))]
+    parts = [
+        "gptoss-parity",
+        "run",
+        checkpoint,
+        *(x for t in targets for x in ("--target", shown(t))),
+        *(x for c in carry or () for x in ("--carry", c)),
+    ]
     return shlex.join([*parts, *(["--seed", str(seed)] if seed else []), *([] if text else ["--no-text"])])
 
 
@@ -124,7 +164,14 @@ class Bars:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
             self.bar.start()
         return self
 

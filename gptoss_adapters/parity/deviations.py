@@ -1,4 +1,5 @@
-"""Known deviations of engines: found and confirmed by this tool, listed as data. Each is a fault that the engine always has.
+"""Known deviations of engines: found and confirmed by this tool, listed as data. Each is a fault that the engine always
+has.
 
 A run never assumes one: it is confirmed where its effect stands above the run's noise, and else said to be expected.
 """
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """engines: backend names; fault: of faults.py; versions: where it was seen; source: where it comes from; effect: for a reader."""
+    """engines: backend names; fault: of faults.py; versions: where it was seen; source: where it comes from;
+    effect: for a reader.
+    """
 
     engines: tuple[str, ...]
     fault: str
@@ -21,11 +24,13 @@ class Known:
 
 KNOWN = (
     Known(
-        ("llama_cpp", "llama_server", "ollama"), "yarn_truncate", "every version with gpt-oss; seen in llama-cpp-python 0.3.36 and xllamacpp 2026.10",
+        ("llama_cpp", "llama_server", "ollama"),
+        "yarn_truncate",
+        "every version with gpt-oss; seen in llama-cpp-python 0.3.36 and xllamacpp 2026.10",
         "ggml_rope_yarn_corr_dims rounds the YaRN bounds outwards, and no GGUF key says otherwise",
         "rotation angles are off by up to 2.2e-4 rad per position on gpt-oss (0.03 at 128, 0.9 at 4096, 29 at 131072)",
     ),
-)  # fmt: skip
+)
 
 
 def known_deviations(engine: str) -> list[Known]:

@@ -1,4 +1,6 @@
-"""A parity run: every target against the torch reference, into a `Report`. A target that fails does not stop the others."""
+"""A parity run: every target against the torch reference, into a `Report`. A target that fails does not stop the
+others.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,10 @@ ANGLE_POSITIONS = (1, 2, 4, 8, 16, 48, 128, 256, 512, 1024, 2048, 4096, 8192, 16
 
 @dataclass
 class Options:
-    """carry: faults that the reference is given. timeout: seconds of silence before a target is given up. text: text layer and
-    tool calls too. certificate: put every fault into the reference even where all is well. chunked: ask a second engine, with
-    other prefill steps, too. backend: options for every target, beside those that its spec names."""
+    """carry: faults that the reference is given. timeout: seconds of silence before a target is given up. text: text
+    layer and tool calls too. certificate: put every fault into the reference even where all is well. chunked: ask a
+    second engine, with other prefill steps, too. backend: options for every target, beside those that its spec names.
+    """
 
     seed: int = 0
     carry: tuple[str, ...] = ()
@@ -65,19 +68,36 @@ def few_threads(config: GptOssConfig, asked: int | None = None) -> None:
 class Run:
     """The reference and its prompts, shared by all targets."""
 
-    def __init__(self, checkpoint: Checkpoint, options: Options, progress: Progress = lambda what, done, total: None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, options: Options, progress: Progress = lambda what, done, total: None
+    ) -> None:
         self.options, self.progress = options, progress
         self.checkpoint = checkpoint
         self.reference = Reference(checkpoint, options.carry)
-        self.prompts = make_prompts(checkpoint.config, embedding_norms(checkpoint), options.seed, conversations(checkpoint))
+        self.prompts = make_prompts(
+            checkpoint.config, embedding_norms(checkpoint), options.seed, conversations(checkpoint)
+        )
         self.sweeps: dict[tuple[str, tuple[str, ...]], Sweep] = {}
 
     def report(self, specs: Sequence[str], repro: str = "") -> Report:
         start = time.monotonic()
         c = self.checkpoint.config
-        made = Report(str(self.checkpoint.path), created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), repro=repro, config=c.as_dict(), seed=self.options.seed)
-        settings = {"dtype": str(self.reference.dtype).removeprefix("torch."), "experts": "oracle", "carry": list(self.options.carry), "threads": torch.get_num_threads()}
-        made.reference = Identity("torch", f"gptoss_adapters.reference.model, torch {torch.__version__}", digests(self.checkpoint), settings)
+        made = Report(
+            str(self.checkpoint.path),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            repro=repro,
+            config=c.as_dict(),
+            seed=self.options.seed,
+        )
+        settings = {
+            "dtype": str(self.reference.dtype).removeprefix("torch."),
+            "experts": "oracle",
+            "carry": list(self.options.carry),
+            "threads": torch.get_num_threads(),
+        }
+        made.reference = Identity(
+            "torch", f"gptoss_adapters.reference.model, torch {torch.__version__}", digests(self.checkpoint), settings
+        )
         for spec in specs:
             made.targets.append(self.target(spec))
         made.angle_error = self.angle_error()
@@ -97,7 +117,10 @@ class Run:
             out.verdict, out.reason = schema.NOT_COMPARABLE, str(error)
         except Exception as error:  # a mistake of ours must not cost the other targets their report
             traceback.print_exc()
-            out.verdict, out.reason = schema.NOT_COMPARABLE, f"gptoss-parity itself failed: {type(error).__name__}: {error}".splitlines()[0]
+            out.verdict, out.reason = (
+                schema.NOT_COMPARABLE,
+                f"gptoss-parity itself failed: {type(error).__name__}: {error}".splitlines()[0],
+            )
         out.seconds = round(time.monotonic() - start, 2)
         return out
 
@@ -118,13 +141,17 @@ class Run:
         case.decide()
 
     def _reference_for(self, target: Target, out: schema.Target) -> Reference:
-        """Weights are compared as bytes first. Rounded ones are no fault of the engine: it is then judged on its own file's."""
+        """Weights are compared as bytes first. Rounded ones are no fault of the engine: it is then judged on its
+        own file's.
+        """
         if target.checkpoint is None:
             out.weights = Weights(detail="the target's weights cannot be read here")
             return self.reference
         out.weights = compare_weights(self.checkpoint, target.checkpoint)
         if out.weights.verdict == schema.LOOK:
-            target.checkpoint.config = replace(target.checkpoint.config, yarn_truncate=self.checkpoint.config.yarn_truncate)
+            target.checkpoint.config = replace(
+                target.checkpoint.config, yarn_truncate=self.checkpoint.config.yarn_truncate
+            )
             return Reference(target.checkpoint, self.options.carry)
         return self.reference
 
@@ -136,7 +163,10 @@ class Run:
         """All faults over all prompts, put into the reference that carries these; made once."""
         key = str(reference.checkpoint.path), carried
         if key not in self.sweeps:
-            done, total = 0, 1 + len(all_faults()) + len(list(file_faults(len(reference.model.layers))))  # 1: the control
+            done, total = (
+                0,
+                1 + len(all_faults()) + len(list(file_faults(len(reference.model.layers)))),
+            )  # 1: the control
 
             def tick() -> None:
                 nonlocal done
@@ -152,13 +182,21 @@ class Run:
         fault = find_fault("yarn_truncate")
         if not fault.applies(self.reference.model):
             return None
-        gap = float((yarn_inverse_frequencies(replace(c, yarn_truncate=True)) - yarn_inverse_frequencies(c)).abs().max())
-        made = schema.AngleError([p for p in ANGLE_POSITIONS if p <= max(c.max_position_embeddings, 2)], bounds=list(c.yarn_bounds()),
-                                 rounded=[float(b) for b in replace(c, yarn_truncate=True).yarn_bounds()])  # fmt: skip
+        gap = float(
+            (yarn_inverse_frequencies(replace(c, yarn_truncate=True)) - yarn_inverse_frequencies(c)).abs().max()
+        )
+        made = schema.AngleError(
+            [p for p in ANGLE_POSITIONS if p <= max(c.max_position_embeddings, 2)],
+            bounds=list(c.yarn_bounds()),
+            rounded=[float(b) for b in replace(c, yarn_truncate=True).yarn_bounds()],
+        )
         made.radians = [gap * p for p in made.positions]
         prompt = max(self.prompts, key=lambda p: len(p.ids))
         with torch.inference_mode():
-            z, y = (self.reference.values(self.reference.hidden(m, [prompt])[0], self.reference.sample) for m in (self.reference.model, fault.broken(self.reference.model)))
+            z, y = (
+                self.reference.values(self.reference.hidden(m, [prompt])[0], self.reference.sample)
+                for m in (self.reference.model, fault.broken(self.reference.model))
+            )
         made.measured_positions = list(range(len(z)))
         made.measured_nmse = [float(x) for x in nmse_of(z, y)]
         return made
@@ -182,7 +220,9 @@ def compare_weights(a: Checkpoint, b: Checkpoint) -> Weights:
     different = [r.name for r in found.results if r.verdict == BYTES_DIFFER]
     rounded = [f"{r.name}: {r.rule}" for r in found.results if r.verdict == ROUNDED]
     verdict = schema.FAIL if different or found.config else schema.LOOK if rounded else schema.PASS
-    return Weights(found.counts, sum(r.nbytes for r in found.results), different, rounded, found.config, found.notes, verdict)
+    return Weights(
+        found.counts, sum(r.nbytes for r in found.results), different, rounded, found.config, found.notes, verdict
+    )
 
 
 @dataclass
@@ -207,7 +247,9 @@ class Case:
         if known:
             model = self.reference.carrying(carried)
             truth = self._truth(model)
-            with_it = judge(replace(self.flat, ties=self._ties(model, truth)), truth)  # other positions are ties with the deviation
+            with_it = judge(
+                replace(self.flat, ties=self._ties(model, truth)), truth
+            )  # other positions are ties with the deviation
             self.out.deviations = [self._deviation(k, plain, truth, judged, with_it) for k in known]
             if self.out.deviations[0].status == schema.ABSENT:
                 carried, model = (), self.reference.model
@@ -227,25 +269,41 @@ class Case:
         """[N, S]"""
         with torch.inference_mode():
             hidden = self.reference.hidden(model, self.record.prompts)
-            return np.concatenate([self.reference.values(h, ids) for h, ids in zip(hidden, self.record.ids, strict=True)])
+            return np.concatenate(
+                [self.reference.values(h, ids) for h, ids in zip(hidden, self.record.ids, strict=True)]
+            )
 
     def _deviation(self, known: Known, plain: F64, truth: F64, without: Judged, with_it: Judged) -> Deviation:
         found = amount(self.flat.values - plain, truth - plain, self.nulls, self.flat.energy)
         status = schema.CONFIRMED if found.present else schema.ABSENT if found.absent else schema.EXPECTED
-        made = Deviation(known.fault, status, self.target.engine, known.versions, known.source, known.effect, without.worst, with_it.worst,
-                         coefficient=found.coefficient, coefficient_sd=found.chance)  # fmt: skip
+        made = Deviation(
+            known.fault,
+            status,
+            self.target.engine,
+            known.versions,
+            known.source,
+            known.effect,
+            without.worst,
+            with_it.worst,
+            coefficient=found.coefficient,
+            coefficient_sd=found.chance,
+        )
         made.resolvable_from = self._resolvable_from(plain, truth)
         made.longest_position = max(len(p.ids) for p in self.record.prompts) - 1
         return made
 
     def _resolvable_from(self, plain: F64, truth: F64) -> int | None:
-        """The first position from which on the effect, seen over at least 16 positions of a prompt, can be told from noise."""
+        """The first position from which on the effect, seen over at least 16 positions of a prompt, can be told
+        from noise.
+        """
         best: int | None = None
         for begin, end in pairwise(self.flat.starts):
             for lo in range(0, max(end - begin - 16, 0) + 1, 16):
                 part = slice(begin + lo, min(begin + lo + 16, end))
                 effect = (truth - plain)[part]
-                if (effect**2).any() and amount(effect, effect, self.nulls[:, part], self.flat.energy[:, part]).resolvable:
+                if (effect**2).any() and amount(
+                    effect, effect, self.nulls[:, part], self.flat.energy[:, part]
+                ).resolvable:
                     best = lo if best is None else min(best, lo)
                     break
         return best
@@ -257,8 +315,12 @@ class Case:
         own = np.concatenate([p["kl"] for p in record.positions])
         null = np.concatenate([p["kl"] for p in next(iter(record.null_positions.values()))])
         out.kl_histogram = histogram(own, null)
-        out.strips = [self._strip(i, p) for i, p in enumerate(record.prompts) if p.family in STRIP_FAMILIES and p.index == 0]
-        same = self._with(base is not plain)  # known deviations change how far a token's influence is felt, and what is chosen
+        out.strips = [
+            self._strip(i, p) for i, p in enumerate(record.prompts) if p.family in STRIP_FAMILIES and p.index == 0
+        ]
+        same = self._with(
+            base is not plain
+        )  # known deviations change how far a token's influence is felt, and what is chosen
         out.structural = structural(self.target, same, record, base, self.run.options.chunked)
         out.greedy = greedy(self.target, same, record, self.noise)
         self._text()
@@ -275,7 +337,11 @@ class Case:
 
     def _strip(self, i: int, prompt: Prompt) -> Strip:
         c = self.reference.config
-        ticks = {str(p): label for p, label in ((c.sliding_window, "W"), (c.initial_context_length, "original context")) if p < len(prompt.ids)}
+        ticks = {
+            str(p): label
+            for p, label in ((c.sliding_window, "W"), (c.initial_context_length, "original context"))
+            if p < len(prompt.ids)
+        }
         nulls = [positions[i] for positions in self.record.null_positions.values()]
         own = self.record.positions[i]
         made = Strip(prompt.family, prompt.index, own["nmse"].tolist(), own["kl"].tolist(), ticks=ticks)
@@ -293,10 +359,17 @@ class Case:
 
     def _inside(self, model: GptOss) -> None:
         if self.target.backend.info.capabilities.taps:
-            index = max(range(len(self.record.prompts)), key=lambda i: (self.record.prompts[i].family == "long", len(self.record.prompts[i].ids)))
+            index = max(
+                range(len(self.record.prompts)),
+                key=lambda i: (self.record.prompts[i].family == "long", len(self.record.prompts[i].ids)),
+            )
             with torch.inference_mode():
-                self.out.layers = layers(self.target, self.reference, model, self.noise, self.record.prompts[index], index)
-                self.out.structural.append(forced_routing(self.target, self.reference, model, self.noise, self.record.prompts))
+                self.out.layers = layers(
+                    self.target, self.reference, model, self.noise, self.record.prompts[index], index
+                )
+                self.out.structural.append(
+                    forced_routing(self.target, self.reference, model, self.noise, self.record.prompts)
+                )
 
     def _attribute(self, base: Judged, carried: tuple[str, ...]) -> None:
         if not (self.run.options.certificate or base.failed):
@@ -333,24 +406,45 @@ class Case:
         if base.failed or self.present or failures:
             out.verdict = schema.DIFFERENT
             named = next((s for s in out.suspects if s.confirmed), out.suspects[0] if out.suspects else None)
-            cause = f"{named.what} ({named.fault}, {'confirmed' if named.confirmed else 'not confirmed'})" if named else "no known fault fits"
-            out.reason = "; ".join([f"{cause}: {base.worst:.3g} times the noise", *failures] if base.failed or self.present else failures)
+            cause = (
+                f"{named.what} ({named.fault}, {'confirmed' if named.confirmed else 'not confirmed'})"
+                if named
+                else "no known fault fits"
+            )
+            out.reason = "; ".join(
+                [f"{cause}: {base.worst:.3g} times the noise", *failures] if base.failed or self.present else failures
+            )
         elif deviations:
             out.verdict = schema.EXCEPT
             out.reason = "; ".join(self._said(d) for d in deviations)
         elif self._bitwise():
             out.verdict, out.reason = schema.SAME, "bit for bit the reference in this precision"
         else:
-            out.verdict, out.reason = schema.WITHIN, f"at most {plain.worst:.2g} times what honest rounding gives ({out.null})"
-        if out.weights and out.weights.verdict == schema.LOOK and out.verdict in (schema.WITHIN, schema.SAME, schema.EXCEPT):
+            out.verdict, out.reason = (
+                schema.WITHIN,
+                f"at most {plain.worst:.2g} times what honest rounding gives ({out.null})",
+            )
+        if (
+            out.weights
+            and out.weights.verdict == schema.LOOK
+            and out.verdict in (schema.WITHIN, schema.SAME, schema.EXCEPT)
+        ):
             out.reason += f"; {len(out.weights.rounded)} tensors rounded as declared, judged on the file's own weights"
 
     def _said(self, d: Deviation) -> str:
         if d.status == schema.CONFIRMED:
-            return f"{d.fault}, confirmed: {d.excess_without:.3g} times the noise without it, {d.excess_with:.2g} with it"
-        where = f"position {d.resolvable_from}" if d.resolvable_from is not None else f"position {(d.longest_position or 0) + 1}"
+            return (
+                f"{d.fault}, confirmed: {d.excess_without:.3g} times the noise without it, {d.excess_with:.2g} with it"
+            )
+        where = (
+            f"position {d.resolvable_from}"
+            if d.resolvable_from is not None
+            else f"position {(d.longest_position or 0) + 1}"
+        )
         return f"{d.fault}, expected, not resolvable below {where}"
 
     def _bitwise(self) -> bool:
-        """Equal to the plain null, which is the reference in the target's own precision, in every logit that was kept."""
+        """Equal to the plain null, which is the reference in the target's own precision, in every logit that was
+        kept.
+        """
         return bool(np.array_equal(self.flat.values - self._truth(self.reference.model), self.nulls[0]))

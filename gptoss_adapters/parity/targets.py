@@ -23,7 +23,13 @@ from gptoss_adapters.parity.report.schema import Identity
 
 OWN_CHECKPOINT = ("torch", "transformers", "vllm")  # open the reference's own checkpoint when the spec names no path
 _OPTIONS = re.compile(r"(?P<name>[\w.:]+)\[(?P<options>[^\]]*)\](?P<rest>.*)")
-_INPUTS = {"mxfp4": "q8_0", "q8_0": "q8_0", "bf16": "bf16", "f16": "f16", "f32": ""}  # how ggml rounds what it multiplies with these
+_INPUTS = {
+    "mxfp4": "q8_0",
+    "q8_0": "q8_0",
+    "bf16": "bf16",
+    "f16": "f16",
+    "f32": "",
+}  # how ggml rounds what it multiplies with these
 
 
 @dataclass
@@ -42,13 +48,19 @@ class Target:
         own = str(checkpoint.path) if "=" not in plain and engine in OWN_CHECKPOINT else None
         backend = open_backend(plain, own, timeout=timeout, **options | own_options)
         try:
-            read = open_checkpoint(backend.path) if backend.path and "://" not in backend.path and Path(backend.path).exists() else None
+            read = (
+                open_checkpoint(backend.path)
+                if backend.path and "://" not in backend.path and Path(backend.path).exists()
+                else None
+            )
         except GptOssError:
             read = None  # the engine took it; that we cannot read it will show in the report as weights not compared
         if backend.info.vocab_size != checkpoint.config.vocab_size:
             size = backend.info.vocab_size
             backend.close()
-            raise NotComparable("has another vocabulary", file=shown(spec), expected=checkpoint.config.vocab_size, got=size)
+            raise NotComparable(
+                "has another vocabulary", file=shown(spec), expected=checkpoint.config.vocab_size, got=size
+            )
         return cls(spec, backend, read)
 
     @property
@@ -83,12 +95,19 @@ class Target:
 
     def identity(self) -> Identity:
         info = self.backend.info
-        settings = {**info.settings, "n_ctx": info.n_ctx, "cpu": platform.processor() or platform.machine(), "python": platform.python_version()}
+        settings = {
+            **info.settings,
+            "n_ctx": info.n_ctx,
+            "cpu": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+        }
         return Identity(info.engine, info.version, digests(self.checkpoint), settings)
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
-    """`llama_cpp[cache_type=f16,flash_attn=true]=FILE` -> the backend's spec without its options, and those. Raises UsageError."""
+    """`llama_cpp[cache_type=f16,flash_attn=true]=FILE` -> the backend's spec without its options, and those. Raises
+    UsageError.
+    """
     match = _OPTIONS.fullmatch(spec)
     if not match:
         return spec, {}
@@ -118,7 +137,11 @@ def digests(checkpoint: Checkpoint | None) -> dict[str, str]:
     """sha256 of every file of a checkpoint: weights, config, tokenizer."""
     if checkpoint is None:
         return {}
-    files = [*checkpoint.stored, *([checkpoint.config_file] if checkpoint.config_file else []), *checkpoint.tokenizer_files.values()]
+    files = [
+        *checkpoint.stored,
+        *([checkpoint.config_file] if checkpoint.config_file else []),
+        *checkpoint.tokenizer_files.values(),
+    ]
     return {f.name: _sha256(f) for f in sorted(set(files))}
 
 

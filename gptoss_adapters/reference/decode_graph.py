@@ -1,9 +1,9 @@
-"""Decoding on a GPU as one CUDA graph per token: a small model's step is hundreds of launches, which take the host longer to send
-than the GPU to run.
+"""Decoding on a GPU as one CUDA graph per token: a small model's step is hundreds of launches, which take the host
+longer to send than the GPU to run.
 
-A graph replays fixed addresses and asks the host nothing, so keys and values stand in buffers of fixed size, and which columns a
-query sees is decided by their positions alone. A sliding layer's buffer is a ring of its window; a full layer's is as long as the
-context that the graph was made for, all of which every step reads.
+A graph replays fixed addresses and asks the host nothing, so keys and values stand in buffers of fixed size, and which
+columns a query sees is decided by their positions alone. A sliding layer's buffer is a ring of its window; a full
+layer's is as long as the context that the graph was made for, all of which every step reads.
 """
 
 from __future__ import annotations
@@ -29,38 +29,53 @@ class FixedCache:
     Position p stands in column p % S.
     """
 
-    def __init__(self, rows: int, columns: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.k, self.v = (torch.zeros((rows, columns, kv_heads, head_dim), dtype=dtype, device=device) for _ in range(2))
+    def __init__(
+        self, rows: int, columns: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.k, self.v = (
+            torch.zeros((rows, columns, kv_heads, head_dim), dtype=dtype, device=device) for _ in range(2)
+        )
         self.positions = torch.full((rows, columns), -1, dtype=torch.int64, device=device)
         self._rows = torch.arange(rows, device=device)[:, None]
 
     def load(self, cache: Cache) -> None:
         """Hold what `cache` holds, and nothing else."""
         k, v, positions = cache.held()
-        first = max(0, positions.shape[1] - self.positions.shape[1])  # what a ring has no place for, its window does not reach
+        first = max(
+            0, positions.shape[1] - self.positions.shape[1]
+        )  # what a ring has no place for, its window does not reach
         self.positions.fill_(-1)
         self.extend(k[:, first:], v[:, first:], positions[:, first:])
 
     def extend(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
-        """As `Cache.extend`, but returns every column of the buffers. Padding (-1) goes to the last one, which is written later or
-        stays at -1."""
+        """As `Cache.extend`, but returns every column of the buffers. Padding (-1) goes to the last one, which is
+        written later or stays at -1.
+        """
         at = positions % self.positions.shape[1]  # (B, T); -1 is the last column
         self.k[self._rows, at], self.v[self._rows, at], self.positions[self._rows, at] = k, v, positions
         return self.k, self.v, self.positions
 
 
 class DecodeGraph:
-    """One decode step of `rows` sequences of up to `context` tokens. `load` the cache of a prefill, then `step` token by token.
+    """One decode step of `rows` sequences of up to `context` tokens. `load` the cache of a prefill, then `step` token
+    by token.
 
-    On a CUDA device the step is captured when the graph is made and replayed; elsewhere it runs as it is, which is how its
-    results are tested where there is no GPU. Raises UsageError where `capturable` is False on a CUDA device.
+    On a CUDA device the step is captured when the graph is made and replayed; elsewhere it runs as it is, which is how
+    its results are tested where there is no GPU. Raises UsageError where `capturable` is False on a CUDA device.
     """
 
     def __init__(self, model: GptOss, rows: int, context: int) -> None:
         self.model, self.rows, self.context = model, rows, context
         config = model.config
         self.cache = [
-            FixedCache(rows, min(context, attention.window or context), config.num_key_value_heads, config.head_dim, model.dtype, model.device)
+            FixedCache(
+                rows,
+                min(context, attention.window or context),
+                config.num_key_value_heads,
+                config.head_dim,
+                model.dtype,
+                model.device,
+            )
             for attention, _ in model.layers
         ]
         self._ids = torch.zeros((rows, 1), dtype=torch.int64, device=model.device)

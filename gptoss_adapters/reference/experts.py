@@ -1,8 +1,8 @@
 """The experts of one layer: gathered by expert, gate and up, clamped SwiGLU, down, combined by the router's weights.
 
-Three ways to the same numbers: the oracle (decode one expert, multiply in torch), which works for every stored encoding,
-dtype and device; the native kernels, which multiply MXFP4 without decoding it (CPU, float32 and bfloat16); and on a GPU
-the Triton kernels where they are installed.
+Three ways to the same numbers: the oracle (decode one expert, multiply in torch), which works for every stored
+encoding, dtype and device; the native kernels, which multiply MXFP4 without decoding it (CPU, float32 and bfloat16);
+and on a GPU the Triton kernels where they are installed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ Experts = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x [N, H], chosen [N, K]
 MODES = ("auto", "q24", "q16", "triton", "oracle")
 
 
-def load_experts(checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device: torch.device, mode: str = "auto") -> Experts:
+def load_experts(
+    checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device: torch.device, mode: str = "auto"
+) -> Experts:
     """The experts of one layer. mode: see `GptOss.from_checkpoint`. Nothing is decoded here; MXFP4 stays mapped.
 
     Raises UsageError for a mode that cannot serve this checkpoint, dtype or device, BadInput for a scale byte of 255.
@@ -46,7 +48,9 @@ def load_experts(checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device:
     if mode == "oracle":
         return OracleExperts(checkpoint, layer, dtype, device)
     if not kernels or (mode != "triton" and device.type != "cpu"):
-        raise UsageError(f"experts={mode} needs MXFP4 weights, float32 or bfloat16, and {'a GPU' if mode == 'triton' else 'a CPU'}")
+        raise UsageError(
+            f"experts={mode} needs MXFP4 weights, float32 or bfloat16, and {'a GPU' if mode == 'triton' else 'a CPU'}"
+        )
     return TritonExperts(checkpoint, layer, device) if mode == "triton" else NativeExperts(checkpoint, layer, mode)
 
 
@@ -70,8 +74,13 @@ class OracleExperts:
 
     def __init__(self, checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device: torch.device) -> None:
         self.config, self.dtype, self.device = checkpoint.config, dtype, device
-        self.weights = {name: _stored(checkpoint, f"layers.{layer}.experts.{name}.weight", device) for name in ("gate_up", "down")}
-        self.biases = {name: as_tensor(checkpoint.array(f"layers.{layer}.experts.{name}.bias")).to(device) for name in ("gate_up", "down")}
+        self.weights = {
+            name: _stored(checkpoint, f"layers.{layer}.experts.{name}.weight", device) for name in ("gate_up", "down")
+        }
+        self.biases = {
+            name: as_tensor(checkpoint.array(f"layers.{layer}.experts.{name}.bias")).to(device)
+            for name in ("gate_up", "down")
+        }
 
     product = staticmethod(linear_in_torch)
 
@@ -141,15 +150,23 @@ class NativeExperts:
         if torch.compiler.is_compiling():
             return self._as_operator(x, chosen, weights)
         y = mxfp4.moe(
-            x.float().contiguous().numpy(), self.weights, chosen.int().contiguous().numpy(), weights.float().contiguous().numpy(),
-            alpha=self.config.swiglu_alpha, limit=self.config.swiglu_limit, threads=threads(), precision=self.precision,
-        )  # fmt: skip
+            x.float().contiguous().numpy(),
+            self.weights,
+            chosen.int().contiguous().numpy(),
+            weights.float().contiguous().numpy(),
+            alpha=self.config.swiglu_alpha,
+            limit=self.config.swiglu_limit,
+            threads=threads(),
+            precision=self.precision,
+        )
         return torch.from_numpy(y).to(x.dtype)
 
     def _as_operator(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """The same as one node of a traced graph (torch.compile, torch.export)."""
         alpha, limit = self.config.swiglu_alpha, self.config.swiglu_limit
-        y: Tensor = torch.ops.gptoss.mxfp4_moe(x.float(), *self.tensors, chosen.int(), weights.float(), alpha, limit, self.precision)
+        y: Tensor = torch.ops.gptoss.mxfp4_moe(
+            x.float(), *self.tensors, chosen.int(), weights.float(), alpha, limit, self.precision
+        )
         return y.to(x.dtype)
 
 

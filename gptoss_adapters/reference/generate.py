@@ -1,7 +1,7 @@
 """The decode loop over the reference model: prefill in chunks, then one token at a time with a KV cache.
 
-`generate` for whole answers (ragged batches), `stream` for one answer token by token. `python -m gptoss_adapters.reference.generate`
-(and `gptoss-chat`) talk to a checkpoint: see `gptoss_adapters.chat`.
+`generate` for whole answers (ragged batches), `stream` for one answer token by token. `python -m
+gptoss_adapters.reference.generate` (and `gptoss-chat`) talk to a checkpoint: see `gptoss_adapters.chat`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,15 @@ class Generation:
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
 
 
-def generate(model: GptOss, prompts: Tensor | Sequence[Sequence[int]] | Sequence[int], *, max_tokens: int = 256,
-             sampling: Sampling | None = None, stop_ids: Sequence[int] | None = None, top_logprobs: int = 0) -> list[Generation]:  # fmt: skip
+def generate(
+    model: GptOss,
+    prompts: Tensor | Sequence[Sequence[int]] | Sequence[int],
+    *,
+    max_tokens: int = 256,
+    sampling: Sampling | None = None,
+    stop_ids: Sequence[int] | None = None,
+    top_logprobs: int = 0,
+) -> list[Generation]:
     """Continue each prompt (ids; ragged is fine) by up to max_tokens, or to the end of the context.
 
     Raises UsageError for an empty or too long prompt.
@@ -58,10 +65,19 @@ def generate(model: GptOss, prompts: Tensor | Sequence[Sequence[int]] | Sequence
     return answers
 
 
-def stream(model: GptOss, prompt: Sequence[int], *, max_tokens: int = 256, sampling: Sampling | None = None,
-           stop_ids: Sequence[int] | None = None, top_logprobs: int = 0, kept: KeptCache | None = None) -> Iterator[Step]:  # fmt: skip
-    """The same for one prompt, one Step per token as it comes; close the iterator to stop early. With `kept`, what the prompt
-    shares with the last one that used it is not run again."""
+def stream(
+    model: GptOss,
+    prompt: Sequence[int],
+    *,
+    max_tokens: int = 256,
+    sampling: Sampling | None = None,
+    stop_ids: Sequence[int] | None = None,
+    top_logprobs: int = 0,
+    kept: KeptCache | None = None,
+) -> Iterator[Step]:
+    """The same for one prompt, one Step per token as it comes; close the iterator to stop early. With `kept`, what the
+    prompt shares with the last one that used it is not run again.
+    """
     for (step,) in _steps(model, _rows(prompt), max_tokens, sampling, stop_ids, top_logprobs, kept):
         assert step is not None  # a single row ends the loop when it stops
         yield step
@@ -83,8 +99,15 @@ def _record(answer: Generation, step: Step) -> None:
         answer.finish_reason = "stop"
 
 
-def _steps(model: GptOss, rows: list[list[int]], max_tokens: int, sampling: Sampling | None, stop_ids: Sequence[int] | None,
-           top: int, kept: KeptCache | None = None) -> Iterator[list[Step | None]]:  # fmt: skip
+def _steps(
+    model: GptOss,
+    rows: list[list[int]],
+    max_tokens: int,
+    sampling: Sampling | None,
+    stop_ids: Sequence[int] | None,
+    top: int,
+    kept: KeptCache | None = None,
+) -> Iterator[list[Step | None]]:
     """One list per decoded column: a Step per row, None for a row that has ended."""
     sampling = sampling or Sampling()
     stops = set(stop_ids if stop_ids is not None else (*EOS_TOKEN_IDS, model.config.eos_token_id))
@@ -109,7 +132,11 @@ def _steps(model: GptOss, rows: list[list[int]], max_tokens: int, sampling: Samp
             if graph is not None:
                 logits = graph.step(tokens, positions)
             else:
-                logits = kept.step(tokens.tolist()) if kept else model(tokens[:, None], cache=cache, positions=positions, last_only=True)
+                logits = (
+                    kept.step(tokens.tolist())
+                    if kept
+                    else model(tokens[:, None], cache=cache, positions=positions, last_only=True)
+                )
 
 
 @contextmanager
@@ -156,9 +183,11 @@ def pick(logp: Tensor, sampling: Sampling, random: np.random.Generator) -> Tenso
 
 
 class KeptCache:
-    """The cache of a conversation, and where it can be taken up again: a prompt that begins as the last one did is not run anew.
+    """The cache of a conversation, and where it can be taken up again: a prompt that begins as the last one did is not
+    run anew.
 
-    A full layer can be cut anywhere. A sliding one has dropped what left its window, so it goes back only to a marked place,
+    A full layer can be cut anywhere. A sliding one has dropped what left its window, so it goes back only to a marked
+    place,
     where references to its tensors were kept: the ends of a prefill's steps, and now.
     """
 
@@ -192,7 +221,9 @@ class KeptCache:
         self._marks[len(self.tokens)] = self._state()
 
     def rewind(self, prompt: Sequence[int]) -> int:
-        """Go back to the last place that the prompt shares, short of its last token; returns how many tokens are kept."""
+        """Go back to the last place that the prompt shares, short of its last token; returns how many tokens are
+        kept.
+        """
         self.mark()
         pairs = zip(self.tokens, prompt[:-1], strict=False)
         shared = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(self.tokens), len(prompt) - 1))
@@ -212,7 +243,10 @@ class KeptCache:
 
     def _state(self) -> list[tuple[Any, ...]]:
         nothing = (None, None, None, 0, 0)
-        return [nothing if layer.window is None else (layer.k, layer.v, layer.positions, layer.start, layer.end) for layer in self.cache]
+        return [
+            nothing if layer.window is None else (layer.k, layer.v, layer.positions, layer.start, layer.end)
+            for layer in self.cache
+        ]
 
 
 def _rows(prompts: Tensor | Sequence[Sequence[int]] | Sequence[int]) -> list[list[int]]:

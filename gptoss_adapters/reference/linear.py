@@ -1,4 +1,6 @@
-"""Matrix times activations where the weight keeps its stored dtype: bf16 weights, float32 activations, exact products."""
+"""Matrix times activations where the weight keeps its stored dtype: bf16 weights, float32 activations, exact
+products.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,17 @@ CHUNK_VALUES = 1 << 22  # weights widened at a time: 16 MB of float32, which sta
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """x [..., in] times weight [out, in] plus bias [out] -> [..., out] in x's dtype.
 
-    float32 against bf16 on a CPU goes through the native kernels, which read bf16 directly; all else is `linear_in_torch`.
+    float32 against bf16 on a CPU goes through the native kernels, which read bf16 directly; all else is
+    `linear_in_torch`.
     """
     if isinstance(weight, PackedWeight):
         return _packed(x, weight, bias)
-    if x.dtype == torch.float32 and weight.dtype == torch.bfloat16 and x.device.type == "cpu" and weight.is_contiguous():
+    if (
+        x.dtype == torch.float32
+        and weight.dtype == torch.bfloat16
+        and x.device.type == "cpu"
+        and weight.is_contiguous()
+    ):
         if torch.compiler.is_compiling():  # one node of the graph, whatever the number of rows
             traced: Tensor = torch.ops.gptoss.linear_bf16(x, weight, None)
             return traced if bias is None else traced + bias.to(x.dtype)
@@ -36,7 +44,8 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
 
 
 def linear_in_torch(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same by torch alone. Equal dtypes: one matmul. Else the weight is widened to x's dtype by chunks of rows, which is
+    """The same by torch alone. Equal dtypes: one matmul. Else the weight is widened to x's dtype by chunks of rows,
+    which is
     exact: bf16 and f16 into float32 or float64."""
     if weight.dtype == x.dtype:
         return F.linear(x, weight, None if bias is None else bias.to(x.dtype))

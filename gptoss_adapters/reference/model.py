@@ -12,8 +12,8 @@ The computation is float32 (or float64) on exactly decoded weights: the truth th
 bfloat16 follows OpenAI's torch implementation. Dense weights stay in their stored dtype and are
 widened as they are used, so memory is that of the checkpoint.
 
-`experts="oracle"` uses torch alone, and with bfloat16 rounds where OpenAI's implementation does; the native kernels sum in
-float32 inside the expert layer, so their bfloat16 is at least as close to the truth.
+`experts="oracle"` uses torch alone, and with bfloat16 rounds where OpenAI's implementation does; the native kernels sum
+in float32 inside the expert layer, so their bfloat16 is at least as close to the truth.
 
 Formulas: openai/gpt-oss `torch/model.py`; YaRN: Peng et al. 2023, arXiv:2309.00071.
 """
@@ -52,7 +52,8 @@ ATTENTION_BYTES = 64 << 20  # bound on one chunk of attention scores
 class Taps:
     """What a forward pass lets out, and what it lets in, for the parity work. Lists get one entry per layer.
 
-    hidden: [B, T, H] after each layer; router_scores: [B, T, E] before top-k; experts: [B, T, K] int64, by falling score.
+    hidden: [B, T, H] after each layer; router_scores: [B, T, E] before top-k; experts: [B, T, K] int64, by falling
+    score.
     forced: if given, [B, T, K] per layer: these experts are used (weighted by a softmax over their own scores).
     """
 
@@ -109,16 +110,19 @@ class KeyValues(Protocol):
     """What a layer's attention needs of a cache."""
 
     def extend(self, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
-        """Append T columns; returns k, v [B, S, n_kv, hd] and positions [B, S] of every column that the new queries may need."""
+        """Append T columns; returns k, v [B, S, n_kv, hd] and positions [B, S] of every column that the new queries
+        may need.
+        """
         ...
 
 
 class Cache:
-    """Keys and values of one layer: [B, S, n_kv, hd] with the position of every column, [B, S] (-1: padding, on the left).
+    """Keys and values of one layer: [B, S, n_kv, hd] with the position of every column, [B, S] (-1: padding, on the
+    left).
 
-    Columns stand in the order of their positions, `start` to `end` of the buffers, so the tail is the most recent. A sliding layer
-    keeps what its window can still reach; a full layer's buffer doubles as it grows. Appending changes no column before `end`:
-    who keeps the buffers and the two ends can go back to them.
+    Columns stand in the order of their positions, `start` to `end` of the buffers, so the tail is the most recent. A
+    sliding layer keeps what its window can still reach; a full layer's buffer doubles as it grows. Appending changes no
+    column before `end`: who keeps the buffers and the two ends can go back to them.
     """
 
     def __init__(self, window: int | None) -> None:
@@ -166,7 +170,8 @@ class Cache:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos: Tensor, window: int | None) -> Tensor:
-    """Attention with sinks. q [B, T, n, hd]; k, v [B, S, n_kv, hd]; sinks [n]; positions [B, T] and [B, S] -> [B, T, n * hd].
+    """Attention with sinks. q [B, T, n, hd]; k, v [B, S, n_kv, hd]; sinks [n]; positions [B, T] and [B, S] -> [B, T, n
+    * hd].
 
     Query t sees key s iff 0 <= p_s <= p_t and, in a sliding layer, p_t - p_s < window. The sink is one more score per
     query head, not scaled, without a value.
@@ -179,12 +184,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos:
     out = []
     for lo in range(0, t, step):
         hi = min(lo + step, t)
-        keys = slice(0 if window is None else max(0, past + lo - window + 1), past + hi)  # all that these queries can see
+        keys = slice(
+            0 if window is None else max(0, past + lo - window + 1), past + hi
+        )  # all that these queries can see
         out.append(_attend_chunk(q[:, lo:hi], k[:, keys], v[:, keys], sinks, q_pos[:, lo:hi], k_pos[:, keys], window))
     return torch.cat(out, 1).reshape(b, t, n * hd)
 
 
-def _attend_chunk(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos: Tensor, window: int | None) -> Tensor:
+def _attend_chunk(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos: Tensor, window: int | None
+) -> Tensor:
     b, t, n, hd = q.shape
     n_kv = k.shape[2]
     q = q.view(b, t, n_kv, n // n_kv, hd)  # (B, T, Nkv, G, D)
@@ -220,7 +229,11 @@ class Attention:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         """Rotated q [B, T, n, hd] on every column that the cache gave -> [B, T, n * hd]."""
-        native = self.linear is linear and native_ops.usable(q.flatten(2)) and self.config.num_attention_heads <= native_ops.MAX_GROUP * k.shape[2]
+        native = (
+            self.linear is linear
+            and native_ops.usable(q.flatten(2))
+            and self.config.num_attention_heads <= native_ops.MAX_GROUP * k.shape[2]
+        )
         return (native_ops.attend if native else attend)(q, k, v, self.w["sinks"], q_pos, k_pos, self.window)
 
 
@@ -260,34 +273,55 @@ class GptOss:
     Attributes: config, dtype (of activations), device, layers (list of (Attention, MoE)), checkpoint.
     """
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
-                 experts: str = "auto", dense: str = "stored") -> None:  # fmt: skip
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        experts: str = "auto",
+        dense: str = "stored",
+    ) -> None:
         if dense not in ("stored", "packed"):
             raise UsageError("dense must be stored or packed", got=dense)
         self.checkpoint, self.config = checkpoint, checkpoint.config
         self.dtype, self.device = dtype, torch.device(device)
         self.linear: Linear = linear_in_torch if experts == "oracle" else linear
-        self.packs = dense == "packed" and self.linear is linear and dtype == torch.float32 and self.device.type == "cpu" and packs()
+        self.packs = (
+            dense == "packed"
+            and self.linear is linear
+            and dtype == torch.float32
+            and self.device.type == "cpu"
+            and packs()
+        )
         self.rope = Rope(self.config, self.device)
         self.embedding, self.norm = self._dense("embedding.weight"), self._dense("norm.weight")
         self.unembedding: Any = self._matrix("unembedding.weight")
         self.layers: list[tuple[Attention, MoE]] = []
         for n in range(self.config.num_hidden_layers):
-            w: dict[str, Any] = {name: (self._matrix if name in PROJECTIONS else self._dense)(f"layers.{n}.{name}") for name in LAYER_TENSORS}
+            w: dict[str, Any] = {
+                name: (self._matrix if name in PROJECTIONS else self._dense)(f"layers.{n}.{name}")
+                for name in LAYER_TENSORS
+            }
             moe = MoE(self.config, w, load_experts(checkpoint, n, dtype, self.device, experts), self.linear)
             self.layers.append((Attention(self.config, w, n, self.linear), moe))
         self.graph: DecodeGraph | None = None  # of the last answer on a GPU, for the next one
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path | Checkpoint, dtype: torch.dtype = torch.float32,
-                        device: str | torch.device = "cpu", experts: str = "auto", dense: str = "stored") -> GptOss:  # fmt: skip
+    def from_checkpoint(
+        cls,
+        path: str | Path | Checkpoint,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        experts: str = "auto",
+        dense: str = "stored",
+    ) -> GptOss:
         """Open a checkpoint of any kind. dtype: float32 (the truth), float64 or bfloat16.
 
         experts: "auto" (native kernels where they run, else torch), "q24", "q16" (native
         precisions), "triton", "oracle" (decode one
-        expert at a time in torch; bit-identical logits between the layouts). dense: "stored", or "packed": attention weights and output
-        head are copied into memory in 12 bits a weight, without loss, where this machine then decodes faster (AVX512, float32).
-        Raises BadInput naming file and tensor.
+        expert at a time in torch; bit-identical logits between the layouts). dense: "stored", or "packed": attention
+        weights and output head are copied into memory in 12 bits a weight, without loss, where this machine then
+        decodes faster (AVX512, float32). Raises BadInput naming file and tensor.
         """
         from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 
@@ -301,28 +335,50 @@ class GptOss:
         return [Cache(attention.window) for attention, _ in self.layers]
 
     @torch.inference_mode()
-    def __call__(self, input_ids: Tensor, *, cache: list[Cache] | None = None, positions: Tensor | None = None,
-                 taps: Taps | None = None, last_only: bool = False) -> Tensor:  # fmt: skip
+    def __call__(
+        self,
+        input_ids: Tensor,
+        *,
+        cache: list[Cache] | None = None,
+        positions: Tensor | None = None,
+        taps: Taps | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
         """input_ids [B, T] int64 -> logits [B, T, V] in the model's dtype.
 
-        positions [B, T]: of each token, ascending, -1 for padding on the left (its logits mean nothing). Default: 0.. after
-        what the cache holds.
+        positions [B, T]: of each token, ascending, -1 for padding on the left (its logits mean nothing). Default: 0..
+        after what the cache holds.
         last_only: logits of the last column only, [B, 1, V]. Raises UsageError for ids or lengths out of range.
         """
-        small = input_ids.numel() <= native_ops.NATIVE_ROWS and self.linear is linear and self.dtype == torch.float32 and self.device.type == "cpu"
+        small = (
+            input_ids.numel() <= native_ops.NATIVE_ROWS
+            and self.linear is linear
+            and self.dtype == torch.float32
+            and self.device.type == "cpu"
+        )
         with native_ops.small_step() if small else nullcontext():
             x = self.hidden(input_ids, cache=cache, positions=positions, taps=taps)
             return self.linear(x[:, -1:] if last_only else x, self.unembedding, None)
 
     @torch.inference_mode()
-    def hidden(self, input_ids: Tensor, *, cache: list[Cache] | None = None, positions: Tensor | None = None,
-               taps: Taps | None = None) -> Tensor:  # fmt: skip
+    def hidden(
+        self,
+        input_ids: Tensor,
+        *,
+        cache: list[Cache] | None = None,
+        positions: Tensor | None = None,
+        taps: Taps | None = None,
+    ) -> Tensor:
         """The same without the output head: [B, T, H] after the last norm. What a prompt's earlier chunks need."""
         ids = input_ids.to(self.device)
         return self.hidden_unchecked(ids, self._check(ids, positions, cache), cache, taps)
 
-    def hidden_unchecked(self, ids: Tensor, positions: Tensor, cache: Sequence[KeyValues] | None = None, taps: Taps | None = None) -> Tensor:
-        """`hidden` of ids and positions that are known to be right, on the model's device: [B, T, H]. Asks the host nothing itself."""
+    def hidden_unchecked(
+        self, ids: Tensor, positions: Tensor, cache: Sequence[KeyValues] | None = None, taps: Taps | None = None
+    ) -> Tensor:
+        """`hidden` of ids and positions that are known to be right, on the model's device: [B, T, H]. Asks the host
+        nothing itself.
+        """
         x = F.embedding(ids, self.embedding).to(self.dtype)  # (B, T, H)
         rope = self.rope.tables(positions.clamp(min=0), self.dtype)
         for n, (attention, moe) in enumerate(self.layers):
@@ -333,10 +389,12 @@ class GptOss:
         return norm(self.linear, x, self.norm, self.config.rms_norm_eps)
 
     def as_module(self) -> torch.nn.Module:
-        """ids [B, T] -> logits [B, T, V] as a torch.nn.Module for torch.compile and torch.export: the native products are nodes of
-        the graph (`gptoss::mxfp4_moe`, `gptoss::linear_bf16`). Ids are not checked there, and there is no cache."""
+        """ids [B, T] -> logits [B, T, V] as a torch.nn.Module for torch.compile and torch.export: the native products
+        are nodes of the graph (`gptoss::mxfp4_moe`, `gptoss::linear_bf16`). Ids are not checked there, and there is no
+        cache.
+        """
         if self.packs:
-            raise UsageError("a model with packed dense weights cannot be traced: load it with dense=\"stored\"")
+            raise UsageError('a model with packed dense weights cannot be traced: load it with dense="stored"')
         return _Traceable(self)
 
     def generate(self, input_ids: Tensor | Sequence[Sequence[int]] | Sequence[int], **options: Any) -> list[Generation]:
@@ -350,17 +408,25 @@ class GptOss:
             raise UsageError("input_ids must be int64 of shape [B, T], not empty", got=f"{ids.dtype} {list(ids.shape)}")
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.config.vocab_size:
-            raise UsageError("input_ids: token id outside the vocabulary", expected=f"0..{self.config.vocab_size - 1}", got=low if low < 0 else high)
+            raise UsageError(
+                "input_ids: token id outside the vocabulary",
+                expected=f"0..{self.config.vocab_size - 1}",
+                got=low if low < 0 else high,
+            )
         if positions is None:
             past = _next_position(cache)
             if past < 0:
                 raise UsageError("rows of different lengths are in the cache: give their positions")
             positions = torch.arange(past, past + ids.shape[1], device=self.device).expand(ids.shape[0], -1)
         if positions.shape != ids.shape:
-            raise UsageError("positions must have the shape of input_ids", expected=list(ids.shape), got=list(positions.shape))
+            raise UsageError(
+                "positions must have the shape of input_ids", expected=list(ids.shape), got=list(positions.shape)
+            )
         longest = int(positions.max()) + 1
         if longest > self.config.max_position_embeddings:
-            raise UsageError("prompt is longer than the context", expected=f"<= {self.config.max_position_embeddings}", got=longest)
+            raise UsageError(
+                "prompt is longer than the context", expected=f"<= {self.config.max_position_embeddings}", got=longest
+            )
         if bool((positions.diff(dim=1) < 0).any()):
             raise UsageError("positions must ascend in each row, padding (-1) on the left")
         return positions.to(self.device)
@@ -405,9 +471,13 @@ def _next_position(cache: list[Cache] | None) -> int:
 
 PROJECTIONS = tuple(f"{p}_proj.weight" for p in "qkvo")
 LAYER_TENSORS = (
-    "attn_norm.weight", *(f"{p}_proj.{w}" for p in "qkvo" for w in ("weight", "bias")), "sinks",
-    "mlp_norm.weight", "router.weight", "router.bias",
-)  # fmt: skip
+    "attn_norm.weight",
+    *(f"{p}_proj.{w}" for p in "qkvo" for w in ("weight", "bias")),
+    "sinks",
+    "mlp_norm.weight",
+    "router.weight",
+    "router.bias",
+)
 
 
 def plan_memory(config: GptOssConfig, context: int, dtype: torch.dtype = torch.float32) -> dict[str, int]:
@@ -416,6 +486,12 @@ def plan_memory(config: GptOssConfig, context: int, dtype: torch.dtype = torch.f
     per_expert = 3 * config.hidden_size * config.intermediate_size
     packed = config.num_hidden_layers * config.num_experts * per_expert
     experts = packed // 2 + packed // MXFP4_BLOCK
-    columns = sum(min(context, config.sliding_window - 1) if kind == SLIDING else context for kind in config.layer_types)
-    plan = {"experts": experts, "dense": (total - packed) * 2, "kv_cache": columns * 2 * config.kv_rows * dtype.itemsize}
+    columns = sum(
+        min(context, config.sliding_window - 1) if kind == SLIDING else context for kind in config.layer_types
+    )
+    plan = {
+        "experts": experts,
+        "dense": (total - packed) * 2,
+        "kv_cache": columns * 2 * config.kv_rows * dtype.itemsize,
+    }
     return plan | {"total": sum(plan.values())}

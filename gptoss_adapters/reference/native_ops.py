@@ -1,5 +1,5 @@
-"""What a step of a few tokens runs natively beside its products: for one token, starting an operation of torch costs more than
-the operation. The definitions are in `model.py`; these give the same but for the last bits of float32.
+"""What a step of a few tokens runs natively beside its products: for one token, starting an operation of torch costs
+more than the operation. The definitions are in `model.py`; these give the same but for the last bits of float32.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def threads() -> int:
 
 @contextmanager
 def small_step() -> Iterator[None]:
-    """For a few tokens: the kernels keep their threads, torch's own small operations get one. Two pools that wait for work by
-    spinning take each other's cores: on 2 cores that cost a sixth of the decoding speed."""
+    """For a few tokens: the kernels keep their threads, torch's own small operations get one. Two pools that wait for
+    work by spinning take each other's cores: on 2 cores that cost a sixth of the decoding speed.
+    """
     n = torch.get_num_threads()
     token = _of_kernels.set(n)
     torch.set_num_threads(1)
@@ -47,7 +48,9 @@ def small_step() -> Iterator[None]:
 
 
 def linear_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x [.., in] float32, weight [out, in] bfloat16, bias [out] float32 -> [.., out]; all contiguous, which is not checked."""
+    """x [.., in] float32, weight [out, in] bfloat16, bias [out] float32 -> [.., out]; all contiguous, which is not
+    checked.
+    """
     rows, (n, k) = x.numel() // x.shape[-1], weight.shape
     out = x.new_empty((*x.shape[:-1], n))
     at = None if bias is None else bias.data_ptr()
@@ -73,7 +76,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class _Attend(ctypes.Structure):  # AttendArguments in attention.h
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("q", "k", "v", "sinks", "q_positions", "k_positions", "out")),
-        *((name, ctypes.c_int64) for name in ("kv_stride", "k_positions_stride", "batch", "queries", "keys", "heads", "kv_heads", "head_dim", "window")),
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                "kv_stride",
+                "k_positions_stride",
+                "batch",
+                "queries",
+                "keys",
+                "heads",
+                "kv_heads",
+                "head_dim",
+                "window",
+            )
+        ),
         ("threads", ctypes.c_int32),
     )
 
@@ -86,6 +102,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos:
         k, v, k_pos = k.contiguous(), v.contiguous(), k_pos.contiguous()
     out = q.new_empty((b, t, n * hd))
     tensors = (x.data_ptr() for x in (q, k, v, sinks, q_pos, k_pos, out))
-    arguments = _Attend(*tensors, k.stride(0), k_pos.stride(0), b, t, k.shape[1], n, k.shape[2], hd, window or 0, threads())
+    arguments = _Attend(
+        *tensors, k.stride(0), k_pos.stride(0), b, t, k.shape[1], n, k.shape[2], hd, window or 0, threads()
+    )
     loaded().attend(ctypes.addressof(arguments))
     return out

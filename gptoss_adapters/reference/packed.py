@@ -1,7 +1,8 @@
 """Dense bfloat16 weights held in 12 bits each, without loss: a token reads a quarter less of them.
 
-Trained weights use few exponents, so a nibble tells most of them; the others are listed (see `kernels/native/packed.h`). Products are
-those of the unpacked weights, exact as always; only the order of the sums is another.
+Trained weights use few exponents, so a nibble tells most of them; the others are listed (see
+`kernels/native/packed.h`). Products are those of the unpacked weights, exact as always; only the order of the sums is
+another.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def packs() -> bool:
 
 
 def pack(weight: Tensor) -> PackedWeight | None:
-    """weight [rows, width] bfloat16, contiguous -> the same in 12 bits; None where too many exponents are out of the ordinary."""
+    """weight [rows, width] bfloat16, contiguous -> the same in 12 bits; None where too many exponents are out of
+    the ordinary.
+    """
     (rows, width), native, groups = weight.shape, loaded(), -(-weight.shape[1] // GROUP)
     counts = np.zeros(256, np.int64)
     native.pack_count(weight.data_ptr(), weight.numel(), address(counts))

@@ -38,8 +38,12 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, ok in (("temperature", self.temperature >= 0), ("top_k", self.top_k >= 0),
-                         ("top_p", 0 < self.top_p <= 1), ("min_p", 0 <= self.min_p <= 1)):  # fmt: skip
+        for name, ok in (
+            ("temperature", self.temperature >= 0),
+            ("top_k", self.top_k >= 0),
+            ("top_p", 0 < self.top_p <= 1),
+            ("min_p", 0 <= self.min_p <= 1),
+        ):
             if not ok:
                 raise UsageError(f"{name} is out of range", got=getattr(self, name))
 
@@ -66,7 +70,8 @@ def top_logprobs(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 def distribution(logits: np.ndarray, how: Filters) -> tuple[np.ndarray, np.ndarray]:
     """logits [V] -> the ids that temperature (above 0) and filters leave, and their (not renormalised) probabilities.
 
-    The filters follow transformers' order: temperature, top-k, top-p (the smallest set that reaches it), min-p (relative to the best).
+    The filters follow transformers' order: temperature, top-k, top-p (the smallest set that reaches it), min-p
+    (relative to the best).
     """
     shifted = logits.astype(np.float64)
     shifted -= shifted.max()  # so that a tiny temperature does not overflow
@@ -87,7 +92,9 @@ def distribution(logits: np.ndarray, how: Filters) -> tuple[np.ndarray, np.ndarr
 
 
 def draw(logits: np.ndarray, how: Filters, random: np.random.Generator) -> int:
-    """An id for logits [V]; -inf excludes. Temperature 0 takes the lowest of equal best ids. Equal logits and seed give equal ids."""
+    """An id for logits [V]; -inf excludes. Temperature 0 takes the lowest of equal best ids. Equal logits and seed
+    give equal ids.
+    """
     if how.temperature == 0:
         return int(logits.argmax())
     ids, p = distribution(logits, how)

@@ -1,4 +1,6 @@
-"""One answer in the making: a generation's tokens through the API's stream, with stop strings, log-probabilities and usage."""
+"""One answer in the making: a generation's tokens through the API's stream, with stop strings, log-probabilities
+and usage.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Answer:
     attach(events, entries): puts log-probability entries where the API has them; returns those that found no place yet.
     """
 
-    def __init__(self, stream: Stream, generation: Generation, ask: Ask, info: Info, vocabulary: Vocabulary, attach: Attach) -> None:
+    def __init__(
+        self, stream: Stream, generation: Generation, ask: Ask, info: Info, vocabulary: Vocabulary, attach: Attach
+    ) -> None:
         self.stream, self._generation, self._ask, self._info = stream, generation, ask, info
         self._vocabulary, self._attach = vocabulary, attach
         self._pending: list[Json] = []
@@ -70,7 +74,9 @@ class Answer:
         """Token by token, so that the same answer is the same events whatever the timing."""
         out: list[Json] = []
         for token in batch:
-            out += self.stream.feed([token.id]) if self._ask.settings["logprobs"] is None else self._with_logprobs(token)
+            out += (
+                self.stream.feed([token.id]) if self._ask.settings["logprobs"] is None else self._with_logprobs(token)
+            )
             self.n_tokens += 1
             if self.stream.stopped:
                 break

@@ -38,7 +38,10 @@ class App:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._key = service.settings.api_key.encode() if service.settings.api_key else None
-        routes = [Route(path, _Endpoint(service, path, handlers), methods=list(handlers)) for path, handlers in _ROUTES.items()]
+        routes = [
+            Route(path, _Endpoint(service, path, handlers), methods=list(handlers))
+            for path, handlers in _ROUTES.items()
+        ]
         self._router = Router(routes, redirect_slashes=False, lifespan=self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +74,9 @@ class App:
             return
         kind, _, given = exchange.header("authorization").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._key):
-            raise ApiError(401, "no valid API key was given", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+            raise ApiError(
+                401, "no valid API key was given", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
+            )
 
     def _told(self, exchange: Exchange, ident: str, status: int, seconds: float, trouble: ApiError | None) -> None:
         route = exchange.facts.pop("route", "other")
@@ -107,7 +112,9 @@ class _Endpoint:
 def _own(error: Exception) -> Exception:
     if not isinstance(error, HTTPException):
         return error
-    return ApiError(error.status_code, f"{error.detail}: see /openapi.json for what there is", headers=dict(error.headers or {}))
+    return ApiError(
+        error.status_code, f"{error.detail}: see /openapi.json for what there is", headers=dict(error.headers or {})
+    )
 
 
 def _posting(create: Callable[[Service, Exchange, Json], Any]) -> Handler:
@@ -147,14 +154,18 @@ async def _models(service: Service, exchange: Exchange, _: dict[str, str]) -> No
 
 async def _one_model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     if path["model"] != service.settings.model:
-        raise ApiError(404, f"no such model (this server has {service.settings.model!r})", code="model_not_found", param="model")
+        raise ApiError(
+            404, f"no such model (this server has {service.settings.model!r})", code="model_not_found", param="model"
+        )
     await exchange.json(_model(service))
 
 
 async def _health(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
     scheduler, info = service.scheduler, service.info
     load = {"running": scheduler.n_running, "waiting": scheduler.n_waiting}
-    await exchange.json({"status": "ok", "model": service.settings.model, "engine": info.engine, "version": info.version, **load})
+    await exchange.json(
+        {"status": "ok", "model": service.settings.model, "engine": info.engine, "version": info.version, **load}
+    )
 
 
 async def _metrics(service: Service, exchange: Exchange, _: dict[str, str]) -> None:

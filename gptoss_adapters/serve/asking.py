@@ -1,4 +1,6 @@
-"""From a request to what a backend is asked: prompt ids, sampling, limits, a grammar where one is needed and possible."""
+"""From a request to what a backend is asked: prompt ids, sampling, limits, a grammar where one is needed and
+possible.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ _SMALLEST_TOP_P = 1e-6  # the APIs allow 0, which leaves the best token
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request comes to. `settings`: keyword arguments of `Backend.stream`. `schema` and `must_call`: what the answer
-    has to be. `enforced`: by a grammar, but for the parts of the schema that `notes` names."""
+    """What a request comes to. `settings`: keyword arguments of `Backend.stream`. `schema` and `must_call`: what the
+    answer has to be. `enforced`: by a grammar, but for the parts of the schema that `notes` names.
+    """
 
     tokens: list[int]
     settings: Json
@@ -31,12 +34,16 @@ class Ask:
     notes: tuple[str, ...] = ()
 
 
-def ask(body: ChatBody | ResponsesBody, turn: Turn, tokens: list[int], info: Info, logprobs: int | None, strict_tools: bool) -> Ask:
+def ask(
+    body: ChatBody | ResponsesBody, turn: Turn, tokens: list[int], info: Info, logprobs: int | None, strict_tools: bool
+) -> Ask:
     """Raises ApiError where the prompt does not fit or the backend cannot give what is wanted."""
     room = info.n_ctx - len(tokens)
     if room < 1:
         message = f"the prompt has {len(tokens)} tokens, the context holds {info.n_ctx}: nothing is left for an answer"
-        raise bad_request(message, "input" if isinstance(body, ResponsesBody) else "messages", "context_length_exceeded")
+        raise bad_request(
+            message, "input" if isinstance(body, ResponsesBody) else "messages", "context_length_exceeded"
+        )
     schema = turn.final if isinstance(turn.final, dict) else None
     must_call = turn.final is None
     wanted = schema is not None or must_call or strict_tools
@@ -59,7 +66,9 @@ def check(tools: Any, limit: int) -> bool:
     if not isinstance(tools, list):
         return False
     if len(tools) > limit:
-        raise bad_request(f"too many tools (expected at most {limit} / got {len(tools)})", "tools", "array_above_max_length")
+        raise bad_request(
+            f"too many tools (expected at most {limit} / got {len(tools)})", "tools", "array_above_max_length"
+        )
     return any(isinstance(tool, Mapping) and _strict(tool) for tool in tools)
 
 

@@ -1,8 +1,9 @@
 """The shape of requests: one declaration that checks them and describes them in the OpenAPI document.
 
-Messages, input items, tools and formats are only listed here: `gptoss_harmony` reads them and says what is wrong with them.
-What gpt-oss or this server cannot do is declared with the one value that means "not asked for", and an unknown argument is
-refused, so that nothing is ignored that would change an answer. Arguments that cannot change one are accepted and dropped.
+Messages, input items, tools and formats are only listed here: `gptoss_harmony` reads them and says what is wrong with
+them. What gpt-oss or this server cannot do is declared with the one value that means "not asked for", and an unknown
+argument is refused, so that nothing is ignored that would change an answer. Arguments that cannot change one are
+accepted and dropped.
 """
 
 from __future__ import annotations
@@ -17,13 +18,38 @@ Ignored: TypeAlias = Any
 Zero: TypeAlias = Annotated[float, Field(ge=0, le=0)] | None
 StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Objects: TypeAlias = list[dict[str, Any]]
-_PARTS = [{"type": "string"}, *({"type": "object", "required": [key], "properties": {key: {"type": "string"}}} for key in ("text", "refusal"))]
+_PARTS = [
+    {"type": "string"},
+    *({"type": "object", "required": [key], "properties": {key: {"type": "string"}}} for key in ("text", "refusal")),
+]
 _TEXT = {"anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"anyOf": _PARTS}}]}
-_MESSAGE = {"type": "object", "required": ["role"], "properties": {"role": {"enum": ["user", "assistant", "system", "developer"]}, "content": _TEXT}}
-_TOOL_RESULT = {"type": "object", "required": ["role", "tool_call_id"], "properties": {"role": {"const": "tool"}, "tool_call_id": {"type": "string"}, "content": _TEXT}}
-_CALLING = {"type": "object", "required": ["role", "tool_calls"], "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "items": {"type": "object"}}}}
-_ITEM = {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["message", "reasoning", "function_call", "function_call_output", "item_reference"]}}}
-Messages: TypeAlias = Annotated[Objects, Field(min_length=1), WithJsonSchema({"type": "array", "minItems": 1, "items": {"anyOf": [_MESSAGE, _TOOL_RESULT, _CALLING]}})]
+_MESSAGE = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {"role": {"enum": ["user", "assistant", "system", "developer"]}, "content": _TEXT},
+}
+_TOOL_RESULT = {
+    "type": "object",
+    "required": ["role", "tool_call_id"],
+    "properties": {"role": {"const": "tool"}, "tool_call_id": {"type": "string"}, "content": _TEXT},
+}
+_CALLING = {
+    "type": "object",
+    "required": ["role", "tool_calls"],
+    "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "items": {"type": "object"}}},
+}
+_ITEM = {
+    "type": "object",
+    "required": ["type"],
+    "properties": {
+        "type": {"enum": ["message", "reasoning", "function_call", "function_call_output", "item_reference"]}
+    },
+}
+Messages: TypeAlias = Annotated[
+    Objects,
+    Field(min_length=1),
+    WithJsonSchema({"type": "array", "minItems": 1, "items": {"anyOf": [_MESSAGE, _TOOL_RESULT, _CALLING]}}),
+]
 Items: TypeAlias = Annotated[Objects, WithJsonSchema({"type": "array", "items": {"anyOf": [_MESSAGE, _ITEM]}})]
 Limit: TypeAlias = Annotated[int, Field(ge=1, le=2**31)] | None
 
@@ -36,7 +62,9 @@ class StreamOptions(BaseModel):
 
 
 class _Body(BaseModel):
-    """What both APIs share; top_k, min_p, seed and stop are extensions in the Responses API, top_k and min_p in both."""
+    """What both APIs share; top_k, min_p, seed and stop are extensions in the Responses API, top_k and min_p in
+    both.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, title="Request")
 

@@ -36,12 +36,22 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
         raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream: true", "stream_options")
-    asked = service.ask(body, to_conversation(raw, date=service.date), turn(raw), (body.top_logprobs or 0) if body.logprobs else None)
-    stream = Stream(service.settings.model, int(time.time()), body.tools, parallel=body.parallel_tool_calls is not False, stops=body.stops)
+    asked = service.ask(
+        body, to_conversation(raw, date=service.date), turn(raw), (body.top_logprobs or 0) if body.logprobs else None
+    )
+    stream = Stream(
+        service.settings.model,
+        int(time.time()),
+        body.tools,
+        parallel=body.parallel_tool_calls is not False,
+        stops=body.stops,
+    )
     attach = ChatLogprobs()
     answer = await service.begin(exchange, asked, stream, attach)
     if body.stream:
-        await _streamed(service, exchange, answer, asked, stream, bool(body.stream_options and body.stream_options.include_usage))
+        await _streamed(
+            service, exchange, answer, asked, stream, bool(body.stream_options and body.stream_options.include_usage)
+        )
         return
     async for _ in answer.events():
         pass
@@ -53,7 +63,9 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     await exchange.json(whole | _warnings(asked, stream))
 
 
-async def _streamed(service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: Stream, tell_usage: bool) -> None:
+async def _streamed(
+    service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: Stream, tell_usage: bool
+) -> None:
     try:
         async for chunks in answer.events():
             if chunks:
@@ -74,5 +86,7 @@ def _spelled(chunks: list[Json]) -> bytes:
 def _warnings(asked: Ask, stream: Stream) -> Json:
     """`warnings`, an addition to the API, is there only where an answer is not what was asked for."""
     message = stream.message
-    found = shortcomings(asked, message["content"], bool(message.get("tool_calls")), message["finish_reason"] != "length")
+    found = shortcomings(
+        asked, message["content"], bool(message.get("tool_calls")), message["finish_reason"] != "length"
+    )
     return {"warnings": found} if found else {}

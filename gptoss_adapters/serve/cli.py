@@ -26,7 +26,9 @@ Examples:
   gptoss-serve --backend ollama=gpt-oss:20b
   gptoss-serve --backend llama_server=http://localhost:8080
 """
-_KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections (httpx: 5), or both sides close at once and a request is lost
+_KEEP_ALIVE_SECONDS = (
+    75  # longer than clients keep idle connections (httpx: 5), or both sides close at once and a request is lost
+)
 _SLACK_SECONDS = 30.0  # a backend that is silent for so much longer than a request may last is ended
 
 app = typer.Typer(add_completion=True, rich_markup_mode=None)
@@ -34,30 +36,56 @@ app = typer.Typer(add_completion=True, rich_markup_mode=None)
 
 @app.command(help=HELP)
 def serve(
-    backend: Annotated[str, typer.Option(help="name=PATH, name@PYTHON=PATH or module:Class=PATH; names: llama_cpp, llama_server, torch, ollama, transformers, vllm.")],
+    backend: Annotated[
+        str,
+        typer.Option(
+            help=(
+                "name=PATH, name@PYTHON=PATH or module:Class=PATH; names: llama_cpp, llama_server, torch, ollama, "
+                "transformers, vllm."
+            )
+        ),
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    api_key: Annotated[str | None, typer.Option(envvar="GPTOSS_API_KEY", help="Key that clients must send.", show_envvar=True)] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="GPTOSS_API_KEY", help="Key that clients must send.", show_envvar=True)
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The model's name for clients. Default: from the path.")] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="An option of the backend, NAME=VALUE; may be repeated.")] = None,
-    slots: Annotated[int, typer.Option(min=1, max=64, help="Copies of the backend: requests that run at the same time.")] = 1,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of the backend, NAME=VALUE; may be repeated.")
+    ] = None,
+    slots: Annotated[
+        int, typer.Option(min=1, max=64, help="Copies of the backend: requests that run at the same time.")
+    ] = 1,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get a 429.")] = 64,
     store: Annotated[str, typer.Option(help="SQLite file of responses, or :memory:.")] = "gptoss-responses.sqlite",
     request_seconds: Annotated[float, typer.Option(min=1, help="Longest time of a request, waiting included.")] = 600.0,
-    grace_seconds: Annotated[int, typer.Option(min=0, help="How long running requests may go on when the server is told to end.")] = 30,
+    grace_seconds: Annotated[
+        int, typer.Option(min=0, help="How long running requests may go on when the server is told to end.")
+    ] = 30,
     max_body_mb: Annotated[int, typer.Option(min=1, help="Largest request body.")] = 16,
     max_tools: Annotated[int, typer.Option(min=0, help="Most tools in a request.")] = 128,
-    day: Annotated[str | None, typer.Option("--date", help="The prompt's current date, YYYY-MM-DD. Default: today.")] = None,
+    day: Annotated[
+        str | None, typer.Option("--date", help="The prompt's current date, YYYY-MM-DD. Default: today.")
+    ] = None,
     log_contents: Annotated[bool, typer.Option("--log-contents", help="Prompts and answers in the log.")] = False,
 ) -> None:
     settings = Settings(
-        model=model or _name_of(backend), api_key=api_key or None, queue=queue, request_seconds=request_seconds,
-        body_bytes=max_body_mb * 2**20, max_tools=max_tools, date=day, log_contents=log_contents,
-    )  # fmt: skip
+        model=model or _name_of(backend),
+        api_key=api_key or None,
+        queue=queue,
+        request_seconds=request_seconds,
+        body_bytes=max_body_mb * 2**20,
+        max_tools=max_tools,
+        date=day,
+        log_contents=log_contents,
+    )
     _serve(settings, backend, _options(setting or []), slots, store, _listen(host, port), grace_seconds)
 
 
-def _serve(settings: Settings, spec: str, options: dict[str, Any], slots: int, store: str, listening: socket.socket, grace: int) -> None:
+def _serve(
+    settings: Settings, spec: str, options: dict[str, Any], slots: int, store: str, listening: socket.socket, grace: int
+) -> None:
     try:
         import openai  # noqa: F401  # its types describe the answers
         import starlette  # noqa: F401
@@ -77,11 +105,21 @@ def _serve(settings: Settings, spec: str, options: dict[str, Any], slots: int, s
         for _ in range(slots):
             backends.append(open_backend(spec, timeout=settings.request_seconds + _SLACK_SECONDS, **options))
         host, port = listening.getsockname()[:2]
-        facts = {"url": f"http://{f'[{host}]' if ':' in host else host}:{port}/v1", "model": settings.model, "key": settings.api_key is not None}
+        facts = {
+            "url": f"http://{f'[{host}]' if ':' in host else host}:{port}/v1",
+            "model": settings.model,
+            "key": settings.api_key is not None,
+        }
         config = uvicorn.Config(
-            create_app(backends, settings, kept), log_config=None, access_log=False, server_header=False, lifespan="on",
-            timeout_graceful_shutdown=grace, backlog=1024, timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        )  # fmt: skip
+            create_app(backends, settings, kept),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            timeout_graceful_shutdown=grace,
+            backlog=1024,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         logging.getLogger("gptoss.serve").info("listening", extra={"facts": facts})
         uvicorn.Server(config).run(sockets=[listening])
@@ -95,8 +133,12 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        raise OutputError(f"cannot listen on {host} port {port}: {error.strerror or error}", hint="choose another --port") from error
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio sets it only on sockets that it makes itself
+        raise OutputError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}", hint="choose another --port"
+        ) from error
+    listening.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+    )  # asyncio sets it only on sockets that it makes itself
     return listening
 
 

@@ -13,7 +13,15 @@ _TYPES = {401: "authentication_error", 404: "invalid_request_error", 429: "rate_
 class ApiError(Exception):
     """An answer that is an error. param: the path of the bad value, as in `messages[2].content`."""
 
-    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.code, self.param, self.headers = status, code, param, headers or {}
 

@@ -1,4 +1,5 @@
-"""One HTTP exchange at the level of ASGI: a JSON body in, JSON or server-sent events out, and the client leaving noticed.
+"""One HTTP exchange at the level of ASGI: a JSON body in, JSON or server-sent events out, and the client leaving
+noticed.
 
 Starlette's responses are not used here: they see a client leave only between two chunks, if at all.
 """
@@ -91,12 +92,22 @@ class Exchange:
         """Send events that are spelled out already; the first call sends the headers too."""
         if not self._events_begun:
             self._events_begun = True
-            await self._start(200, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"})
+            await self._start(
+                200,
+                {
+                    "content-type": "text/event-stream; charset=utf-8",
+                    "cache-control": "no-cache",
+                    "x-accel-buffering": "no",
+                },
+            )
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
-        pairs = [(key.lower().encode(), value.encode("latin-1", "replace")) for key, value in {**self.headers, **headers}.items()]
+        pairs = [
+            (key.lower().encode(), value.encode("latin-1", "replace"))
+            for key, value in {**self.headers, **headers}.items()
+        ]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
 

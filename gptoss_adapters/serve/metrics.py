@@ -9,7 +9,9 @@ SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300)
 
 
 class Metrics:
-    """`count` adds to a counter, `observe` to a histogram of seconds, `gauge` names a function that tells a current value."""
+    """`count` adds to a counter, `observe` to a histogram of seconds, `gauge` names a function that tells a current
+    value.
+    """
 
     CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

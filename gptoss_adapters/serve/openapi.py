@@ -15,17 +15,29 @@ _ERROR = {
         "error": {
             "type": "object",
             "required": ["message", "type", "param", "code"],
-            "properties": {key: {"type": "string"} if key in ("message", "type") else {"type": ["string", "null"]} for key in ("message", "type", "param", "code")},
+            "properties": {
+                key: {"type": "string"} if key in ("message", "type") else {"type": ["string", "null"]}
+                for key in ("message", "type", "param", "code")
+            },
         }
     },
 }
-_DELETED = {"type": "object", "required": ["id", "deleted"], "properties": {"id": {"type": "string"}, "deleted": {"type": "boolean"}}}
+_DELETED = {
+    "type": "object",
+    "required": ["id", "deleted"],
+    "properties": {"id": {"type": "string"}, "deleted": {"type": "boolean"}},
+}
 _POST_ERRORS = (400, 401, 404, 408, 413, 415, 429, 503)
 _TEXTS = {
-    400: "A request that is wrong, or asks for what cannot be given", 401: "No valid API key", 404: "No such model or response",
-    408: "The body did not arrive in time", 413: "The body is too large", 415: "The body is not JSON",
-    429: "The queue is full; Retry-After says when to try again", 503: "The backend failed, or none became free in time",
-}  # fmt: skip
+    400: "A request that is wrong, or asks for what cannot be given",
+    401: "No valid API key",
+    404: "No such model or response",
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    415: "The body is not JSON",
+    429: "The queue is full; Retry-After says when to try again",
+    503: "The backend failed, or none became free in time",
+}
 
 
 @cache
@@ -40,7 +52,11 @@ def document() -> Json:
     found, schemas = models_json_schema([*bodies, *answers], ref_template="#/components/schemas/{model}")
     of = {kind: found[kind, mode] for kind, mode in [*bodies, *answers]}
     ident = _parameter("response_id", "path", {"type": "string", "minLength": 1, "pattern": "^[^/]+$"})
-    models = {"type": "object", "required": ["object", "data"], "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": of[Model]}}}
+    models = {
+        "type": "object",
+        "required": ["object", "data"],
+        "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": of[Model]}},
+    }
     paging = [
         _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 100}),
         _parameter("order", "query", {"enum": ["asc", "desc"]}),
@@ -53,14 +69,25 @@ def document() -> Json:
             "get": _get("getResponse", of[Response], [ident], 400, 404),
             "delete": _get("deleteResponse", _DELETED, [ident], 404),
         },
-        "/v1/responses/{response_id}/input_items": {"get": _get("listInputItems", of[ResponseItemList], [ident, *paging], 400, 404)},
+        "/v1/responses/{response_id}/input_items": {
+            "get": _get("listInputItems", of[ResponseItemList], [ident, *paging], 400, 404)
+        },
         "/v1/models": {"get": _get("listModels", models, [])},
-        "/v1/models/{model}": {"get": _get("getModel", of[Model], [_parameter("model", "path", {"type": "string", "minLength": 1})], 404)},
+        "/v1/models/{model}": {
+            "get": _get("getModel", of[Model], [_parameter("model", "path", {"type": "string", "minLength": 1})], 404)
+        },
         "/health": {"get": _get("health", {"type": "object"}, [])},
         "/metrics": {"get": _get("metrics", {"type": "string"}, [], kind="text/plain")},
     }
-    info = {"title": "gptoss-serve", "version": "1", "description": "OpenAI's Responses and Chat Completions APIs over gpt-oss backends."}
-    components = {"schemas": {**schemas["$defs"], "Error": _ERROR}, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}
+    info = {
+        "title": "gptoss-serve",
+        "version": "1",
+        "description": "OpenAI's Responses and Chat Completions APIs over gpt-oss backends.",
+    }
+    components = {
+        "schemas": {**schemas["$defs"], "Error": _ERROR},
+        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+    }
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components, "security": [{}, {"key": []}]}
 
 
@@ -69,7 +96,10 @@ def _post(name: str, body: Json, answer: Json) -> Json:
     return {
         "operationId": name,
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-        "responses": {"200": {"description": "The answer; events with stream: true", "content": content}, **_errors(*_POST_ERRORS)},
+        "responses": {
+            "200": {"description": "The answer; events with stream: true", "content": content},
+            **_errors(*_POST_ERRORS),
+        },
     }
 
 

@@ -1,7 +1,7 @@
 """Conversations to prompts, so that an append-only chat only ever appends ids.
 
-What is rendered is remembered message by message, and a call is given back in the header form in which the model wrote it:
-otherwise the first call of a conversation would end what its next prompt shares with the cache.
+What is rendered is remembered message by message, and a call is given back in the header form in which the model wrote
+it: otherwise the first call of a conversation would end what its next prompt shares with the cache.
 """
 
 from __future__ import annotations

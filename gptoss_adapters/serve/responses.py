@@ -71,7 +71,9 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     await exchange.json(stream.response)
 
 
-async def _streamed(service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: Stream, raw: Json) -> None:
+async def _streamed(
+    service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: Stream, raw: Json
+) -> None:
     await exchange.events(_spelled(stream.start()))
     try:
         async for events in answer.events():
@@ -83,7 +85,9 @@ async def _streamed(service: Service, exchange: Exchange, answer: Answer, asked:
     await exchange.events(_spelled(await _complete(service, exchange, answer, asked, stream, raw)), last=True)
 
 
-async def _complete(service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: Stream, raw: Json) -> list[Json]:
+async def _complete(
+    service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: Stream, raw: Json
+) -> list[Json]:
     """The last events; the response is stored before they are sent."""
     events = answer.finish(usage)
     service.ended(exchange, answer)
@@ -106,7 +110,12 @@ async def _previous(service: Service, ident: str | None) -> list[Json]:
         return []
     found = await asyncio.to_thread(service.store.chain, ident)
     if found is None:
-        raise ApiError(404, f"no response {ident[:100]!r} with all before it is stored here", code="previous_response_not_found", param="previous_response_id")
+        raise ApiError(
+            404,
+            f"no response {ident[:100]!r} with all before it is stored here",
+            code="previous_response_not_found",
+            param="previous_response_id",
+        )
     return found
 
 
@@ -115,7 +124,9 @@ def _summarise(kind: Any) -> Summarise | None:
     if kind is None:
         return None
     if kind not in ("auto", "concise", "detailed"):
-        raise bad_request(f"unknown summary (expected auto, concise or detailed / got {str(kind)[:100]!r})", "reasoning.summary")
+        raise bad_request(
+            f"unknown summary (expected auto, concise or detailed / got {str(kind)[:100]!r})", "reasoning.summary"
+        )
     return _first_sentence if kind == "concise" else str.strip
 
 
@@ -130,7 +141,9 @@ def _whole_tool(tool: Json) -> Json:
         return {"container": {"type": "auto"}} | tool
     if tool.get("type", "function") != "function":
         return tool
-    return {"type": "function", "description": None, "parameters": None, "strict": None} | (tool.get("function") or tool)
+    return {"type": "function", "description": None, "parameters": None, "strict": None} | (
+        tool.get("function") or tool
+    )
 
 
 def input_items(raw: Json) -> list[Json]:
@@ -141,7 +154,9 @@ def input_items(raw: Json) -> list[Json]:
 
 def _item(item: Json) -> Json:
     kind = item.get("type") or "message"
-    prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}.get(kind, "item")
+    prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}.get(
+        kind, "item"
+    )
     whole = {"id": new_id(prefix), "type": kind, **{key: value for key, value in item.items() if value is not None}}
     if kind == "message" and isinstance(whole.get("content"), str):
         part = {"type": "output_text", "annotations": []} if whole["role"] == "assistant" else {"type": "input_text"}

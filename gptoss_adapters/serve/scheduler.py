@@ -1,6 +1,7 @@
 """Who computes when: a few backends, a bounded queue in front of them, and generations that stop when nobody listens.
 
-A backend serves one generation at a time, in a thread that waits for its child process. All else happens in the event loop.
+A backend serves one generation at a time, in a thread that waits for its child process. All else happens in the event
+loop.
 """
 
 from __future__ import annotations
@@ -145,7 +146,9 @@ class Scheduler:
 
     async def _acquire(self, tokens: Sequence[int]) -> Slot:
         if self._idle and not self._waiting:
-            slot = max(self._idle, key=lambda s: common_prefix(s.tokens, tokens)) if len(self._idle) > 1 else self._idle[0]
+            slot = (
+                max(self._idle, key=lambda s: common_prefix(s.tokens, tokens)) if len(self._idle) > 1 else self._idle[0]
+            )
             self._idle.remove(slot)
             return slot
         if self.n_waiting >= self._queue:

@@ -52,7 +52,9 @@ class Service:
         except ValidationError as error:
             raise of_validation(error) from None
         if body.model is not None and body.model != self.settings.model:
-            raise ApiError(404, f"no such model (this server has {self.settings.model!r})", code="model_not_found", param="model")
+            raise ApiError(
+                404, f"no such model (this server has {self.settings.model!r})", code="model_not_found", param="model"
+            )
         return body
 
     def ask(self, body: ChatBody | ResponsesBody, conversation: Conversation, turn: Turn, logprobs: int | None) -> Ask:
@@ -69,7 +71,9 @@ class Service:
                 began = time.perf_counter()
                 generation = await self.scheduler.start(ask.tokens, ask.settings)
         except TimeoutError:
-            raise ApiError(503, "no backend became free in time", code="timeout", headers={"Retry-After": "10"}) from None
+            raise ApiError(
+                503, "no backend became free in time", code="timeout", headers={"Retry-After": "10"}
+            ) from None
         waited = time.perf_counter() - began
         self.metrics.observe("wait_seconds", waited)
         exchange.facts["waited_ms"] = round(1000 * waited, 2)
@@ -102,7 +106,9 @@ def api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, LayoutError):
         return bad_request(str(error), error.where)
-    if isinstance(error, HarmonyError | UsageError) or (isinstance(error, NotComparable) and not isinstance(error, BackendFailed)):
+    if isinstance(error, HarmonyError | UsageError) or (
+        isinstance(error, NotComparable) and not isinstance(error, BackendFailed)
+    ):
         return bad_request(str(error))  # also: what this backend cannot do
     if isinstance(error, GptOssError):
         return ApiError(503, str(error), code="backend_failed", headers={"Retry-After": "1"})

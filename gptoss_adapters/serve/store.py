@@ -1,7 +1,7 @@
 """Finished responses in SQLite: a file, or memory. One row per response, with its input items, whole as JSON.
 
-A response is in the file before its client hears that it is complete: a killed server has lost none. Only a machine that
-loses its power can lose the last ones (synchronous=NORMAL: an fsync would cost each request several milliseconds).
+A response is in the file before its client hears that it is complete: a killed server has lost none. Only a machine
+that loses its power can lose the last ones (synchronous=NORMAL: an fsync would cost each request several milliseconds).
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """What `pip install gptoss-adapters` adds to vLLM, through its entry point group `vllm.general_plugins`.
 
-vLLM calls `register()` in each of its processes, before any checkpoint is known. It runs a list of small installers, each of
-which registers something lazy that hands back vLLM's own for every checkpoint that vLLM serves right.
+vLLM calls `register()` in each of its processes, before any checkpoint is known. It runs a list of small installers,
+each of which registers something lazy that hands back vLLM's own for every checkpoint that vLLM serves right.
 
     GPTOSS_ADAPTERS_VLLM=off|auto|force      off: no trace; force: also where vLLM's own would serve, and in any version
     GPTOSS_ADAPTERS_EXPERTS=native|dequantise   keep MXFP4 experts packed (default), or widen them while loading
     GPTOSS_ADAPTERS_QUANTIZE=mxfp4           quantise bf16 experts while loading
     GPTOSS_ADAPTERS_SELFCHECK=1              compare the loaded experts with the reference, log the verdict
-    VLLM_PLUGINS=...                         vLLM's own list of plugins to load, by entry point name (ours: gptoss_adapters)
+    VLLM_PLUGINS=...                         vLLM's own list of plugins to load, by entry point name (ours:
+    gptoss_adapters)
 
 Importing this costs nothing: no torch, no vLLM.
 """
@@ -20,7 +21,8 @@ from importlib.util import find_spec
 
 from gptoss_adapters.vllm_plugin import policy
 
-# Modules with an `install()` that registers one thing lazily and may be called again. One that fails is logged and left out;
+# Modules with an `install()` that registers one thing lazily and may be called again. One that fails is logged and left
+# out;
 # the others still run, and vLLM goes on.
 INSTALLERS = ("quantization", "registry", "harmony_hooks")
 
@@ -37,7 +39,9 @@ def register() -> None:
     _registered = True
     reason = policy.unknown_version()
     if reason and policy.mode() != "force":
-        log.warning("gptoss-adapters stays out: %s. GPTOSS_ADAPTERS_VLLM=force tries anyway, =off silences this", reason)
+        log.warning(
+            "gptoss-adapters stays out: %s. GPTOSS_ADAPTERS_VLLM=force tries anyway, =off silences this", reason
+        )
         return
     done = [name for name in INSTALLERS if _install(name)]
     log.info("gptoss-adapters: registered %s for gpt-oss", ", ".join(done) or "nothing")

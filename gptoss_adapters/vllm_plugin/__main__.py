@@ -21,7 +21,9 @@ def table(found: Report) -> str:
     lines = [f"{name:<14} {value}" for name, value in {**found.machine, **found.switches}.items()]
     rows = [("would register", "", "why"), *((row.name, row.state, row.why) for row in found.rows)]
     width = max(len(name) for name, _, _ in rows)
-    return "\n".join([*lines, "", *(f"{name:<{width}}  {state:<7}  {why}".rstrip() for name, state, why in rows)]) + "\n"
+    return (
+        "\n".join([*lines, "", *(f"{name:<{width}}  {state:<7}  {why}".rstrip() for name, state, why in rows)]) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a checkpoint needs that vLLM's own gpt-oss model does not give: read from its config and its files' headers.
 
-vLLM 0.32 computes with even layers sliding, eps 1e-5, SwiGLU limit 7 and alpha 1.702, and YaRN without an attention factor,
-whatever the config says; and it knows two ways in which the tensors are stored.
+vLLM 0.32 computes with even layers sliding, eps 1e-5, SwiGLU limit 7 and alpha 1.702, and YaRN without an attention
+factor, whatever the config says; and it knows two ways in which the tensors are stored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _ROPE_KEYS = ("factor", "original_max_position_embeddings", "beta_fast", "beta_s
 
 @dataclass(frozen=True)
 class Decision:
-    """`reasons`: why vLLM's own class would not do, empty if it would. `checkpoint`: None where the files are not here yet."""
+    """`reasons`: why vLLM's own class would not do, empty if it would. `checkpoint`: None where the files are not
+    here yet.
+    """
 
     config: GptOssConfig
     checkpoint: Checkpoint | None
@@ -69,7 +71,9 @@ def decide(vllm_config: VllmConfig) -> Decision:
 
 
 def obeyed_config(hf: Any, checkpoint: Checkpoint | None = None) -> GptOssConfig:
-    """The config that vLLM holds (so `--hf-overrides` counts), with what transformers drops or fills in read from the file."""
+    """The config that vLLM holds (so `--hf-overrides` counts), with what transformers drops or fills in read from
+    the file.
+    """
     values = hf.to_dict()
     raw = {} if checkpoint is None or checkpoint.config_file is None else json.loads(checkpoint.config_file.read_text())
     if "experts_per_token" in raw and "num_experts_per_tok" not in raw:  # transformers fills in its default, 4
@@ -79,11 +83,17 @@ def obeyed_config(hf: Any, checkpoint: Checkpoint | None = None) -> GptOssConfig
 
 def _config_reasons(config: GptOssConfig, hf: Any) -> Iterator[str]:
     """The fields in which the config differs from what the built-in model assumes, in words."""
-    fixed = {"rms_norm_eps": RMS_NORM_EPS, "swiglu_limit": SWIGLU_LIMIT, "swiglu_alpha": SWIGLU_ALPHA,
-             "layer_types": alternating(config.num_hidden_layers)}  # fmt: skip
+    fixed = {
+        "rms_norm_eps": RMS_NORM_EPS,
+        "swiglu_limit": SWIGLU_LIMIT,
+        "swiglu_alpha": SWIGLU_ALPHA,
+        "layer_types": alternating(config.num_hidden_layers),
+    }
     for name, assumed in fixed.items():
         if (value := getattr(config, name)) != assumed:
-            shown = f" {value} (vLLM assumes {assumed})" if name != "layer_types" else " (vLLM assumes even layers sliding)"
+            shown = (
+                f" {value} (vLLM assumes {assumed})" if name != "layer_types" else " (vLLM assumes even layers sliding)"
+            )
             yield name + shown
     rope = getattr(hf, "rope_parameters", None) or {}
     if not config.uses_yarn:
@@ -98,7 +108,9 @@ def _config_reasons(config: GptOssConfig, hf: Any) -> Iterator[str]:
 
 
 def opened(path: str) -> Checkpoint | None:
-    """The checkpoint behind vLLM's `model`: a local folder, or what is in the Hub's cache. None: it is not here, or not ours."""
+    """The checkpoint behind vLLM's `model`: a local folder, or what is in the Hub's cache. None: it is not here, or
+    not ours.
+    """
     folder = _local(path)
     if folder is None or not any(folder.glob("*.safetensors")):
         return None

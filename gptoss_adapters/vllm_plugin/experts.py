@@ -1,10 +1,12 @@
 """The expert layers that the plugin puts in vLLM's place: MXFP4 with our native kernels, or widened while loading.
 
-vLLM calls `create_weights`, its loaders fill the parameters (this rank's slice of them), then `apply` computes. Parameters, with
-E local experts, I the intermediate size of this rank rounded up to whole MXFP4 blocks (what is beyond is zero):
+vLLM calls `create_weights`, its loaders fill the parameters (this rank's slice of them), then `apply` computes.
+Parameters, with E local experts, I the intermediate size of this rank rounded up to whole MXFP4 blocks (what is beyond
+is zero):
 
     w13_weight u8 [E, 2I, H / 2], w13_weight_scale u8 [E, 2I, H / 32], w13_bias f32 [E, 2I]    gate and up interleaved
-    w2_weight  u8 [E, H, I / 2],  w2_weight_scale  u8 [E, H, I / 32],  w2_bias  f32 [E, H]     bias zero on ranks but the first
+    w2_weight  u8 [E, H, I / 2],  w2_weight_scale  u8 [E, H, I / 32],  w2_bias  f32 [E, H]     bias zero on ranks but
+    the first
 """
 
 from __future__ import annotations
@@ -32,7 +34,11 @@ PRECISION = {torch.bfloat16: "q16"}  # error 1e-4, well below what rounding to b
 
 def method(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBase:
     """The MoE method for one layer: vLLM's own where it serves this dtype and these constants, else one of ours."""
-    if policy.mode() != "force" and policy.builtin_mxfp4(moe.in_dtype) and (alpha, limit) == (SWIGLU_ALPHA, SWIGLU_LIMIT):
+    if (
+        policy.mode() != "force"
+        and policy.builtin_mxfp4(moe.in_dtype)
+        and (alpha, limit) == (SWIGLU_ALPHA, SWIGLU_LIMIT)
+    ):
         from vllm.model_executor.layers.quantization.mxfp4 import GptOssMxfp4MoEMethod
 
         return GptOssMxfp4MoEMethod(moe)
@@ -46,7 +52,9 @@ def method(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBas
     return NativeExperts(moe, alpha, limit)
 
 
-def create_packed(layer: Any, experts: int, hidden: int, inter: int, bias_dtype: torch.dtype, attributes: dict[str, Any]) -> None:
+def create_packed(
+    layer: Any, experts: int, hidden: int, inter: int, bias_dtype: torch.dtype, attributes: dict[str, Any]
+) -> None:
     """The parameters of the module's table; zero until they are loaded, so that padding stays harmless."""
     for name, rows, columns in (("w13", 2 * inter, hidden), ("w2", hidden, inter)):
         made = {
@@ -71,7 +79,9 @@ def whole_blocks(inter: int) -> int:
 
 
 def local_choice(layer: Any, weights: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (float32) and ids among this rank's experts; with expert parallel, a weight of zero for what others compute."""
+    """Weights (float32) and ids among this rank's experts; with expert parallel, a weight of zero for what others
+    compute.
+    """
     weights = weights.float()
     if layer.expert_map is None:
         return weights, ids
@@ -87,11 +97,22 @@ def constants_on_device(moe: FusedMoEConfig, alpha: float, limit: float) -> Fuse
     class WithConstants(GptOssMxfp4MoEMethod):
         def get_fused_moe_quant_config(self, layer: Any) -> Any:
             triton = self.mxfp4_backend in TRITON_BACKENDS
-            scales = (self.w13_precision_config, self.w2_precision_config) if triton else (layer.w13_weight_scale, layer.w2_weight_scale)
+            scales = (
+                (self.w13_precision_config, self.w2_precision_config)
+                if triton
+                else (layer.w13_weight_scale, layer.w2_weight_scale)
+            )
             return make_mxfp4_moe_quant_config(
-                mxfp4_backend=self.mxfp4_backend, w1_scale=scales[0], w2_scale=scales[1], w1_bias=layer.w13_bias, w2_bias=layer.w2_bias,
-                gemm1_alpha=alpha, gemm1_beta=1.0, swiglu_limit=limit, layer=layer,
-            )  # fmt: skip
+                mxfp4_backend=self.mxfp4_backend,
+                w1_scale=scales[0],
+                w2_scale=scales[1],
+                w1_bias=layer.w13_bias,
+                w2_bias=layer.w2_bias,
+                gemm1_alpha=alpha,
+                gemm1_beta=1.0,
+                swiglu_limit=limit,
+                layer=layer,
+            )
 
     return WithConstants(moe)
 
@@ -107,12 +128,21 @@ class NativeExperts(FusedMoEMethodBase):
         self.precision = PRECISION.get(moe.in_dtype, "q24")
         self.weights: mxfp4.ExpertWeights | None = None
 
-    def maybe_roundup_sizes(self, hidden_size: int, intermediate_size_per_partition: int, *rest: Any, **more: Any) -> tuple[int, int]:
+    def maybe_roundup_sizes(
+        self, hidden_size: int, intermediate_size_per_partition: int, *rest: Any, **more: Any
+    ) -> tuple[int, int]:
         hidden, inter = super().maybe_roundup_sizes(hidden_size, intermediate_size_per_partition, *rest, **more)
         return hidden, whole_blocks(inter)
 
-    def create_weights(self, layer: Any, num_experts: int, hidden_size: int, intermediate_size_per_partition: int,
-                       params_dtype: torch.dtype, **attributes: Any) -> None:  # fmt: skip
+    def create_weights(
+        self,
+        layer: Any,
+        num_experts: int,
+        hidden_size: int,
+        intermediate_size_per_partition: int,
+        params_dtype: torch.dtype,
+        **attributes: Any,
+    ) -> None:
         create_packed(layer, num_experts, hidden_size, intermediate_size_per_partition, torch.float32, attributes)
 
     def get_fused_moe_quant_config(self, layer: Any) -> None:
@@ -126,14 +156,28 @@ class NativeExperts(FusedMoEMethodBase):
         self.weights = mxfp4.ExpertWeights(*arrays)
         use_openmp()  # vLLM's other operations run there, one thread bound to each core
 
-    def apply(self, layer: Any, x: Tensor, topk_weights: Tensor, topk_ids: Tensor, shared_experts: Any, shared_experts_input: Any) -> Tensor:
+    def apply(
+        self,
+        layer: Any,
+        x: Tensor,
+        topk_weights: Tensor,
+        topk_ids: Tensor,
+        shared_experts: Any,
+        shared_experts_input: Any,
+    ) -> Tensor:
         """x [T, H] -> [T, H], weighted and summed over the chosen experts of this rank."""
         assert self.weights is not None
         weights, ids = local_choice(layer, topk_weights, topk_ids)
         y = mxfp4.moe(
-            x.float().contiguous().numpy(), self.weights, ids.to(torch.int32).contiguous().numpy(), weights.contiguous().numpy(),
-            self.alpha, self.limit, threads=torch.get_num_threads(), precision=self.precision,
-        )  # fmt: skip
+            x.float().contiguous().numpy(),
+            self.weights,
+            ids.to(torch.int32).contiguous().numpy(),
+            weights.contiguous().numpy(),
+            self.alpha,
+            self.limit,
+            threads=torch.get_num_threads(),
+            precision=self.precision,
+        )
         return torch.from_numpy(y).to(x.dtype)
 
 
@@ -153,7 +197,15 @@ class DenseExperts(UnquantizedFusedMoEMethod):
     def is_monolithic(self) -> bool:
         return self.standard and super().is_monolithic
 
-    def apply(self, layer: Any, x: Tensor, topk_weights: Tensor, topk_ids: Tensor, shared_experts: Any, shared_experts_input: Any) -> Any:
+    def apply(
+        self,
+        layer: Any,
+        x: Tensor,
+        topk_weights: Tensor,
+        topk_ids: Tensor,
+        shared_experts: Any,
+        shared_experts_input: Any,
+    ) -> Any:
         if self.standard:
             return super().apply(layer, x, topk_weights, topk_ids, shared_experts, shared_experts_input)
         weights, ids = local_choice(layer, topk_weights, topk_ids)
@@ -166,12 +218,21 @@ class DenseExperts(UnquantizedFusedMoEMethod):
 
 
 class DequantisedExperts(DenseExperts):
-    """MXFP4 in the checkpoint, the model's dtype in memory (nearly four times the bytes), vLLM's kernels for unquantised experts."""
+    """MXFP4 in the checkpoint, the model's dtype in memory (nearly four times the bytes), vLLM's kernels for
+    unquantised experts.
+    """
 
     weight_dtype = "gpt_oss_mxfp4"
 
-    def create_weights(self, layer: Any, num_experts: int, hidden_size: int, intermediate_size_per_partition: int,
-                       params_dtype: torch.dtype, **attributes: Any) -> None:  # fmt: skip
+    def create_weights(
+        self,
+        layer: Any,
+        num_experts: int,
+        hidden_size: int,
+        intermediate_size_per_partition: int,
+        params_dtype: torch.dtype,
+        **attributes: Any,
+    ) -> None:
         self.dtype = params_dtype
         create_packed(layer, num_experts, hidden_size, intermediate_size_per_partition, params_dtype, attributes)
 

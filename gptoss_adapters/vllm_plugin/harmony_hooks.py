@@ -1,8 +1,9 @@
 """How vLLM comes to parse gpt-oss with `gptoss_harmony`.
 
-vLLM picks `vllm.parser.harmony.HarmonyParser` by the model's type, whatever parser names are given, and looks the class up
-where it needs it. The name `openai_gptoss` of the reasoning parser, which is the default for gpt-oss, is resolved before
-that, in just those processes that parse. So the name is pointed at our module, and our module puts the class in place when
+vLLM picks `vllm.parser.harmony.HarmonyParser` by the model's type, whatever parser names are given, and looks the class
+up where it needs it. The name `openai_gptoss` of the reasoning parser, which is the default for gpt-oss, is resolved
+before that, in just those processes that parse. So the name is pointed at our module, and our module puts the class in
+place when
 it is imported: nothing is loaded where nothing is parsed.
 """
 
@@ -22,7 +23,9 @@ def install() -> None:
 
 
 def put_in_place() -> None:
-    """Make vLLM's `HarmonyParser` ours; ours is a subclass, so what the built-in promises still holds. Its tags are compiled our way."""
+    """Make vLLM's `HarmonyParser` ours; ours is a subclass, so what the built-in promises still holds. Its tags are
+    compiled our way.
+    """
     import vllm.parser
     import vllm.parser.harmony
 

@@ -1,7 +1,8 @@
 """vLLM's parser of gpt-oss output, on top of `gptoss_harmony`: it never raises and never loses an answer.
 
 Two APIs ask for it in two ways. Chat Completions wants (reasoning, content, calls), whole (`parse`) or as deltas
-(`parse_delta`): both are read from the same `Reader`, so a streamed answer and a whole one cannot differ. Responses wants
+(`parse_delta`): both are read from the same `Reader`, so a streamed answer and a whole one cannot differ. Responses
+wants
 *segments* (`process_chunk`, `flush`): deltas and closed messages under header fields that vLLM's code can take; what it
 would raise on (a channel it does not know, a malformed browser call) comes as an answer or as a function call.
 
@@ -258,7 +259,9 @@ class RobustHarmonyParser(HarmonyParser):
 def _structural_tag(request: Any) -> dict[str, Any] | None:
     """The structural tag of a request, or None if it demands nothing, or something that our grammars cannot say."""
     responses = isinstance(request, ResponsesRequest)
-    plain = request.model_dump(mode="json", by_alias=True, exclude_none=True, include={"tools", "tool_choice", "response_format", "text"})
+    plain = request.model_dump(
+        mode="json", by_alias=True, exclude_none=True, include={"tools", "tool_choice", "response_format", "text"}
+    )
     choice = plain.get("tool_choice")
     form = (plain.get("text") or {}).get("format") if responses else plain.get("response_format")
     forced = choice == "required" or isinstance(choice, dict)

@@ -1,5 +1,6 @@
-"""The model class under vLLM's own architecture name: vLLM's class, unchanged, where it would serve the checkpoint right; else
-one built on its override points that obeys the config, and reads every kind of checkpoint through our layouts.
+"""The model class under vLLM's own architecture name: vLLM's class, unchanged, where it would serve the checkpoint
+right; else one built on its override points that obeys the config, and reads every kind of checkpoint through our
+layouts.
 """
 
 from __future__ import annotations
@@ -31,15 +32,27 @@ class ObeyingAttention(builtin.OAIAttention):
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         if config.rope_parameters.get("attention_factor") is not None:
-            self.rotary_emb = get_rope(self.head_dim, max_position=config.max_position_embeddings, dtype=torch.float32,
-                                       rope_parameters=config.rope_parameters, is_neox_style=self.rope_is_neox_style)  # fmt: skip
+            self.rotary_emb = get_rope(
+                self.head_dim,
+                max_position=config.max_position_embeddings,
+                dtype=torch.float32,
+                rope_parameters=config.rope_parameters,
+                is_neox_style=self.rope_is_neox_style,
+            )
 
     def _build_attention(self, config: Any, cache_config: Any, quant_config: Any, prefix: str) -> Attention:
         window = config.sliding_window if config.layer_types[self.layer_idx] == SLIDING else None
         return Attention(
-            self.num_local_attention_heads, self.head_dim, self.scaling, num_kv_heads=self.num_local_key_value_heads,
-            cache_config=cache_config, quant_config=quant_config, per_layer_sliding_window=window, prefix=f"{prefix}.attn", sinks=self.sinks,
-        )  # fmt: skip
+            self.num_local_attention_heads,
+            self.head_dim,
+            self.scaling,
+            num_kv_heads=self.num_local_key_value_heads,
+            cache_config=cache_config,
+            quant_config=quant_config,
+            per_layer_sliding_window=window,
+            prefix=f"{prefix}.attn",
+            sinks=self.sinks,
+        )
 
 
 class ObeyingBlock(builtin.TransformerBlock):
@@ -80,13 +93,17 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
         self.vllm_config = obeying(vllm_config, decision)
         self.config = self.vllm_config.model_config.hf_config
         self.model = ObeyingModel(vllm_config=self.vllm_config, prefix=maybe_prefix(prefix, "model"))
-        self.lm_head = ParallelLMHead(self.config.vocab_size, self.config.hidden_size, prefix=maybe_prefix(prefix, "lm_head"))
+        self.lm_head = ParallelLMHead(
+            self.config.vocab_size, self.config.hidden_size, prefix=maybe_prefix(prefix, "lm_head")
+        )
         self.logits_processor = LogitsProcessor(self.config.vocab_size)
         self.make_empty_intermediate_tensors = self.model.make_empty_intermediate_tensors
         self.checked = not policy.selfcheck()
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """The first time from the checkpoint's files where vLLM does not know their names; later ones are the caller's."""
+        """The first time from the checkpoint's files where vLLM does not know their names; later ones are the
+        caller's.
+        """
         decision: Decision = self.__dict__["decision"]
         if decision.translates and decision.checkpoint is not None:
             self.__dict__["decision"] = Decision(decision.config, None, decision.quantise, decision.reasons)
@@ -95,10 +112,14 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
         loaded: set[str] = super().load_weights(weights)
         missing = [name for name, _ in self.named_parameters() if name not in loaded]
         if missing:
-            log.warning("gptoss-adapters: %d parameters were not in the checkpoint, such as %s", len(missing), missing[0])
+            log.warning(
+                "gptoss-adapters: %d parameters were not in the checkpoint, such as %s", len(missing), missing[0]
+            )
         return loaded
 
-    def forward(self, input_ids: Any, positions: Tensor, intermediate_tensors: Any = None, inputs_embeds: Any = None) -> Any:
+    def forward(
+        self, input_ids: Any, positions: Tensor, intermediate_tensors: Any = None, inputs_embeds: Any = None
+    ) -> Any:
         if not self.checked:
             from gptoss_adapters.vllm_plugin.selfcheck import check
 
@@ -108,7 +129,9 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
 
 
 def obeying(vllm_config: VllmConfig, decision: Decision) -> VllmConfig:
-    """A copy in which the config says outright what the built-in classes would assume, and the experts' method is ours."""
+    """A copy in which the config says outright what the built-in classes would assume, and the experts' method is
+    ours.
+    """
     from gptoss_adapters.vllm_plugin.quantization import DenseConstants, GptOssMxfp4
 
     config, changed = decision.config, copy.copy(vllm_config)
@@ -134,7 +157,12 @@ def rope_parameters(config: GptOssConfig) -> dict[str, Any]:
     """vLLM's spelling with every key. Without YaRN: a factor of 1, with which YaRN is plain RoPE."""
     context = config.initial_context_length if config.uses_yarn else config.max_position_embeddings
     return {
-        "rope_type": "yarn", "rope_theta": config.rope_theta, "factor": config.rope_scaling_factor,
-        "original_max_position_embeddings": context, "beta_fast": config.yarn_beta_fast, "beta_slow": config.yarn_beta_slow,
-        "truncate": config.yarn_truncate, **({} if config.attention_factor is None else {"attention_factor": config.attention_factor}),
-    }  # fmt: skip
+        "rope_type": "yarn",
+        "rope_theta": config.rope_theta,
+        "factor": config.rope_scaling_factor,
+        "original_max_position_embeddings": context,
+        "beta_fast": config.yarn_beta_fast,
+        "beta_slow": config.yarn_beta_slow,
+        "truncate": config.yarn_truncate,
+        **({} if config.attention_factor is None else {"attention_factor": config.attention_factor}),
+    }

@@ -21,7 +21,12 @@ def refuse_uneven(vllm_config: VllmConfig, config: GptOssConfig) -> None:
     from vllm.distributed import get_ep_group, get_tensor_model_parallel_world_size
 
     by_expert = vllm_config.parallel_config.enable_expert_parallel
-    _refuse("--tensor-parallel-size", get_tensor_model_parallel_world_size(), config, HEADS if by_expert else (*HEADS, "intermediate_size"))
+    _refuse(
+        "--tensor-parallel-size",
+        get_tensor_model_parallel_world_size(),
+        config,
+        HEADS if by_expert else (*HEADS, "intermediate_size"),
+    )
     if by_expert:
         _refuse("--enable-expert-parallel", get_ep_group().world_size, config, ("num_experts",))
 
@@ -31,4 +36,7 @@ def _refuse(option: str, ranks: int, config: GptOssConfig, fields: tuple[str, ..
     uneven = [f"{field} {size}" for field, size in sizes.items() if size % ranks]
     if uneven:
         fitting = [n for n in range(1, min(sizes.values()) + 1) if not any(size % n for size in sizes.values())]
-        raise UsageError(f"{option}: {ranks} ranks do not divide {', '.join(uneven)}", hint=f"give one of {', '.join(map(str, fitting))}")
+        raise UsageError(
+            f"{option}: {ranks} ranks do not divide {', '.join(uneven)}",
+            hint=f"give one of {', '.join(map(str, fitting))}",
+        )

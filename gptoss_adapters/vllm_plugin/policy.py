@@ -32,7 +32,7 @@ def experts_mode() -> str:
 
 
 def quantize_mode() -> str:
-    """"", or mxfp4: bf16 experts become MXFP4 while loading. Raises UsageError for anything else."""
+    """ "", or mxfp4: bf16 experts become MXFP4 while loading. Raises UsageError for anything else."""
     return _choice("GPTOSS_ADAPTERS_QUANTIZE", ("", "mxfp4"))
 
 
@@ -58,7 +58,9 @@ def on_cpu() -> bool:
 
 
 def builtin_mxfp4(dtype: object) -> bool:
-    """Whether vLLM's own MXFP4 experts compute in this activation dtype on this machine: bf16, and on a CPU only with AMX."""
+    """Whether vLLM's own MXFP4 experts compute in this activation dtype on this machine: bf16, and on a CPU only
+    with AMX.
+    """
     import torch
 
     if dtype != torch.bfloat16:

@@ -1,7 +1,7 @@
 """Our MXFP4 method as a quantization config under a name of its own, which vLLM asks before its built-in ones.
 
-It claims gpt-oss checkpoints in MXFP4 where vLLM's own may not serve them (a CPU; with AMX that depends on the dtype, which is
-not known yet, so the built-in method is handed back layer by layer). Every other checkpoint never sees it.
+It claims gpt-oss checkpoints in MXFP4 where vLLM's own may not serve them (a CPU; with AMX that depends on the dtype,
+which is not known yet, so the built-in method is handed back layer by layer). Every other checkpoint never sees it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class GptOssMxfp4(QuantizationConfig):
         return cls()
 
     @classmethod
-    def override_quantization_method(cls, hf_quant_cfg: Any, user_quant: str | None, hf_config: Any = None) -> str | None:
+    def override_quantization_method(
+        cls, hf_quant_cfg: Any, user_quant: str | None, hf_config: Any = None
+    ) -> str | None:
         """Our name for a checkpoint that we take, None for every other one."""
         method = hf_quant_cfg.get("quant_method") if isinstance(hf_quant_cfg, dict) else None
         if getattr(hf_config, "model_type", None) != "gpt_oss" or policy.mode() == "off":

@@ -1,4 +1,6 @@
-"""Registers the dispatching model class, as a lazy string: nothing is imported before a gpt-oss checkpoint is loaded."""
+"""Registers the dispatching model class, as a lazy string: nothing is imported before a gpt-oss checkpoint is
+loaded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What the plugin would register on this machine with this vLLM, and why: the rows behind `python -m gptoss_adapters.vllm_plugin`.
+"""What the plugin would register on this machine with this vLLM, and why: the rows behind `python -m
+gptoss_adapters.vllm_plugin`.
 
 Nothing is registered by asking. vLLM is imported, because only it knows its version and platform; without it the report
 says so.
@@ -25,7 +26,13 @@ WHAT = {  # what each installer of the plugin is good for
     "registry": "configs that vLLM's model ignores; fine-tunes' layouts",
     "harmony_hooks": "gpt-oss output through gptoss_harmony",
 }
-SWITCHES = ("GPTOSS_ADAPTERS_VLLM", "GPTOSS_ADAPTERS_EXPERTS", "GPTOSS_ADAPTERS_QUANTIZE", "GPTOSS_ADAPTERS_SELFCHECK", "VLLM_PLUGINS")
+SWITCHES = (
+    "GPTOSS_ADAPTERS_VLLM",
+    "GPTOSS_ADAPTERS_EXPERTS",
+    "GPTOSS_ADAPTERS_QUANTIZE",
+    "GPTOSS_ADAPTERS_SELFCHECK",
+    "VLLM_PLUGINS",
+)
 
 
 @dataclass(frozen=True)
@@ -127,5 +134,9 @@ def _why(name: str) -> str:
         return what
     import torch
 
-    served = [str(dtype).removeprefix("torch.") for dtype in (torch.bfloat16, torch.float16, torch.float32) if not policy.builtin_mxfp4(dtype)]
+    served = [
+        str(dtype).removeprefix("torch.")
+        for dtype in (torch.bfloat16, torch.float16, torch.float32)
+        if not policy.builtin_mxfp4(dtype)
+    ]
     return f"{what}: here for {', '.join(served)}" if served else f"{what}: here they do"

@@ -1,7 +1,8 @@
 """Compares what the loaded model's expert layers compute with the reference, on a fixed input, straight from the files.
 
-Kernels that silently compute garbage have happened on several GPUs, and a weight can be damaged between disk and device. The
-check runs in the first forward pass, through vLLM's own expert layer, so whatever kernel serves is what is judged.
+Kernels that silently compute garbage have happened on several GPUs, and a weight can be damaged between disk and
+device. The check runs in the first forward pass, through vLLM's own expert layer, so whatever kernel serves is what is
+judged.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from gptoss_adapters.vllm_plugin import log
 from gptoss_adapters.vllm_plugin.decision import opened
 
 LAYERS, TOKENS = 2, 8  # of this rank's layers, the first ones
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # relative L2: several times what rounding gives
+TOLERANCE = {
+    torch.float32: 1e-4,
+    torch.float16: 1e-2,
+    torch.bfloat16: 5e-2,
+}  # relative L2: several times what rounding gives
 
 
 def check(model: Any, path: str) -> list[float]:
@@ -40,7 +45,11 @@ def _check(model: Any, path: str) -> list[float]:
             bad.append(n)
     shown = ", ".join(f"layer {first + k} {value:.1e}" for k, value in enumerate(found))
     if bad:
-        log.error("gptoss-adapters self-check FAILED: expert layers differ from the reference (relative L2: %s); do not trust this server's output", shown)
+        log.error(
+            "gptoss-adapters self-check FAILED: expert layers differ from the reference (relative L2: %s); do "
+            "not trust this server's output",
+            shown,
+        )
     else:
         log.info("gptoss-adapters self-check passed: expert layers equal the reference (relative L2: %s)", shown)
     return found
@@ -58,10 +67,18 @@ def _distance(layer: Any, checkpoint: Any, n: int) -> float:
     x = torch.randn(TOKENS, config.hidden_size, generator=torch.Generator().manual_seed(n)).to(norm.dtype)
     scores = torch.randn(TOKENS, config.num_experts, generator=torch.Generator().manual_seed(1000 + n))
     experts = torch.arange(config.num_experts)
-    turn = (torch.arange(TOKENS)[:, None] * config.experts_per_token + torch.arange(config.experts_per_token)) % config.num_experts
+    turn = (
+        torch.arange(TOKENS)[:, None] * config.experts_per_token + torch.arange(config.experts_per_token)
+    ) % config.num_experts
     scores += 10.0 * (experts[None, :, None] == turn[:, None, :]).any(-1)
     scores = scores.to(norm.dtype)
-    theirs = layer.mlp.experts(hidden_states=x.to(norm.device), router_logits=scores.to(norm.device))[:, : config.hidden_size].float().cpu()
+    theirs = (
+        layer.mlp.experts(hidden_states=x.to(norm.device), router_logits=scores.to(norm.device))[
+            :, : config.hidden_size
+        ]
+        .float()
+        .cpu()
+    )
     top, chosen = scores.float().topk(config.experts_per_token, dim=-1)
     ours = load_experts(checkpoint, n, torch.float32, torch.device("cpu"), "oracle")(x.float(), chosen, top.softmax(-1))
     return float((theirs - ours).norm() / ours.norm())

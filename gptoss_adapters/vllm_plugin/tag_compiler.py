@@ -1,9 +1,10 @@
 """Compiles our structural tags beside xgrammar's cache, which mixes them up.
 
-xgrammar 0.2.8 keeps the token masks of a grammar's rules for other grammars to come, and tells rules apart by a hash that leaves out
-which token a token rule stands for. Ours match control tokens as tokens. So after one `tool_choice` "required" every answer held to
-a JSON schema was allowed nothing but `<|channel|>` where `<|message|>` must stand, which vLLM ends with a 500; and the other way
-round a demanded call could never end its reasoning. vLLM's own tags spell control tokens as text, and keep their cache.
+xgrammar 0.2.8 keeps the token masks of a grammar's rules for other grammars to come, and tells rules apart by a hash
+that leaves out which token a token rule stands for. Ours match control tokens as tokens. So after one `tool_choice`
+"required" every answer held to a JSON schema was allowed nothing but `<|channel|>` where `<|message|>` must stand,
+which vLLM ends with a 500; and the other way round a demanded call could never end its reasoning. vLLM's own tags spell
+control tokens as text, and keep their cache.
 """
 
 from __future__ import annotations

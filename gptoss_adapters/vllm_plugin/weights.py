@@ -1,4 +1,5 @@
-"""A checkpoint of any kind as the tensors that vLLM's gpt-oss loader knows: Hugging Face's names, out of the one layout table.
+"""A checkpoint of any kind as the tensors that vLLM's gpt-oss loader knows: Hugging Face's names, out of the one layout
+table.
 
 vLLM then cuts them for tensor, expert and pipeline parallel ranks as it cuts its own.
 """
@@ -18,7 +19,9 @@ from gptoss_adapters.spec import MXFP4_BLOCK
 
 
 def hf_weights(checkpoint: Checkpoint, *, quantise: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) in forward order; experts in MXFP4 if they are stored so, or if `quantise` (by smallest squared error)."""
+    """(name, tensor) in forward order; experts in MXFP4 if they are stored so, or if `quantise` (by smallest
+    squared error).
+    """
     config = checkpoint.config
     packed_names, dense_names = (layouts.parts(kind, config) for kind in (layouts.HF_MXFP4, layouts.HF_BF16))
     for name, info in checkpoint.tensors.items():
@@ -40,7 +43,10 @@ def hf_weights(checkpoint: Checkpoint, *, quantise: bool = False) -> Iterator[tu
 def quantised(checkpoint: Checkpoint, name: str) -> tuple[U8, U8]:
     """blocks [E, O, I / 32, 16], scales [E, O, I / 32] of a dense expert weight; one expert is in memory at a time."""
     e, o, i = checkpoint.tensors[name].shape
-    blocks, scales = np.empty((e, o, i // MXFP4_BLOCK, MXFP4_BLOCK // 2), np.uint8), np.empty((e, o, i // MXFP4_BLOCK), np.uint8)
+    blocks, scales = (
+        np.empty((e, o, i // MXFP4_BLOCK, MXFP4_BLOCK // 2), np.uint8),
+        np.empty((e, o, i // MXFP4_BLOCK), np.uint8),
+    )
     for n in range(e):
         blocks[n], scales[n] = mxfp4.encode(np.ascontiguousarray(checkpoint.array(name, expert=n)), rule="mse")
     return blocks, scales

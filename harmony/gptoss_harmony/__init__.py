@@ -52,8 +52,8 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
 _NAMES = {
     "builtin_tools": "builtin_namespace",
     "errors": "DecodeError HarmonyError LayoutError ParseError RenderError",
-    "messages": "ChannelConfig Conversation DeveloperContent HeaderForm Message ReasoningEffort Role SystemContent Text Tool"
-    " ToolNamespace",
+    "messages": "ChannelConfig Conversation DeveloperContent HeaderForm Message ReasoningEffort Role"
+    " SystemContent Text Tool ToolNamespace",
     "parsing.events": "Delta Header MessageEnd MessageStart TokenCounts",
     "parsing.flags": "first_json_value",
     "parsing.machine": "State",

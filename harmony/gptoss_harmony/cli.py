@@ -48,13 +48,20 @@ FileArgument = Annotated[str, typer.Argument(metavar="FILE|-", help="A file, or 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 IdsOption = Annotated[bool, typer.Option("--ids", help="Token ids.")]
 TextOption = Annotated[bool, typer.Option("--text", help="Text, special tokens as their names.")]
-ColourOption = Annotated[bool, typer.Option("--colour", "--color", help="Coloured text: roles, channels, and where tokens end.")]
-DropOption = Annotated[DropName, typer.Option(help="Which analysis to leave out: as openai-harmony does, as its documentation says, or none.")]
+ColourOption = Annotated[
+    bool, typer.Option("--colour", "--color", help="Coloured text: roles, channels, and where tokens end.")
+]
+DropOption = Annotated[
+    DropName,
+    typer.Option(help="Which analysis to leave out: as openai-harmony does, as its documentation says, or none."),
+]
 
 
 @app.callback()
 def _program() -> None:
-    """Exit codes: 0 ok, 1 a check said no, 2 usage, 3 bad input, 4 I/O, 130 interrupted. GPTOSS_DEBUG=1 shows tracebacks."""
+    """Exit codes: 0 ok, 1 a check said no, 2 usage, 3 bad input, 4 I/O, 130 interrupted. GPTOSS_DEBUG=1 shows
+    tracebacks.
+    """
 
 
 @app.command("render")
@@ -64,7 +71,9 @@ def render_command(
     text: TextOption = False,
     colour: ColourOption = False,
     as_json: JsonOption = False,
-    mode: Annotated[ModeName, typer.Option(help="completion: ready for the next role; training: ends with <|return|>.")] = ModeName.completion,
+    mode: Annotated[
+        ModeName, typer.Option(help="completion: ready for the next role; training: ends with <|return|>.")
+    ] = ModeName.completion,
     next_role: Annotated[Role, typer.Option(help="Who speaks next (mode completion).")] = Role.ASSISTANT,
     drop: DropOption = DropName.upstream,
 ) -> None:
@@ -91,9 +100,13 @@ def parse_command(
     file: FileArgument,
     ids: Annotated[bool, typer.Option("--ids", help="The input is token ids (default: seen from the input).")] = False,
     text: Annotated[bool, typer.Option("--text", help="The input is text with the names of special tokens.")] = False,
-    role: Annotated[str, typer.Option(help="Role that the prompt ended with; none: the input begins with <|start|>.")] = "assistant",
+    role: Annotated[
+        str, typer.Option(help="Role that the prompt ended with; none: the input begins with <|start|>.")
+    ] = "assistant",
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what openai-harmony 0.0.8 refuses.")] = False,
-    tool: Annotated[list[str], typer.Option("--tool", help="Full name of a declared tool, e.g. functions.f; can be repeated.")] = [],  # noqa: B006
+    tool: Annotated[
+        list[str], typer.Option("--tool", help="Full name of a declared tool, e.g. functions.f; can be repeated.")
+    ] = [],  # noqa: B006
     events: Annotated[bool, typer.Option("--events", help="Show the events as they come.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -107,10 +120,15 @@ def parse_command(
     source = _read(file)
     stream = None if text else _ids(source, file, sure=ids)
     parser = Parser(None if role == "none" else _role(role), strict, tool)
-    seen = parser.feed_text(source) if stream is None else _feed_singly(parser, stream) if events else parser.feed(stream)
+    seen = (
+        parser.feed_text(source) if stream is None else _feed_singly(parser, stream) if events else parser.feed(stream)
+    )
     seen = [*seen, *parser.finish()]
     if as_json:
-        _print_json({"messages": [message.to_dict() for message in parser.messages]} | ({"events": [*map(_event, seen)]} if events else {}))
+        _print_json(
+            {"messages": [message.to_dict() for message in parser.messages]}
+            | ({"events": [*map(_event, seen)]} if events else {})
+        )
     elif events:
         for event in seen:
             typer.echo(json.dumps(_event(event), ensure_ascii=False))
@@ -122,7 +140,9 @@ def parse_command(
 @app.command("tokens")
 def tokens_command(
     text: Annotated[str, typer.Argument(metavar="TEXT|-", help="Text, or - for standard input.")],
-    special: Annotated[bool, typer.Option("--special", help="Names like <|start|> are special tokens, not text.")] = False,
+    special: Annotated[
+        bool, typer.Option("--special", help="Names like <|start|> are special tokens, not text.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the tokens of a text, one per line: id and text.
@@ -161,7 +181,11 @@ def validate_command(
             typer.echo(checked_to_json(checked, number))
             continue
         for problem in checked.problems:
-            typer.echo(f"line {number}: " + (f"{problem.where}: " if problem.where and not problem.what.startswith(problem.where) else "") + problem.what)
+            typer.echo(
+                f"line {number}: "
+                + (f"{problem.where}: " if problem.where and not problem.what.startswith(problem.where) else "")
+                + problem.what
+            )
         if colour and checked.rendering:
             typer.echo(coloured(checked.rendering.ids, checked.rendering.loss_mask), color=True)
     summary = f"{count} conversations, {bad} with problems; {total} tokens, {trained} trained"

@@ -117,7 +117,8 @@ Part: TypeAlias = Text | SystemContent | DeveloperContent
 class HeaderForm:
     """The exact ids that a model produced for one message, so that they can be given back unchanged.
 
-    `tokens`: the header, the ids after ``<|start|>`` and before ``<|message|>`` (with the role's ids, even if those were prefilled).
+    `tokens`: the header, the ids after ``<|start|>`` and before ``<|message|>`` (with the role's ids, even if those
+    were prefilled).
     `content`: the ids after ``<|message|>`` and before the closing id; None means "the text, encoded".
     """
 
@@ -154,7 +155,9 @@ class Message:
         return cls(Role.ASSISTANT, [Text(text)], None, channel, recipient, content_type)
 
     @classmethod
-    def tool(cls, name: str, text: str, recipient: str | None = "assistant", channel: str | None = "commentary") -> Message:
+    def tool(
+        cls, name: str, text: str, recipient: str | None = "assistant", channel: str | None = "commentary"
+    ) -> Message:
         """The result of a call of `name` (with its namespace, e.g. ``functions.f``)."""
         return cls(Role.TOOL, [Text(text)], name, channel, recipient)
 
@@ -193,14 +196,21 @@ class Message:
         if "content" not in data:
             raise LayoutError(where, "no content (expected a string or a list of parts)")
         content = data["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else _expect(content, list, f"{where}.content")
+        parts = (
+            [{"type": "text", "text": content}]
+            if isinstance(content, str)
+            else _expect(content, list, f"{where}.content")
+        )
         return cls(
             role=_member(Role, data.get("role"), f"{where}.role"),
             content=[_part_from_dict(part, f"{where}.content[{i}]") for i, part in enumerate(parts)],
             header=_header_form(data.get("header"), f"{where}.header"),
             end=_optional(data.get("end"), int, f"{where}.end"),
             flags=tuple(_optional(data.get("flags"), list, f"{where}.flags") or ()),
-            **{key: _optional(data.get(key), str, f"{where}.{key}") for key in ("name", "channel", "recipient", "content_type")},
+            **{
+                key: _optional(data.get(key), str, f"{where}.{key}")
+                for key in ("name", "channel", "recipient", "content_type")
+            },
         )
 
     def to_json(self) -> str:
@@ -277,7 +287,9 @@ def _system_from_dict(data: Json, where: str) -> SystemContent:
             setattr(part, key, _optional(data[key], str, f"{where}.{key}"))
     if "reasoning_effort" in data:
         effort = data["reasoning_effort"]
-        part.reasoning_effort = None if effort is None else _member(ReasoningEffort, effort, f"{where}.reasoning_effort")
+        part.reasoning_effort = (
+            None if effort is None else _member(ReasoningEffort, effort, f"{where}.reasoning_effort")
+        )
     if "channel_config" in data:
         part.channel_config = _channels_from_dict(data["channel_config"], f"{where}.channel_config")
     part.tools = _tools_from_dict(data.get("tools"), f"{where}.tools")
@@ -310,7 +322,9 @@ def _header_form(data: Any, where: str) -> HeaderForm | None:
         return None
     data = _expect(data, dict, where)
     content = _optional(data.get("content"), list, f"{where}.content")
-    return HeaderForm(tuple(_expect(data.get("tokens"), list, f"{where}.tokens")), None if content is None else tuple(content))
+    return HeaderForm(
+        tuple(_expect(data.get("tokens"), list, f"{where}.tokens")), None if content is None else tuple(content)
+    )
 
 
 def _expect(value: Any, kind: type[_T], where: str) -> _T:
@@ -332,7 +346,9 @@ def _member(kind: type[_T], value: Any, where: str) -> _T:
 
 
 def _read_json(text: str | bytes, from_dict: Callable[[Json], _T]) -> _T:
-    """What `from_dict` makes of the JSON object in `text`. Not every JSON can be read: Python limits depth and digits."""
+    """What `from_dict` makes of the JSON object in `text`. Not every JSON can be read: Python limits depth and
+    digits.
+    """
     try:
         return from_dict(_expect(json.loads(text), dict, ""))
     except LayoutError:

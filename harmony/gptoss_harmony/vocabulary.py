@@ -133,7 +133,9 @@ def _tiktoken() -> Callable[[str], list[int]]:
     import tiktoken
 
     ranks = dict(zip(_ranks(), range(N_RANKS), strict=True))
-    return tiktoken.Encoding("o200k_harmony", pat_str=_GROUPED, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
+    return tiktoken.Encoding(
+        "o200k_harmony", pat_str=_GROUPED, mergeable_ranks=ranks, special_tokens={}
+    ).encode_ordinary
 
 
 def _toktok() -> Callable[[str], list[int]]:

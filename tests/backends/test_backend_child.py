@@ -73,7 +73,9 @@ def test_an_engine_that_dies_is_one_line_and_the_next_call_starts_anew(trouble: 
         backend.close()
 
 
-@pytest.mark.parametrize(("trouble", "line"), [("nan", "NaN or infinite logits at position 4"), ("short", "wrong number of positions")])
+@pytest.mark.parametrize(
+    ("trouble", "line"), [("nan", "NaN or infinite logits at position 4"), ("short", "wrong number of positions")]
+)
 def test_nonsense_is_refused(trouble: str, line: str) -> None:
     with fake(trouble) as backend, pytest.raises(BackendFailed, match=line):
         backend.logits([1, 2, 3, 4, 5])
@@ -170,14 +172,27 @@ def test_bad_specs_and_options(spec: str, options: dict[str, object], line: str)
 
 def test_bad_arguments_and_missing_capabilities() -> None:
     with fake() as backend:
-        for tokens, line in (([], "no tokens"), ([10], "outside the vocabulary"), ([-1], "outside"), ([1.5], "flat list"),
-                             ([1] * 100_001, "longer than the context")):  # fmt: skip
+        for tokens, line in (
+            ([], "no tokens"),
+            ([10], "outside the vocabulary"),
+            ([-1], "outside"),
+            ([1.5], "flat list"),
+            ([1] * 100_001, "longer than the context"),
+        ):
             with pytest.raises(UsageError, match=line):
                 backend.logits(tokens)
             with pytest.raises(UsageError, match=line):
                 backend.generate(tokens)
-        for name, value in (("max_tokens", 0), ("temperature", -1), ("top_p", 0), ("top_k", -1), ("min_p", 2), ("seed", -1),
-                            ("logprobs", 11), ("temperature", float("nan"))):  # fmt: skip
+        for name, value in (
+            ("max_tokens", 0),
+            ("temperature", -1),
+            ("top_p", 0),
+            ("top_k", -1),
+            ("min_p", 2),
+            ("seed", -1),
+            ("logprobs", 11),
+            ("temperature", float("nan")),
+        ):
             with pytest.raises(UsageError, match=f"argument {name} is out of range"):
                 backend.generate([1], **{name: value})
         with pytest.raises(UsageError, match="takes no grammar"):
@@ -189,4 +204,8 @@ def test_bad_arguments_and_missing_capabilities() -> None:
 
 
 def test_failures_are_not_comparable_and_bad_input() -> None:
-    assert issubclass(BackendFailed, NotComparable) and issubclass(BackendFailed, BadInput) and BackendFailed.exit_code == 3
+    assert (
+        issubclass(BackendFailed, NotComparable)
+        and issubclass(BackendFailed, BadInput)
+        and BackendFailed.exit_code == 3
+    )

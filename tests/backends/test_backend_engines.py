@@ -47,7 +47,9 @@ def gold() -> dict[str, np.ndarray]:
 # Self-tests -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*ENGINES, "torch", pytest.param("transformers", marks=pytest.mark.backend("transformers"))])
+@pytest.mark.parametrize(
+    "name", [*ENGINES, "torch", pytest.param("transformers", marks=pytest.mark.backend("transformers"))]
+)
 def test_self_test(name: str) -> None:
     found = selftest.run(name)
     errors = {what: value for what, value in found.items() if what != "sampling z"}
@@ -115,7 +117,9 @@ class Silent(LlamaCpp):
         ("Silent", "an answer that is <.return.> only"),
     ],
 )
-def test_the_self_test_sees_a_wrong_adapter(name: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_self_test_sees_a_wrong_adapter(
+    name: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "wrong_engines.py").write_text(WRONG)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
@@ -129,7 +133,8 @@ def test_the_self_test_sees_a_wrong_adapter(name: str, line: str, tmp_path: Path
 @pytest.mark.backend("llama_cpp")
 @pytest.mark.parametrize(
     ("file", "true", "false", "median"),
-    [  # bounds on rel RMS against rounded and exact YaRN bounds, and on the median position: the gold README's, with room
+    # bounds on rel RMS against rounded and exact YaRN bounds, and on the median position: the gold README's, with room
+    [
         ("tiny-deq-f32", 5e-6, (6e-4, 1.2e-3), 5e-6),
         ("tiny-deq-f16", 5e-3, (6e-4, 5e-3), 2e-3),
         ("tiny-bf16-deq", 3e-2, (1e-3, 3e-2), 8e-3),
@@ -137,7 +142,9 @@ def test_the_self_test_sees_a_wrong_adapter(name: str, line: str, tmp_path: Path
         ("tiny-deq-q8_0", 8e-2, (5e-3, 8e-2), 5e-2),
     ],
 )
-def test_llama_cpp_on_gold(file: str, true: float, false: tuple[float, float], median: float, gold: dict[str, np.ndarray]) -> None:
+def test_llama_cpp_on_gold(
+    file: str, true: float, false: tuple[float, float], median: float, gold: dict[str, np.ndarray]
+) -> None:
     with open_backend("llama_cpp", GGUF / f"{file}.gguf", n_ctx=512) as backend:
         got = backend.logits(gold["ids"])
     assert rel_rms(got, gold["trunc_true"]) <= true
@@ -161,7 +168,9 @@ def test_llama_cpp_in_several_batches(llama: Backend) -> None:
 @pytest.mark.parametrize(
     ("source", "truncate", "key"), [("tiny-bf16-deq", True, "trunc_true"), ("tiny-mxfp4", None, "trunc_false")]
 )
-def test_transformers_gives_the_gold_logits(source: str, truncate: bool | None, key: str, gold: dict[str, np.ndarray]) -> None:
+def test_transformers_gives_the_gold_logits(
+    source: str, truncate: bool | None, key: str, gold: dict[str, np.ndarray]
+) -> None:
     with open_backend("transformers", GOLD / "src" / source, truncate=truncate) as backend:
         assert rel_rms(backend.logits(gold["ids"]), gold[key]) <= 1e-6
         assert backend.info.stop_ids == (484, 481, 494)
@@ -181,20 +190,28 @@ def test_taps_and_forced_experts(gold: dict[str, np.ndarray]) -> None:
     with open_backend("torch", GOLD / "src" / "tiny-bf16-deq") as backend:
         taps = backend.taps(gold["ids"])
         assert {k: v.shape for k, v in taps.items()} == {
-            "hidden": (4, 48, 96), "router_scores": (4, 48, 8), "experts": (4, 48, 4), "logits": (48, 512)
-        }  # fmt: skip
+            "hidden": (4, 48, 96),
+            "router_scores": (4, 48, 8),
+            "experts": (4, 48, 4),
+            "logits": (48, 512),
+        }
         best = np.argsort(-taps["router_scores"], axis=-1, kind="stable")[..., :4]
         assert np.array_equal(taps["experts"], best) and rel_rms(taps["logits"], gold["trunc_false"]) <= 5e-6
         same = backend.taps(gold["ids"], forced=taps["experts"])
         assert np.array_equal(same["logits"], taps["logits"])
         other = backend.taps(gold["ids"], forced=(taps["experts"] + 1) % 8)
-        assert np.array_equal(other["experts"], (taps["experts"] + 1) % 8) and rel_rms(other["logits"], taps["logits"]) > 0.1
+        assert (
+            np.array_equal(other["experts"], (taps["experts"] + 1) % 8)
+            and rel_rms(other["logits"], taps["logits"]) > 0.1
+        )
         assert backend.info.stop_ids == (481, 484, 494) and backend.info.capabilities.taps
         first = backend.generate(gold["ids"], max_tokens=5, logprobs=0)
         assert first.ids[0] == gold["trunc_false"][-1].argmax()
 
 
-def test_server_and_llama_cpp_agree_at_every_position(engine: Backend, llama: Backend, gold: dict[str, np.ndarray]) -> None:
+def test_server_and_llama_cpp_agree_at_every_position(
+    engine: Backend, llama: Backend, gold: dict[str, np.ndarray]
+) -> None:
     ids, got = engine.top_logprobs(gold["ids"], 512)
     other, expected = llama.top_logprobs(gold["ids"], 512)
     everywhere = np.zeros((2, 48, 512))
@@ -207,7 +224,9 @@ def test_server_and_llama_cpp_agree_at_every_position(engine: Backend, llama: Ba
 # Generation -----------------------------------------------------------------------------------------------------------
 
 
-def test_greedy_ids_are_whole_and_the_same_in_every_engine(engine: Backend, llama: Backend, gold: dict[str, np.ndarray]) -> None:
+def test_greedy_ids_are_whole_and_the_same_in_every_engine(
+    engine: Backend, llama: Backend, gold: dict[str, np.ndarray]
+) -> None:
     """Random weights emit parts of UTF-8 characters all the time; llama-server's own stream loses those ids."""
     prompt = gold["ids"].tolist()
     answer, expected = (b.generate(prompt, max_tokens=150, stop_ids=(), logprobs=2) for b in (engine, llama))
@@ -247,7 +266,10 @@ def test_a_grammar_holds_generation(engine: Backend, gold: dict[str, np.ndarray]
 def test_a_sampled_grammar_has_the_masked_distribution(tmp_path: Path) -> None:
     truth = known()
     with open_backend("llama_cpp", write_gguf(tmp_path, truth), n_ctx=32) as backend:
-        drawn = [backend.generate([65], max_tokens=1, temperature=1.0, seed=s, grammar="root ::= [A-E]").ids[0] for s in range(400)]
+        drawn = [
+            backend.generate([65], max_tokens=1, temperature=1.0, seed=s, grammar="root ::= [A-E]").ids[0]
+            for s in range(400)
+        ]
         best = backend.generate([65], max_tokens=1, grammar="root ::= [A-E]").ids
     p = np.exp(log_softmax(truth.logits([65])))[0, 65:70]
     counts = np.bincount(np.array(drawn) - 65, minlength=5)
@@ -278,7 +300,9 @@ def test_generation_ends_where_the_context_does(tmp_path: Path) -> None:
 def test_a_file_that_aborts_the_engine(name: str, tmp_path: Path) -> None:
     """Without expert_used_count llama.cpp asserts; the process of the caller must not notice."""
     bad = tmp_path / "bad.gguf"
-    bad.write_bytes((GGUF / "tiny-deq-f32.gguf").read_bytes().replace(b"gpt-oss.expert_used_count", b"gpt-oss.expert_used_xxxxx"))
+    bad.write_bytes(
+        (GGUF / "tiny-deq-f32.gguf").read_bytes().replace(b"gpt-oss.expert_used_count", b"gpt-oss.expert_used_xxxxx")
+    )
     with pytest.raises(BackendFailed, match=rf"{bad}: {name}: died with SIGABRT in open .*GGML_ASSERT.*n_expert_used"):
         open_backend(name, bad)
 
@@ -301,8 +325,12 @@ def test_a_file_without_vocabulary_is_refused_in_words(tmp_path: Path) -> None:
     from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.checkpoint.writing.writer import write
 
-    write(plan_gguf(open_checkpoint(GGUF / "tiny-mxfp4.gguf"), tmp_path / "bare.gguf", GgufOptions(tokenizer="none")).plan)
-    with pytest.raises(BadInput, match=r"bare.gguf: has no vocabulary, which llama.cpp's server needs: run it by llama_cpp"):
+    write(
+        plan_gguf(open_checkpoint(GGUF / "tiny-mxfp4.gguf"), tmp_path / "bare.gguf", GgufOptions(tokenizer="none")).plan
+    )
+    with pytest.raises(
+        BadInput, match=r"bare.gguf: has no vocabulary, which llama.cpp's server needs: run it by llama_cpp"
+    ):
         open_backend("llama_server", tmp_path / "bare.gguf")
 
 

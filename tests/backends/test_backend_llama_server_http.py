@@ -1,6 +1,7 @@
 """What `to-ollama` exports, in llama.cpp's own server as a process of its own: the server that current Ollama runs.
 
-The binary is a stand-in of a few lines around xllamacpp, which carries llama.cpp's server; it takes llama-server's options.
+The binary is a stand-in of a few lines around xllamacpp, which carries llama.cpp's server; it takes llama-server's
+options.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ SETTINGS = {"n_batch": 512, "n_threads": 1, "cache_type": "f32", "flash_attn": F
 SCRIPT = f"""#!{sys.executable}
 import argparse, os, sys, time
 parser = argparse.ArgumentParser(allow_abbrev=False)
-for option, kind in {{"-m": str, "-c": int, "-np": int, "--host": str, "--port": int, "-b": int, "-ub": int, "-t": int, "-tb": int, "-ctk": str, "-ctv": str, "-fa": str}}.items():
-    parser.add_argument(option, type=kind, required=True)
+for option in ("-m", "--host", "-ctk", "-ctv", "-fa"):
+    parser.add_argument(option, type=str, required=True)
+for option in ("-c", "-np", "--port", "-b", "-ub", "-t", "-tb"):
+    parser.add_argument(option, type=int, required=True)
 for option in ("--jinja", "--swa-full", "--no-warmup"):
     parser.add_argument(option, action="store_true", required=True)
 o = parser.parse_args()
@@ -98,7 +101,9 @@ def ids_of(request: dict[str, Any]) -> list[int]:
 
 
 @pytest.mark.parametrize("request_", [CHAT, CALL], ids=["chat", "call"])
-def test_an_exported_folder_answers_as_the_reference(served: Served, model: OllamaModel, reference: Backend, request_: dict[str, Any]) -> None:
+def test_an_exported_folder_answers_as_the_reference(
+    served: Served, model: OllamaModel, reference: Backend, request_: dict[str, Any]
+) -> None:
     assert check(model.folder / "Modelfile") == []
     expected = reference.generate(ids_of(request_), max_tokens=200)
     assert expected.reason == "stop"
@@ -114,18 +119,28 @@ def test_the_chat_endpoint_gives_the_same_message(served: Served, reference: Bac
     choice = served.client.chat({**request_, "temperature": 0, "max_tokens": 200})["choices"][0]
     ours = from_messages(parse(reference.generate(ids_of(request_), max_tokens=200).ids), request_.get("tools"))
     said = choice["message"]
-    assert (said.get("reasoning_content") or None, said.get("content") or None) == (ours["reasoning_content"], ours["content"])
+    assert (said.get("reasoning_content") or None, said.get("content") or None) == (
+        ours["reasoning_content"],
+        ours["content"],
+    )
     calls = [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in said.get("tool_calls") or []]
-    assert calls == [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in ours.get("tool_calls") or []]
+    assert calls == [
+        (c["function"]["name"], json.loads(c["function"]["arguments"])) for c in ours.get("tool_calls") or []
+    ]
     assert choice["finish_reason"] == ours["finish_reason"]
 
 
 @pytest.mark.parametrize("request_", [CHAT, CALL], ids=["chat", "call"])
-def test_the_go_template_s_prompt_gives_the_same_tokens(served: Served, reference: Backend, request_: dict[str, Any]) -> None:
+def test_the_go_template_s_prompt_gives_the_same_tokens(
+    served: Served, reference: Backend, request_: dict[str, Any]
+) -> None:
     """The harmony mode's way: a text rendered by our Go template."""
     text = prompt(request_, date.today().isoformat())
     assert served.client.post("/tokenize", {"content": text, "parse_special": True})["tokens"] == ids_of(request_)
-    assert served.client.complete([text], n_predict=200, temperature=0)["tokens"] == reference.generate(ids_of(request_), max_tokens=200).ids
+    assert (
+        served.client.complete([text], n_predict=200, temperature=0)["tokens"]
+        == reference.generate(ids_of(request_), max_tokens=200).ids
+    )
 
 
 def test_pieces_are_ids(served: Served) -> None:
@@ -142,12 +157,17 @@ def test_a_server_at_a_url_is_a_backend(served: Served, reference: Backend) -> N
         ids = ids_of(CHAT)
         got, expected = (b.generate(ids, max_tokens=30, logprobs=2) for b in (backend, reference))
         assert got.ids == expected.ids
-        assert max(abs((a.logprob or 0) - (b.logprob or 0)) for a, b in zip(got.tokens, expected.tokens, strict=True)) < 0.05  # bf16 products of two engines
+        assert (
+            max(abs((a.logprob or 0) - (b.logprob or 0)) for a, b in zip(got.tokens, expected.tokens, strict=True))
+            < 0.05
+        )  # bf16 products of two engines
     with pytest.raises(BackendFailed, match="Invalid API Key"):
         open_backend(f"llama_server={url}", api_key="wrong")
 
 
-def test_a_binary_is_a_backend(binary: str, model: OllamaModel, reference: Backend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_binary_is_a_backend(
+    binary: str, model: OllamaModel, reference: Backend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(Path(binary).parent), prepend=":")
     with open_backend("llama_server", model.files[0], binary="llama-server") as backend:
         assert backend.generate(ids_of(CHAT), max_tokens=20).ids == reference.generate(ids_of(CHAT), max_tokens=20).ids

@@ -25,7 +25,14 @@ from gptoss_adapters.errors import BadInput, NotComparable, UsageError
 VOCABULARY = load_vocabulary()
 PROMPT = render(to_conversation({"messages": [{"role": "user", "content": "What is 2 + 2?"}]}), drop="none")
 ANSWER = "<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant<|channel|>final<|message|>日本 4."
-WEATHER = {"type": "function", "function": {"name": "weather", "description": "", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
 
 
 @pytest.fixture
@@ -58,7 +65,15 @@ def test_generation_by_text(server: FakeOllama, backend: Backend) -> None:
     assert answer.ids == [*text_ids(ANSWER, VOCABULARY), RETURN] and answer.reason == "stop"
     asked = server.asked[-1][2]
     assert asked["raw"] is True and asked["prompt"] == VOCABULARY.decode(PROMPT)
-    assert asked["options"] == {"temperature": 0.5, "top_p": 1.0, "top_k": 3, "min_p": 0.0, "seed": 7, "num_predict": 50, "num_ctx": 512}
+    assert asked["options"] == {
+        "temperature": 0.5,
+        "top_p": 1.0,
+        "top_k": 3,
+        "min_p": 0.0,
+        "seed": 7,
+        "num_predict": 50,
+        "num_ctx": 512,
+    }
 
 
 def test_a_call_ends_in_its_own_token(server: FakeOllama, backend: Backend) -> None:
@@ -75,7 +90,10 @@ def test_the_length_limit(server: FakeOllama, backend: Backend) -> None:
 
 def test_logprobs_give_the_tokens(server: FakeOllama, backend: Backend) -> None:
     pieces = [("<|channel|>", -0.5), ("fin", -1.0), ("al", -0.25)]
-    entries = [{"token": t, "logprob": p, "top_logprobs": [{"token": t, "logprob": p}, {"token": "x", "logprob": -3.0}]} for t, p in pieces]
+    entries = [
+        {"token": t, "logprob": p, "top_logprobs": [{"token": t, "logprob": p}, {"token": "x", "logprob": -3.0}]}
+        for t, p in pieces
+    ]
     server.answers.append([part("<|channel|>final", "length", entries)])
     answer = backend.generate(PROMPT, max_tokens=3, logprobs=2)
     assert [(VOCABULARY.decode([t.id]), t.logprob) for t in answer.tokens] == pieces
@@ -89,7 +107,9 @@ def test_without_logprobs_they_cannot_be_asked_for(server: FakeOllama, backend: 
 
 
 def test_a_character_in_several_tokens(server: FakeOllama, backend: Backend) -> None:
-    server.answers.append([part("🦄", "length", [{"token": "\ufffd", "logprob": -1.0}, {"token": "\ufffd", "logprob": -1.0}])])
+    server.answers.append(
+        [part("🦄", "length", [{"token": "\ufffd", "logprob": -1.0}, {"token": "\ufffd", "logprob": -1.0}])]
+    )
     assert backend.generate(PROMPT, max_tokens=9).ids == VOCABULARY.encode("🦄")
 
 
@@ -123,44 +143,111 @@ def test_what_goes_wrong(server: FakeOllama) -> None:
 HISTORY = [
     {"role": "developer", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "Weather?"}]},
-    {"role": "assistant", "content": None, "reasoning_content": "I call.", "tool_calls": [{"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}]},
+    {
+        "role": "assistant",
+        "content": None,
+        "reasoning_content": "I call.",
+        "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+        ],
+    },
     {"role": "tool", "tool_call_id": "a", "content": "20 C"},
-]  # fmt: skip
+]
 
 
 def test_a_chat_request() -> None:
-    request = {"model": "tune", "messages": HISTORY, "tools": [WEATHER], "reasoning_effort": "high", "temperature": 0.0, "max_tokens": 9, "logprobs": True}
+    request = {
+        "model": "tune",
+        "messages": HISTORY,
+        "tools": [WEATHER],
+        "reasoning_effort": "high",
+        "temperature": 0.0,
+        "max_tokens": 9,
+        "logprobs": True,
+    }
     assert chat_arguments(request) == {
-        "model": "tune", "tools": [WEATHER], "think": "high", "options": {"temperature": 0.0, "num_predict": 9}, "logprobs": True,
+        "model": "tune",
+        "tools": [WEATHER],
+        "think": "high",
+        "options": {"temperature": 0.0, "num_predict": 9},
+        "logprobs": True,
         "messages": [
-            {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Weather?"},
-            {"role": "assistant", "content": "", "thinking": "I call.", "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Paris"}}}]},
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Weather?"},
+            {
+                "role": "assistant",
+                "content": "",
+                "thinking": "I call.",
+                "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Paris"}}}],
+            },
             {"role": "tool", "content": "20 C", "tool_name": "weather"},
         ],
-    }  # fmt: skip
+    }
 
 
-@pytest.mark.parametrize("effort,think", [(None, None), ("none", False), ("minimal", "low"), ("low", "low"), ("medium", "medium"), ("xhigh", "high"), ("max", "max")])
+@pytest.mark.parametrize(
+    "effort,think",
+    [
+        (None, None),
+        ("none", False),
+        ("minimal", "low"),
+        ("low", "low"),
+        ("medium", "medium"),
+        ("xhigh", "high"),
+        ("max", "max"),
+    ],
+)
 def test_think_levels_reach_the_server(server: FakeOllama, effort: str | None, think: Any) -> None:
-    server.answers.append([{"model": "tune", "message": {"role": "assistant", "content": "4", "thinking": "2+2"}, "done": True, "done_reason": "stop"}])
+    server.answers.append(
+        [
+            {
+                "model": "tune",
+                "message": {"role": "assistant", "content": "4", "thinking": "2+2"},
+                "done": True,
+                "done_reason": "stop",
+            }
+        ]
+    )
     request = {"model": "tune", "messages": [{"role": "user", "content": "2+2?"}], "reasoning_effort": effort}
     answer = ollama.Client(server.url).chat(**chat_arguments(request))
     assert server.asked[-1][2].get("think") == think
-    assert chat_message(answer) == {"role": "assistant", "content": "4", "reasoning_content": "2+2", "finish_reason": "stop"}
+    assert chat_message(answer) == {
+        "role": "assistant",
+        "content": "4",
+        "reasoning_content": "2+2",
+        "finish_reason": "stop",
+    }
 
 
 def test_tools_and_format_reach_the_server(server: FakeOllama) -> None:
-    message = {"role": "assistant", "content": "", "thinking": "t", "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Zürich"}}}]}
+    message = {
+        "role": "assistant",
+        "content": "",
+        "thinking": "t",
+        "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Zürich"}}}],
+    }
     server.answers.append([{"model": "tune", "message": message, "done": True, "done_reason": "stop"}])
     schema = {"type": "object", "properties": {"c": {"type": "integer"}}}
-    request = {"model": "tune", "messages": HISTORY, "tools": [WEATHER], "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+    request = {
+        "model": "tune",
+        "messages": HISTORY,
+        "tools": [WEATHER],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    }
     answer = ollama.Client(server.url).chat(**chat_arguments(request))
     asked = server.asked[-1][2]
-    assert asked["format"] == schema and asked["tools"][0]["function"]["name"] == "weather" and asked["messages"][3]["tool_name"] == "weather"
+    assert (
+        asked["format"] == schema
+        and asked["tools"][0]["function"]["name"] == "weather"
+        and asked["messages"][3]["tool_name"] == "weather"
+    )
     said = chat_message(answer)
     assert said["finish_reason"] == "tool_calls" and said["content"] is None
     assert json.loads(said["tool_calls"][0]["function"]["arguments"]) == {"city": "Zürich"}
-    assert chat_arguments({**request, "tool_choice": "none", "response_format": {"type": "json_object"}})["format"] == "json"
+    assert (
+        chat_arguments({**request, "tool_choice": "none", "response_format": {"type": "json_object"}})["format"]
+        == "json"
+    )
     assert "tools" not in chat_arguments({**request, "tool_choice": "none"})
 
 
@@ -173,13 +260,37 @@ def test_an_unknown_model_is_a_404(server: FakeOllama) -> None:
 def test_the_recipe_runs(server: FakeOllama) -> None:
     """Every Python block of the recipe, with answers such as a model gives."""
     server.models["my-tune"] = {"model": "my-tune"}
-    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}]}
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}],
+    }
     texts = ["391", "391", "391", call, "Sunny.", '{"city": "Paris", "people": 2}', "Hello."]
-    server.answers += [[{"model": "my-tune", "message": t if isinstance(t, dict) else {"role": "assistant", "content": t}, "done": True}] for t in texts]
-    blocks = re.findall(r"^```python\n(.*?)^```", (Path(__file__).parents[2] / "recipes" / "ollama" / "think_and_tools.md").read_text(), re.M | re.S)
+    server.answers += [
+        [
+            {
+                "model": "my-tune",
+                "message": t if isinstance(t, dict) else {"role": "assistant", "content": t},
+                "done": True,
+            }
+        ]
+        for t in texts
+    ]
+    blocks = re.findall(
+        r"^```python\n(.*?)^```",
+        (Path(__file__).parents[2] / "recipes" / "ollama" / "think_and_tools.md").read_text(),
+        re.M | re.S,
+    )
     env = os.environ | {"OLLAMA_HOST": server.url}
-    said = [subprocess.run([sys.executable, "-c", b], env=env, capture_output=True, text=True, check=True).stdout for b in blocks]
-    assert said[0].splitlines()[0] == "low | None | 391" and said[1:3] == ["Sunny.\n", "{'city': 'Paris', 'people': 2}\n"] and "Hello." in said[3]
+    said = [
+        subprocess.run([sys.executable, "-c", b], env=env, capture_output=True, text=True, check=True).stdout
+        for b in blocks
+    ]
+    assert (
+        said[0].splitlines()[0] == "low | None | 391"
+        and said[1:3] == ["Sunny.\n", "{'city': 'Paris', 'people': 2}\n"]
+        and "Hello." in said[3]
+    )
     asked = [body for method, path, body in server.asked if path == "/api/chat"]
     assert [a.get("think") for a in asked] == ["low", "medium", "high", "low", None, None, "low"]
     assert asked[4]["messages"][2] == {"role": "tool", "tool_name": "get_weather", "content": "20 C and sunny in Paris"}

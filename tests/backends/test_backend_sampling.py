@@ -48,7 +48,11 @@ def test_temperature_comes_before_the_filters() -> None:
 def test_filters_against_a_full_sort(seed: int) -> None:
     random = np.random.RandomState(seed)
     logits = (random.standard_normal(300) * random.choice([0.1, 1, 5])).astype(np.float32)
-    k, top_p, min_p = int(random.choice([0, 1, 7, 300, 500])), float(random.choice([1, 0.99, 0.5, 0.01])), float(random.choice([0, 0.01, 0.9]))
+    k, top_p, min_p = (
+        int(random.choice([0, 1, 7, 300, 500])),
+        float(random.choice([1, 0.99, 0.5, 0.01])),
+        float(random.choice([0, 0.01, 0.9])),
+    )
     ids, p = distribution(logits, Request([0], temperature=0.8, top_k=k, top_p=top_p, min_p=min_p))
     whole = np.exp(log_softmax(logits.astype(np.float64) / 0.8))
     order = np.argsort(-whole, kind="stable")[: k or None]

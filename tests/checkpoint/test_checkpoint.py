@@ -1,4 +1,6 @@
-"""`open_checkpoint` on the gold checkpoints: the three safetensors kinds hold the same model, read lazily and exactly."""
+"""`open_checkpoint` on the gold checkpoints: the three safetensors kinds hold the same model, read lazily and
+exactly.
+"""
 
 import json
 import shutil
@@ -45,7 +47,11 @@ def test_mxfp4_bytes_are_the_stored_ones(three: dict[str, Checkpoint]) -> None:
 
 def test_one_expert_is_a_slice_of_the_whole(three: dict[str, Checkpoint]) -> None:
     for c in three.values():
-        for name in ("layers.1.experts.gate_up.weight", "layers.1.experts.down.weight", "layers.1.experts.gate_up.bias"):
+        for name in (
+            "layers.1.experts.gate_up.weight",
+            "layers.1.experts.down.weight",
+            "layers.1.experts.gate_up.bias",
+        ):
             assert np.array_equal(c.read(name, expert=5), c.read(name)[5])
     blocks, scales = three["openai"].expert("layers.1.experts.down.weight", 5)
     assert blocks.shape == (96, 2, 16) and scales.shape == (96, 2)
@@ -54,7 +60,11 @@ def test_one_expert_is_a_slice_of_the_whole(three: dict[str, Checkpoint]) -> Non
 
 def test_dense_tensors_are_views(three: dict[str, Checkpoint]) -> None:
     for kind, c in three.items():
-        for name in ("layers.0.k_proj.weight", "embedding.weight", *(["layers.0.experts.down.weight"] if kind == "hf-bf16" else [])):
+        for name in (
+            "layers.0.k_proj.weight",
+            "embedding.weight",
+            *(["layers.0.experts.down.weight"] if kind == "hf-bf16" else []),
+        ):
             array = c.array(name)
             assert array.dtype == ml_dtypes.bfloat16 and not array.flags.writeable and not array.flags.owndata
             assert any(np.may_share_memory(array, f.data) for f in c.stored.values())
@@ -77,7 +87,12 @@ def test_array_of_mxfp4_says_what_to_do(three: dict[str, Checkpoint]) -> None:
 
 def test_companions() -> None:
     c = open_checkpoint(GOLD.parent / "gguf" / "src" / "tiny-mxfp4")
-    assert set(c.tokenizer_files) == {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}
+    assert set(c.tokenizer_files) == {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+    }
     assert c.chat_template is not None and len(c.chat_template.encode()) == 16738
     assert c.generation_config is not None and c.generation_config["eos_token_id"] == [484, 481, 494]
     assert c.oddities == []
@@ -93,7 +108,9 @@ def test_a_single_file_opens_like_its_folder(tmp_path: Path) -> None:
 
 def test_stale_quantization_config_is_reported_not_believed(tmp_path: Path) -> None:
     shutil.copytree(GOLD / "tiny" / "hf-bf16", tmp_path / "x")
-    config = json.loads((tmp_path / "x" / "config.json").read_text()) | {"quantization_config": {"quant_method": "mxfp4"}}
+    config = json.loads((tmp_path / "x" / "config.json").read_text()) | {
+        "quantization_config": {"quant_method": "mxfp4"}
+    }
     (tmp_path / "x" / "config.json").write_text(json.dumps(config))
     c = open_checkpoint(tmp_path / "x")
     assert c.kind == "hf-bf16" and any("stale" in o for o in c.oddities)

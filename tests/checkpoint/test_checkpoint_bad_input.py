@@ -63,24 +63,77 @@ OPEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing sinks": (drop(_S + "sinks"), _S + "sinks: the tensor is missing"),
     "missing head": (drop("lm_head.weight"), "lm_head.weight: the tensor is missing"),
     "missing layer": (edit(lambda t: [t.pop(n) for n in list(t) if ".layers.3." in n]), "model.layers.3."),
-    "missing scales, OpenAI": (drop("block.0.mlp.mlp2_weight.scales", "original"), "block.0.mlp.mlp2_weight.scales: the tensor is missing"),
-    "missing qkv bias, OpenAI": (drop("block.0.attn.qkv.bias", "original"), "block.0.attn.qkv.bias: the tensor is missing"),
-    "extra tensor": (edit(lambda t: t.update({"model.layers.0.extra": np.zeros(3, np.float32)})), "model.layers.0.extra: unexpected tensor"),
-    "extra layer": (config(num_hidden_layers=3, layer_types=["sliding_attention", "full_attention", "sliding_attention"]), "model.layers.3."),
-    "an adapter's tensor": (edit(lambda t: t.update({"base_model.model.lm_head.lora_A.weight": np.zeros(3, np.float32)})), "lora_A.weight: unexpected"),
-    "both layouts mixed": (edit(lambda t: t.update({"block.0.attn.sinks": t[_S + "sinks"]})), "block.0.attn.sinks: unexpected tensor"),
-    "one layer in bf16": (edit(lambda t: (t.pop(_E + "down_proj_blocks"), t.update({_E + "down_proj": np.zeros((8, 64, 96), ml_dtypes.bfloat16)}))), _E + "down_proj: unexpected"),
-    "no tensor of ours": (edit(lambda t: (t.clear(), t.update(x=np.zeros(3, np.float32)))), "no tensor name is one of gpt-oss (got x)"),
-    "scales one short": (put(_E + "down_proj_scales", lambda a: a[..., :1]), "down_proj_scales: the shape does not fit the config (expected [8, 96, 2], got [8, 96, 1])"),
-    "blocks of one expert missing": (put(_E + "down_proj_blocks", lambda a: a[:7]), "expected [8, 96, 2, 16], got [7, 96, 2, 16]"),
+    "missing scales, OpenAI": (
+        drop("block.0.mlp.mlp2_weight.scales", "original"),
+        "block.0.mlp.mlp2_weight.scales: the tensor is missing",
+    ),
+    "missing qkv bias, OpenAI": (
+        drop("block.0.attn.qkv.bias", "original"),
+        "block.0.attn.qkv.bias: the tensor is missing",
+    ),
+    "extra tensor": (
+        edit(lambda t: t.update({"model.layers.0.extra": np.zeros(3, np.float32)})),
+        "model.layers.0.extra: unexpected tensor",
+    ),
+    "extra layer": (
+        config(num_hidden_layers=3, layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+        "model.layers.3.",
+    ),
+    "an adapter's tensor": (
+        edit(lambda t: t.update({"base_model.model.lm_head.lora_A.weight": np.zeros(3, np.float32)})),
+        "lora_A.weight: unexpected",
+    ),
+    "both layouts mixed": (
+        edit(lambda t: t.update({"block.0.attn.sinks": t[_S + "sinks"]})),
+        "block.0.attn.sinks: unexpected tensor",
+    ),
+    "one layer in bf16": (
+        edit(
+            lambda t: (
+                t.pop(_E + "down_proj_blocks"),
+                t.update({_E + "down_proj": np.zeros((8, 64, 96), ml_dtypes.bfloat16)}),
+            )
+        ),
+        _E + "down_proj: unexpected",
+    ),
+    "no tensor of ours": (
+        edit(lambda t: (t.clear(), t.update(x=np.zeros(3, np.float32)))),
+        "no tensor name is one of gpt-oss (got x)",
+    ),
+    "scales one short": (
+        put(_E + "down_proj_scales", lambda a: a[..., :1]),
+        "down_proj_scales: the shape does not fit the config (expected [8, 96, 2], got [8, 96, 1])",
+    ),
+    "blocks of one expert missing": (
+        put(_E + "down_proj_blocks", lambda a: a[:7]),
+        "expected [8, 96, 2, 16], got [7, 96, 2, 16]",
+    ),
     "shape transposed": (put(_S + "o_proj.weight", lambda a: a.T), "expected [96, 256], got [256, 96]"),
-    "experts transposed": (put(_E + "down_proj", lambda a: a.swapaxes(1, 2), "hf-bf16"), "expected [8, 64, 96], got [8, 96, 64]"),
-    "blocks as float32": (put(_E + "down_proj_blocks", lambda a: a.astype(np.float32)), "down_proj_blocks: wrong dtype (expected U8, got F32)"),
-    "blocks as int8": (put(_E + "down_proj_blocks", lambda a: a.view(np.int8)), "down_proj_blocks: wrong dtype (expected U8, got I8)"),
-    "scales as bfloat16": (put(_E + "down_proj_scales", lambda a: a.astype(ml_dtypes.bfloat16)), "down_proj_scales: wrong dtype"),
-    "sinks as float64": (put(_S + "sinks", lambda a: a.astype(np.float64)), "sinks: wrong dtype (expected BF16 or F16 or F32, got F64)"),
+    "experts transposed": (
+        put(_E + "down_proj", lambda a: a.swapaxes(1, 2), "hf-bf16"),
+        "expected [8, 64, 96], got [8, 96, 64]",
+    ),
+    "blocks as float32": (
+        put(_E + "down_proj_blocks", lambda a: a.astype(np.float32)),
+        "down_proj_blocks: wrong dtype (expected U8, got F32)",
+    ),
+    "blocks as int8": (
+        put(_E + "down_proj_blocks", lambda a: a.view(np.int8)),
+        "down_proj_blocks: wrong dtype (expected U8, got I8)",
+    ),
+    "scales as bfloat16": (
+        put(_E + "down_proj_scales", lambda a: a.astype(ml_dtypes.bfloat16)),
+        "down_proj_scales: wrong dtype",
+    ),
+    "sinks as float64": (
+        put(_S + "sinks", lambda a: a.astype(np.float64)),
+        "sinks: wrong dtype (expected BF16 or F16 or F32, got F64)",
+    ),
     "norm as int16": (put("model.norm.weight", lambda a: a.view(np.int16)), "model.norm.weight: wrong dtype"),
-    "vocabulary mismatch": (config(vocab_size=321), "the shape does not fit the config (expected [321, 96], got [320, 96])"),
+    "vocabulary mismatch": (
+        config(vocab_size=321),
+        "the shape does not fit the config (expected [321, 96], got [320, 96])",
+    ),
     "expert count mismatch": (config(num_local_experts=4), "another number of experts than the config"),
     "head count mismatch": (config(num_attention_heads=4), "the shape does not fit the config"),
     "hidden size not of blocks": (config(hidden_size=100), "multiples of 32"),
@@ -97,28 +150,64 @@ OPEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "tied embeddings": (config(tie_word_embeddings=True), "config field tie_word_embeddings"),
     "another model": (config(model_type="llama"), "config field model_type"),
     "auto_map": (config(auto_map={"AutoModelForCausalLM": "modeling_x.X"}), "config field auto_map names code to run"),
-    "config with NaN": (lambda root: with_config(root, b'{"model_type": "gpt_oss", "rope_theta": NaN}'), "config.json: the JSON is malformed: NaN"),
-    "config not UTF-8": (lambda root: with_config(root, b'{"model_type": "\xff"}'), "config.json: the JSON is not UTF-8"),
+    "config with NaN": (
+        lambda root: with_config(root, b'{"model_type": "gpt_oss", "rope_theta": NaN}'),
+        "config.json: the JSON is malformed: NaN",
+    ),
+    "config not UTF-8": (
+        lambda root: with_config(root, b'{"model_type": "\xff"}'),
+        "config.json: the JSON is not UTF-8",
+    ),
     "config empty": (lambda root: with_config(root, b""), "config.json: the JSON is malformed"),
-    "config with duplicate keys": (lambda root: with_config(root, b'{"head_dim": 1, "head_dim": 2}'), "duplicate key 'head_dim'"),
-    "config nested deeply": (lambda root: with_config(root, b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "config.json: the JSON is nested too deeply"),
+    "config with duplicate keys": (
+        lambda root: with_config(root, b'{"head_dim": 1, "head_dim": 2}'),
+        "duplicate key 'head_dim'",
+    ),
+    "config nested deeply": (
+        lambda root: with_config(root, b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        "config.json: the JSON is nested too deeply",
+    ),
     "truncated": (lambda root: truncated(root, 1), "the file is truncated"),
     "truncated to the header": (lambda root: truncated(root, 900_000), "the file is truncated"),
-    "generation config broken": (lambda root: companion(root, "generation_config.json", b"{"), "generation_config.json: the JSON is malformed"),
-    "tokenizer config broken": (lambda root: companion(root, "tokenizer_config.json", b"[1]"), "tokenizer_config.json: the JSON must be an object"),
-    "template not UTF-8": (lambda root: companion(root, "chat_template.jinja", b"\xff"), "chat_template.jinja: the text is not UTF-8"),
-    "template a link out": (lambda root: linked(root, "chat_template.jinja"), "chat_template.jinja: is a link that leaves its folder"),
+    "generation config broken": (
+        lambda root: companion(root, "generation_config.json", b"{"),
+        "generation_config.json: the JSON is malformed",
+    ),
+    "tokenizer config broken": (
+        lambda root: companion(root, "tokenizer_config.json", b"[1]"),
+        "tokenizer_config.json: the JSON must be an object",
+    ),
+    "template not UTF-8": (
+        lambda root: companion(root, "chat_template.jinja", b"\xff"),
+        "chat_template.jinja: the text is not UTF-8",
+    ),
+    "template a link out": (
+        lambda root: linked(root, "chat_template.jinja"),
+        "chat_template.jinja: is a link that leaves its folder",
+    ),
     "folder of pickles": (lambda root: pickles(root, "pytorch_model.bin"), "pytorch_model.bin: is a pickle checkpoint"),
-    "a pickle by suffix": (lambda root: pickles(root, "consolidated.00.pth") / "consolidated.00.pth", "consolidated.00.pth: is a pickle checkpoint"),
-    "a pickle named safetensors": (lambda root: pickles(root, "model.safetensors", b"\x80\x04\x95x") / "model.safetensors", "holds a pickle, whatever its name says"),
-    "a zip named safetensors": (lambda root: pickles(root, "model.safetensors", b"PK\x03\x04xxxxx") / "model.safetensors", "holds a pickle, whatever its name says"),
+    "a pickle by suffix": (
+        lambda root: pickles(root, "consolidated.00.pth") / "consolidated.00.pth",
+        "consolidated.00.pth: is a pickle checkpoint",
+    ),
+    "a pickle named safetensors": (
+        lambda root: pickles(root, "model.safetensors", b"\x80\x04\x95x") / "model.safetensors",
+        "holds a pickle, whatever its name says",
+    ),
+    "a zip named safetensors": (
+        lambda root: pickles(root, "model.safetensors", b"PK\x03\x04xxxxx") / "model.safetensors",
+        "holds a pickle, whatever its name says",
+    ),
     "an empty folder": (lambda root: (root.mkdir(), root)[1], "no safetensors file in the folder"),
     "nothing there": (lambda root: root, "no such file or folder"),
     "a FIFO": (lambda root: (os.mkfifo(root), root)[1], "is not a regular file"),
     "a device": (lambda root: Path("/dev/zero"), "is not a regular file"),
     "text": (lambda root: write(root, b"hello, I am a model"), "neither a safetensors nor a GGUF file"),
-    "two GGUF files": (lambda root: (root.mkdir(), write(root / "a.gguf", b""), write(root / "b.gguf", b""), root)[3], "which GGUF file is meant is unclear"),
-}  # fmt: skip
+    "two GGUF files": (
+        lambda root: (root.mkdir(), write(root / "a.gguf", b""), write(root / "b.gguf", b""), root)[3],
+        "which GGUF file is meant is unclear",
+    ),
+}
 
 
 def with_config(root: Path, data: bytes) -> Path:
@@ -180,12 +269,27 @@ def _set(at: tuple[int, ...], value: Any) -> Callable[[Any], Any]:
 
 
 CHECK: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "scale 255": (put(_E + "down_proj_scales", _set((3, 7, 1), 255)), _E + "down_proj_scales: 1 MXFP4 scale bytes are 255 (NaN), the first at [3, 7, 1]"),
-    "scale 255, OpenAI": (put("block.3.mlp.mlp1_weight.scales", _set((0, 0, 0), 255), "original"), "block.3.mlp.mlp1_weight.scales: 1 MXFP4"),
+    "scale 255": (
+        put(_E + "down_proj_scales", _set((3, 7, 1), 255)),
+        _E + "down_proj_scales: 1 MXFP4 scale bytes are 255 (NaN), the first at [3, 7, 1]",
+    ),
+    "scale 255, OpenAI": (
+        put("block.3.mlp.mlp1_weight.scales", _set((0, 0, 0), 255), "original"),
+        "block.3.mlp.mlp1_weight.scales: 1 MXFP4",
+    ),
     "NaN in a bias": (put(_S + "q_proj.bias", _set((5,), np.nan)), _S + "q_proj.bias: NaN or Inf at [5]"),
-    "Inf in the router": (put("model.layers.0.mlp.router.weight", _set((2, 3), np.inf)), "router.weight: NaN or Inf at [2, 3]"),
-    "-Inf in an expert": (put(_E + "gate_up_proj", _set((7, 95, 127), -np.inf), "hf-bf16"), _E + "gate_up_proj: NaN or Inf at [7, 95, 127]"),
-    "scale 255 in a GGUF": (lambda root: gguf_with_255(root), "blk.0.ffn_down_exps.weight: 1 MXFP4 scale bytes are 255"),
+    "Inf in the router": (
+        put("model.layers.0.mlp.router.weight", _set((2, 3), np.inf)),
+        "router.weight: NaN or Inf at [2, 3]",
+    ),
+    "-Inf in an expert": (
+        put(_E + "gate_up_proj", _set((7, 95, 127), -np.inf), "hf-bf16"),
+        _E + "gate_up_proj: NaN or Inf at [7, 95, 127]",
+    ),
+    "scale 255 in a GGUF": (
+        lambda root: gguf_with_255(root),
+        "blk.0.ffn_down_exps.weight: 1 MXFP4 scale bytes are 255",
+    ),
 }
 
 
@@ -212,7 +316,10 @@ def test_extreme_scales_are_legal(tmp_path: Path, value: int) -> None:
 
 
 def test_gold_passes_every_check() -> None:
-    for path in (*(GOLD / k for k in ("original", "hf-mxfp4", "hf-bf16")), *sorted((DATA / "gguf" / "gguf").glob("*.gguf"))):
+    for path in (
+        *(GOLD / k for k in ("original", "hf-mxfp4", "hf-bf16")),
+        *sorted((DATA / "gguf" / "gguf").glob("*.gguf")),
+    ):
         check_all(path)
 
 
@@ -242,26 +349,58 @@ def test_an_operating_system_error_is_an_io_error(tmp_path: Path, monkeypatch: p
     def refuse(*args: Any) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("gptoss_adapters.checkpoint.files.os.open", refuse)  # the tests may run as root, who may read everything
+    monkeypatch.setattr(
+        "gptoss_adapters.checkpoint.files.os.open", refuse
+    )  # the tests may run as root, who may read everything
     with pytest.raises(OutputError, match=r"model\.safetensors: cannot be opened"):
         open_checkpoint(tmp_path / "x")
 
 
 GGUF_CONFIG: dict[str, tuple[str, int, bytes, str]] = {
-    "another architecture": ("general.architecture", 8, b"\x05\0\0\0\0\0\0\0llama", "general.architecture is not gpt-oss"),
-    "scaling linear": ("gpt-oss.rope.scaling.type", 8, b"\x06\0\0\0\0\0\0\0linear", "rope.scaling.type is not one of gpt-oss"),
+    "another architecture": (
+        "general.architecture",
+        8,
+        b"\x05\0\0\0\0\0\0\0llama",
+        "general.architecture is not gpt-oss",
+    ),
+    "scaling linear": (
+        "gpt-oss.rope.scaling.type",
+        8,
+        b"\x06\0\0\0\0\0\0\0linear",
+        "rope.scaling.type is not one of gpt-oss",
+    ),
     "value length": ("gpt-oss.attention.value_length", 4, U32.pack(64), "attention.value_length differs"),
     "rotary dimension": ("gpt-oss.rope.dimension_count", 4, U32.pack(16), "rope.dimension_count differs"),
     "layers": ("gpt-oss.block_count", 4, U32.pack(5), "blk.4."),
     "a billion layers": ("gpt-oss.block_count", 4, U32.pack(10**9), "num_hidden_layers exceeds"),
     "zero layers": ("gpt-oss.block_count", 4, U32.pack(0), "num_hidden_layers must be a positive integer"),
     "layers as a string": ("gpt-oss.block_count", 8, b"\x01\0\0\0\0\0\0\x004", "block_count must be an integer"),
-    "pattern too long": ("gpt-oss.attention.sliding_window_pattern", 9, U32.pack(7) + b"\x05\0\0\0\0\0\0\0\1\1\0\0\1", "layer_types must have 4 entries"),
-    "pattern of strings": ("gpt-oss.attention.sliding_window_pattern", 9, U32.pack(8) + b"\0" * 8, "sliding_window_pattern must hold"),
-    "eps NaN": ("gpt-oss.attention.layer_norm_rms_epsilon", 6, b"\0\0\xc0\x7f", "rms_norm_eps must be a positive number"),
+    "pattern too long": (
+        "gpt-oss.attention.sliding_window_pattern",
+        9,
+        U32.pack(7) + b"\x05\0\0\0\0\0\0\0\1\1\0\0\1",
+        "layer_types must have 4 entries",
+    ),
+    "pattern of strings": (
+        "gpt-oss.attention.sliding_window_pattern",
+        9,
+        U32.pack(8) + b"\0" * 8,
+        "sliding_window_pattern must hold",
+    ),
+    "eps NaN": (
+        "gpt-oss.attention.layer_norm_rms_epsilon",
+        6,
+        b"\0\0\xc0\x7f",
+        "rms_norm_eps must be a positive number",
+    ),
     "experts": ("gpt-oss.expert_count", 4, U32.pack(7), "another number of experts"),
-    "vocabulary": ("tokenizer.ggml.tokens", 9, U32.pack(8) + b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a", "the vocabulary does not fit the embedding"),
-}  # fmt: skip
+    "vocabulary": (
+        "tokenizer.ggml.tokens",
+        9,
+        U32.pack(8) + b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a",
+        "the vocabulary does not fit the embedding",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", GGUF_CONFIG)

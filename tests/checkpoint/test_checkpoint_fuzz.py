@@ -1,5 +1,5 @@
-"""Structure-aware fuzz of both readers: 20,000 mutants, only the declared exception, never a hang, and nothing accepted that the
-reference readers reject; and every truncation of a whole file.
+"""Structure-aware fuzz of both readers: 20,000 mutants, only the declared exception, never a hang, and nothing accepted
+that the reference readers reject; and every truncation of a whole file.
 
 The mutants are the same on every run. `GPTOSS_FUZZ=100` makes 100 times as many.
 """
@@ -34,23 +34,104 @@ from gptoss_adapters.spec import GptOssConfig
 
 GOLD = Path(__file__).parents[1] / "data"
 COUNT = 10_000 * int(os.environ.get("GPTOSS_FUZZ", "1"))
-TINY = GptOssConfig(num_hidden_layers=1, num_experts=2, experts_per_token=1, vocab_size=8, hidden_size=32, intermediate_size=32, head_dim=8,
-                    num_attention_heads=2, num_key_value_heads=1)  # fmt: skip
-NUMBERS = [0, 1, 2, 3, 7, 31, 32, 33, 64, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53 + 1, 2**61, 2**62, 2**63 - 1, 2**63, 2**64 - 32, 2**64 - 1]
-JUNK: list[Any] = [None, True, -1, 0, 1, 1.5, 0.5, 1e300, 1e-60, 5e-324, 10**400, 2**63, 5 * 10**9, "", "x", "\ud800", [], {}, [1], [[]], {"a": 1}, ["full_attention"] * 4]
-WORDS = ["", "a", "__metadata__", "../x", "\0", "\n", "é", "x" * 63, "x" * 64, "x" * 2000, "blk.0.attn_q.weight", "general.alignment", "\u202e"]
+TINY = GptOssConfig(
+    num_hidden_layers=1,
+    num_experts=2,
+    experts_per_token=1,
+    vocab_size=8,
+    hidden_size=32,
+    intermediate_size=32,
+    head_dim=8,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+)
+NUMBERS = [
+    0,
+    1,
+    2,
+    3,
+    7,
+    31,
+    32,
+    33,
+    64,
+    255,
+    2**16,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**32,
+    2**53 + 1,
+    2**61,
+    2**62,
+    2**63 - 1,
+    2**63,
+    2**64 - 32,
+    2**64 - 1,
+]
+JUNK: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    1.5,
+    0.5,
+    1e300,
+    1e-60,
+    5e-324,
+    10**400,
+    2**63,
+    5 * 10**9,
+    "",
+    "x",
+    "\ud800",
+    [],
+    {},
+    [1],
+    [[]],
+    {"a": 1},
+    ["full_attention"] * 4,
+]
+WORDS = [
+    "",
+    "a",
+    "__metadata__",
+    "../x",
+    "\0",
+    "\n",
+    "é",
+    "x" * 63,
+    "x" * 64,
+    "x" * 2000,
+    "blk.0.attn_q.weight",
+    "general.alignment",
+    "\u202e",
+]
 
 
 def tiny_gguf() -> Gguf:
     """A whole gpt-oss of some 20 kB without a vocabulary, written by gguf-py's rules."""
     keys = Gguf.parse((GOLD / "gguf" / "gguf" / "tiny-mxfp4.gguf").read_bytes()).keys
     g = Gguf([k for k in keys if not k[0].startswith(b"tokenizer.")], [], b"")
-    sizes = {"block_count": 1, "embedding_length": 32, "feed_forward_length": 32, "expert_feed_forward_length": 32, "expert_count": 2, "expert_used_count": 1,
-             "attention.head_count": 2, "attention.head_count_kv": 1, "attention.key_length": 8, "attention.value_length": 8}  # fmt: skip
+    sizes = {
+        "block_count": 1,
+        "embedding_length": 32,
+        "feed_forward_length": 32,
+        "expert_feed_forward_length": 32,
+        "expert_count": 2,
+        "expert_used_count": 1,
+        "attention.head_count": 2,
+        "attention.head_count_kv": 1,
+        "attention.key_length": 8,
+        "attention.value_length": 8,
+    }
     for key, value in sizes.items():
         g.set(f"gpt-oss.{key}", 4, value.to_bytes(4, "little"))
     for name, spec in layouts.stored("gguf", TINY).items():
-        kind, nbytes = (39, 17 * (n_values(spec.shape) // 32)) if name.endswith("exps.weight") else (0, 4 * n_values(spec.shape))
+        kind, nbytes = (
+            (39, 17 * (n_values(spec.shape) // 32)) if name.endswith("exps.weight") else (0, 4 * n_values(spec.shape))
+        )
         g.infos.append(Info(name.encode(), list(spec.shape[::-1]), kind, len(g.data)))
         g.data += bytes(i % 128 for i in range(nbytes)) + b"\0" * (-nbytes % 32)
     return g
@@ -77,11 +158,19 @@ def mutate_gguf(g: Gguf, r: random.Random, last_keys: Sequence[tuple[bytes, int,
         if choice == 0:
             g.keys[k] = (key, r.choice([*SIZES, STRING, 9, 13, 2**32 - 1]), value)
         elif choice == 1:
-            g.keys[k] = (r.choice([r.choice(WORDS).encode(), g.keys[r.randrange(len(g.keys))][0], key + b"\xff"]), kind, value)
+            g.keys[k] = (
+                r.choice([r.choice(WORDS).encode(), g.keys[r.randrange(len(g.keys))][0], key + b"\xff"]),
+                kind,
+                value,
+            )
         elif choice == 2:
             g.keys[k] = (key, kind, bytes(r.randrange(256) for _ in value))
         elif choice == 3:
-            g.keys[k] = (key, 9, r.choice([0, 4, 7, 8, 9, 77]).to_bytes(4, "little") + U64.pack(r.choice(NUMBERS)) + value)
+            g.keys[k] = (
+                key,
+                9,
+                r.choice([0, 4, 7, 8, 9, 77]).to_bytes(4, "little") + U64.pack(r.choice(NUMBERS)) + value,
+            )
         elif choice == 4:
             del g.keys[k]
         elif choice == 5:
@@ -103,7 +192,11 @@ def mutate_gguf(g: Gguf, r: random.Random, last_keys: Sequence[tuple[bytes, int,
         elif choice == 13:
             g.version, g.alignment = r.choice([0, 1, 2, 3, 4, 3 << 24]), r.choice([1, 8, 32, 64])
         elif choice == 14:
-            g.data = r.choice([g.data[: r.randrange(len(g.data))], g.data + b"\0" * r.randrange(1, 99), b""]) if g.data else g.data
+            g.data = (
+                r.choice([g.data[: r.randrange(len(g.data))], g.data + b"\0" * r.randrange(1, 99), b""])
+                if g.data
+                else g.data
+            )
         else:
             after.append(lambda raw: flip(raw, r, 2500))
     g.keys += last_keys
@@ -135,11 +228,15 @@ def mutate_safetensors(s: Safetensors, r: random.Random) -> bytes:
         elif choice == 3 and isinstance(entry.get("data_offsets"), list) and len(entry["data_offsets"]) == 2:
             entry["data_offsets"][r.randrange(2)] = r.choice([*NUMBERS, -1, 1.5, None, "0"])
         elif choice == 4:
-            entry["data_offsets"] = r.choice([[], [0], [0, 0], [5, 1], None, dict(s.header[name]).get("data_offsets"), "0,1"])
+            entry["data_offsets"] = r.choice(
+                [[], [0], [0, 0], [5, 1], None, dict(s.header[name]).get("data_offsets"), "0,1"]
+            )
         elif choice == 5:
             entry[r.choice(["extra", "dtype", "shape"])] = r.choice([1, None, "x"])
         elif choice == 6:
-            s.header[r.choice(WORDS)] = r.choice([s.header.pop(name), {}, None, [], 1, {"format": 1}]) if len(s.header) > 1 else entry
+            s.header[r.choice(WORDS)] = (
+                r.choice([s.header.pop(name), {}, None, [], 1, {"format": 1}]) if len(s.header) > 1 else entry
+            )
         elif choice == 7:
             s.data = r.choice([s.data[: r.randrange(len(s.data) + 1)], s.data + b"\0" * r.randrange(1, 9)])
         elif choice == 8:
@@ -152,7 +249,9 @@ def mutate_safetensors(s: Safetensors, r: random.Random) -> bytes:
     return raw
 
 
-def run(count: int, seed: int, make: Callable[[random.Random], bytes], path: Path, read: Callable[[Path], Any]) -> list[bytes]:
+def run(
+    count: int, seed: int, make: Callable[[random.Random], bytes], path: Path, read: Callable[[Path], Any]
+) -> list[bytes]:
     """Reads `count` mutants; anything but BadInput fails. Gives those that were accepted."""
     r, accepted, slowest = random.Random(seed), [], 0.0
     for n in range(count):
@@ -188,7 +287,9 @@ def test_fuzz_gguf(tmp_path: Path) -> None:
 
 @pytest.mark.backend("llama_server")
 def test_what_fuzz_accepts_llama_cpp_accepts(tmp_path: Path) -> None:
-    """Mutants of a file that llama.cpp can run; its vocabulary, whose contents only llama.cpp looks at, stays as it is."""
+    """Mutants of a file that llama.cpp can run; its vocabulary, whose contents only llama.cpp looks at, stays as it
+    is.
+    """
     whole = Gguf.parse((GOLD / "gguf" / "gguf" / "tiny-mxfp4.gguf").read_bytes())
     vocabulary = [k for k in whole.keys if k[0].startswith(b"tokenizer.")]
     base = Gguf([k for k in whole.keys if k not in vocabulary], whole.infos, whole.data)
@@ -211,7 +312,11 @@ def tiny_safetensors() -> Safetensors:
     for name, spec in layouts.stored("hf-mxfp4", TINY).items():
         packed = spec.terms[0][1] in ("blocks", "scales")
         nbytes = n_values(spec.shape) * (1 if packed else 2)
-        header[name] = {"dtype": "U8" if packed else "BF16", "shape": list(spec.shape), "data_offsets": [len(data), len(data) + nbytes]}
+        header[name] = {
+            "dtype": "U8" if packed else "BF16",
+            "shape": list(spec.shape),
+            "data_offsets": [len(data), len(data) + nbytes],
+        }
         data += bytes(i % 120 for i in range(nbytes))
     return Safetensors(header, data)
 
@@ -232,7 +337,9 @@ def test_fuzz_safetensors(tmp_path: Path) -> None:
 
 
 def test_fuzz_whole_checkpoints(tmp_path: Path) -> None:
-    """The same mutants through `open_checkpoint`: names, shapes and dtypes against the config, then every tensor read."""
+    """The same mutants through `open_checkpoint`: names, shapes and dtypes against the config, then every tensor
+    read.
+    """
     base = tiny_safetensors()
     (tmp_path / "config.json").write_text(json.dumps(TINY.to_hf(mxfp4=True)))
 
@@ -251,7 +358,9 @@ def test_fuzz_config(tmp_path: Path) -> None:
     def make(r: random.Random) -> bytes:
         config = json.loads(raw)
         for _ in range(r.randint(1, 2)):
-            target = config["rope_scaling"] if r.random() < 0.3 and isinstance(config.get("rope_scaling"), dict) else config
+            target = (
+                config["rope_scaling"] if r.random() < 0.3 and isinstance(config.get("rope_scaling"), dict) else config
+            )
             if not target:
                 continue
             key = r.choice(list(target))
@@ -262,16 +371,34 @@ def test_fuzz_config(tmp_path: Path) -> None:
         return json.dumps(config).encode() if r.random() < 0.9 else flip(json.dumps(config).encode(), r, 2000)
 
     options = GgufOptions(tokenizer="none", allow_lossy=True)
-    run(COUNT // 5, 5, make, tmp_path / "x" / "config.json", lambda p: plan_gguf(open_checkpoint(p.parent), tmp_path / "out.gguf", options))
+    run(
+        COUNT // 5,
+        5,
+        make,
+        tmp_path / "x" / "config.json",
+        lambda p: plan_gguf(open_checkpoint(p.parent), tmp_path / "out.gguf", options),
+    )
 
 
 def test_every_metadata_key_of_every_type(tmp_path: Path) -> None:
     """Each key with well-formed values of other types, and keys that are read only when they are there."""
     base = tiny_gguf()
     names = [key.decode() for key, _, _ in base.keys] + [f"split.{k}" for k in ("no", "count", "tensors.count")]
-    names += ["gpt-oss.rope.dimension_count", "gpt-oss.rope.scaling.attn_factor", "gpt-oss.attention.sliding_window_pattern", "tokenizer.ggml.bos_token_id"]
+    names += [
+        "gpt-oss.rope.dimension_count",
+        "gpt-oss.rope.scaling.attn_factor",
+        "gpt-oss.attention.sliding_window_pattern",
+        "tokenizer.ggml.bos_token_id",
+    ]
     floats = [struct.pack("<f", x) for x in (0.0, -1.0, 0.5, 1e-40, 1e-37, 3.4028234e38, math.inf, math.nan)]
-    values = [(STRING, string(b"")), (STRING, string(b"yarn")), (7, b"\1"), (10, b"\xff" * 8), (5, b"\xff" * 4), *((6, f) for f in floats)]
+    values = [
+        (STRING, string(b"")),
+        (STRING, string(b"yarn")),
+        (7, b"\1"),
+        (10, b"\xff" * 8),
+        (5, b"\xff" * 4),
+        *((6, f) for f in floats),
+    ]
     for kind, raw in ((4, bytes(4)), (6, floats[2]), (7, b"\1"), (STRING, string(b"a"))):
         values += [(9, kind.to_bytes(4, "little") + U64.pack(n) + raw * n) for n in (0, 1, 2)]
     path = tmp_path / "part-00001-of-00002.gguf"
@@ -304,7 +431,13 @@ def test_fuzz_tokenizer(name: str, tmp_path: Path) -> None:
         container[key] = r.choice(JUNK)
         return json.dumps(whole).encode()
 
-    run(COUNT // 20, 6, make, tmp_path / "x" / name, lambda p: [k.pack() for k in tokenizer_keys(find_tokenizer(checkpoint, str(p.parent)), checkpoint)])
+    run(
+        COUNT // 20,
+        6,
+        make,
+        tmp_path / "x" / name,
+        lambda p: [k.pack() for k in tokenizer_keys(find_tokenizer(checkpoint, str(p.parent)), checkpoint)],
+    )
 
 
 @pytest.mark.parametrize("kind", ["gguf", "safetensors"])
@@ -337,8 +470,13 @@ for build in gguf_cases().values():
         raise SystemExit("accepted")
     except BadInput:
         pass
-print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)  # ru_maxrss would include the parent's
+# ru_maxrss would include the parent's
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
 """
     base = GOLD / "gguf" / "gguf" / "tiny-mxfp4.gguf"
-    done = subprocess.run([sys.executable, "-c", script, str(base), str(Path(__file__).parents[1]), str(tmp_path / "m.gguf")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(base), str(Path(__file__).parents[1]), str(tmp_path / "m.gguf")],
+        capture_output=True,
+        text=True,
+    )
     assert int(done.stdout) < 200, done.stderr

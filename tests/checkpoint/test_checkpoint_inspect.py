@@ -15,7 +15,9 @@ from gptoss_adapters.spec import FULL, GPT_OSS_20B
 DATA = Path(__file__).parents[1] / "data"
 
 
-@pytest.mark.parametrize("path", ["checkpoints/tiny/original", "checkpoints/tiny/hf-mxfp4", "gguf/gguf/tiny-mxfp4.gguf"])
+@pytest.mark.parametrize(
+    "path", ["checkpoints/tiny/original", "checkpoints/tiny/hf-mxfp4", "gguf/gguf/tiny-mxfp4.gguf"]
+)
 def test_histograms_equal_a_slow_count(path: str) -> None:
     c = open_checkpoint(DATA / path)
     for name in ("layers.0.experts.gate_up.weight", "layers.3.experts.down.weight"):
@@ -28,11 +30,18 @@ def test_histograms_equal_a_slow_count(path: str) -> None:
 
 def test_inspection_of_gold() -> None:
     steps: list[tuple[int, int]] = []
-    report = inspect(open_checkpoint(DATA / "checkpoints" / "tiny" / "hf-mxfp4"), progress=lambda done, total: steps.append((done, total)))
+    report = inspect(
+        open_checkpoint(DATA / "checkpoints" / "tiny" / "hf-mxfp4"),
+        progress=lambda done, total: steps.append((done, total)),
+    )
     assert len(steps) == 8 and steps[-1] == (report.parts["expert weights"].nbytes,) * 2
     assert report.histograms and report.histograms.blocks == 18432
     assert sum(p.tensors for p in report.parts.values()) == 71 and report.parts["expert weights"].encodings == ["mxfp4"]
-    assert sum(p.parameters for p in report.parts.values()) == report.parameters == open_checkpoint(DATA / "checkpoints/tiny/original").config.parameters()[0]
+    assert (
+        sum(p.parameters for p in report.parts.values())
+        == report.parameters
+        == open_checkpoint(DATA / "checkpoints/tiny/original").config.parameters()[0]
+    )
     assert sum(p.nbytes for p in report.parts.values()) == 953_920
     assert "no tokenizer.json in the folder" in report.oddities
     assert json.loads(json.dumps(report.as_dict()))["kind"] == "hf-mxfp4"
@@ -54,7 +63,12 @@ def test_oddities() -> None:
     plain = dataclasses.replace(GPT_OSS_20B, yarn_truncate=True)
     assert odd_config(plain, "gguf") == []
     odd = dataclasses.replace(plain, layer_types=(FULL,) * 24, swiglu_limit=6.0, swiglu_alpha=1.0, rms_norm_eps=1e-6)
-    assert [line.split()[0] for line in odd_config(odd, "gguf")] == ["layer_types", "swiglu_limit", "swiglu_alpha", "rms_norm_eps"]
+    assert [line.split()[0] for line in odd_config(odd, "gguf")] == [
+        "layer_types",
+        "swiglu_limit",
+        "swiglu_alpha",
+        "rms_norm_eps",
+    ]
     assert "llama.cpp rounds" in odd_config(GPT_OSS_20B, "hf-mxfp4")[0]
     assert odd_scales(Histograms({120: 5}, {6.0: 5})) == []
     assert len(odd_scales(Histograms({255: 1, 254: 2, 3: 1}, {6.0: 4}))) == 3

@@ -26,7 +26,12 @@ PAIRS = [
     (SRC / "tiny-bf16-deq", GGUF / "tiny-deq-f32.gguf", {B: 71}, set()),
     (SRC / "tiny-bf16-deq", GGUF / "tiny-deq-f16.gguf", {B: 45, V: 21, R: 5}, {"a -> b: f16"}),
     (SRC / "tiny-bf16-deq", GGUF / "tiny-deq-q8_0.gguf", {B: 45, R: 26}, {"a -> b: q8_0"}),
-    (SRC / "tiny-bf16", GGUF / "tiny-bf16-MXFP4_MOE.gguf", {B: 45, R: 26}, {"a -> b: q8_0", "a -> b: mxfp4 by rule ggml"}),
+    (
+        SRC / "tiny-bf16",
+        GGUF / "tiny-bf16-MXFP4_MOE.gguf",
+        {B: 45, R: 26},
+        {"a -> b: q8_0", "a -> b: mxfp4 by rule ggml"},
+    ),
     (SRC / "tiny-bf16-deq", GGUF / "tiny-bf16-deq-MXFP4_MOE.gguf", {B: 45, V: 8, R: 18}, {"a -> b: q8_0"}),
     (SRC / "tiny-mxfp4", GGUF / "tiny-bf16-deq.gguf", {B: 63, V: 8}, set()),
     (SRC / "tiny-mxfp4", GGUF / "tiny-deq-q8_0.gguf", {B: 45, R: 26}, {"a -> b: q8_0"}),
@@ -50,7 +55,9 @@ def test_verdicts_on_gold(a: Path, b: Path, counts: dict[str, int], rules: set[s
 def test_the_rounding_rule_is_recognised(tmp_path: Path, rule: str) -> None:
     made = edited(SRC / "tiny-mxfp4", tmp_path, requantise=rule)
     report = compare(open_checkpoint(SRC / "tiny-bf16"), made)
-    assert report.counts[R] == 8 and all(r.rule and r.rule.startswith("a -> b: mxfp4 by rule") for r in report.results if r.verdict == R)
+    assert report.counts[R] == 8 and all(
+        r.rule and r.rule.startswith("a -> b: mxfp4 by rule") for r in report.results if r.verdict == R
+    )
 
 
 def edited(source: Path, into: Path, *, requantise: str = "", **bits: tuple[int, int]) -> Checkpoint:
@@ -63,7 +70,9 @@ def edited(source: Path, into: Path, *, requantise: str = "", **bits: tuple[int,
         array.view(np.uint8).reshape(-1)[at] ^= mask
     for name in [n for n in tensors if n.endswith("_blocks")] if requantise else []:
         dense = load_file(SRC / "tiny-bf16" / "model.safetensors")[name.removesuffix("_blocks")]
-        tensors[name], tensors[name.replace("_blocks", "_scales")] = mxfp4.encode(dense.astype(np.float32).swapaxes(1, 2), rule=requantise)
+        tensors[name], tensors[name.replace("_blocks", "_scales")] = mxfp4.encode(
+            dense.astype(np.float32).swapaxes(1, 2), rule=requantise
+        )
     save_file(tensors, file)
     return open_checkpoint(into / "x")
 
@@ -90,10 +99,19 @@ def test_sign_of_zero_is_values_equal(tmp_path: Path) -> None:
     at = int(np.argmax((blocks.reshape(-1) & 0x0F) == 0x08))  # a byte whose low nibble is -0
     made = edited(TINY / "hf-mxfp4", tmp_path, model__layers__0__mlp__experts__gate_up_proj_blocks=(at, 0x08))
     report = compare(c, made)
-    assert [r.name for r in report.results if r.verdict == V] == ["layers.0.experts.gate_up.weight"] and report.counts[B] == 70
+    assert [r.name for r in report.results if r.verdict == V] == ["layers.0.experts.gate_up.weight"] and report.counts[
+        B
+    ] == 70
 
 
-@pytest.mark.parametrize("name", ["model__norm__weight", "model__layers__3__self_attn__v_proj__weight", "model__layers__3__mlp__experts__gate_up_proj_bias"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model__norm__weight",
+        "model__layers__3__self_attn__v_proj__weight",
+        "model__layers__3__mlp__experts__gate_up_proj_bias",
+    ],
+)
 def test_one_bit_of_a_dense_tensor_is_found(tmp_path: Path, name: str) -> None:
     made = edited(TINY / "hf-mxfp4", tmp_path, **{name: (64, 0x01)})
     (bad,) = [r for r in compare(open_checkpoint(TINY / "original"), made).results if r.verdict == D]
@@ -128,5 +146,9 @@ def test_other_shapes_are_not_comparable() -> None:
 
 def test_progress_ends_at_the_total() -> None:
     seen: list[tuple[int, int]] = []
-    compare(open_checkpoint(TINY / "original"), open_checkpoint(TINY / "hf-mxfp4"), progress=lambda done, total: seen.append((done, total)))
+    compare(
+        open_checkpoint(TINY / "original"),
+        open_checkpoint(TINY / "hf-mxfp4"),
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen[-1][0] == seen[-1][1] and len(seen) == 71

@@ -1,4 +1,6 @@
-"""Every kind of input gives the same canonical tensors as the checkpoint that it was made from, by bytes, whole and expert by expert."""
+"""Every kind of input gives the same canonical tensors as the checkpoint that it was made from, by bytes, whole and
+expert by expert.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.errors import BadInput
 
 MXFP4, BF16 = GOLD / "src" / "tiny-mxfp4", GOLD / "src" / "tiny-bf16"
-BLOBS = {"split": {}, "old type": {"old_type": True}, "fused": {"fused": True}, "fused, old type": {"fused": True, "old_type": True}}
+BLOBS = {
+    "split": {},
+    "old type": {"old_type": True},
+    "fused": {"fused": True},
+    "fused, old type": {"fused": True, "old_type": True},
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +39,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_same(made: Checkpoint, source: Checkpoint) -> None:
     """By the comparer, and here: every tensor, whole and one expert at a time."""
     report = compare(source, made)
-    assert report.counts["BYTES EQUAL"] == len(source.tensors) and report.ok, [r for r in report.results if r.verdict != "BYTES EQUAL"][:2]
+    assert report.counts["BYTES EQUAL"] == len(source.tensors) and report.ok, [
+        r for r in report.results if r.verdict != "BYTES EQUAL"
+    ][:2]
     for name, info in source.tensors.items():
         whole = made.read(name, np.float32)
         assert whole.tobytes() == source.read(name, np.float32).tobytes(), name
@@ -58,7 +67,10 @@ def test_safetensors_kinds(kind: str, shards: int, odd: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("name", BLOBS)
 def test_ollama_blobs(name: str, odd: Path, tmp_path: Path) -> None:
     for n, source in enumerate((odd, MXFP4)):
-        made, original = open_checkpoint(write_blob(source, tmp_path / f"{n}.gguf", **BLOBS[name])), open_checkpoint(source)
+        made, original = (
+            open_checkpoint(write_blob(source, tmp_path / f"{n}.gguf", **BLOBS[name])),
+            open_checkpoint(source),
+        )
         assert made.kind == "ollama" and made.config.uses_yarn and any("Ollama" in o for o in made.oddities)
         assert_same(made, original)
 
@@ -70,7 +82,10 @@ def test_a_name_in_ollamas_store(odd: Path, tmp_path: Path, monkeypatch: pytest.
     stored = blob.rename(tmp_path / "blobs" / f"sha256-{digest}")
     manifest = tmp_path / "manifests" / "registry.ollama.ai" / "library" / "odd" / "20b"
     manifest.parent.mkdir(parents=True)
-    layers = [{"mediaType": f"application/vnd.ollama.image.{kind}", "digest": f"sha256:{d}", "size": 1} for kind, d in (("template", "0" * 64), ("model", digest))]
+    layers = [
+        {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": f"sha256:{d}", "size": 1}
+        for kind, d in (("template", "0" * 64), ("model", digest))
+    ]
     manifest.write_text(json.dumps({"layers": layers}))
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -96,25 +111,56 @@ def test_pruned_experts_are_read_by_the_config(odd: Path, tmp_path: Path) -> Non
         if "experts" in name or "router" in name:
             tensors[name] = dtype, [shape[0] - 1, *shape[1:]], data[: len(data) // shape[0] * (shape[0] - 1)]
     write_safetensors(folder / "model.safetensors", tensors)
-    with pytest.raises(BadInput, match=r"router\.weight: the router has another number of experts than the config \(expected 5 rows, got 4\)"):
+    with pytest.raises(
+        BadInput,
+        match=r"router\.weight: the router has another number of experts than the config \(expected 5 rows, got 4\)",
+    ):
         open_checkpoint(folder)
     pruned = open_checkpoint(with_config(folder, lambda c: c.update(num_local_experts=4)))
     full = open_checkpoint(odd)
     for e in range(4):
-        for ours, theirs in zip(pruned.mxfp4("layers.1.experts.down.weight", e), full.mxfp4("layers.1.experts.down.weight", e), strict=True):
+        for ours, theirs in zip(
+            pruned.mxfp4("layers.1.experts.down.weight", e), full.mxfp4("layers.1.experts.down.weight", e), strict=True
+        ):
             assert np.array_equal(ours, theirs)
     with pytest.raises(BadInput, match="experts_per_token exceeds num_experts"):
         open_checkpoint(with_config(folder, lambda c: c.update(num_local_experts=2)))
 
 
 BAD = {
-    "an expert is missing": ("hf-defused", lambda t: t.pop("model.layers.0.mlp.experts.down_projs.2.weight"), r"down_projs\.2\.weight: the tensor is missing"),
-    "an expert too many": ("hf-quark", lambda t: t.update({"model.layers.0.mlp.experts.99.down_proj.weight": t["model.layers.0.mlp.experts.0.down_proj.weight"]}), r"experts\.99\.down_proj\.weight: unexpected"),
-    "fp8 instead of MXFP4": ("hf-quark", lambda t: t.update({"model.layers.0.mlp.experts.0.down_proj.weight": np.zeros((96, 64), np.uint8)}), "shape does not fit"),
-    "bitsandbytes": ("hf-defused", lambda t: t.update({"model.layers.0.mlp.experts.down_projs.2.weight.absmax": np.zeros(4, np.float32)}), "not MXFP4: save the model merged"),
-    "NVFP4": ("hf-compressed-tensors", lambda t: t.update({"model.layers.0.mlp.experts.0.down_proj.weight_global_scale": np.zeros(1, np.float32)}), "NVFP4, not MXFP4"),
-    "an adapter among the weights": ("hf-defused", lambda t: t.update({"model.layers.0.self_attn.q_proj.lora_A.weight": np.zeros((4, 96), np.float32)}), "--lora"),
-}  # fmt: skip
+    "an expert is missing": (
+        "hf-defused",
+        lambda t: t.pop("model.layers.0.mlp.experts.down_projs.2.weight"),
+        r"down_projs\.2\.weight: the tensor is missing",
+    ),
+    "an expert too many": (
+        "hf-quark",
+        lambda t: t.update(
+            {"model.layers.0.mlp.experts.99.down_proj.weight": t["model.layers.0.mlp.experts.0.down_proj.weight"]}
+        ),
+        r"experts\.99\.down_proj\.weight: unexpected",
+    ),
+    "fp8 instead of MXFP4": (
+        "hf-quark",
+        lambda t: t.update({"model.layers.0.mlp.experts.0.down_proj.weight": np.zeros((96, 64), np.uint8)}),
+        "shape does not fit",
+    ),
+    "bitsandbytes": (
+        "hf-defused",
+        lambda t: t.update({"model.layers.0.mlp.experts.down_projs.2.weight.absmax": np.zeros(4, np.float32)}),
+        "not MXFP4: save the model merged",
+    ),
+    "NVFP4": (
+        "hf-compressed-tensors",
+        lambda t: t.update({"model.layers.0.mlp.experts.0.down_proj.weight_global_scale": np.zeros(1, np.float32)}),
+        "NVFP4, not MXFP4",
+    ),
+    "an adapter among the weights": (
+        "hf-defused",
+        lambda t: t.update({"model.layers.0.self_attn.q_proj.lora_A.weight": np.zeros((4, 96), np.float32)}),
+        "--lora",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -134,7 +180,10 @@ def test_bad_input_is_named(name: str, tmp_path: Path) -> None:
 def test_scale_byte_255_is_refused_in_every_kind(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
-    for kind, name in (("hf-quark", "model.layers.1.mlp.experts.3.down_proj.weight_scale"), ("hf-compressed-tensors", "model.layers.1.mlp.experts.3.up_proj.weight_scale")):
+    for kind, name in (
+        ("hf-quark", "model.layers.1.mlp.experts.3.down_proj.weight_scale"),
+        ("hf-compressed-tensors", "model.layers.1.mlp.experts.3.up_proj.weight_scale"),
+    ):
         folder = write_kind(MXFP4, kind, tmp_path / kind)
         tensors = load_file(folder / "model.safetensors")
         tensors[name][5, 1] = 255

@@ -9,13 +9,25 @@ from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import GPT_OSS_20B, GPT_OSS_120B, GptOssConfig
 
-SMALL = GptOssConfig(num_hidden_layers=2, num_experts=3, experts_per_token=2, vocab_size=40, hidden_size=96, intermediate_size=64,
-                     head_dim=16, num_attention_heads=6, num_key_value_heads=2)  # fmt: skip
+SMALL = GptOssConfig(
+    num_hidden_layers=2,
+    num_experts=3,
+    experts_per_token=2,
+    vocab_size=40,
+    hidden_size=96,
+    intermediate_size=64,
+    head_dim=16,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+)
 
 PACKED = {"blocks": 16, "packed": 16, "words": 4, "scales": 1, "exponents": 1, "biased": 1}  # elements per block of 32
 
 
-@pytest.mark.parametrize(("kind", "per_layer"), [("openai", 15), ("hf-mxfp4", 19), ("hf-bf16", 17), ("hf-bf16-out-in", 17), ("gguf", 19), ("ollama", 19)])
+@pytest.mark.parametrize(
+    ("kind", "per_layer"),
+    [("openai", 15), ("hf-mxfp4", 19), ("hf-bf16", 17), ("hf-bf16-out-in", 17), ("gguf", 19), ("ollama", 19)],
+)
 def test_counts_are_the_published_ones(kind: str, per_layer: int) -> None:
     for config in (GPT_OSS_20B, GPT_OSS_120B):
         assert len(layouts.stored(kind, config)) == per_layer * config.num_hidden_layers + 3
@@ -35,7 +47,16 @@ def test_bytes_are_the_published_ones(config: GptOssConfig) -> None:
 @pytest.mark.parametrize("kind", layouts.KINDS)
 def test_every_row_goes_there_and_back(kind: str, fused: bool) -> None:
     """Each canonical element is stored exactly once: filling the stored arrays and reading them back loses nothing."""
-    present = {f"blk.{n}.{name}.{what}" for n in range(2) for name in ("attn_qkv", "ffn_gate_up_exps") for what in ("weight", "bias")} if fused else set()
+    present = (
+        {
+            f"blk.{n}.{name}.{what}"
+            for n in range(2)
+            for name in ("attn_qkv", "ffn_gate_up_exps")
+            for what in ("weight", "bias")
+        }
+        if fused
+        else set()
+    )
     shapes, parts = layouts.canonical(SMALL), layouts.parts(kind, SMALL, present)
     rng = np.random.default_rng(0)
     whole = {name: rng.integers(0, 1 << 30, shape) for name, shape in shapes.items()}
@@ -46,7 +67,9 @@ def test_every_row_goes_there_and_back(kind: str, fused: bool) -> None:
         return array[layouts.place(part.role)]
 
     def place(part: layouts.Part) -> np.ndarray:
-        return layouts.view(stores[part.name] if part.expert is None else stores[part.name][None], layouts.storage_of(part.role), SMALL)
+        return layouts.view(
+            stores[part.name] if part.expert is None else stores[part.name][None], layouts.storage_of(part.role), SMALL
+        )
 
     for name in whole:
         for part in parts[name]:

@@ -40,7 +40,9 @@ def trained(base: Path, out: Path, **options: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    peft = get_peft_model(model, LoraConfig(**{"r": RANK, "lora_alpha": 5, "target_modules": ["q_proj", "v_proj", "o_proj"], **options}))
+    peft = get_peft_model(
+        model, LoraConfig(**{"r": RANK, "lora_alpha": 5, "target_modules": ["q_proj", "v_proj", "o_proj"], **options})
+    )
     generator = torch.Generator().manual_seed(1)
     for name, parameter in peft.named_parameters():
         if "lora_" in name:
@@ -54,7 +56,9 @@ def merged_by_peft(peft: Any) -> dict[str, np.ndarray]:
 
 
 def assert_like_peft(base: Path, adapter: Path, theirs: dict[str, np.ndarray]) -> int:
-    """Every tensor: ours is theirs (float32) rounded to bf16, at most one step away where both sit at a midpoint. How many changed."""
+    """Every tensor: ours is theirs (float32) rounded to bf16, at most one step away where both sit at a midpoint.
+    How many changed.
+    """
     ours, before = with_adapters(open_checkpoint(base), [(adapter, 1.0)]), open_checkpoint(base)
     changed = 0
     for name, parts in layouts.parts("hf-bf16", ours.config).items():
@@ -81,7 +85,10 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "down alone": ({"target_parameters": FUSED[1:], "target_modules": []}, 3),
     "gate_up alone": ({"target_parameters": FUSED[:1], "target_modules": []}, 3),
     "router": ({"target_parameters": ["mlp.router.weight"], "target_modules": []}, 3),
-    "rank and alpha by module, rslora": ({"rank_pattern": {"q_proj": 5}, "alpha_pattern": {r".*1\.self_attn\.v_proj": 11}, "use_rslora": True}, 9),
+    "rank and alpha by module, rslora": (
+        {"rank_pattern": {"q_proj": 5}, "alpha_pattern": {r".*1\.self_attn\.v_proj": 11}, "use_rslora": True},
+        9,
+    ),
     "head and embedding": ({"target_modules": ["lm_head", "embed_tokens", "k_proj"]}, 5),
 }
 
@@ -117,22 +124,39 @@ def test_both_column_orders_by_the_formula(base: Path, tmp_path: Path) -> None:
     unsloth = np.einsum("oer,eri->eoi", b.reshape(192, 5, 2), a) * 2
     name = "layers.1.experts.gate_up.weight"
     assert np.allclose(delta_of(base, made(base, tmp_path / "p", t), name), peft, atol=1e-5)
-    assert np.allclose(delta_of(base, made(base, tmp_path / "u", t, auto_mapping={"unsloth_fixed": True}), name), unsloth, atol=1e-5)
+    assert np.allclose(
+        delta_of(base, made(base, tmp_path / "u", t, auto_mapping={"unsloth_fixed": True}), name), unsloth, atol=1e-5
+    )
     silent = made(base, tmp_path / "s", t, peft_version=None)
     for order, wanted in (("peft", peft), ("unsloth", unsloth)):
         assert np.allclose(delta_of(base, silent, name, order), wanted, atol=1e-5)
     with pytest.raises(BadInput, match=r"does not say who made it.*--lora-order"):
         with_adapters(open_checkpoint(base), [(silent, 1.0)])
     with pytest.raises(BadInput, match="does not say who made it"):
-        with_adapters(open_checkpoint(base), [(made(base, tmp_path / "h", t, base_model_name_or_path="unsloth/gpt-oss-20b"), 1.0)])
+        with_adapters(
+            open_checkpoint(base), [(made(base, tmp_path / "h", t, base_model_name_or_path="unsloth/gpt-oss-20b"), 1.0)]
+        )
 
 
 def test_swapped_axes_are_told_by_shape(base: Path, tmp_path: Path) -> None:
     """Made by a PEFT and a transformers that disagreed about is_transposed: A indexes the output."""
-    t = {f"{AT}.base_layer.lora_A.weight": rand(10, 192), f"{AT}.base_layer.lora_B.weight": rand(160, 10, seed=1),
-         f"{AT}.lora_A.weight": rand(10, 160, seed=2), f"{AT}.lora_B.weight": rand(96, 10, seed=3)}  # fmt: skip
-    wanted = np.einsum("ire,ero->eoi", t[f"{AT}.base_layer.lora_B.weight"].reshape(160, 2, 5), t[f"{AT}.base_layer.lora_A.weight"].reshape(5, 2, 192)) * 2
-    assert np.allclose(delta_of(base, made(base, tmp_path / "a", t), "layers.1.experts.gate_up.weight"), wanted, atol=1e-5)
+    t = {
+        f"{AT}.base_layer.lora_A.weight": rand(10, 192),
+        f"{AT}.base_layer.lora_B.weight": rand(160, 10, seed=1),
+        f"{AT}.lora_A.weight": rand(10, 160, seed=2),
+        f"{AT}.lora_B.weight": rand(96, 10, seed=3),
+    }
+    wanted = (
+        np.einsum(
+            "ire,ero->eoi",
+            t[f"{AT}.base_layer.lora_B.weight"].reshape(160, 2, 5),
+            t[f"{AT}.base_layer.lora_A.weight"].reshape(5, 2, 192),
+        )
+        * 2
+    )
+    assert np.allclose(
+        delta_of(base, made(base, tmp_path / "a", t), "layers.1.experts.gate_up.weight"), wanted, atol=1e-5
+    )
 
 
 def test_square_experts_follow_gate_up_or_are_refused(tmp_path: Path) -> None:
@@ -146,10 +170,16 @@ def test_square_experts_follow_gate_up_or_are_refused(tmp_path: Path) -> None:
     assert config.hidden_size == config.intermediate_size == 64
     plain = {f"{AT}.lora_A.weight": rand(8, 64, seed=2), f"{AT}.lora_B.weight": rand(64, 8, seed=3)}
     with pytest.raises(BadInput, match="which axis is which cannot be told"):
-        with_adapters(open_checkpoint(tmp_path / "sq"), [(made(tmp_path, tmp_path / "a", plain, target_parameters=FUSED[1:]), 1.0)])
+        with_adapters(
+            open_checkpoint(tmp_path / "sq"),
+            [(made(tmp_path, tmp_path / "a", plain, target_parameters=FUSED[1:]), 1.0)],
+        )
     a, b = plain[f"{AT}.lora_A.weight"].reshape(4, 2, 64), plain[f"{AT}.lora_B.weight"].reshape(64, 2, 4)
     for turned, shapes in ((False, ((8, 64), (128, 8))), (True, ((8, 128), (64, 8)))):
-        both = plain | {f"{AT}.base_layer.lora_A.weight": rand(*shapes[0]), f"{AT}.base_layer.lora_B.weight": rand(*shapes[1])}
+        both = plain | {
+            f"{AT}.base_layer.lora_A.weight": rand(*shapes[0]),
+            f"{AT}.base_layer.lora_B.weight": rand(*shapes[1]),
+        }
         wanted = np.einsum("ire,ero->eoi" if turned else "ore,eri->eoi", b, a) * 2
         got = delta_of(tmp_path / "sq", made(tmp_path, tmp_path / f"b{turned}", both), "layers.1.experts.down.weight")
         assert np.allclose(got, wanted, atol=1e-5)
@@ -161,7 +191,9 @@ def write_square(folder: Path, given: Any) -> Path:
     from gptoss_adapters.checkpoint.formats.shards import plan_checkpoint
     from gptoss_adapters.checkpoint.synthetic.checkpoints import ODD_SHAPE, SeedMade
 
-    config = dataclasses.replace(ODD_SHAPE, num_hidden_layers=2, layer_types=(), num_experts=4, hidden_size=64, intermediate_size=64)
+    config = dataclasses.replace(
+        ODD_SHAPE, num_hidden_layers=2, layer_types=(), num_experts=4, hidden_size=64, intermediate_size=64
+    )
     folder.mkdir()
     write(plan_checkpoint(SeedMade(config, 0), "hf-bf16", folder, {}, "square"), sync=False, read_back=False)
     return folder
@@ -169,10 +201,14 @@ def write_square(folder: Path, given: Any) -> Path:
 
 def test_per_expert_adapters(base: Path, tmp_path: Path) -> None:
     """Unsloth's names for one expert, gate and up apart, and the router's linear layer."""
-    t = {f"{AT}.gate_up_projs.3.lora_A.weight": rand(2, 160), f"{AT}.gate_up_projs.3.lora_B.weight": rand(192, 2, seed=1),
-         f"{AT}.2.up_proj.lora_A.weight": rand(2, 160, seed=2), f"{AT}.2.up_proj.lora_B.weight": rand(96, 2, seed=3),
-         "base_model.model.model.layers.1.mlp.router.linear.lora_A.weight": rand(2, 160, seed=4),
-         "base_model.model.model.layers.1.mlp.router.linear.lora_B.weight": rand(5, 2, seed=5)}  # fmt: skip
+    t = {
+        f"{AT}.gate_up_projs.3.lora_A.weight": rand(2, 160),
+        f"{AT}.gate_up_projs.3.lora_B.weight": rand(192, 2, seed=1),
+        f"{AT}.2.up_proj.lora_A.weight": rand(2, 160, seed=2),
+        f"{AT}.2.up_proj.lora_B.weight": rand(96, 2, seed=3),
+        "base_model.model.model.layers.1.mlp.router.linear.lora_A.weight": rand(2, 160, seed=4),
+        "base_model.model.model.layers.1.mlp.router.linear.lora_B.weight": rand(5, 2, seed=5),
+    }
     adapter = made(base, tmp_path / "a", t)
     got = delta_of(base, adapter, "layers.1.experts.gate_up.weight")
     wanted = np.zeros_like(got)
@@ -183,7 +219,13 @@ def test_per_expert_adapters(base: Path, tmp_path: Path) -> None:
 
 
 def test_scale_and_several_adapters(base: Path, tmp_path: Path) -> None:
-    name, t = "layers.0.q_proj.weight", {f"base_model.model.model.layers.0.self_attn.q_proj.lora_{x}.weight": v for x, v in (("A", rand(2, 160)), ("B", rand(192, 2, seed=1)))}
+    name, t = (
+        "layers.0.q_proj.weight",
+        {
+            f"base_model.model.model.layers.0.self_attn.q_proj.lora_{x}.weight": v
+            for x, v in (("A", rand(2, 160)), ("B", rand(192, 2, seed=1)))
+        },
+    )
     one, two = made(base, tmp_path / "1", t), made(base, tmp_path / "2", t, lora_alpha=2)
     whole = delta_of(base, one, name)
     c = with_adapters(open_checkpoint(base), [parse_adapter(f"{one}:0.25"), parse_adapter(str(two))])
@@ -194,7 +236,9 @@ def test_scale_and_several_adapters(base: Path, tmp_path: Path) -> None:
 
 
 def test_untouched_experts_keep_their_bytes(tmp_path: Path) -> None:
-    """An adapter of one expert on an MXFP4 base: all others come back bit for bit, and the statistics count the changed ones."""
+    """An adapter of one expert on an MXFP4 base: all others come back bit for bit, and the statistics count the
+    changed ones.
+    """
     write(plan_new("odd-shape", tmp_path / "b"), sync=False, read_back=False)
     t = {f"{AT}.down_projs.3.lora_A.weight": rand(2, 96), f"{AT}.down_projs.3.lora_B.weight": rand(160, 2, seed=1)}
     adapter = made(tmp_path, tmp_path / "a", t)
@@ -214,9 +258,28 @@ def test_untouched_experts_keep_their_bytes(tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[dict[str, np.ndarray], dict[str, Any]], object], str]] = {
-    "another base": (lambda t, c: t.update({"base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight": rand(2, 160), "base_model.model.model.layers.7.self_attn.q_proj.lora_B.weight": rand(192, 2)}), "no place in this model.*another base"),
-    "an unknown module": (lambda t, c: t.update({"base_model.model.model.layers.0.mlp.gate.lora_A.weight": rand(2, 160), "base_model.model.model.layers.0.mlp.gate.lora_B.weight": rand(5, 2)}), "no place in this model"),
-    "an unknown tensor": (lambda t, c: t.update({"base_model.model.model.layers.0.self_attn.q_proj.magnitude": rand(4)}), "no place.*nothing is dropped"),
+    "another base": (
+        lambda t, c: t.update(
+            {
+                "base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight": rand(2, 160),
+                "base_model.model.model.layers.7.self_attn.q_proj.lora_B.weight": rand(192, 2),
+            }
+        ),
+        "no place in this model.*another base",
+    ),
+    "an unknown module": (
+        lambda t, c: t.update(
+            {
+                "base_model.model.model.layers.0.mlp.gate.lora_A.weight": rand(2, 160),
+                "base_model.model.model.layers.0.mlp.gate.lora_B.weight": rand(5, 2),
+            }
+        ),
+        "no place in this model",
+    ),
+    "an unknown tensor": (
+        lambda t, c: t.update({"base_model.model.model.layers.0.self_attn.q_proj.magnitude": rand(4)}),
+        "no place.*nothing is dropped",
+    ),
     "half a pair": (lambda t, c: t.pop(f"{AT}.lora_B.weight"), "other half of the pair is missing"),
     "another rank": (lambda t, c: c.update(r=4), r"rank is not the one.*expected 4, got 2"),
     "experts": (lambda t, c: t.update(fused(e=4)), "number of experts does not fit"),
@@ -237,7 +300,9 @@ def test_bad_adapters_are_named(name: str, base: Path, tmp_path: Path) -> None:
     change(tensors, config)
     adapter = made(base, tmp_path / "a", tensors, **config)
     if "r" not in config:
-        (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 4, "peft_version": "1"}))
+        (adapter / "adapter_config.json").write_text(
+            json.dumps({"peft_type": "LORA", "lora_alpha": 4, "peft_version": "1"})
+        )
     with pytest.raises(BadInput, match=said) as e:
         with_adapters(open_checkpoint(base), [(adapter, 1.0)])
     assert str(e.value).startswith(str(tmp_path)) and re.fullmatch(r"[^\n]+", str(e.value))

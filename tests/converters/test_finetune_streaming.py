@@ -1,4 +1,6 @@
-"""A bf16 fine-tune of the 120b (234 GB) becomes MXFP4 on a 16 GB machine: the whole by plan, the memory on a true-shape cut."""
+"""A bf16 fine-tune of the 120b (234 GB) becomes MXFP4 on a 16 GB machine: the whole by plan, the memory on a
+true-shape cut.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.compare import compare
 from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
 
-LIMIT = 1_000_000_000  # bytes of anonymous memory; four threads with an expert of 120b each (33 MB, and its transposed copy)
+# bytes of anonymous memory; four threads with an expert of 120b each (33 MB, and its transposed copy)
+LIMIT = 1_000_000_000
 
 
 def program(*arguments: object) -> list[str]:
@@ -45,7 +48,9 @@ def test_the_whole_120b_fine_tune_is_planned(tmp_path: Path) -> None:
             f.write(file.header)
             if file.tensors:
                 f.truncate(file.size)
-    peak, out = peak_anonymous(program("to-hf", tmp_path / "c", "-o", tmp_path / "o", "--tokenizer", "none", "--dry-run", "--json"))
+    peak, out = peak_anonymous(
+        program("to-hf", tmp_path / "c", "-o", tmp_path / "o", "--tokenizer", "none", "--dry-run", "--json")
+    )
     plan = json.loads(out)
     names = [t["name"] for t in plan["tensors"]]
     assert len(names) == len(set(names)) == 687 and len(plan["quantised"]) == 72
@@ -59,8 +64,12 @@ def test_memory_on_a_true_shape_cut(tmp_path: Path) -> None:
     """One layer of the 20b shape, whose experts have the size of the 120b's: dequantised, and back to every byte."""
     subprocess.run(program("new", "20b-shape", "--layers", 1, "-o", tmp_path / "m"), check=True, capture_output=True)
     peaks = {}
-    peaks["mxfp4 to bf16"], _ = peak_anonymous(program("to-hf", tmp_path / "m", "-o", tmp_path / "d", "--experts", "bf16", "--tokenizer", "none"))
-    peaks["bf16 to mxfp4"], out = peak_anonymous(program("to-hf", tmp_path / "d", "-o", tmp_path / "b", "--tokenizer", "none", "--json"))
+    peaks["mxfp4 to bf16"], _ = peak_anonymous(
+        program("to-hf", tmp_path / "m", "-o", tmp_path / "d", "--experts", "bf16", "--tokenizer", "none")
+    )
+    peaks["bf16 to mxfp4"], out = peak_anonymous(
+        program("to-hf", tmp_path / "d", "-o", tmp_path / "b", "--tokenizer", "none", "--json")
+    )
     print(peaks, json.loads(out)["seconds"])
     assert max(peaks.values()) < LIMIT, peaks
     assert compare(open_checkpoint(tmp_path / "m"), open_checkpoint(tmp_path / "b")).counts["BYTES EQUAL"] == 20

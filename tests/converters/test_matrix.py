@@ -1,7 +1,9 @@
-"""Every input kind times every output kind: bytes or values by the comparer, files where they must be identical, logits by the reference.
+"""Every input kind times every output kind: bytes or values by the comparer, files where they must be identical, logits
+by the reference.
 
-The weights are MXFP4 values throughout (odd shapes, and the gold checkpoint), so that every output has a right answer: MXFP4 in and
-MXFP4 out are the same bytes; dense kinds hold the same values, and get the bytes back when the original scales are known.
+The weights are MXFP4 values throughout (odd shapes, and the gold checkpoint), so that every output has a right answer:
+MXFP4 in and MXFP4 out are the same bytes; dense kinds hold the same values, and get the bytes back when the original
+scales are known.
 """
 
 from __future__ import annotations
@@ -35,8 +37,13 @@ from gptoss_adapters.errors import BadInput
 from gptoss_adapters.reference.model import GptOss
 
 PROMPT = torch.tensor([[3, 17, 99, 200, 5, 42, 42, 7, 250, 31, 8, 120, 64, 77, 90, 2]])
-GGUF_TYPES = {"gguf-mxfp4": {}, "gguf-bf16": {"experts": "bf16"}, "gguf-f32": {"experts": "f32", "dense": "f32"}, "gguf-f16": {"experts": "f16"},
-              "gguf-q8_0": {"experts": "q8_0", "dense": "q8_0"}}  # fmt: skip
+GGUF_TYPES = {
+    "gguf-mxfp4": {},
+    "gguf-bf16": {"experts": "bf16"},
+    "gguf-f32": {"experts": "f32", "dense": "f32"},
+    "gguf-f16": {"experts": "f16"},
+    "gguf-q8_0": {"experts": "q8_0", "dense": "q8_0"},
+}
 BLOBS = {"ollama": {}, "ollama-fused-old": {"fused": True, "old_type": True}}
 SAFETENSORS = ("hf-mxfp4", "openai", "hf-quark", "hf-compressed-tensors", "hf-bf16", "hf-bf16-out-in", "hf-defused")
 INPUTS = (*SAFETENSORS, *(f"{k}, 3 shards" for k in SAFETENSORS), *GGUF_TYPES, *BLOBS, layouts.MLX)
@@ -50,10 +57,21 @@ def to_gguf(source: Path, out: Path, **options: str) -> Path:
     return out
 
 
-def to_hf(source: Path, out: Path, kind: str, scales_from: Path | None = None, lora: list[str] | None = None, exact_yarn: bool = False, **options: int) -> Path:
+def to_hf(
+    source: Path,
+    out: Path,
+    kind: str,
+    scales_from: Path | None = None,
+    lora: list[str] | None = None,
+    exact_yarn: bool = False,
+    **options: int,
+) -> Path:
     c = open_input(str(source), None, lora, exact_yarn=exact_yarn)
     out.mkdir()
-    write(plan_hf(c, out, HfOptions(kind, **options), rounding_for(c, None, scales_from and str(scales_from))).plan, sync=False)
+    write(
+        plan_hf(c, out, HfOptions(kind, **options), rounding_for(c, None, scales_from and str(scales_from))).plan,
+        sync=False,
+    )
     return out
 
 
@@ -121,7 +139,9 @@ def _rounded(path: Path) -> Checkpoint:
 @pytest.mark.parametrize("base", ["odd", "tiny"])
 @pytest.mark.parametrize("kind", INPUTS)
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_matrix(base: str, kind: str, output: str, bases: dict[str, Path], inputs: Callable[[str, str], Path], tmp_path: Path) -> None:
+def test_matrix(
+    base: str, kind: str, output: str, bases: dict[str, Path], inputs: Callable[[str, str], Path], tmp_path: Path
+) -> None:
     source, original = inputs(base, kind), bases[base]
     exact = kind in BLOBS and output == "openai"
     if exact:  # the file does not say that YaRN bounds are not rounded, and OpenAI's layout cannot say that they are
@@ -135,7 +155,9 @@ def test_matrix(base: str, kind: str, output: str, bases: dict[str, Path], input
     for result in report.results:
         if kind in LOSSY:
             assert result.verdict != "DIFFERENT"
-        elif result.a_encoding == result.b_encoding == "mxfp4" or (not result.name.endswith("experts.gate_up.weight") and not result.name.endswith("experts.down.weight")):
+        elif result.a_encoding == result.b_encoding == "mxfp4" or (
+            not result.name.endswith("experts.gate_up.weight") and not result.name.endswith("experts.down.weight")
+        ):
             assert result.verdict == "BYTES EQUAL" or {result.a_encoding, result.b_encoding} & {"f16"}, result
         else:
             assert result.verdict in ("BYTES EQUAL", "VALUES EQUAL"), result
@@ -143,19 +165,27 @@ def test_matrix(base: str, kind: str, output: str, bases: dict[str, Path], input
         assert torch.equal(logits(out), logits(original))
     else:
         assert float((logits(out) - logits(original)).norm() / logits(original).norm()) < 0.2
-    if output == "hf-mxfp4" and open_checkpoint(source).tensors["layers.0.experts.down.weight"].encoding == "mxfp4" and base == "odd":
+    if (
+        output == "hf-mxfp4"
+        and open_checkpoint(source).tensors["layers.0.experts.down.weight"].encoding == "mxfp4"
+        and base == "odd"
+    ):
         assert (out / "model.safetensors").read_bytes() == (original / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("kind", [k for k in INPUTS if k.startswith(("hf-bf16", "hf-defused", "gguf-bf16", "gguf-f"))])
-def test_dequantised_experts_come_back_byte_for_byte(kind: str, bases: dict[str, Path], inputs: Callable[[str, str], Path], tmp_path: Path) -> None:
+def test_dequantised_experts_come_back_byte_for_byte(
+    kind: str, bases: dict[str, Path], inputs: Callable[[str, str], Path], tmp_path: Path
+) -> None:
     """--scales-from the original: the file of weights is the original's, to the byte."""
     out = to_hf(inputs("odd", kind), tmp_path / "o", "hf-mxfp4", scales_from=bases["odd"])
     assert (out / "model.safetensors").read_bytes() == (bases["odd"] / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["hf-mxfp4", "openai", "gguf-mxfp4", "ollama-fused-old", "hf-quark"])
-def test_the_side_file_brings_every_byte_back(kind: str, bases: dict[str, Path], inputs: Callable[[str, str], Path], tmp_path: Path) -> None:
+def test_the_side_file_brings_every_byte_back(
+    kind: str, bases: dict[str, Path], inputs: Callable[[str, str], Path], tmp_path: Path
+) -> None:
     dense = to_hf(inputs("odd", kind), tmp_path / "dense", "hf-bf16")
     write(plan_new("odd-shape", tmp_path / "new", kind="hf-bf16"), sync=False, read_back=False)
     assert (dense / "model.safetensors").read_bytes() == (tmp_path / "new" / "model.safetensors").read_bytes()
@@ -165,7 +195,10 @@ def test_the_side_file_brings_every_byte_back(kind: str, bases: dict[str, Path],
 
 def test_shards_as_published_and_as_asked(bases: dict[str, Path], tmp_path: Path) -> None:
     out = to_hf(bases["odd"], tmp_path / "o", "hf-mxfp4", max_shard_bytes=400_000)
-    assert sorted(p.name for p in out.glob("*.safetensors"))[:2] == ["model-00000-of-00004.safetensors", "model-00001-of-00004.safetensors"]
+    assert sorted(p.name for p in out.glob("*.safetensors"))[:2] == [
+        "model-00000-of-00004.safetensors",
+        "model-00001-of-00004.safetensors",
+    ]
     assert compare(open_checkpoint(out), open_checkpoint(bases["odd"])).counts["BYTES EQUAL"] == 54
 
 
@@ -182,7 +215,12 @@ def test_a_merged_adapter_in_every_output(bases: dict[str, Path], tmp_path: Path
     again = to_hf(dense, tmp_path / "again", "hf-mxfp4", scales_from=bases["odd"])
     assert (packed / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
     c = open_input(str(bases["odd"]), None, [adapter])
-    write(plan_gguf(c, tmp_path / "o.gguf", GgufOptions(tokenizer="none", experts="mxfp4"), rounding_for(c, None, None)).plan, sync=False)
+    write(
+        plan_gguf(
+            c, tmp_path / "o.gguf", GgufOptions(tokenizer="none", experts="mxfp4"), rounding_for(c, None, None)
+        ).plan,
+        sync=False,
+    )
     report = compare(open_checkpoint(packed), open_checkpoint(tmp_path / "o.gguf"))
     assert report.counts["BYTES EQUAL"] == 54
 
@@ -191,7 +229,13 @@ def test_a_merged_adapter_in_every_output(bases: dict[str, Path], tmp_path: Path
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gptoss_converters.cli.program", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "gptoss_converters.cli.program", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def _nan(folder: Path) -> None:
@@ -201,17 +245,57 @@ def _nan(folder: Path) -> None:
 
 
 REFUSED: dict[str, tuple[str, Callable[[Path], object], list[str], str]] = {
-    "SwiGLU limit in a GGUF": ("hf-mxfp4", lambda f: with_config(f, lambda c: c.update(swiglu_limit=5.0)), ["to-gguf"], "swiglu_limit"),
-    "layer pattern in OpenAI's config": ("hf-mxfp4", lambda f: with_config(f, lambda c: c.update(layer_types=["full_attention"] * 3)), ["to-openai"], "layer_types cannot be expressed"),
-    "eps in OpenAI's config": ("hf-bf16", lambda f: with_config(f, lambda c: c.update(rms_norm_eps=1e-6)), ["to-openai"], "rms_norm_eps cannot be expressed"),
+    "SwiGLU limit in a GGUF": (
+        "hf-mxfp4",
+        lambda f: with_config(f, lambda c: c.update(swiglu_limit=5.0)),
+        ["to-gguf"],
+        "swiglu_limit",
+    ),
+    "layer pattern in OpenAI's config": (
+        "hf-mxfp4",
+        lambda f: with_config(f, lambda c: c.update(layer_types=["full_attention"] * 3)),
+        ["to-openai"],
+        "layer_types cannot be expressed",
+    ),
+    "eps in OpenAI's config": (
+        "hf-bf16",
+        lambda f: with_config(f, lambda c: c.update(rms_norm_eps=1e-6)),
+        ["to-openai"],
+        "rms_norm_eps cannot be expressed",
+    ),
     "NaN in bf16 experts": ("hf-bf16", _nan, ["to-hf"], "NaN or Inf"),
     "NaN, kept dense": ("hf-bf16", _nan, ["to-hf", "--experts", "bf16"], "NaN or Inf"),
-    "float16 that would overflow": ("hf-mxfp4", lambda f: _scale(f, 150), ["to-gguf", "--experts", "f16"], "float16 cannot hold exactly"),
-    "experts": ("hf-defused", lambda f: with_config(f, lambda c: c.update(num_local_experts=4)), ["to-hf"], "another number of experts"),
-    "scales of another model": ("hf-bf16", lambda f: None, ["to-hf", "--scales-from", GOLD / "src" / "tiny-mxfp4"], "no MXFP4 scales for this model"),
-    "scales of a dense model": ("hf-bf16", lambda f: None, ["to-hf", "--scales-from", GOLD / "src" / "tiny-bf16"], "no MXFP4 scales for this model"),
-    "a side file of another model": ("hf-bf16", lambda f: save(f / "original-scales.mxfp4", {"x": np.zeros(4, np.uint8)}), ["to-hf"], "does not hold the scales of this model"),
-}  # fmt: skip
+    "float16 that would overflow": (
+        "hf-mxfp4",
+        lambda f: _scale(f, 150),
+        ["to-gguf", "--experts", "f16"],
+        "float16 cannot hold exactly",
+    ),
+    "experts": (
+        "hf-defused",
+        lambda f: with_config(f, lambda c: c.update(num_local_experts=4)),
+        ["to-hf"],
+        "another number of experts",
+    ),
+    "scales of another model": (
+        "hf-bf16",
+        lambda f: None,
+        ["to-hf", "--scales-from", GOLD / "src" / "tiny-mxfp4"],
+        "no MXFP4 scales for this model",
+    ),
+    "scales of a dense model": (
+        "hf-bf16",
+        lambda f: None,
+        ["to-hf", "--scales-from", GOLD / "src" / "tiny-bf16"],
+        "no MXFP4 scales for this model",
+    ),
+    "a side file of another model": (
+        "hf-bf16",
+        lambda f: save(f / "original-scales.mxfp4", {"x": np.zeros(4, np.uint8)}),
+        ["to-hf"],
+        "does not hold the scales of this model",
+    ),
+}
 
 
 def _scale(folder: Path, value: int) -> None:
@@ -226,7 +310,9 @@ def test_refused_with_exit_3_and_nothing_written(name: str, bases: dict[str, Pat
     folder = write_kind(bases["odd"], kind, tmp_path / "c")
     change(folder)
     out = tmp_path / ("o.gguf" if command[0] == "to-gguf" else "o")
-    done = run(command[0], folder, "-o", out, *command[1:], *(["--tokenizer", "none"] if command[0] != "to-openai" else []))
+    done = run(
+        command[0], folder, "-o", out, *command[1:], *(["--tokenizer", "none"] if command[0] != "to-openai" else [])
+    )
     assert done.returncode == 3, done.stderr
     assert said in done.stderr and done.stderr.splitlines()[-1].startswith("error: ") and not out.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c"]
@@ -238,19 +324,26 @@ def test_usage_errors(bases: dict[str, Path], tmp_path: Path) -> None:
         assert done.returncode == 2 and said in done.stderr and not (tmp_path / "o").exists()
 
 
-def test_statistics_are_printed_and_recorded(bases: dict[str, Path], inputs: Callable[[str, str], Path], tmp_path: Path) -> None:
+def test_statistics_are_printed_and_recorded(
+    bases: dict[str, Path], inputs: Callable[[str, str], Path], tmp_path: Path
+) -> None:
     import json
 
     done = run("to-hf", inputs("odd", "hf-bf16"), "-o", tmp_path / "o", "--scales-from", bases["odd"], "--json")
     assert done.returncode == 0, done.stderr
-    said, recorded = json.loads(done.stdout)["quantisation"], json.loads((tmp_path / "o" / "quantisation.json").read_text())
+    said, recorded = (
+        json.loads(done.stdout)["quantisation"],
+        json.loads((tmp_path / "o" / "quantisation.json").read_text()),
+    )
     assert said["total"]["changed"] == 0 and said["total"]["relative_mse"] == 0 and said["total"]["blocks"] == 21600
     assert recorded == {"rule": "mse", **said} and len(said["tensors"]) == 6
     text = run("to-hf", inputs("odd", "hf-bf16"), "-o", tmp_path / "p", "--rounding", "triton").stdout
     assert "relative MSE" in text and "zero blocks" in text
 
 
-def test_any_thread_count_and_an_interrupted_run_give_the_same_bytes(inputs: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_thread_count_and_an_interrupted_run_give_the_same_bytes(
+    inputs: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Quantising, killed half way and resumed: the same files, and statistics of all blocks."""
     source, made = inputs("odd", "hf-defused"), []
 
@@ -284,7 +377,12 @@ def test_any_thread_count_and_an_interrupted_run_give_the_same_bytes(inputs: Cal
 
 @pytest.mark.parametrize("split", [[], ["--split-max-size", "1M"]], ids=["whole", "split"])
 def test_a_dequantised_gguf_carries_its_scales(split: list[str], bases: dict[str, Path], tmp_path: Path) -> None:
-    assert run("to-gguf", bases["odd"], "-o", tmp_path / "d.gguf", "--experts", "bf16", "--tokenizer", "none", *split).returncode == 0
+    assert (
+        run(
+            "to-gguf", bases["odd"], "-o", tmp_path / "d.gguf", "--experts", "bf16", "--tokenizer", "none", *split
+        ).returncode
+        == 0
+    )
     assert (tmp_path / "d.gguf.original-scales.mxfp4").is_file()
     assert run("to-hf", min(tmp_path.glob("d*.gguf")), "-o", tmp_path / "o").returncode == 0
     assert (tmp_path / "o" / "model.safetensors").read_bytes() == (bases["odd"] / "model.safetensors").read_bytes()
@@ -297,7 +395,11 @@ def test_the_scales_of_a_replaced_gguf_go_with_it(bases: dict[str, Path], tmp_pa
     tiny = ["to-gguf", GOLD / "src" / "tiny-bf16", "-o", out]
     out.unlink()
     refused = run(*tiny)
-    assert refused.returncode == 4 and "original-scales.mxfp4: holds the scales of an earlier output" in refused.stderr and not out.exists()
+    assert (
+        refused.returncode == 4
+        and "original-scales.mxfp4: holds the scales of an earlier output" in refused.stderr
+        and not out.exists()
+    )
     assert run(*tiny, "--force").returncode == 0 and not side.exists()
     assert run("to-hf", out, "-o", tmp_path / "o").returncode == 0
 
@@ -317,8 +419,16 @@ def test_an_ollama_blob_gets_what_llama_cpp_wants(bases: dict[str, Path], tmp_pa
     blob = write_blob(bases["odd"], tmp_path / "blob", vocabulary=True)
     assert run("to-gguf", blob, "-o", tmp_path / "o.gguf").returncode == 0
     m = open_checkpoint(tmp_path / "o.gguf").metadata
-    assert m["tokenizer.ggml.pre"] == "gpt-4o" and m["tokenizer.ggml.eos_token_id"] == 200002 and m["tokenizer.ggml.padding_token_id"] == 199999
-    assert "<|channel|>" in m["tokenizer.chat_template"] and len(m["tokenizer.ggml.tokens"]) == 1003 and m["gpt-oss.rope.scaling.type"] == "yarn"
+    assert (
+        m["tokenizer.ggml.pre"] == "gpt-4o"
+        and m["tokenizer.ggml.eos_token_id"] == 200002
+        and m["tokenizer.ggml.padding_token_id"] == 199999
+    )
+    assert (
+        "<|channel|>" in m["tokenizer.chat_template"]
+        and len(m["tokenizer.ggml.tokens"]) == 1003
+        and m["gpt-oss.rope.scaling.type"] == "yarn"
+    )
 
 
 # Real consumers -----------------------------------------------------------------------------------------------------
@@ -338,7 +448,9 @@ def test_transformers_loads_both_forms(experts: str, inputs: Callable[[str, str]
 
 
 @pytest.mark.backend("llama_cpp")
-def test_llama_cpp_runs_a_ggufs_from_new_kinds(inputs: Callable[[str, str], Path], bases: dict[str, Path], tmp_path: Path) -> None:
+def test_llama_cpp_runs_a_ggufs_from_new_kinds(
+    inputs: Callable[[str, str], Path], bases: dict[str, Path], tmp_path: Path
+) -> None:
     from gptoss_adapters.backends import open_backend
 
     wanted = None
@@ -366,7 +478,9 @@ def test_gguf_py_reads_what_came_from_an_old_blob(inputs: Callable[[str, str], P
 
 @pytest.mark.parametrize("base", ["odd", "tiny"])
 @pytest.mark.parametrize("kind", INPUTS)
-def test_metal_refuses_what_its_kernels_cannot_compute(base: str, kind: str, inputs: Callable[[str, str], Path], tmp_path: Path) -> None:
+def test_metal_refuses_what_its_kernels_cannot_compute(
+    base: str, kind: str, inputs: Callable[[str, str], Path], tmp_path: Path
+) -> None:
     """Its kernels want head_dim 64; what they take goes to Metal and back in test_to_metal.py."""
     with pytest.raises(BadInput, match="head_dim") as refused:
         plan_metal(open_input(str(inputs(base, kind)), None), tmp_path / "model.bin")

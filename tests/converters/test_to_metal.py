@@ -1,4 +1,6 @@
-"""OpenAI's Metal model.bin: byte-equal to what OpenAI's writer makes, back again, refusals. Not run on Apple hardware."""
+"""OpenAI's Metal model.bin: byte-equal to what OpenAI's writer makes, back again, refusals. Not run on Apple
+hardware.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from gptoss_adapters.spec import GPT_OSS_20B, GPT_OSS_120B, GptOssConfig
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from make_metal_references import ODD_METAL, make, sha256
 
-REFERENCES = json.loads(Path(__file__).parents[1].joinpath("data/metal_references/references.json").read_text())["files"]
+REFERENCES = json.loads(Path(__file__).parents[1].joinpath("data/metal_references/references.json").read_text())[
+    "files"
+]
 
 
 def convert(source: Path, out: Path, **options: bool) -> Path:
@@ -73,7 +77,10 @@ def test_the_header_field_by_field() -> None:
     theta, inverse, offset, scale, multiplier, eps = struct.unpack_from("<6f", head, 76)
     assert (theta, inverse) == (150000, 1 / 32)
     assert [offset, scale, multiplier, eps] == pytest.approx([-0.869701, 0.107466, 1.346574, 1e-5], abs=1e-6)
-    assert head[100:116].hex() == "229177a857754268bfd8d588b351c56d" and head[116:132].hex() == "7401aded2a9540cbb7829ccebaafe72b"
+    assert (
+        head[100:116].hex() == "229177a857754268bfd8d588b351c56d"
+        and head[116:132].hex() == "7401aded2a9540cbb7829ccebaafe72b"
+    )
     special, text, regex, size = struct.unpack_from("<4I", head, 132)
     assert (special, text, size) == (16, 199_998, 1_797_666)
     at = 148 + 16 * special + regex
@@ -92,7 +99,9 @@ def test_back_again_all_but_the_dropped_rows(odd: tuple[Path, Path], tmp_path: P
     opened = open_checkpoint(out)
     assert opened.kind == "metal" and "drops the rows" in opened.oddities[0]
     a = open_checkpoint(source)
-    assert dataclasses.replace(opened.config, vocab_size=a.config.vocab_size) == dataclasses.replace(a.config, bos_token_id=199998, pad_token_id=199999)
+    assert dataclasses.replace(opened.config, vocab_size=a.config.vocab_size) == dataclasses.replace(
+        a.config, bos_token_id=199998, pad_token_id=199999
+    )
     report = compare(a, opened)
     assert report.ok and report.counts["BYTES EQUAL"] == len(report.results)
     assert [n for n in report.notes if "rows 200014 to 201087 are in" in n] == report.notes[:2]
@@ -143,17 +152,32 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(odd: tuple[Path, Path], tm
 
 
 def small(folder: Path, **changes: object) -> Path:
-    config = dataclasses.replace(ODD_METAL, num_hidden_layers=1, num_experts=4, hidden_size=32, intermediate_size=32, num_attention_heads=8,
-                                 num_key_value_heads=1, layer_types=(), **changes)  # fmt: skip
+    config = dataclasses.replace(
+        ODD_METAL,
+        num_hidden_layers=1,
+        num_experts=4,
+        hidden_size=32,
+        intermediate_size=32,
+        num_attention_heads=8,
+        num_key_value_heads=1,
+        layer_types=(),
+        **changes,
+    )
     folder.mkdir()
     write(plan_checkpoint(SeedMade(config, 0), layouts.HF_MXFP4, folder, {}, "small"), sync=False)
     return folder
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"head_dim": 32}, "head_dim: Metal's kernels know one value only"), ({"experts_per_token": 2}, "experts_per_token"),
-    ({"swiglu_alpha": 1.5}, "swiglu_alpha"), ({"yarn_truncate": True}, "yarn_truncate"), ({"vocab_size": 1000}, "200014 rows or more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"head_dim": 32}, "head_dim: Metal's kernels know one value only"),
+        ({"experts_per_token": 2}, "experts_per_token"),
+        ({"swiglu_alpha": 1.5}, "swiglu_alpha"),
+        ({"yarn_truncate": True}, "yarn_truncate"),
+        ({"vocab_size": 1000}, "200014 rows or more"),
+    ],
+)
 def test_what_metal_cannot_express_is_refused(change: dict[str, object], words: str, tmp_path: Path) -> None:
     source = small(tmp_path / "c", **change)
     with pytest.raises(BadInput, match=words):
@@ -163,7 +187,10 @@ def test_what_metal_cannot_express_is_refused(change: dict[str, object], words: 
 def test_a_value_that_metal_would_change_is_refused(tmp_path: Path) -> None:
     source = small(tmp_path / "c")
     c = open_checkpoint(source)
-    for name, at, value, words in (("layers.0.experts.down.weight", 1, b"\xf0", "expected below 240, got 240"), ("layers.0.q_proj.weight", 0, b"\x01\x00", "too small to be halved")):
+    for name, at, value, words in (
+        ("layers.0.experts.down.weight", 1, b"\xf0", "expected below 240, got 240"),
+        ("layers.0.q_proj.weight", 0, b"\x01\x00", "too small to be halved"),
+    ):
         place = c.tensors[name].sources[at]
         whole = bytearray(place.file.read_bytes())
         before = whole[place.offset : place.offset + len(value)]
@@ -180,9 +207,12 @@ def test_a_damaged_file_is_named(odd: tuple[Path, Path], tmp_path: Path) -> None
     head, size = odd[1].open("rb").read(metal.PAGE), odd[1].stat().st_size
     bad = tmp_path / "model.bin"
     for change, length, words in (
-        (head[:60], 60, "ends within its header"), (head, size - 1, "the size does not fit the header"), (head[:16] + bytes(16) + head[32:], size, "UUID of the model"),
-        (head[:36] + struct.pack("<I", 900) + head[40:], size, "too small for its header|does not fit"), (head[:76] + bytes(4) + head[80:], size, "rope fields"),
-    ):  # fmt: skip
+        (head[:60], 60, "ends within its header"),
+        (head, size - 1, "the size does not fit the header"),
+        (head[:16] + bytes(16) + head[32:], size, "UUID of the model"),
+        (head[:36] + struct.pack("<I", 900) + head[40:], size, "too small for its header|does not fit"),
+        (head[:76] + bytes(4) + head[80:], size, "rope fields"),
+    ):
         bad.write_bytes(change)
         os.truncate(bad, length)
         for path in (bad, tmp_path):
@@ -201,5 +231,8 @@ def test_a_damaged_file_is_named(odd: tuple[Path, Path], tmp_path: Path) -> None
 
 def test_plan_names_every_source(odd: tuple[Path, Path], tmp_path: Path) -> None:
     made = plan_metal(open_checkpoint(odd[0]), tmp_path / "m.bin")
-    assert isinstance(made.plan, Plan) and made.notices[0] == "embedding and head: rows 200014 to 201087 (reserved tokens) are dropped"
+    assert (
+        isinstance(made.plan, Plan)
+        and made.notices[0] == "embedding and head: rows 200014 to 201087 (reserved tokens) are dropped"
+    )
     assert all(t.source for f in made.plan.files for t in f.tensors) and "Apple" in made.notices[-1]

@@ -1,4 +1,6 @@
-"""The MLX layout, loaded by mlx-lm's own loader on the CPU: the same logits as the reference, and back byte for byte."""
+"""The MLX layout, loaded by mlx-lm's own loader on the CPU: the same logits as the reference, and back byte for
+byte.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,15 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def convert(source: Path, folder: Path, **options: object) -> Path:
     folder.mkdir()
     checkpoint = open_checkpoint(source)
-    write(plan_mlx(checkpoint, folder, HfOptions(layouts.MLX, tokenizer="none", **options), rounding_for(checkpoint, None, None)).plan, sync=False)
+    write(
+        plan_mlx(
+            checkpoint,
+            folder,
+            HfOptions(layouts.MLX, tokenizer="none", **options),
+            rounding_for(checkpoint, None, None),
+        ).plan,
+        sync=False,
+    )
     return folder
 
 
@@ -84,8 +94,16 @@ def test_dequantised_experts_come_back_by_their_side_file(odd: Path, tmp_path: P
     assert (direct / "model.safetensors").read_bytes() == (around / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("field", "value", "words"), [("swiglu_limit", 6.0, "swiglu_limit: mlx-lm knows one value"), ("layer_types", ("full_attention",) * 3, "no sliding_attention")])
-def test_what_mlx_lm_would_compute_otherwise_is_refused(odd: Path, tmp_path: Path, field: str, value: object, words: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("swiglu_limit", 6.0, "swiglu_limit: mlx-lm knows one value"),
+        ("layer_types", ("full_attention",) * 3, "no sliding_attention"),
+    ],
+)
+def test_what_mlx_lm_would_compute_otherwise_is_refused(
+    odd: Path, tmp_path: Path, field: str, value: object, words: str
+) -> None:
     c = open_checkpoint(odd)
     c.config = dataclasses.replace(c.config, **{field: value})
     with pytest.raises(BadInput, match=words):

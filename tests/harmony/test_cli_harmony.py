@@ -14,14 +14,19 @@ from gptoss_harmony.cli import main
 from gptoss_harmony.view import printable
 
 CALL = "<|channel|>commentary to=functions.f json<|message|>{}<|end|>"
-CHAT = Conversation([Message.system(), Message.user("Hi"), Message.assistant("Hmm.", "analysis"), Message.assistant("Hello!", "final")])
+CHAT = Conversation(
+    [Message.system(), Message.user("Hi"), Message.assistant("Hmm.", "analysis"), Message.assistant("Hello!", "final")]
+)
 
 
 def run(*arguments: str, stdin: str = "", debug: bool = False) -> tuple[int, str, str]:
     """Exit code, stdout, stderr of the program, in this process: starting one each time would cost minutes."""
     streams = [io.TextIOWrapper(io.BytesIO(data), "utf-8", newline="") for data in (stdin.encode(), b"", b"")]
-    with mock.patch.multiple(sys, argv=["gptoss-harmony", *arguments], stdin=streams[0], stdout=streams[1], stderr=streams[2]), mock.patch.dict(
-        os.environ, GPTOSS_DEBUG="1" if debug else "", COLUMNS="120"
+    with (
+        mock.patch.multiple(
+            sys, argv=["gptoss-harmony", *arguments], stdin=streams[0], stdout=streams[1], stderr=streams[2]
+        ),
+        mock.patch.dict(os.environ, GPTOSS_DEBUG="1" if debug else "", COLUMNS="120"),
     ):
         try:
             main()
@@ -35,7 +40,13 @@ def run(*arguments: str, stdin: str = "", debug: bool = False) -> tuple[int, str
 
 
 def test_as_a_process() -> None:
-    done = subprocess.run([sys.executable, "-m", "gptoss_harmony.cli", "render", "-"], input="[]", text=True, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "gptoss_harmony.cli", "render", "-"],
+        input="[]",
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
 
 
@@ -56,7 +67,11 @@ def test_render(chat: str) -> None:
     ids = render(CHAT)
     assert ok("render", chat, "--ids").split() == [*map(str, ids)]
     assert ok("render", chat) == ok("render", chat, "--text") == load_vocabulary().decode(ids) + "\n"
-    assert json.loads(ok("render", "-", "--json", stdin=CHAT.to_json())) == {"ids": ids, "text": load_vocabulary().decode(ids), "count": len(ids)}
+    assert json.loads(ok("render", "-", "--json", stdin=CHAT.to_json())) == {
+        "ids": ids,
+        "text": load_vocabulary().decode(ids),
+        "count": len(ids),
+    }
     training = render(CHAT, mode="training", drop="none")
     assert ok("render", chat, "--ids", "--mode", "training", "--drop", "none").split() == [*map(str, training)]
     assert ok("render", chat, "--ids", "--next-role", "tool").split()[-1] == str(load_vocabulary().encode("tool")[0])
@@ -84,8 +99,15 @@ def test_parse_ids_and_text() -> None:
 
 
 def test_parse_shows_what_would_steer_the_terminal() -> None:
-    out = ok("parse", "-", "--text", stdin="<|channel|>x\x1b]0;p\x07 to=functions.\x1b[2Jx\u202e<|message|>\x9b2J\x7f\n\t\u2066é<|end|>\nx\x85")
-    assert "to=functions.␛[2Jx⟨202E⟩" in out and "! unknown_channel:x␛]0;p␇" in out and "| ⟨9B⟩2J␡\n  | \t⟨2066⟩é\n" in out
+    out = ok(
+        "parse",
+        "-",
+        "--text",
+        stdin="<|channel|>x\x1b]0;p\x07 to=functions.\x1b[2Jx\u202e<|message|>\x9b2J\x7f\n\t\u2066é<|end|>\nx\x85",
+    )
+    assert (
+        "to=functions.␛[2Jx⟨202E⟩" in out and "! unknown_channel:x␛]0;p␇" in out and "| ⟨9B⟩2J␡\n  | \t⟨2066⟩é\n" in out
+    )
     assert not set(out) & {"\x1b", "\x07", "\x9b", "\x85", "\u202e", "\u2066"}
     assert all(line.startswith(("assistant", "  ! ", "  | ")) for line in out.splitlines())
 
@@ -96,9 +118,14 @@ def test_ordinary_text_is_printed_as_it_is() -> None:
 
 
 def test_parse_options() -> None:
-    assert "to=functions.f" in ok("parse", "-", "--tool", "functions.f", stdin="<|channel|>final <|constrain|>f<|message|>{}")
+    assert "to=functions.f" in ok(
+        "parse", "-", "--tool", "functions.f", stdin="<|channel|>final <|constrain|>f<|message|>{}"
+    )
     assert ok("parse", "-", "--role", "none", stdin="<|start|>user<|message|>x<|end|>") == "user\n  | x\n"
-    events = [json.loads(line) for line in ok("parse", "-", "--events", stdin="200005 17196 200008 3686 3686 200002").splitlines()]
+    events = [
+        json.loads(line)
+        for line in ok("parse", "-", "--events", stdin="200005 17196 200008 3686 3686 200002").splitlines()
+    ]
     assert [event["type"] for event in events] == ["message_start", "delta", "delta", "message_end"]
     assert events[-1]["reason"] == "return"
 
@@ -112,10 +139,15 @@ def test_strict_is_bad_input() -> None:
 def test_tokens() -> None:
     assert ok("tokens", "Hello <|end|>").startswith('13225\t"Hello"\n')
     assert ok("tokens", "--special", "<|end|>é") == '200007\t"<|end|>"\n377\t"é"\n'
-    assert json.loads(ok("tokens", "-", "--json", stdin="\x1b[0m"))[0] == {"id": load_vocabulary().encode("\x1b")[0], "text": "␛"}
+    assert json.loads(ok("tokens", "-", "--json", stdin="\x1b[0m"))[0] == {
+        "id": load_vocabulary().encode("\x1b")[0],
+        "text": "␛",
+    }
 
 
-GOOD = Conversation([Message.user("2+2?"), Message.assistant("Easy.", "analysis"), Message.assistant("4", "final")]).to_json()
+GOOD = Conversation(
+    [Message.user("2+2?"), Message.assistant("Easy.", "analysis"), Message.assistant("4", "final")]
+).to_json()
 
 
 def test_validate_good(tmp_path: Path) -> None:
@@ -126,7 +158,9 @@ def test_validate_good(tmp_path: Path) -> None:
     first = json.loads(out.splitlines()[0])
     assert code == 0 and first["ok"] and error.startswith("2 conversations")
     assert [span["trained_from"] is None for span in first["spans"]] == [True, False, False]
-    assert first["trained"] == sum(span["end"] - span["trained_from"] for span in first["spans"] if span["trained_from"])
+    assert first["trained"] == sum(
+        span["end"] - span["trained_from"] for span in first["spans"] if span["trained_from"]
+    )
     assert "\x1b[1;35;4m<|return|>" in ok("validate", str(file), "--colour")
 
 
@@ -135,10 +169,22 @@ def test_validate_good(tmp_path: Path) -> None:
     [
         ({"role": "assistant", "content": "x"}, "messages[1].channel: None is no channel"),
         ({"role": "assistant", "content": "  ", "channel": "final"}, "messages[1].content: empty assistant message"),
-        ({"role": "assistant", "content": "a<|end|>", "channel": "final"}, "messages[1].content: contains <|end|> as text"),
-        ({"role": "assistant", "content": "{", "channel": "commentary", "recipient": "functions.f"}, "messages[1].content: the arguments"),
-        ({"role": "assistant", "content": "{}", "channel": "commentary", "recipient": "functions.f"}, "calls functions.f, which no developer"),
-        ({"role": "assistant", "content": "{}", "channel": "final", "recipient": "python"}, "messages[1].channel: a tool call on final"),
+        (
+            {"role": "assistant", "content": "a<|end|>", "channel": "final"},
+            "messages[1].content: contains <|end|> as text",
+        ),
+        (
+            {"role": "assistant", "content": "{", "channel": "commentary", "recipient": "functions.f"},
+            "messages[1].content: the arguments",
+        ),
+        (
+            {"role": "assistant", "content": "{}", "channel": "commentary", "recipient": "functions.f"},
+            "calls functions.f, which no developer",
+        ),
+        (
+            {"role": "assistant", "content": "{}", "channel": "final", "recipient": "python"},
+            "messages[1].channel: a tool call on final",
+        ),
         ({"role": "tool", "content": "x", "recipient": "assistant"}, "messages[1].name: a tool message needs"),
         ({"role": "tool", "name": "functions.f", "content": "x"}, "messages[1].recipient: a tool's result"),
         ({"role": "user", "content": "x"}, "messages[1]: the last message is by user"),
@@ -155,7 +201,9 @@ def test_validate_problems(message: dict[str, str], said: str) -> None:
 def test_validate_call_without_result_and_dropped_thought() -> None:
     call = {"role": "assistant", "content": "{}", "channel": "analysis", "recipient": "python"}
     answer = {"role": "assistant", "content": "x", "channel": "final"}
-    code, out, _ = run("validate", "-", stdin=json.dumps({"messages": [{"role": "user", "content": "q"}, call, answer]}))
+    code, out, _ = run(
+        "validate", "-", stdin=json.dumps({"messages": [{"role": "user", "content": "q"}, call, answer]})
+    )
     assert code == 1 and "a call of python without a result" in out
     code, out, _ = run("validate", "-", "--drop", "upstream", stdin=GOOD)
     assert code == 1 and "messages[1]: chain of thought" in out

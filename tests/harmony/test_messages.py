@@ -20,7 +20,7 @@ from gptoss_harmony import (
     Tool,
     ToolNamespace,
     builtin_namespace,
-)  # fmt: skip
+)
 
 DATA = Path(__file__).parents[1] / "data/harmony"
 
@@ -94,13 +94,24 @@ def test_roles_are_their_strings() -> None:
         ({"role": "user", "content": [{"type": "image"}]}, "messages[0].content[0]"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
         ({"role": "user", "content": "x", "name": 3}, "messages[0].name"),
-        ({"role": "system", "content": [{"type": "system_content", "reasoning_effort": "low"}]}, "messages[0].content[0].reasoning_effort"),
-        ({"role": "system", "content": [{"type": "system_content", "channel_config": {}}]}, "messages[0].content[0].channel_config.valid_channels"),
-        ({"role": "developer", "content": [{"type": "developer_content", "tools": {"f": {"name": "f", "tools": [{"name": "x"}]}}}]},
-         "messages[0].content[0].tools.f.tools[0].description"),
+        (
+            {"role": "system", "content": [{"type": "system_content", "reasoning_effort": "low"}]},
+            "messages[0].content[0].reasoning_effort",
+        ),
+        (
+            {"role": "system", "content": [{"type": "system_content", "channel_config": {}}]},
+            "messages[0].content[0].channel_config.valid_channels",
+        ),
+        (
+            {
+                "role": "developer",
+                "content": [{"type": "developer_content", "tools": {"f": {"name": "f", "tools": [{"name": "x"}]}}}],
+            },
+            "messages[0].content[0].tools.f.tools[0].description",
+        ),
         (None, "messages[0]"),
     ],
-)  # fmt: skip
+)
 def test_errors_name_the_place(data, where: str) -> None:
     with pytest.raises(LayoutError) as caught:
         Conversation.from_dict({"messages": [data]})
@@ -113,7 +124,9 @@ DEEP = '{"messages": ' + "[" * 100_000 + "]" * 100_000 + "}"
 LONG = '{"messages": ' + "1" * 5000 + "}"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"messages": 1}', "{}", "\ufeff{}", b"\xff", DEEP, LONG], ids=lambda text: repr(text[:16]))
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"messages": 1}', "{}", "\ufeff{}", b"\xff", DEEP, LONG], ids=lambda text: repr(text[:16])
+)
 def test_not_a_conversation(text: str) -> None:
     with pytest.raises(LayoutError):
         Conversation.from_json(text)

@@ -52,11 +52,22 @@ def test_switch_from_openai_harmony(tmp_path: Path) -> None:
 
 def test_the_switched_program_runs_on_openai_harmony_too(tmp_path: Path) -> None:
     """The same block, with the import switched back, prints the same."""
-    code = re.findall(r"^```python\n(.*?)^```$", (RECIPES / "switch_from_openai_harmony.md").read_text(), re.S | re.M)[0]
-    theirs = "import sys; sys.path.append(%r); from helpers.harmony_oracle import oracle; import openai_harmony; e = oracle(); openai_harmony.load_harmony_encoding = lambda name: e\n"
+    code = re.findall(r"^```python\n(.*?)^```$", (RECIPES / "switch_from_openai_harmony.md").read_text(), re.S | re.M)[
+        0
+    ]
+    theirs = (
+        "import sys; sys.path.append(%r); from helpers.harmony_oracle import oracle; import openai_harmony; e = "
+        "oracle(); openai_harmony.load_harmony_encoding = lambda name: e\n"
+    )
     outputs = []
     for program in (code, theirs % str(ROOT / "tests") + code.replace("gptoss_harmony.compat.", "")):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT / "harmony")})
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "harmony")},
+        )
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1]

@@ -46,12 +46,24 @@ def test_as_parsed_is_the_identity() -> None:
 
 
 def ordinary(message: Message) -> bool:
-    """A message that says what a model can say (recipient `all` prints nothing): known channel, tool-like recipient, a content type, one text."""
+    """A message that says what a model can say (recipient `all` prints nothing): known channel, tool-like
+    recipient, a content type, one text.
+    """
     return (
         message.name is None
         and message.channel in (None, "analysis", "commentary", "final")
-        and message.recipient in (None, "functions.f", "functions.get_weather", "functions.search-web", "browser.search", "python", "assistant")
-        and message.content_type in (None, "json", "code", "<|constrain|>json", "<|constrain|>", "text/plain; charset=utf-8")
+        and message.recipient
+        in (
+            None,
+            "functions.f",
+            "functions.get_weather",
+            "functions.search-web",
+            "browser.search",
+            "python",
+            "assistant",
+        )
+        and message.content_type
+        in (None, "json", "code", "<|constrain|>json", "<|constrain|>", "text/plain; charset=utf-8")
         and len(message.content) == 1
     )
 
@@ -64,7 +76,12 @@ def test_canonical_is_the_identity() -> None:
         (parsed,) = parse(ids_of(message), None)
         flags = {flag.partition(":")[0] for flag in parsed.flags} - {"arguments_not_json", "json_without_recipient"}
         assert not flags, message
-        assert (parsed.channel, parsed.recipient, parsed.content_type, parsed.text) == (message.channel, message.recipient, message.content_type, message.text)
+        assert (parsed.channel, parsed.recipient, parsed.content_type, parsed.text) == (
+            message.channel,
+            message.recipient,
+            message.content_type,
+            message.text,
+        )
         assert ids_of(parsed) == ids_of(message), message
 
 

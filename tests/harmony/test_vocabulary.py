@@ -39,8 +39,17 @@ def test_damaged_data_file_is_refused(tmp_path, monkeypatch) -> None:
 
 
 def test_special_tokens() -> None:
-    named = {199998: "startoftext", 199999: "endoftext", 200002: "return", 200003: "constrain", 200005: "channel",
-             200006: "start", 200007: "end", 200008: "message", 200012: "call"}  # fmt: skip
+    named = {
+        199998: "startoftext",
+        199999: "endoftext",
+        200002: "return",
+        200003: "constrain",
+        200005: "channel",
+        200006: "start",
+        200007: "end",
+        200008: "message",
+        200012: "call",
+    }
     for token in range(N_RANKS, LAST_SPECIAL + 1):
         text = f"<|{named.get(token, f'reserved_{token}')}|>"
         assert VOCABULARY.special[text] == token
@@ -53,8 +62,18 @@ def test_special_tokens() -> None:
 
 
 def test_known_ids() -> None:
-    known = {"analysis": [35644], "final": [17196], "assistant": [173781], "commentary": [12606, 815], "user": [1428],
-             "system": [17360], "developer": [77944], "tool": [17952], " to=functions": [316, 28, 44580], " json": [5701]}  # fmt: skip
+    known = {
+        "analysis": [35644],
+        "final": [17196],
+        "assistant": [173781],
+        "commentary": [12606, 815],
+        "user": [1428],
+        "system": [17360],
+        "developer": [77944],
+        "tool": [17952],
+        " to=functions": [316, 28, 44580],
+        " json": [5701],
+    }
     assert {text: VOCABULARY.encode(text) for text in known} == known
 
 
@@ -88,7 +107,7 @@ ALPHABETS = (
     "abcdefghij ABC 0123456789 \n\r\t'sLL.,-_/\\",
     "éüñßøœ ÀÉ日本語中文한국어 العربية हिन्दी ไทย אבג ",
     "\u0301\u200d\ufe0f👩\u200d👧🏽🇩🇪\u017f\u00a0\u2028\u0000\u001c\u007f<|start|>ⅣⅫ²³①٣",
-)  # fmt: skip
+)
 
 
 def random_texts(count: int, seed: int) -> list[str]:
@@ -96,7 +115,10 @@ def random_texts(count: int, seed: int) -> list[str]:
     texts = []
     for _ in range(count):
         alphabet = rng.choice([*ALPHABETS, "".join(ALPHABETS)])
-        pieces = [rng.choice([*alphabet, *SPECIAL_NAMES[:15], "don't", "I'LL", "  ", "\r\n", "12345"]) for _ in range(rng.randrange(40))]
+        pieces = [
+            rng.choice([*alphabet, *SPECIAL_NAMES[:15], "don't", "I'LL", "  ", "\r\n", "12345"])
+            for _ in range(rng.randrange(40))
+        ]
         texts.append("".join(pieces) if rng.random() < 0.9 else chr(rng.randrange(0xD7FF)) * rng.randrange(1, 30))
     return texts
 

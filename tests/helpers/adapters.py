@@ -14,7 +14,9 @@ def made(base: Path, out: Path, tensors: dict[str, np.ndarray], **config: Any) -
     """An adapter written by hand."""
     out.mkdir(parents=True)
     save_file(tensors, out / "adapter_model.safetensors")
-    (out / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "peft_version": "0.21.2", **config}))
+    (out / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "peft_version": "0.21.2", **config})
+    )
     return out
 
 
@@ -26,5 +28,9 @@ AT = "base_model.model.model.layers.1.mlp.experts"  # odd-shape: E 5, H 160, I 9
 
 
 def fused(e: int = 5, r: int = 2) -> dict[str, np.ndarray]:
-    return {f"{AT}.base_layer.lora_A.weight": rand(e * r, 160), f"{AT}.base_layer.lora_B.weight": rand(192, e * r, seed=1),
-            f"{AT}.lora_A.weight": rand(e * r, 96, seed=2), f"{AT}.lora_B.weight": rand(160, e * r, seed=3)}  # fmt: skip
+    return {
+        f"{AT}.base_layer.lora_A.weight": rand(e * r, 160),
+        f"{AT}.base_layer.lora_B.weight": rand(192, e * r, seed=1),
+        f"{AT}.lora_A.weight": rand(e * r, 96, seed=2),
+        f"{AT}.lora_B.weight": rand(160, e * r, seed=3),
+    }

@@ -42,9 +42,12 @@ class Fake(Engine):
 
     def _trouble(self, where: str) -> None:
         actions: dict[str, Callable[[], Any]] = {
-            "abort": os.abort, "hang": lambda: time.sleep(60), "exit": lambda: os._exit(7), "raise": lambda: 1 // 0,
+            "abort": os.abort,
+            "hang": lambda: time.sleep(60),
+            "exit": lambda: os._exit(7),
+            "raise": lambda: 1 // 0,
             "noise": lambda: os.write(1, b'{"done": "logits"}\n' * 5000) and os.write(2, b"\0\xff" * 100_000),
-        }  # fmt: skip
+        }
         for name, act in actions.items():
             if f"{name} {where}" in self.trouble:
                 print("error: a word before the end", file=sys.stderr, flush=True)

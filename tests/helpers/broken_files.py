@@ -82,12 +82,18 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
     "no sinks": (no_sinks, ("sink_drop",)),
     "window too long": (_config(sliding_window=17), ("win_plus1",)),
     "YaRN factor": (yarn_factor, ("yarn_factor_file",)),
-    "nibble order": (lambda f: [_each(f, e, lambda x: (x << 4) | (x >> 4)) for e in ("gate_up_proj_blocks", "down_proj_blocks")], ("nibble_swap",)),
+    "nibble order": (
+        lambda f: [_each(f, e, lambda x: (x << 4) | (x >> 4)) for e in ("gate_up_proj_blocks", "down_proj_blocks")],
+        ("nibble_swap",),
+    ),
     "one expert's scales": (one_expert_shifted, ("w1_scale_off1_1expert",)),
     "router bias dropped": (lambda f: _each(f, "router.bias", _zero), ("router_bias_drop",)),
     "rms eps": (_config(rms_norm_eps=1e-6), ("eps_1e-6",)),
     "k bias dropped": (lambda f: _each(f, "k_proj.bias", _zero), ("k_bias_drop",)),
     "o bias dropped": (lambda f: _each(f, "o_proj.bias", _zero), ("o_bias_drop",)),
     "layers exchanged": (layers_exchanged, ("layers_exchanged",)),
-    "scales off by one": (lambda f: [_each(f, e, lambda x: x - 1) for e in ("gate_up_proj_scales", "down_proj_scales")], ("scale_off1",)),
+    "scales off by one": (
+        lambda f: [_each(f, e, lambda x: x - 1) for e in ("gate_up_proj_scales", "down_proj_scales")],
+        ("scale_off1",),
+    ),
 }

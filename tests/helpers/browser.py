@@ -1,4 +1,6 @@
-"""A page in headless Chromium, driven over the DevTools protocol through two pipes: measure it, look at it. Not a test module."""
+"""A page in headless Chromium, driven over the DevTools protocol through two pipes: measure it, look at it. Not a
+test module.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,16 @@ from typing import Any, Self
 
 import pytest
 
-_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking", "--hide-scrollbars", "--remote-debugging-pipe"]
+_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+]
 
 
 class Browser:
@@ -34,9 +45,12 @@ class Browser:
             os.dup2(b, 4)
 
         self._process = subprocess.Popen(
-            [found, *_FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"], close_fds=False, preexec_fn=as_three_and_four,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [found, *_FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"],
+            close_fds=False,
+            preexec_fn=as_three_and_four,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(inner_read)
         os.close(inner_write)
         self._rest, self._next, self.requested = b"", 0, list[str]()
@@ -49,7 +63,9 @@ class Browser:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.terminate()
         self._process.wait(20)
         os.close(self._read)
@@ -59,7 +75,10 @@ class Browser:
     def open(self, file: Path, width: int, dark: bool = False, height: int = 900) -> None:
         """Load a file at this width of the window, in a colour scheme."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.requested.clear()
         self.call("Page.navigate", url=file.as_uri())
         while self.evaluate("document.readyState") != "complete":
@@ -73,7 +92,13 @@ class Browser:
     def screenshot(self, file: Path, top: int = 0, height: int | None = None) -> None:
         """A PNG of the page, or of the stripe from `top` on."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": top, "width": size["width"], "height": min(height or size["height"], size["height"] - top), "scale": 1}
+        clip = {
+            "x": 0,
+            "y": top,
+            "width": size["width"],
+            "height": min(height or size["height"], size["height"] - top),
+            "scale": 1,
+        }
         data = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)["data"]
         file.write_bytes(base64.b64decode(data))
 
@@ -85,7 +110,9 @@ class Browser:
 
     def _ask(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         self._next += 1
-        message = {"id": self._next, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
+        message = {"id": self._next, "method": method, "params": parameters} | (
+            {"sessionId": session} if session else {}
+        )
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._message()

@@ -1,6 +1,6 @@
 """Kills conversions at random moments and resumes them; run by test_crash.py in a process of its own, because it forks.
 
-    python crash_driver.py FOLDER KILLS SEED        prints one JSON object
+python crash_driver.py FOLDER KILLS SEED        prints one JSON object
 """
 
 from __future__ import annotations
@@ -24,8 +24,16 @@ from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.spec import GptOssConfig
 from helpers.crafted import GOLD, write_safetensors
 
-CONFIG = GptOssConfig(num_hidden_layers=6, num_experts=32, vocab_size=512, hidden_size=512, intermediate_size=544, head_dim=32,
-                      num_attention_heads=8, num_key_value_heads=2)  # fmt: skip
+CONFIG = GptOssConfig(
+    num_hidden_layers=6,
+    num_experts=32,
+    vocab_size=512,
+    hidden_size=512,
+    intermediate_size=544,
+    head_dim=32,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+)
 plan.JOB_BYTES = 1 << 20
 SPLIT = 25 << 20
 
@@ -64,7 +72,9 @@ def killed_after(delay: float, source: Path, out: Path, hashed: bool) -> None:
 
 
 def killed_at(system_call: str, number: int, source: Path, out: Path) -> bool:
-    """A conversion to several files, killed by SIGKILL just before its `number`-th call of os.link or os.unlink; False if there is none."""
+    """A conversion to several files, killed by SIGKILL just before its `number`-th call of os.link or os.unlink;
+    False if there is none.
+    """
     child = os.fork()
     if not child:
         seen, call = 0, getattr(os, system_call)
@@ -83,7 +93,9 @@ def killed_at(system_call: str, number: int, source: Path, out: Path) -> bool:
 
 
 def between_names(source: Path, folder: Path) -> dict[str, int]:
-    """Kills before and after each of several files gets its name. The first name comes last: until then there is no output."""
+    """Kills before and after each of several files gets its name. The first name comes last: until then there is no
+    output.
+    """
     folder.mkdir()
     out = folder / "out.gguf"
     convert(source, out, hashed=False, resume=False, split=SPLIT)
@@ -120,7 +132,9 @@ def main(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     out = folder / "out.gguf"
     seen = {"kills": 0, "nothing yet": 0, "unfinished": 0, "complete": 0, "resumed": 0, "resumed bytes": 0}
     few = kills // 10
-    while seen["kills"] < kills or (min(seen["unfinished"], seen["resumed"]) < few and seen["kills"] < 4 * kills):  # a busy machine moves the moments
+    while seen["kills"] < kills or (
+        min(seen["unfinished"], seen["resumed"]) < few and seen["kills"] < 4 * kills
+    ):  # a busy machine moves the moments
         hashed = bool(seen["kills"] % 2)
         killed_after(rng.uniform(0, lasts), source, out, hashed)
         seen["kills"] += 1

@@ -1,4 +1,6 @@
-"""An Ollama server on loopback that keeps blobs and models in memory, with faults on demand. It renders nothing: it records."""
+"""An Ollama server on loopback that keeps blobs and models in memory, with faults on demand. It renders nothing: it
+records.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from typing import Any
 
 @dataclass
 class FakeOllama:
-    """`faults`: what the next uploads meet ("500", "mismatch", "disconnect", "lose"); `asked`: every request as (method, path, body)."""
+    """`faults`: what the next uploads meet ("500", "mismatch", "disconnect", "lose"); `asked`: every request as
+    (method, path, body).
+    """
 
     url: str = ""
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -105,9 +109,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _show(self, name: str) -> dict[str, Any]:
         made = self.state.models[name]
         parameters = "\n".join(f"{k} {json.dumps(v)}" for k, v in made.get("parameters", {}).items())
-        return {"template": made.get("template", ""), "system": made.get("system", ""), "parameters": parameters,
-                "details": {"family": "gpt-oss", "format": "gguf"}, "capabilities": ["completion", "tools", "thinking"],
-                "model_info": {"general.architecture": "gpt-oss", "gpt-oss.context_length": 131072, "gpt-oss.vocab_size": 201088}}  # fmt: skip
+        return {
+            "template": made.get("template", ""),
+            "system": made.get("system", ""),
+            "parameters": parameters,
+            "details": {"family": "gpt-oss", "format": "gguf"},
+            "capabilities": ["completion", "tools", "thinking"],
+            "model_info": {
+                "general.architecture": "gpt-oss",
+                "gpt-oss.context_length": 131072,
+                "gpt-oss.vocab_size": 201088,
+            },
+        }
 
     def _lines(self, lines: list[dict[str, Any]], stream: bool) -> None:
         if stream:

@@ -22,7 +22,9 @@ Accepts = Callable[[list[int]], bool]
 @cache
 def compiler() -> xgrammar.GrammarCompiler:
     pieces = real_vocabulary_gguf.pieces()
-    info = xgrammar.TokenizerInfo(pieces, xgrammar.VocabType.RAW, vocab_size=len(pieces), stop_token_ids=[RETURN, CALL, ENDOFTEXT])
+    info = xgrammar.TokenizerInfo(
+        pieces, xgrammar.VocabType.RAW, vocab_size=len(pieces), stop_token_ids=[RETURN, CALL, ENDOFTEXT]
+    )
     return xgrammar.GrammarCompiler(info, max_threads=2, cache_enabled=False)  # see structural_tag
 
 
@@ -75,7 +77,8 @@ class Llama:
         return accepts
 
     def decode(self, grammar: Grammar, prompt: list[int], rng: np.random.Generator, limit: int = 400) -> list[int]:
-        """Samples at temperature 1 under the grammar, from 4096 random tokens and those of `always_offered` at each step.
+        """Samples at temperature 1 under the grammar, from 4096 random tokens and those of `always_offered` at each
+        step.
 
         The cut only saves time: a grammar over 200 000 candidates costs 0.1 s per token.
         """
@@ -84,7 +87,9 @@ class Llama:
         self.model.eval(prompt)
         try:
             while len(out) < limit:
-                logits = np.ctypeslib.as_array(self.api.llama_get_logits_ith(self.model.ctx, -1), shape=(self.model.n_vocab(),))
+                logits = np.ctypeslib.as_array(
+                    self.api.llama_get_logits_ith(self.model.ctx, -1), shape=(self.model.n_vocab(),)
+                )
                 tokens = np.union1d(rng.choice(len(logits), 4096, replace=False), always_offered())
                 left = self.allowed(sampler, tokens, logits[tokens])
                 weights = np.exp(left - left.max())
@@ -105,4 +110,12 @@ def always_offered() -> np.ndarray:
     Bytes that begin one are left to chance: llama.cpp's grammars count an overlong sequence as one character.
     """
     single = [i for i, piece in enumerate(real_vocabulary_gguf.pieces()) if len(piece) == 1 and piece < b"\xc0"]
-    return np.array([*single, *(SPECIAL_TOKENS[f"<|{name}|>"] for name in ("start", "channel", "message", "end", "call", "return", "constrain"))])
+    return np.array(
+        [
+            *single,
+            *(
+                SPECIAL_TOKENS[f"<|{name}|>"]
+                for name in ("start", "channel", "message", "end", "call", "return", "constrain")
+            ),
+        ]
+    )

@@ -1,4 +1,6 @@
-"""The installed openai_harmony (openai-harmony 0.0.8, or vLLM's fork of the same name), fed with our vocabulary file."""
+"""The installed openai_harmony (openai-harmony 0.0.8, or vLLM's fork of the same name), fed with our vocabulary
+file.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,14 @@ def oracle() -> Any:
 
 
 def oracle_renderings(conversation: dict[str, Any], next_role: str, drop: bool) -> dict[str, list[int] | str]:
-    """Ids of the three entry points, or the error's text. The compiled part is asked directly: its Python shell drops nulls."""
+    """Ids of the three entry points, or the error's text. The compiled part is asked directly: its Python shell
+    drops nulls.
+    """
     inner, text, config = oracle()._inner, json.dumps(conversation), {"auto_drop_analysis": drop}
     return {
-        "completion": _ids(inner.render_conversation_for_completion, conversation_json=text, next_turn_role=next_role, config=config),
+        "completion": _ids(
+            inner.render_conversation_for_completion, conversation_json=text, next_turn_role=next_role, config=config
+        ),
         "plain": _ids(inner.render_conversation, conversation_json=text, config=config),
         "training": _ids(inner.render_conversation_for_training, conversation_json=text, config=config),
     }

@@ -84,7 +84,13 @@ class Gguf:
         for key, kind, value in self.keys:
             out += string(key) + U32.pack(kind) + value
         for t in self.infos:
-            out += string(t.name) + U32.pack(len(t.ne)) + b"".join(U64.pack(n) for n in t.ne) + U32.pack(t.kind) + U64.pack(t.offset)
+            out += (
+                string(t.name)
+                + U32.pack(len(t.ne))
+                + b"".join(U64.pack(n) for n in t.ne)
+                + U32.pack(t.kind)
+                + U64.pack(t.offset)
+            )
         return out + b"\0" * (-len(out) % self.alignment) + self.data
 
     def copy(self) -> Gguf:
@@ -100,7 +106,9 @@ class Gguf:
 
 
 def gguf_cases() -> dict[str, Callable[[Gguf], bytes]]:
-    """Every malformed kind by name: the 27 of the strictness table, and the causes of the published GGUF vulnerabilities."""
+    """Every malformed kind by name: the 27 of the strictness table, and the causes of the published GGUF
+    vulnerabilities.
+    """
 
     def parts(change: Callable[[Gguf], Any]) -> Callable[[Gguf], bytes]:
         def build(g: Gguf) -> bytes:
@@ -156,7 +164,9 @@ def gguf_cases() -> dict[str, Callable[[Gguf], bytes]]:
         "tensor name not UTF-8": parts(lambda g: setattr(g.infos[0], "name", b"\xc3\x28")),
         "five dimensions": parts(lambda g: setattr(g.info(norm), "ne", [*g.info(norm).ne, 1, 1, 1, 1])),
         "no dimension": tensor(norm, ne=[]),
-        "2^32-1 dimensions (CVE-2024-21802)": lambda g: g.bytes().replace(string(norm) + U32.pack(1), string(norm) + b"\xff" * 4, 1),
+        "2^32-1 dimensions (CVE-2024-21802)": lambda g: g.bytes().replace(
+            string(norm) + U32.pack(1), string(norm) + b"\xff" * 4, 1
+        ),
         "dimension product overflows (CVE-2025-53630)": tensor(down, ne=[2**32, 2**32, 2**32]),
         "2^63 x 2^63": tensor(norm, ne=[2**63, 2**63]),
         "negative dimension": tensor(norm, ne=[2**64 - 96]),

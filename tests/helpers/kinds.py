@@ -1,4 +1,6 @@
-"""Every kind of input checkpoint, made from a Hugging Face one in MXFP4 or bf16, with the names written out as each tool writes them."""
+"""Every kind of input checkpoint, made from a Hugging Face one in MXFP4 or bf16, with the names written out as each
+tool writes them.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +30,30 @@ def save(path: Path, arrays: Arrays) -> None:
         header[name] = {"dtype": DTYPES[a.dtype], "shape": list(a.shape), "data_offsets": [at, at + a.nbytes]}
         at += a.nbytes
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values()))
+    path.write_bytes(
+        struct.pack("<Q", len(text)) + text + b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values())
+    )
 
 
 def write_kind(source: Path, kind: str, folder: Path, *, shards: int = 1, spelling: int = 4) -> Path:
-    """`source` (HF MXFP4 or HF bf16) as a checkpoint of another safetensors kind in `folder`, in one or several files."""
+    """`source` (HF MXFP4 or HF bf16) as a checkpoint of another safetensors kind in `folder`, in one or several
+    files.
+    """
     c = open_checkpoint(source)
     arrays = dict(_tensors(c, kind))
     folder.mkdir(parents=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"):
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "generation_config.json",
+    ):
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
-    config: dict[str, Any] = c.config.to_openai() if kind == "openai" else c.config.to_hf(mxfp4=kind == "hf-mxfp4", spelling=spelling)
+    config: dict[str, Any] = (
+        c.config.to_openai() if kind == "openai" else c.config.to_hf(mxfp4=kind == "hf-mxfp4", spelling=spelling)
+    )
     if kind in ("hf-quark", "hf-compressed-tensors"):
         config["quantization_config"] = {"quant_method": kind.removeprefix("hf-")}
     (folder / "config.json").write_text(json.dumps(config))
@@ -75,7 +89,11 @@ def _tensors(c: Checkpoint, kind: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _experts(c: Checkpoint, kind: str, n: int, which: str) -> Iterator[tuple[str, np.ndarray]]:
-    at, weight, bias = f"model.layers.{n}.mlp.experts", f"layers.{n}.experts.{which}.weight", _bf16(c, f"layers.{n}.experts.{which}.bias")
+    at, weight, bias = (
+        f"model.layers.{n}.mlp.experts",
+        f"layers.{n}.experts.{which}.weight",
+        _bf16(c, f"layers.{n}.experts.{which}.bias"),
+    )
     if kind in ("hf-mxfp4", "hf-bf16", "hf-bf16-out-in"):
         yield f"{at}.{which}_proj_bias", bias
     if kind == "hf-mxfp4":
@@ -100,7 +118,11 @@ def _experts(c: Checkpoint, kind: str, n: int, which: str) -> Iterator[tuple[str
                 yield f"{at}.{e}.{which}_proj.bias", bias[e]
                 yield f"{at}.{e}.{which}_proj.input_scale", np.ones(1, np.float32)
             else:
-                for half, rows in {"gate": slice(0, None, 2), "up": slice(1, None, 2)}.items() if which == "gate_up" else {"down": slice(None)}.items():
+                for half, rows in (
+                    {"gate": slice(0, None, 2), "up": slice(1, None, 2)}.items()
+                    if which == "gate_up"
+                    else {"down": slice(None)}.items()
+                ):
                     yield f"{at}.{e}.{half}_proj.weight_packed", flat[rows]
                     yield f"{at}.{e}.{half}_proj.weight_scale", scales[e][rows]
                     yield f"{at}.{e}.{half}_proj.bias", bias[e][rows]
@@ -137,23 +159,42 @@ def packed(c: Checkpoint, name: str) -> tuple[np.ndarray, np.ndarray]:
     return mxfp4.encode(c.read(name, np.float32), rule="mse")
 
 
-def write_blob(source: Path, path: Path, *, old_type: bool = False, fused: bool = False, vocabulary: bool = False) -> Path:
-    """`source` as a blob of Ollama's library: architecture gptoss, its own tensor names; `old_type`: MXFP4 as type 4 with the
-    nibbles as OpenAI stores them; `fused`: attn_qkv and interleaved ffn_gate_up_exps, expert biases in bf16 (the oldest blobs)."""
+def write_blob(
+    source: Path, path: Path, *, old_type: bool = False, fused: bool = False, vocabulary: bool = False
+) -> Path:
+    """`source` as a blob of Ollama's library: architecture gptoss, its own tensor names; `old_type`: MXFP4 as type 4
+    with the nibbles as OpenAI stores them; `fused`: attn_qkv and interleaved ffn_gate_up_exps, expert biases in bf16
+    (the oldest blobs).
+    """
     import gguf
 
     c = open_checkpoint(source)
     g, writer = c.config, gguf.GGUFWriter(path, "gptoss")
-    for key, value in {"context_length": g.max_position_embeddings, "block_count": g.num_hidden_layers, "embedding_length": g.hidden_size,
-                       "feed_forward_length": g.intermediate_size, "expert_count": g.num_experts, "expert_used_count": g.experts_per_token,
-                       "attention.head_count": g.num_attention_heads, "attention.head_count_kv": g.num_key_value_heads,
-                       "attention.key_length": g.head_dim, "attention.value_length": g.head_dim, "attention.sliding_window": g.sliding_window,
-                       "rope.scaling.original_context_length": g.initial_context_length}.items():  # fmt: skip
+    for key, value in {
+        "context_length": g.max_position_embeddings,
+        "block_count": g.num_hidden_layers,
+        "embedding_length": g.hidden_size,
+        "feed_forward_length": g.intermediate_size,
+        "expert_count": g.num_experts,
+        "expert_used_count": g.experts_per_token,
+        "attention.head_count": g.num_attention_heads,
+        "attention.head_count_kv": g.num_key_value_heads,
+        "attention.key_length": g.head_dim,
+        "attention.value_length": g.head_dim,
+        "attention.sliding_window": g.sliding_window,
+        "rope.scaling.original_context_length": g.initial_context_length,
+    }.items():
         writer.add_uint32(f"gptoss.{key}", value)
-    for key, value in {"attention.layer_norm_rms_epsilon": g.rms_norm_eps, "rope.freq_base": g.rope_theta, "rope.scaling.factor": g.rope_scaling_factor}.items():
+    for key, value in {
+        "attention.layer_norm_rms_epsilon": g.rms_norm_eps,
+        "rope.freq_base": g.rope_theta,
+        "rope.scaling.factor": g.rope_scaling_factor,
+    }.items():
         writer.add_float32(f"gptoss.{key}", value)
     writer.add_uint32("general.file_type", 4)
-    if vocabulary:  # as Ollama's converter wrote it: <|endoftext|> as eos, the stops in a list, no template, no splitting rule
+    if (
+        vocabulary
+    ):  # as Ollama's converter wrote it: <|endoftext|> as eos, the stops in a list, no template, no splitting rule
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre("default")
         writer.add_token_list([f"t{i}" for i in range(g.vocab_size)])
@@ -164,7 +205,9 @@ def write_blob(source: Path, path: Path, *, old_type: bool = False, fused: bool 
 
     def dense(name: str, array: np.ndarray) -> None:
         if (array.ndim > 1 and "_exps" not in name and "gate_inp" not in name) or (fused and "_exps" in name):
-            writer.add_tensor(name, np.ascontiguousarray(array).view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
+            writer.add_tensor(
+                name, np.ascontiguousarray(array).view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16
+            )
         else:
             writer.add_tensor(name, np.ascontiguousarray(array.astype(np.float32)))
 

@@ -24,7 +24,9 @@ def llama_cpp_says(paths: list[Path]) -> list[str]:
     """Per file: "accepts", "rejects" or "aborts"; a process each, since llama.cpp aborts on some."""
 
     def ask(path: Path) -> str:
-        code = subprocess.run([sys.executable, "-c", ORACLE, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60).returncode
+        code = subprocess.run(
+            [sys.executable, "-c", ORACLE, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60
+        ).returncode
         return {0: "accepts", 77: "rejects"}.get(code, "aborts")
 
     with ThreadPoolExecutor(2) as pool:

@@ -1,4 +1,6 @@
-"""Chat requests in Ollama's form, with the conversation that each one means; and what our template is known to do otherwise."""
+"""Chat requests in Ollama's form, with the conversation that each one means; and what our template is known to do
+otherwise.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +19,72 @@ Request = dict[str, Any]
 DATE = "2025-06-28"
 _SPECIAL = re.compile("(" + "|".join(re.escape(name) for name in SPECIAL_NAMES if name) + ")")
 TEXTS = [
-    "hi", "What is 2+2?", "日本語のテキスト", "naïve café — “quotes”", "🏳️‍🌈 👩🏽‍🚀 \u2028 x", "tabs\tand\nnewlines\n\n", "  leading and trailing  ",
-    "{{ .Messages }} {% raw %} <b>&amp;</b>", "\\n is not a newline", "a\u00a0b\u200bc", "x" * 300, '"quoted" and \'single\'', "مرحبا بالعالم", "\r\nCRLF\r\n",
-]  # fmt: skip
+    "hi",
+    "What is 2+2?",
+    "日本語のテキスト",
+    "naïve café — “quotes”",
+    "🏳️‍🌈 👩🏽‍🚀 \u2028 x",
+    "tabs\tand\nnewlines\n\n",
+    "  leading and trailing  ",
+    "{{ .Messages }} {% raw %} <b>&amp;</b>",
+    "\\n is not a newline",
+    "a\u00a0b\u200bc",
+    "x" * 300,
+    "\"quoted\" and 'single'",
+    "مرحبا بالعالم",
+    "\r\nCRLF\r\n",
+]
 SCHEMAS: list[Any] = [
     {"type": "object", "properties": {}},
-    {"type": "object", "properties": {"city": {"type": "string", "description": "A city, e.g. <Paris> & co"}}, "required": ["city"]},
-    {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "number"}, "c": {"type": "boolean"}}, "required": ["b"]},
+    {
+        "type": "object",
+        "properties": {"city": {"type": "string", "description": "A city, e.g. <Paris> & co"}},
+        "required": ["city"],
+    },
+    {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "number"}, "c": {"type": "boolean"}},
+        "required": ["b"],
+    },
     {"type": "object", "properties": {"unit": {"type": "string", "enum": ["c", "f"], "description": "Unit"}}},
     {"type": "object", "properties": {"x": {"type": ["string", "null"]}, "y": {"type": ["integer", "number"]}}},
-    {"type": "object", "properties": {"list": {"type": "array", "items": {"type": "string"}}, "more": {"type": "array"}}},
-    {"type": "object", "properties": {"rows": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}}}},
+    {
+        "type": "object",
+        "properties": {"list": {"type": "array", "items": {"type": "string"}}, "more": {"type": "array"}},
+    },
+    {
+        "type": "object",
+        "properties": {"rows": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}}},
+    },
     {"type": "object", "properties": {"pick": {"type": "array", "items": {"type": "string", "enum": ["é", "<>"]}}}},
-    {"type": "object", "properties": {"where": {"type": "object", "description": "A place", "properties": {"lat": {"type": "number"}, "name": {"type": "string"}}}}},
-    {"type": "object", "properties": {"items": {"type": "array", "items": {"type": "object", "properties": {"id": {"type": "integer", "description": "Its id"}, "tag": {"type": "string"}}, "required": ["id"]}}}},
-    {"type": "object", "properties": {"empty": {"type": "object"}, "what": {}, "z": {"anyOf": [{"type": "string"}, {"type": "null"}]}}},
-]  # fmt: skip
+    {
+        "type": "object",
+        "properties": {
+            "where": {
+                "type": "object",
+                "description": "A place",
+                "properties": {"lat": {"type": "number"}, "name": {"type": "string"}},
+            }
+        },
+    },
+    {
+        "type": "object",
+        "properties": {
+            "items": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"id": {"type": "integer", "description": "Its id"}, "tag": {"type": "string"}},
+                    "required": ["id"],
+                },
+            }
+        },
+    },
+    {
+        "type": "object",
+        "properties": {"empty": {"type": "object"}, "what": {}, "z": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
+    },
+]
 
 
 def tool(name: str, description: str = "", parameters: Any = None) -> Request:
@@ -56,7 +108,10 @@ def requests() -> Iterator[Request]:
         yield {"messages": [user, {"role": "assistant", "content": "a"}, user], "think": think, "tools": [tool("f")]}
     for schema in SCHEMAS:
         yield {"messages": [user], "tools": [tool("f", "Line one.\n\nLine three.\n", schema)]}
-        yield {"messages": [{"role": "system", "content": "S"}, user], "tools": [tool("get-it_2", "", schema), tool("g", "G", schema)]}
+        yield {
+            "messages": [{"role": "system", "content": "S"}, user],
+            "tools": [tool("get-it_2", "", schema), tool("g", "G", schema)],
+        }
     for names in (["python"], ["browser.search"], ["browser.search", "browser.open", "python", "f"]):
         yield {"messages": [user], "tools": [tool(name, "x") for name in names]}
     yield {"messages": [user, {"role": "system", "content": "Later."}, user]}
@@ -69,16 +124,47 @@ def requests() -> Iterator[Request]:
 def _turns() -> Iterator[Request]:
     """Calls, results, preambles, and last messages that are gone on with."""
     user, tools = {"role": "user", "content": "go"}, [tool("f", "F", SCHEMAS[1]), tool("g")]
-    first = {"role": "assistant", "content": "", "thinking": "I call.", "tool_calls": [call("f", "a", city="<Paris> & \"co\" \\u003c é", n=1.5)]}
+    first = {
+        "role": "assistant",
+        "content": "",
+        "thinking": "I call.",
+        "tool_calls": [call("f", "a", city='<Paris> & "co" \\u003c é', n=1.5)],
+    }
     result = {"role": "tool", "content": '{"t": 20}', "tool_name": "f"}
     yield {"messages": [user, first], "tools": tools}
     yield {"messages": [user, first, result], "tools": tools}
     yield {"messages": [user, first, {**result, "tool_name": ""}], "tools": tools}
     yield {"messages": [user, first, {"role": "tool", "content": "x", "tool_call_id": "a"}], "tools": tools}
-    yield {"messages": [user, {**first, "content": "Let me see."}, result, {"role": "assistant", "content": "20", "thinking": "ok"}, user], "tools": tools}
-    both = {"role": "assistant", "content": "", "tool_calls": [call("f", "a"), call("g", "b", x={"b": [1, None, True], "a": {}})]}
-    yield {"messages": [user, both, {"role": "tool", "content": "2", "tool_call_id": "b"}, {"role": "tool", "content": "1", "tool_call_id": "a"}], "tools": tools}
-    python = {"role": "assistant", "content": "", "thinking": "Run.", "tool_calls": [call("python", "p", code="print(1)\n")]}
+    yield {
+        "messages": [
+            user,
+            {**first, "content": "Let me see."},
+            result,
+            {"role": "assistant", "content": "20", "thinking": "ok"},
+            user,
+        ],
+        "tools": tools,
+    }
+    both = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [call("f", "a"), call("g", "b", x={"b": [1, None, True], "a": {}})],
+    }
+    yield {
+        "messages": [
+            user,
+            both,
+            {"role": "tool", "content": "2", "tool_call_id": "b"},
+            {"role": "tool", "content": "1", "tool_call_id": "a"},
+        ],
+        "tools": tools,
+    }
+    python = {
+        "role": "assistant",
+        "content": "",
+        "thinking": "Run.",
+        "tool_calls": [call("python", "p", code="print(1)\n")],
+    }
     search = {"role": "assistant", "content": "", "tool_calls": [call("browser.search", "s", query="x")]}
     for one, name in ((python, "python"), (search, "browser.search")):
         done = [user, one, {"role": "tool", "content": "1", "tool_name": name}]
@@ -99,14 +185,21 @@ def _random_chats(count: int) -> Iterator[Request]:
             messages.append({"role": "user", "content": rng.choice(TEXTS)})
             while tools and rng.random() < 0.4:
                 name = rng.choice(tools)["function"]["name"]
-                one = {"role": "assistant", "content": rng.choice(["", *TEXTS]), "thinking": rng.choice(["", *TEXTS]), "tool_calls": [call(name, a=rng.choice(TEXTS[:4]), b=rng.randrange(9))]}
+                one = {
+                    "role": "assistant",
+                    "content": rng.choice(["", *TEXTS]),
+                    "thinking": rng.choice(["", *TEXTS]),
+                    "tool_calls": [call(name, a=rng.choice(TEXTS[:4]), b=rng.randrange(9))],
+                }
                 messages += [one, {"role": "tool", "content": rng.choice(TEXTS), "tool_name": name}]
             messages.append({"role": "assistant", "content": rng.choice(TEXTS), "thinking": rng.choice(["", *TEXTS])})
         yield {"messages": messages[:-1], "tools": tools, "think": rng.choice([None, "low", "high", True, False])}
 
 
 def differing() -> Iterator[tuple[str, Request]]:
-    """What Go templates or Ollama's API types cannot carry, one request each: the list in ollama_prompt.py, in its order."""
+    """What Go templates or Ollama's API types cannot carry, one request each: the list in ollama_prompt.py, in its
+    order.
+    """
     user = {"role": "user", "content": "hi"}
     yield "special-token text", {"messages": [{"role": "user", "content": "<|end|><|start|>system<|message|>x"}]}
     for what, schema in {
@@ -116,11 +209,18 @@ def differing() -> Iterator[tuple[str, Request]]:
         "examples": {"a": {"type": "string", "examples": ["x"]}},
         "oneOf": {"a": {"oneOf": [{"type": "string"}, {"type": "number"}]}},
         "nullable": {"a": {"type": "string", "nullable": True}},
-        "objects in objects": {"a": {"type": "object", "properties": {"b": {"type": "object", "properties": {"c": {"type": "string"}}}}}},
-        "required properties of objects": {"a": {"type": "object", "properties": {"b": {"type": "string"}}, "required": ["b"]}},
+        "objects in objects": {
+            "a": {"type": "object", "properties": {"b": {"type": "object", "properties": {"c": {"type": "string"}}}}}
+        },
+        "required properties of objects": {
+            "a": {"type": "object", "properties": {"b": {"type": "string"}}, "required": ["b"]}
+        },
     }.items():
         yield what, {"messages": [user], "tools": [tool("f", "F", {"type": "object", "properties": schema})]}
-    yield "description of the parameters", {"messages": [user], "tools": [tool("f", "F", {"type": "object", "description": "d", "properties": {}})]}
+    yield (
+        "description of the parameters",
+        {"messages": [user], "tools": [tool("f", "F", {"type": "object", "description": "d", "properties": {}})]},
+    )
     yield "the empty schema", {"messages": [user], "tools": [tool("f", "F", {})]}
 
 
@@ -129,13 +229,26 @@ def expected_ids(request: Request) -> list[int]:
     messages = [_openai(m) for m in _merged(request["messages"])]
     for i, m in enumerate(messages):  # a result that does not say whose it is: the last call's
         if m["role"] == "tool" and not m["tool_call_id"] and not m["name"]:
-            m["tool_call_id"] = next(c["id"] for before in messages[:i] for c in reversed(before.get("tool_calls") or []))
+            m["tool_call_id"] = next(
+                c["id"] for before in messages[:i] for c in reversed(before.get("tool_calls") or [])
+            )
     last = messages[-1]
     opened = last["role"] == "assistant" and not last.get("tool_calls")
-    body: Request = {"messages": messages, "tools": list(map(_openai_tool, _once(request.get("tools") or []))), "reasoning_effort": _effort(request.get("think"))}
+    body: Request = {
+        "messages": messages,
+        "tools": list(map(_openai_tool, _once(request.get("tools") or []))),
+        "reasoning_effort": _effort(request.get("think")),
+    }
     if not opened:
         return render(to_conversation(body, date=DATE), drop="none")
-    before = to_conversation({**body, "messages": messages[:-1], "reasoning_effort": "low" if body["reasoning_effort"] == "none" else body["reasoning_effort"]}, date=DATE)
+    before = to_conversation(
+        {
+            **body,
+            "messages": messages[:-1],
+            "reasoning_effort": "low" if body["reasoning_effort"] == "none" else body["reasoning_effort"],
+        },
+        date=DATE,
+    )
     parts = [(last.get("reasoning_content"), "analysis"), (last["content"], "final")]
     *whole, begun = [Message.assistant(text, channel) for text, channel in parts if text]
     before.messages += whole
@@ -159,7 +272,14 @@ def _effort(think: Any) -> str:
 def _openai(message: Request) -> Request:
     out = {"role": message["role"], "content": message["content"], "reasoning_content": message.get("thinking")}
     if message.get("tool_calls"):
-        out["tool_calls"] = [{"id": c["id"], "type": "function", "function": {"name": c["function"]["name"], "arguments": _compact(c["function"]["arguments"])}} for c in message["tool_calls"]]
+        out["tool_calls"] = [
+            {
+                "id": c["id"],
+                "type": "function",
+                "function": {"name": c["function"]["name"], "arguments": _compact(c["function"]["arguments"])},
+            }
+            for c in message["tool_calls"]
+        ]
     if message["role"] == "tool":
         out |= {"tool_call_id": message.get("tool_call_id") or "", "name": message.get("tool_name") or None}
     return out

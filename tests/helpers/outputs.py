@@ -18,7 +18,9 @@ def ids_of(text: str) -> list[int]:
     out: list[int] = []
     while text:
         name = next((name for name in SPECIAL_TOKENS if text.startswith(name)), None)
-        cut = len(name) if name else min((i for i in range(1, len(text)) if text.startswith("<|", i)), default=len(text))
+        cut = (
+            len(name) if name else min((i for i in range(1, len(text)) if text.startswith("<|", i)), default=len(text))
+        )
         out += [SPECIAL_TOKENS[name]] if name else load_vocabulary().encode(text[:cut])
         text = text[cut:]
     return out

@@ -1,6 +1,7 @@
 """Random conversations and JSON schemas in openai-harmony's JSON layout, for tests and bench/fuzz_harmony.py.
 
-Everything is explicit (null, never missing), because a missing key means different things to the reference's two halves.
+Everything is explicit (null, never missing), because a missing key means different things to the reference's two
+halves.
 """
 
 from __future__ import annotations
@@ -10,10 +11,87 @@ from typing import Any
 
 Json = dict[str, Any]
 
-WORDS = ["the", "model", "shall", "answer", "don't", "I'LL", "we're", "x", "=", "f(y);", "def", "main():", "return", "0", '{"a":', "[1,", "2.5e3]}", "http://a.b/c?d=e#f", "2024-06-30", "1234567", "Größe", "été", "naïve", "Привет", "мир", "日本語の文章", "中文测试", "한국어", "العربية", "עברית", "हिन्दी", "ไทย", "Ελληνικά", "👩\u200d👧🏽", "🇩🇪", "é", "ſ", "²³", "Ⅷ", "٣٤", "\xa0", "\u2028", "\x00", "\x1c", "\x7f", "\ufeff"]
-SPECIALS = ["start", "end", "message", "channel", "constrain", "return", "call", "startoftext", "endoftext", "reserved_200018", "reserved_201088", "refusal", "endofprompt"]
+WORDS = [
+    "the",
+    "model",
+    "shall",
+    "answer",
+    "don't",
+    "I'LL",
+    "we're",
+    "x",
+    "=",
+    "f(y);",
+    "def",
+    "main():",
+    "return",
+    "0",
+    '{"a":',
+    "[1,",
+    "2.5e3]}",
+    "http://a.b/c?d=e#f",
+    "2024-06-30",
+    "1234567",
+    "Größe",
+    "été",
+    "naïve",
+    "Привет",
+    "мир",
+    "日本語の文章",
+    "中文测试",
+    "한국어",
+    "العربية",
+    "עברית",
+    "हिन्दी",
+    "ไทย",
+    "Ελληνικά",
+    "👩\u200d👧🏽",
+    "🇩🇪",
+    "é",
+    "ſ",
+    "²³",
+    "Ⅷ",
+    "٣٤",
+    "\xa0",
+    "\u2028",
+    "\x00",
+    "\x1c",
+    "\x7f",
+    "\ufeff",
+]
+SPECIALS = [
+    "start",
+    "end",
+    "message",
+    "channel",
+    "constrain",
+    "return",
+    "call",
+    "startoftext",
+    "endoftext",
+    "reserved_200018",
+    "reserved_201088",
+    "refusal",
+    "endofprompt",
+]
 SPACES = (" ", " ", " ", "\n", "\r\n", "  ", "\t", "", "\n\n", "/")
-NAMES = ("a", "b_c", "camelCase", "0start", "x.y", "has space", "with-dash", "größe", "名前", "type", "default", "enum", "null", "nullthing", "")
+NAMES = (
+    "a",
+    "b_c",
+    "camelCase",
+    "0start",
+    "x.y",
+    "has space",
+    "with-dash",
+    "größe",
+    "名前",
+    "type",
+    "default",
+    "enum",
+    "null",
+    "nullthing",
+    "",
+)
 CHANNELS = ("analysis", "commentary", "final", "", "other", "final ", "<|channel|>")
 RECIPIENTS = ("functions.f", "browser.search", "python", "assistant", "all", "", "x y", "<|start|>")
 CONTENT_TYPES = ("json", "code", "<|constrain|>json", "<|constrain|> json", "<|constrain|>", "a<|constrain|>b", "", " ")
@@ -58,7 +136,14 @@ def schema(rng: Random, depth: int = 3) -> Any:
     if rng.random() < 0.03:
         return rng.choice([True, False, {}, [], "string", 3, None])
     out: Json = {}
-    for key, chance in (("title", 0.15), ("description", 0.35), ("default", 0.25), ("nullable", 0.15), ("examples", 0.15), ("enum", 0.15)):
+    for key, chance in (
+        ("title", 0.15),
+        ("description", 0.35),
+        ("default", 0.25),
+        ("nullable", 0.15),
+        ("examples", 0.15),
+        ("enum", 0.15),
+    ):
         if rng.random() < chance:
             out[key] = _annotation(rng, key)
     _add_type(rng, out, depth)
@@ -74,21 +159,45 @@ def _annotation(rng: Random, key: str) -> Any:
         return rng.choice([True, True, False, "yes"])
     if key == "default":
         return value(rng)
-    return rng.choice([[value(rng, 1) for _ in range(rng.randrange(4))], ["a", "b"], ["null_x", 1, None], [], "no list"])
+    return rng.choice(
+        [[value(rng, 1) for _ in range(rng.randrange(4))], ["a", "b"], ["null_x", 1, None], [], "no list"]
+    )
 
 
 def _add_type(rng: Random, out: Json, depth: int) -> None:
-    kind = rng.choice(["object"] * 4 + ["string"] * 3 + ["number", "integer", "boolean", "array", "array", "oneOf", "oneOf", "list", "odd"])
+    kind = rng.choice(
+        ["object"] * 4
+        + ["string"] * 3
+        + ["number", "integer", "boolean", "array", "array", "oneOf", "oneOf", "list", "odd"]
+    )
     if kind in ("object", "array", "oneOf") and depth == 0:
         kind = "string"
     if kind == "oneOf":
         out["oneOf"] = rng.choice([[schema(rng, depth - 1) for _ in range(rng.randrange(4))]] * 9 + ["odd"])
-        if "description" in out and isinstance(out["oneOf"], list) and out["oneOf"] and isinstance(out["oneOf"][0], dict):
+        if (
+            "description" in out
+            and isinstance(out["oneOf"], list)
+            and out["oneOf"]
+            and isinstance(out["oneOf"][0], dict)
+        ):
             out["oneOf"][0].update({"description": out["description"]} if rng.random() < 0.3 else {})
     elif kind == "list":
         out["type"] = rng.sample(["string", "integer", "null", "object", "array", "x", 1, None], rng.randrange(4))
     elif kind == "odd":
-        out.update(rng.choice([{}, {"anyOf": [{"type": "string"}]}, {"$ref": "#/x"}, {"const": 1}, {"type": "null"}, {"type": 3}, {"type": None}, {"allOf": []}]))
+        out.update(
+            rng.choice(
+                [
+                    {},
+                    {"anyOf": [{"type": "string"}]},
+                    {"$ref": "#/x"},
+                    {"const": 1},
+                    {"type": "null"},
+                    {"type": 3},
+                    {"type": None},
+                    {"allOf": []},
+                ]
+            )
+        )
     else:
         out["type"] = kind
     if kind == "object" and rng.random() < 0.9:
@@ -109,15 +218,24 @@ def tools(rng: Random) -> Json | None:
         return None
     spaces = {}
     for key in rng.sample(["functions", "browser", "a", "Z", "é", "python"], rng.randrange(4)):
-        entries = [{"name": rng.choice(NAMES), "description": text(rng, 6), "parameters": maybe(rng, lambda: parameters(rng), 0.8)}
-                   for _ in range(rng.randrange(3))]  # fmt: skip
+        entries = [
+            {
+                "name": rng.choice(NAMES),
+                "description": text(rng, 6),
+                "parameters": maybe(rng, lambda: parameters(rng), 0.8),
+            }
+            for _ in range(rng.randrange(3))
+        ]
         description = maybe(rng, lambda: rng.choice([text(rng), "a\r", "a\n\nb\r\n", "\n", ""]))
         spaces[key] = {"name": rng.choice([key, key, "other"]), "description": description, "tools": entries}
     return spaces
 
 
 def system_content(rng: Random) -> Json:
-    config = {"valid_channels": rng.choice([["analysis", "commentary", "final"], ["final"], [], [text(rng, 3)]]), "channel_required": rng.random() < 0.5}
+    config = {
+        "valid_channels": rng.choice([["analysis", "commentary", "final"], ["final"], [], [text(rng, 3)]]),
+        "channel_required": rng.random() < 0.5,
+    }
     return {
         "type": "system_content",
         "model_identity": maybe(rng, lambda: text(rng)),
@@ -140,12 +258,16 @@ def message(rng: Random) -> Json:
     assistant = role == "assistant"
     return {
         "role": role,
-        "name": rng.choice(["functions.f", "browser.search", "", text(rng, 3)]) if role == "tool" else maybe(rng, lambda: rng.choice(["bob", "", text(rng, 3)]), 0.1),
+        "name": rng.choice(["functions.f", "browser.search", "", text(rng, 3)])
+        if role == "tool"
+        else maybe(rng, lambda: rng.choice(["bob", "", text(rng, 3)]), 0.1),
         "content": parts,
-        "channel": rng.choice(CHANNELS[:3] * 4 + CHANNELS) if assistant else maybe(rng, lambda: rng.choice(CHANNELS), 0.2),
+        "channel": rng.choice(CHANNELS[:3] * 4 + CHANNELS)
+        if assistant
+        else maybe(rng, lambda: rng.choice(CHANNELS), 0.2),
         "recipient": maybe(rng, lambda: rng.choice([*RECIPIENTS, text(rng, 3)]), 0.3),
         "content_type": maybe(rng, lambda: rng.choice([*CONTENT_TYPES, text(rng, 3)]), 0.2),
-    }  # fmt: skip
+    }
 
 
 def conversation(rng: Random) -> Json:

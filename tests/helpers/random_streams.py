@@ -1,4 +1,6 @@
-"""Random token streams: well-formed ones, the same with mistakes, and pure noise. For tests and bench/fuzz_harmony.py."""
+"""Random token streams: well-formed ones, the same with mistakes, and pure noise. For tests and
+bench/fuzz_harmony.py.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,61 @@ from gptoss_harmony.tokens import (
     STARTOFTEXT,
 )
 
-ROLES = ("assistant", "assistant", "user", "tool", "system", "developer", "bash", "functions.f", "user:bob", "assistantassistant", "to=functions.f")
-CHANNELS = ("analysis", "commentary", "final", "final", "comment", "commentary?", "––commentary", "??", "analysisassistant", "")
-RECIPIENTS = (" to=functions.f", " to=assistant", " to=", " to=python", " functions.f", " to= functions.f", " to=functions f", "to=x", " to=all")
+ROLES = (
+    "assistant",
+    "assistant",
+    "user",
+    "tool",
+    "system",
+    "developer",
+    "bash",
+    "functions.f",
+    "user:bob",
+    "assistantassistant",
+    "to=functions.f",
+)
+CHANNELS = (
+    "analysis",
+    "commentary",
+    "final",
+    "final",
+    "comment",
+    "commentary?",
+    "––commentary",
+    "??",
+    "analysisassistant",
+    "",
+)
+RECIPIENTS = (
+    " to=functions.f",
+    " to=assistant",
+    " to=",
+    " to=python",
+    " functions.f",
+    " to= functions.f",
+    " to=functions f",
+    "to=x",
+    " to=all",
+)
 TYPES = (" json", " code", "json", " x y", " text/plain; charset=utf-8", " ", "\n", "\xa0", "\x0b", "\x1c")
-WORDS = ("Hello", " world", " I must refuse", '{"a":1}', "{}{}", "assistantfinal", "analysis", "\n\n", " ", "日本語", " नमस्ते", " 👩\u200d👧🏽", "é", "\ufffd", "<|end|>", "<")  # fmt: skip
+WORDS = (
+    "Hello",
+    " world",
+    " I must refuse",
+    '{"a":1}',
+    "{}{}",
+    "assistantfinal",
+    "analysis",
+    "\n\n",
+    " ",
+    "日本語",
+    " नमस्ते",
+    " 👩\u200d👧🏽",
+    "é",
+    "\ufffd",
+    "<|end|>",
+    "<",
+)
 CONTROLS = (START, END, MESSAGE, CHANNEL, CONSTRAIN, CALL, RETURN)
 ODD = (STARTOFTEXT, ENDOFTEXT, LAST_SPECIAL, LAST_SPECIAL + 1, 2**32 - 1, 200_018)
 
@@ -37,7 +89,11 @@ def encoded(text: str) -> tuple[int, ...]:
 @cache
 def broken_tokens() -> tuple[int, ...]:
     """Tokens that are not whole characters."""
-    return tuple(i for i, data in enumerate(load_vocabulary().token_bytes[:N_RANKS]) if "\ufffd" in data.decode("utf-8", "replace"))
+    return tuple(
+        i
+        for i, data in enumerate(load_vocabulary().token_bytes[:N_RANKS])
+        if "\ufffd" in data.decode("utf-8", "replace")
+    )
 
 
 def content(rng: Random, longest: int = 8) -> list[int]:
@@ -61,7 +117,11 @@ def header(rng: Random) -> list[int]:
     if rng.random() < 0.3:
         ids += encoded(rng.choice(RECIPIENTS))
     if rng.random() < 0.2:
-        ids += [*encoded(rng.choice((" ", ""))), CONSTRAIN, *encoded(rng.choice(("json", " json", "", "functions.f", "write: edit")))]
+        ids += [
+            *encoded(rng.choice((" ", ""))),
+            CONSTRAIN,
+            *encoded(rng.choice(("json", " json", "", "functions.f", "write: edit"))),
+        ]
     elif rng.random() < 0.2:
         ids += encoded(rng.choice(TYPES))
     return ids

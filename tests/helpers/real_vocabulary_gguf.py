@@ -24,7 +24,9 @@ def write(path: Path, seed: int = 0) -> None:
     source, writer = gguf.GGUFReader(TINY), gguf.GGUFWriter(path, "gpt-oss")
     for key, field in source.fields.items():
         if not key.startswith(("GGUF.", "general.architecture", "tokenizer.")):
-            writer.add_key_value(key, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
+            writer.add_key_value(
+                key, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None
+            )
     tokens = [_gpt2_text(piece) for piece in pieces()[:FIRST_SPECIAL]] + list(SPECIAL_NAMES[:-1])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-4o")
@@ -49,4 +51,6 @@ def _gpt2_text(piece: bytes) -> str:
 
 
 _VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
-_GPT2 = {byte: chr(byte) for byte in _VISIBLE} | {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in _VISIBLE)}
+_GPT2 = {byte: chr(byte) for byte in _VISIBLE} | {
+    b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in _VISIBLE)
+}

@@ -45,12 +45,15 @@ class Scripted(Engine):
 
 
 class Echo(Engine):
-    """Says the last user message again and again, `times` times, with `delay` seconds before each token; `prefill` seconds
-    come first. `trouble`: "fail" after the third token, or "die" there."""
+    """Says the last user message again and again, `times` times, with `delay` seconds before each token; `prefill`
+    seconds come first. `trouble`: "fail" after the third token, or "die" there.
+    """
 
     reads = "hf"
 
-    def __init__(self, path: str | None, delay: float = 0.0, times: int = 1, prefill: float = 0.0, trouble: str = "") -> None:
+    def __init__(
+        self, path: str | None, delay: float = 0.0, times: int = 1, prefill: float = 0.0, trouble: str = ""
+    ) -> None:
         self._delay, self._times, self._prefill, self._trouble = delay, times, prefill, trouble
         load_vocabulary()
         self.info = Info("echo", "1", 201_088, 100_000, STOPS, Capabilities("full"))
@@ -58,12 +61,16 @@ class Echo(Engine):
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
         time.sleep(self._prefill)
         said = last_user_message(request.tokens)
-        for n, ident in enumerate([CHANNEL, *load_vocabulary().encode("final"), MESSAGE, *(said * self._times), RETURN]):
+        for n, ident in enumerate(
+            [CHANNEL, *load_vocabulary().encode("final"), MESSAGE, *(said * self._times), RETURN]
+        ):
             if n == 3 and self._trouble:
                 os.abort() if self._trouble == "die" else 1 // 0
             if self._delay:
                 time.sleep(self._delay)
-            yield Token(ident, None if request.logprobs is None else -1.0)  # the protocol: a logprob where one was asked for
+            yield Token(
+                ident, None if request.logprobs is None else -1.0
+            )  # the protocol: a logprob where one was asked for
 
 
 def last_user_message(tokens: Sequence[int]) -> list[int]:
@@ -75,15 +82,36 @@ def last_user_message(tokens: Sequence[int]) -> list[int]:
 class Served:
     """A server in a process of its own; `.client` talks to it as a user's program would."""
 
-    def __init__(self, backend: str, folder: Path, *arguments: str, key: str | None = None, store: str = ":memory:") -> None:
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *(p for p in sys.path if p)]), "GPTOSS_API_KEY": key or ""}
+    def __init__(
+        self, backend: str, folder: Path, *arguments: str, key: str | None = None, store: str = ":memory:"
+    ) -> None:
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(TESTS), *(p for p in sys.path if p)]),
+            "GPTOSS_API_KEY": key or "",
+        }
         self.log = folder / f"log-{time.monotonic_ns()}"
-        command = [sys.executable, "-m", "gptoss_adapters.serve.cli", "--backend", backend, "--port", "0", "--store", store, "--date", DATE, *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "gptoss_adapters.serve.cli",
+            "--backend",
+            backend,
+            "--port",
+            "0",
+            "--store",
+            store,
+            "--date",
+            DATE,
+            *arguments,
+        ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, env=env, cwd=folder)
         self.url = self._wait()
         self.client = OpenAI(base_url=self.url, api_key=key or "none", max_retries=0, timeout=60)
-        self.http = httpx.Client(base_url=self.url.removesuffix("/v1"), headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=60)
+        self.http = httpx.Client(
+            base_url=self.url.removesuffix("/v1"), headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=60
+        )
 
     def _wait(self) -> str:
         deadline = time.monotonic() + 120

@@ -1,9 +1,12 @@
-"""What must hold for any token stream, as functions of a seed: test_parser_fuzz.py runs some, bench/fuzz_harmony.py many."""
+"""What must hold for any token stream, as functions of a seed: test_parser_fuzz.py runs some, bench/fuzz_harmony.py
+many.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -48,19 +51,28 @@ def their_state(parser: openai_harmony.StreamableParser) -> dict[str, Any]:
         "content": parser.current_content,
         "delta": parser.last_content_delta,
         "tokens": parser.tokens,
-        "messages": [[*(message.get(key) for key in FIELDS), "".join(part["text"] for part in message["content"])] for message in messages],
+        "messages": [
+            [*(message.get(key) for key in FIELDS), "".join(part["text"] for part in message["content"])]
+            for message in messages
+        ],
     }
 
 
 def check_reference(seed: int) -> None:
-    """Every attribute after every token, and every error, as in the installed openai_harmony. After an error both read on."""
+    """Every attribute after every token, and every error, as in the installed openai_harmony. After an error both
+    read on.
+    """
     rng = Random(seed)
     role, ids = any_stream(rng)
     strict: Strictness = rng.choice((True, "lax"))
     ours = Parser(role, strict)
     theirs = openai_harmony.StreamableParser(oracle(), role and openai_harmony.Role(role), strict=strict is True)
     for at, token in enumerate([*ids, None]):
-        errors = [_error(lambda: ours.finish() if token is None else ours.feed([token])), _error(lambda: theirs.process_eos() if token is None else theirs.process(token))]  # noqa: B023
+        ended = token is None
+        errors = [
+            _error(ours.finish) if ended else _error(partial(ours.feed, [token])),
+            _error(theirs.process_eos) if ended else _error(partial(theirs.process, token)),
+        ]
         assert _same_error(*errors), (seed, at, errors)
         got, expected = our_state(ours), their_state(theirs)
         assert got == expected, (seed, at, {key: (got[key], expected[key]) for key in got if got[key] != expected[key]})
@@ -79,7 +91,9 @@ def _same_error(ours: str | None, theirs: str | None) -> bool:
     escapes combining marks), and for a header that cannot be decoded it quotes its decoder."""
     if ours is None or theirs is None:
         return ours is theirs
-    return ours.partition("Some(")[0] == theirs.partition("Some(")[0] or (ours == "could not decode header" and "decode" in theirs)
+    return ours.partition("Some(")[0] == theirs.partition("Some(")[0] or (
+        ours == "could not decode header" and "decode" in theirs
+    )
 
 
 def check_robust(seed: int) -> None:
@@ -116,7 +130,9 @@ def check_events(parser: Parser, events: list[Any]) -> None:
     ends = [event for event in events if isinstance(event, MessageEnd)]
     assert [end.message for end in ends] == parser.messages
     starts = [event.header for event in events if isinstance(event, MessageStart)]
-    assert [[getattr(header, key) for key in FIELDS] for header in starts] == [[getattr(m, key) for key in FIELDS] for m in parser.messages]
+    assert [[getattr(header, key) for key in FIELDS] for header in starts] == [
+        [getattr(m, key) for key in FIELDS] for m in parser.messages
+    ]
     texts = [""] * len(starts)
     at = -1
     for event in events:
@@ -143,7 +159,10 @@ def check_nothing_lost(role: str | None, ids: list[int], parser: Parser) -> None
     kept = Counter("".join(parser.flags))  # those that found no message to stand on
     for message in parser.messages:
         fields = (message.name, message.channel, message.recipient)
-        assert not [field for field in fields for name in NAMES if name in (field or "") and name not in text], (role, ids)
+        assert not [field for field in fields for name in NAMES if name in (field or "") and name not in text], (
+            role,
+            ids,
+        )
         for part in (*fields, message.role.value, message.content_type, message.text, *message.flags):
             kept.update(part or "")
         kept.update(":" if message.name is not None else "")
@@ -154,7 +173,9 @@ def check_nothing_lost(role: str | None, ids: list[int], parser: Parser) -> None
 
 
 def check_text(seed: int) -> None:
-    """As text, in one piece and in random chunks: the same messages; and the same as from ids, if text can tell them."""
+    """As text, in one piece and in random chunks: the same messages; and the same as from ids, if text can tell
+    them.
+    """
     rng = Random(seed)
     role, ids = any_stream(rng)
     table = load_vocabulary().token_bytes

@@ -1,6 +1,7 @@
 """Compiles the Triton kernels, as `moe` launches them on the 20b's shapes, to machine code for GPUs that are not here.
 
-Run as a program: Triton decides once in a process whether it interprets. Prints one JSON object per kernel, dtype and target.
+Run as a program: Triton decides once in a process whether it interprets. Prints one JSON object per kernel, dtype and
+target.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from triton.compiler import ASTSource
 
 from gptoss_adapters.mxfp4 import triton_kernels as kernels
 
-TARGETS = {"sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "sm_120": GPUTarget("cuda", 120, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
 NAMES = ("_partial_rows", "_add_swiglu", "_add_combine", "_tile")
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.uint8: "*u8", torch.int32: "*i32"}
 EXPERTS, HIDDEN, INTER, TOP_K = 32, 2880, 2880, 4
@@ -39,10 +45,14 @@ class Recorder:
 
 
 def launches(tokens: int, dtype: torch.dtype) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """(kernel, its arguments by name) of a layer of so many tokens; tensors without memory, but for what the host looks at."""
+    """(kernel, its arguments by name) of a layer of so many tokens; tensors without memory, but for what the host
+    looks at.
+    """
 
     def part(rows: int, width: int) -> list[torch.Tensor]:
-        blocks, scales = (torch.empty((EXPERTS, rows, width // 32, *tail), dtype=torch.uint8, device="meta") for tail in ((16,), ()))
+        blocks, scales = (
+            torch.empty((EXPERTS, rows, width // 32, *tail), dtype=torch.uint8, device="meta") for tail in ((16,), ())
+        )
         return [blocks, scales, torch.empty((EXPERTS, rows), device="meta")]
 
     recorders = {name: Recorder(getattr(kernels, name)) for name in NAMES}
@@ -78,7 +88,11 @@ def compiled(kernel: Any, launch: dict[str, Any], target: GPUTarget) -> Any:
         if name not in constants and (isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0)):
             attributes[(n,)] = [["tt.divisibility", 16]]
     options = {"num_warps": launch["num_warps"]} if "num_warps" in launch else {}
-    return triton.compile(ASTSource(kernel, signature, {name: launch[name] for name in constants}, attributes), target=target, options=options)
+    return triton.compile(
+        ASTSource(kernel, signature, {name: launch[name] for name in constants}, attributes),
+        target=target,
+        options=options,
+    )
 
 
 def machine_code(cubin: bytes, *options: str) -> str:
@@ -90,7 +104,9 @@ def machine_code(cubin: bytes, *options: str) -> str:
 
 
 def resources(cubin: bytes) -> dict[str, int]:
-    """What ptxas gave the kernel: registers a thread, bytes of local memory a thread (where registers did not suffice)."""
+    """What ptxas gave the kernel: registers a thread, bytes of local memory a thread (where registers did not
+    suffice).
+    """
     said = machine_code(cubin, "-res-usage")
     registers, stack = (re.search(rf"{key}:(\d+)", said) for key in ("REG", "STACK"))
     assert registers and stack
@@ -99,9 +115,13 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 def longest_loop(cubin: bytes) -> int:
     """Instructions between a backward branch and where it goes."""
-    listed = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_.]+)\s*([^;]*);", machine_code(cubin, "-sass"))
+    listed = re.findall(
+        r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_.]+)\s*([^;]*);", machine_code(cubin, "-sass")
+    )
     index = {int(at, 16): n for n, (at, *_) in enumerate(listed)}
-    jumps = [(n, re.search(r"0x([0-9a-f]+)", where)) for n, (_, name, where) in enumerate(listed) if name.startswith("BRA")]
+    jumps = [
+        (n, re.search(r"0x([0-9a-f]+)", where)) for n, (_, name, where) in enumerate(listed) if name.startswith("BRA")
+    ]
     return max((n - index[int(to[1], 16)] + 1 for n, to in jumps if to and int(to[1], 16) in index), default=0)
 
 
@@ -109,7 +129,12 @@ def main(names: list[str]) -> None:
     for target, dtype, tokens in itertools.product(names, (torch.bfloat16, torch.float32), (1, 64, 2048)):
         for kernel, launch in launches(tokens, dtype):
             made = compiled(kernel, launch, TARGETS[target])
-            out = {"kernel": kernel.__name__, "dtype": str(dtype).removeprefix("torch."), "target": target, "shared": made.metadata.shared}
+            out = {
+                "kernel": kernel.__name__,
+                "dtype": str(dtype).removeprefix("torch."),
+                "target": target,
+                "shared": made.metadata.shared,
+            }
             if "cubin" in made.asm:
                 cubin, ptx = made.asm["cubin"], made.asm["ptx"]
                 out |= resources(cubin)

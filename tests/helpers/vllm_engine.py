@@ -15,9 +15,13 @@ F64 = npt.NDArray[np.float64]
 ROOT = Path(__file__).parents[2]
 GOLD = ROOT / "tests" / "data" / "checkpoints"
 ENVIRONMENT = {  # one process, small and offline
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
-}  # fmt: skip
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "2",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 
 
 def load(path: Path | str, dtype: str = "float32", **more: Any) -> Any:
@@ -26,9 +30,15 @@ def load(path: Path | str, dtype: str = "float32", **more: Any) -> Any:
     from vllm import LLM
 
     options = {
-        "skip_tokenizer_init": True, "enforce_eager": True, "seed": 0, "max_model_len": 256, "max_num_seqs": 4,
-        "max_num_batched_tokens": 256, "max_logprobs": -1, "enable_prefix_caching": False,
-    }  # fmt: skip
+        "skip_tokenizer_init": True,
+        "enforce_eager": True,
+        "seed": 0,
+        "max_model_len": 256,
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 256,
+        "max_logprobs": -1,
+        "enable_prefix_caching": False,
+    }
     return LLM(model=str(path), dtype=dtype, **(options | more))
 
 
@@ -47,10 +57,14 @@ def model_of(llm: Any) -> Any:
 
 
 def score(llm: Any, prompts: Sequence[Sequence[int]], new: int = 4) -> list[tuple[F64, list[int]]]:
-    """Per prompt: log-probabilities [T - 1 + new, V] after each token but the last generated one, and the generated ids."""
+    """Per prompt: log-probabilities [T - 1 + new, V] after each token but the last generated one, and the generated
+    ids.
+    """
     from vllm import SamplingParams
 
-    sampling = SamplingParams(temperature=0, max_tokens=new, prompt_logprobs=-1, logprobs=-1, detokenize=False, ignore_eos=True)
+    sampling = SamplingParams(
+        temperature=0, max_tokens=new, prompt_logprobs=-1, logprobs=-1, detokenize=False, ignore_eos=True
+    )
     out = llm.generate([{"prompt_token_ids": list(p)} for p in prompts], sampling, use_tqdm=False)
     return [(_table([*o.prompt_logprobs[1:], *o.outputs[0].logprobs]), list(o.outputs[0].token_ids)) for o in out]
 

@@ -1,4 +1,6 @@
-"""Run as a program: a vLLM engine in processes of its own, told by arguments; prints the generated ids and the logprobs as JSON."""
+"""Run as a program: a vLLM engine in processes of its own, told by arguments; prints the generated ids and the
+logprobs as JSON.
+"""
 
 from __future__ import annotations
 

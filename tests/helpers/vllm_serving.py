@@ -16,23 +16,50 @@ from pathlib import Path
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 DESCRIPTION = "Get the weather for a city."
 CHAT_TOOL = {"type": "function", "function": {"name": "get_weather", "description": DESCRIPTION, "parameters": WEATHER}}
-RESPONSES_TOOL = {"type": "function", "name": "get_weather", "description": DESCRIPTION, "parameters": WEATHER, "strict": False}
+RESPONSES_TOOL = {
+    "type": "function",
+    "name": "get_weather",
+    "description": DESCRIPTION,
+    "parameters": WEATHER,
+    "strict": False,
+}
 
 
 def environment(**more: str) -> dict[str, str]:
     """A small machine, no network, no telemetry, the date that the pocket model's lessons know."""
     return os.environ | {
-        "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_SYSTEM_START_DATE": "2026-01-01", **more,
-    }  # fmt: skip
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "2",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_SYSTEM_START_DATE": "2026-01-01",
+        **more,
+    }
 
 
 def command(checkpoint: Path, port: int, *more: str) -> list[str]:
     return [
-        str(Path(sys.executable).with_name("vllm")), "serve", str(checkpoint), "--served-model-name", "pocket", "--host", "127.0.0.1",
-        "--port", str(port), "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "4", "--enable-auto-tool-choice",
-        "--tool-call-parser", "openai", *more,
-    ]  # fmt: skip
+        str(Path(sys.executable).with_name("vllm")),
+        "serve",
+        str(checkpoint),
+        "--served-model-name",
+        "pocket",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--enforce-eager",
+        "--max-model-len",
+        "1024",
+        "--max-num-seqs",
+        "4",
+        "--enable-auto-tool-choice",
+        "--tool-call-parser",
+        "openai",
+        *more,
+    ]
 
 
 def free_port() -> int:
@@ -43,10 +70,19 @@ def free_port() -> int:
 
 @contextmanager
 def server(checkpoint: Path, log: Path, *more: str, seconds: float = 280) -> Iterator[str]:
-    """A running server's base URL; the log goes to `log`. Fails with the log's end if it dies or is not ready in time."""
+    """A running server's base URL; the log goes to `log`. Fails with the log's end if it dies or is not ready in
+    time.
+    """
     port = free_port()
     with log.open("wb") as out:
-        process = subprocess.Popen(command(checkpoint, port, *more), env=environment(), stdout=out, stderr=out, cwd=log.parent, start_new_session=True)
+        process = subprocess.Popen(
+            command(checkpoint, port, *more),
+            env=environment(),
+            stdout=out,
+            stderr=out,
+            cwd=log.parent,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + seconds
         while not _healthy(port):

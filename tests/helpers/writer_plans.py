@@ -26,7 +26,9 @@ def make_plan(folder: Path, *fills: ChunkFill, sources: Sequence[Path] = (), nam
         offsets.append(at)
         at += fill.rows * fill.row_bytes + 64
     file = PlannedFile(folder / name, HEADER, tuple(tensors), tuple(offsets), at)
-    return Plan((file,), tuple(Work(f, (Place(0, n),)) for n, f in enumerate(fills)), {p: stamp_of(p.stat()) for p in sources})
+    return Plan(
+        (file,), tuple(Work(f, (Place(0, n),)) for n, f in enumerate(fills)), {p: stamp_of(p.stat()) for p in sources}
+    )
 
 
 def left_behind(folder: Path) -> list[str]:

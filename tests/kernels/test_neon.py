@@ -1,4 +1,6 @@
-"""The NEON kernels, cross-compiled and run under qemu-user: correctness only. Needs g++-aarch64-linux-gnu and qemu-user."""
+"""The NEON kernels, cross-compiled and run under qemu-user: correctness only. Needs g++-aarch64-linux-gnu and
+qemu-user.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,33 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for isa, march in (("portable", "armv8-a"), ("neon", "armv8.2-a+dotprod")):
         for source in PER_ISA:
             out = folder / f"{source}_{isa}.o"
-            subprocess.run([compiler, *FLAGS, f"-march={march}", f"-DMXFP4_ISA={isa}", "-c", str(NATIVE / f"{source}.cpp"), "-o", str(out)], check=True)
+            subprocess.run(
+                [
+                    compiler,
+                    *FLAGS,
+                    f"-march={march}",
+                    f"-DMXFP4_ISA={isa}",
+                    "-c",
+                    str(NATIVE / f"{source}.cpp"),
+                    "-o",
+                    str(out),
+                ],
+                check=True,
+            )
             objects.append(str(out))
     rest = [str(path) for path in NATIVE.glob("*.cpp") if path.stem not in (*PER_ISA, "gemm_amx", "gemm_vnni")]
     main = Path(__file__).parents[1] / "helpers" / "neon_main.cpp"
-    command = [compiler, *FLAGS, "-DMXFP4_HAS_portable", "-DMXFP4_HAS_neon", *rest, str(main), *objects, "-o", str(folder / "run")]
+    command = [
+        compiler,
+        *FLAGS,
+        "-DMXFP4_HAS_portable",
+        "-DMXFP4_HAS_neon",
+        *rest,
+        str(main),
+        *objects,
+        "-o",
+        str(folder / "run"),
+    ]
     subprocess.run(command, check=True)
     return folder / "run"
 
@@ -38,13 +62,30 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("rows", "groups", "tokens"), [(65, 1, 3), (70, 3, 2), (33, 6, 7), (64, 90, 4)])
 def test_every_kernel(program: Path, isa: str, rows: int, groups: int, tokens: int) -> None:
     rng = np.random.default_rng(0)
-    blocks, scales = rng.integers(0, 256, (rows, groups, 16), np.uint8), rng.integers(112, 130, (rows, groups)).astype(np.uint8)
+    blocks, scales = (
+        rng.integers(0, 256, (rows, groups, 16), np.uint8),
+        rng.integers(112, 130, (rows, groups)).astype(np.uint8),
+    )
     x = rng.standard_normal((tokens, groups * 32)).astype(np.float32)
     x[:, ::97] *= 30
     request = np.array([rows, groups, tokens], np.int64).tobytes() + blocks.tobytes() + scales.tobytes() + x.tobytes()
-    answer = subprocess.run(["qemu-aarch64", str(program), isa], input=request, capture_output=True, check=True, timeout=300).stdout
+    answer = subprocess.run(
+        ["qemu-aarch64", str(program), isa], input=request, capture_output=True, check=True, timeout=300
+    ).stdout
     n = tokens * groups
-    ggml, values, *rest = split(answer, rows * groups * 17, rows * groups * 128, n * 16, n, n * 16, n, *[tokens * rows * 4] * 4, x.nbytes, x.nbytes, tokens * rows * 4)
+    ggml, values, *rest = split(
+        answer,
+        rows * groups * 17,
+        rows * groups * 128,
+        n * 16,
+        n,
+        n * 16,
+        n,
+        *[tokens * rows * 4] * 4,
+        x.nbytes,
+        x.nbytes,
+        tokens * rows * 4,
+    )
     encoded, products, (normed, attended, packed) = rest[:4], rest[4:8], rest[8:]
     assert ggml == oracle.hf_to_ggml(blocks, scales).tobytes()
     assert values == oracle.decode(blocks, scales).tobytes()
@@ -53,8 +94,14 @@ def test_every_kernel(program: Path, isa: str, rows: int, groups: int, tokens: i
     assert encoded == [a.tobytes() for a in (*wide, *short)]
     truth = x.astype(np.float64) @ oracle.decode(blocks, scales).astype(np.float64).T
     wide = x.astype(np.float64)
-    np.testing.assert_allclose(np.frombuffer(normed, np.float32).reshape(x.shape), wide / np.sqrt((wide**2).mean(1, keepdims=True) + 1e-5), rtol=3e-6)
-    np.testing.assert_allclose(np.frombuffer(attended, np.float32).reshape(x.shape), attention(wide), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        np.frombuffer(normed, np.float32).reshape(x.shape),
+        wide / np.sqrt((wide**2).mean(1, keepdims=True) + 1e-5),
+        rtol=3e-6,
+    )
+    np.testing.assert_allclose(
+        np.frombuffer(attended, np.float32).reshape(x.shape), attention(wide), rtol=1e-5, atol=1e-5
+    )
     for product, bound in zip((*products, packed), (*BOUND, 1e-6), strict=True):
         y = np.frombuffer(product, np.float32).reshape(tokens, rows)
         assert np.sqrt(((y - truth) ** 2).mean() / (truth**2).mean()) <= bound
@@ -66,7 +113,9 @@ def attention(x: np.ndarray) -> np.ndarray:
     for head in np.split(x, 2, axis=1):
         scores = head @ head.T / np.sqrt(head.shape[1])
         scores[[[t < s or t - s >= 3 for s in range(tokens)] for t in range(tokens)]] = -np.inf
-        weights = np.exp(np.concatenate((scores, np.full((tokens, 1), 0.5)), axis=1) - scores.max(axis=1, keepdims=True))
+        weights = np.exp(
+            np.concatenate((scores, np.full((tokens, 1), 0.5)), axis=1) - scores.max(axis=1, keepdims=True)
+        )
         out.append(weights[:, :-1] / weights.sum(axis=1, keepdims=True) @ head)
     return np.concatenate(out, axis=1)
 

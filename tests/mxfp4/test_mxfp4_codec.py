@@ -128,7 +128,9 @@ def test_scale_255_is_refused_by_name() -> None:
     scales = np.zeros((2, 3, 4), np.uint8)
     mxfp4.check_scales(scales)
     scales[1, 0, 2] = 255
-    with pytest.raises(BadInput, match=r"^x\.safetensors: w_scales: 1 MXFP4 scale bytes are 255 \(NaN\), the first at \[1, 0, 2\]$"):
+    with pytest.raises(
+        BadInput, match=r"^x\.safetensors: w_scales: 1 MXFP4 scale bytes are 255 \(NaN\), the first at \[1, 0, 2\]$"
+    ):
         mxfp4.check_scales(scales, "x.safetensors", "w_scales")
 
 
@@ -139,7 +141,11 @@ def edge_blocks() -> np.ndarray:
     blocks = [np.zeros(32), -np.zeros(32), np.full(32, tiny), np.full(32, huge), np.r_[huge, np.zeros(31)]]
     ties = np.r_[oracle.THRESHOLDS, -oracle.THRESHOLDS, 4, 6, -6, 7, 7.5, 7.99, 5.5, 3.5, 3.49, np.zeros(9)]
     blocks += [ties * 2.0**e for e in range(-140, 125, 5)]
-    blocks += [np.r_[m * 2.0**e, np.zeros(31)] for e in (-149, -130, -127, -126, -125, -3, 0, 100) for m in (1, 1.4999, 1.5, 1.75, 1.9)]
+    blocks += [
+        np.r_[m * 2.0**e, np.zeros(31)]
+        for e in (-149, -130, -127, -126, -125, -3, 0, 100)
+        for m in (1, 1.4999, 1.5, 1.75, 1.9)
+    ]
     blocks += list(rng.standard_normal((200, 32)) * 2.0 ** rng.integers(-30, 30, (200, 1)))
     return np.array(blocks).astype(np.float32)
 
@@ -184,7 +190,9 @@ def hard_blocks(dtype: type) -> np.ndarray:
     flat = rng.uniform(0.05, 1.2, (300, 32)) * rng.choice([-1, 1], (300, 32))
     lone = np.where(np.arange(32) == 5, rng.uniform(4, 8, (300, 1)), flat)
     with np.errstate(over="ignore"):
-        x = np.concatenate([edge_blocks(), flat, lone, lone * 2.0**-128, lone * 2.0**124, np.round(lone * 4) / 4]).astype(dtype)
+        x = np.concatenate(
+            [edge_blocks(), flat, lone, lone * 2.0**-128, lone * 2.0**124, np.round(lone * 4) / 4]
+        ).astype(dtype)
     return x[np.isfinite(x.astype(np.float32)).all(axis=1)]
 
 
@@ -238,7 +246,11 @@ def test_scales_from_touches_no_block_that_does_not_fit(backend: str, rule: str,
     assert [blocks.tobytes(), scales.tobytes()] == [e.tobytes() for e in expected]
     plain = mxfp4.encode(x, rule)
     inexact = (mxfp4.decode(blocks, scales) != x.astype(np.float32)).any(axis=1)
-    assert inexact.any() and blocks[inexact].tobytes() == plain[0][inexact].tobytes() and scales[inexact].tobytes() == plain[1][inexact].tobytes()
+    assert (
+        inexact.any()
+        and blocks[inexact].tobytes() == plain[0][inexact].tobytes()
+        and scales[inexact].tobytes() == plain[1][inexact].tobytes()
+    )
     with pytest.raises(ValueError, match="scales_from"):
         mxfp4.encode(x, rule, scales_from=given[:-1])
 
@@ -316,7 +328,15 @@ def test_dense_conversions_are_exact_or_rounded_like_numpy(backend: str) -> None
     with np.errstate(over="ignore"):
         assert mxfp4.to_f16(finite).tobytes() == finite.view(BF16).astype(np.float32).astype(np.float16).tobytes()
         halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
-        near = np.concatenate([halves, np.nextafter(halves, np.float32(1e9)), (halves[1:] + halves[:-1]) / 2, -halves, np.float32([1e9, -1e9, 65520])])
+        near = np.concatenate(
+            [
+                halves,
+                np.nextafter(halves, np.float32(1e9)),
+                (halves[1:] + halves[:-1]) / 2,
+                -halves,
+                np.float32([1e9, -1e9, 65520]),
+            ]
+        )
         near = np.concatenate([near, np.nextafter(near, np.float32(0))]).astype(np.float32)
         assert mxfp4.to_f16(near).tobytes() == near.astype(np.float16).tobytes()
 
@@ -355,7 +375,13 @@ def test_an_unknown_or_impossible_choice_is_a_usage_error(monkeypatch: pytest.Mo
 def test_import_needs_no_torch() -> None:
     code = "import sys, gptoss_adapters.mxfp4; print(sorted({'torch', 'ml_dtypes', 'triton'} & set(sys.modules)))"
     root = Path(__file__).parents[2]
-    out = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert out.stdout.strip() == "[]"
 
 

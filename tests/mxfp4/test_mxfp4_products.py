@@ -109,7 +109,9 @@ def test_subnormal_results_survive_flush_to_zero(backend: str) -> None:
 @pytest.mark.parametrize("precision", list(products.PRECISIONS))
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
 def test_non_finite_and_huge_activations_are_float32(backend: str, precision: str, bad: float) -> None:
-    """One bad token takes the float32 path: NaN and Inf come out where IEEE arithmetic has them, the other tokens as ever."""
+    """One bad token takes the float32 path: NaN and Inf come out where IEEE arithmetic has them, the other tokens
+    as ever.
+    """
     blocks, scales = weights(35, 3)
     x = activations(20, 3)
     x[1, 40] = bad
@@ -136,7 +138,9 @@ def test_zero_input_gives_the_bias(backend: str) -> None:
     blocks, scales = weights(9, 5)
     bias = np.arange(9, dtype=np.float32)
     for precision in products.PRECISIONS:
-        np.testing.assert_array_equal(mxfp4.matmul(np.zeros((1, 160), np.float32), blocks, scales, bias, precision=precision)[0], bias)
+        np.testing.assert_array_equal(
+            mxfp4.matmul(np.zeros((1, 160), np.float32), blocks, scales, bias, precision=precision)[0], bias
+        )
 
 
 @native_only
@@ -167,7 +171,11 @@ def experts(count: int, hidden: int, inter: int, seed: int = 3) -> ExpertWeights
     arrays = []
     for rows, width in ((2 * inter, hidden), (hidden, inter)):
         blocks, scales = weights(count * rows, width // 32, seed=seed, low=118, high=125)
-        arrays += [blocks.reshape(count, rows, -1, 16), scales.reshape(count, rows, -1), rng.standard_normal((count, rows)).astype(np.float32)]
+        arrays += [
+            blocks.reshape(count, rows, -1, 16),
+            scales.reshape(count, rows, -1),
+            rng.standard_normal((count, rows)).astype(np.float32),
+        ]
     return ExpertWeights(*arrays)
 
 
@@ -180,7 +188,9 @@ def routing(tokens: int, top_k: int, count: int) -> tuple[np.ndarray, np.ndarray
 @pytest.mark.parametrize("precision", list(products.PRECISIONS))
 @pytest.mark.parametrize(("count", "hidden", "inter", "top_k"), [(1, 32, 32, 1), (5, 96, 160, 3), (7, 288, 64, 4)])
 @pytest.mark.parametrize("tokens", [1, 2, 6, 40])
-def test_moe_is_within_its_bound(backend: str, precision: str, count: int, hidden: int, inter: int, top_k: int, tokens: int) -> None:
+def test_moe_is_within_its_bound(
+    backend: str, precision: str, count: int, hidden: int, inter: int, top_k: int, tokens: int
+) -> None:
     layer, x = experts(count, hidden, inter), activations(tokens, hidden // 32) / 4
     ids, w = routing(tokens, top_k, count)
     reference = mxfp4.moe(x.astype(np.float64), layer, ids, w, ALPHA, LIMIT)
@@ -198,7 +208,9 @@ def test_the_moe_oracle_is_the_formula() -> None:
         gate = np.minimum(up[0::2] @ x[0] + layer.gate_up_bias[e, 0::2], 7)
         linear = np.clip(up[1::2] @ x[0] + layer.gate_up_bias[e, 1::2], -7, 7)
         hidden = gate / (1 + np.exp(-1.702 * gate)) * (linear + 1)
-        expected += weight * (mxfp4.decode(layer.down_blocks[e], layer.down_scales[e], np.float64) @ hidden + layer.down_bias[e])
+        expected += weight * (
+            mxfp4.decode(layer.down_blocks[e], layer.down_scales[e], np.float64) @ hidden + layer.down_bias[e]
+        )
     np.testing.assert_allclose(products.moe_oracle(x, layer, ids, w, 1.702, 7.0)[0], expected, rtol=1e-12)
 
 
@@ -242,7 +254,14 @@ def test_moe_refuses_what_does_not_fit(backend: str) -> None:
     with pytest.raises(ValueError, match=r"\(2, 64\)"):
         mxfp4.moe(x[:, :32], layer, ids, w, ALPHA, LIMIT)
     with pytest.raises(ValueError, match="down_scales"):
-        ExpertWeights(layer.gate_up_blocks, layer.gate_up_scales, layer.gate_up_bias, layer.down_blocks, layer.down_scales[:, 1:], layer.down_bias)
+        ExpertWeights(
+            layer.gate_up_blocks,
+            layer.gate_up_scales,
+            layer.gate_up_bias,
+            layer.down_blocks,
+            layer.down_scales[:, 1:],
+            layer.down_bias,
+        )
 
 
 def test_swiglu_over_the_whole_range(backend: str) -> None:
@@ -278,7 +297,11 @@ def test_linear_bf16(backend: str, k: int, tokens: int) -> None:
 
 def test_shapes_that_do_not_fit_are_refused(backend: str) -> None:
     blocks, scales = weights(8, 3)
-    for x, bias in ((activations(1, 2), None), (activations(1, 3)[0], None), (activations(1, 3), np.zeros(7, np.float32))):
+    for x, bias in (
+        (activations(1, 2), None),
+        (activations(1, 3)[0], None),
+        (activations(1, 3), np.zeros(7, np.float32)),
+    ):
         with pytest.raises(ValueError, match="do not fit"):
             mxfp4.matmul(x, blocks, scales, bias)
         with pytest.raises(ValueError, match="do not fit"):
@@ -293,7 +316,9 @@ def test_a_forked_child_can_multiply() -> None:
     x = activations(20, 4)
     expected = mxfp4.matmul(x, blocks, scales, threads=2)
     queue = multiprocessing.get_context("fork").SimpleQueue()
-    child = multiprocessing.get_context("fork").Process(target=lambda: queue.put(mxfp4.matmul(x, blocks, scales, threads=2).tobytes()))
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: queue.put(mxfp4.matmul(x, blocks, scales, threads=2).tobytes())
+    )
     child.start()
     child.join(30)
     assert child.exitcode == 0 and queue.get() == expected.tobytes()

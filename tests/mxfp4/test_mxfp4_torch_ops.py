@@ -16,6 +16,7 @@ from gptoss_adapters.reference.model import GptOss
 
 TINY = Path(__file__).parents[1] / "data" / "checkpoints" / "tiny" / "hf-mxfp4"
 
+
 @pytest.fixture
 def layer() -> ExpertWeights:
     rng = np.random.default_rng(0)
@@ -66,7 +67,9 @@ def test_export_and_compile_see_through(layer: ExpertWeights) -> None:
 
 def test_linear_bf16_op() -> None:
     x, w, bias = torch.randn(2, 3, 64), torch.randn(10, 64).bfloat16(), torch.randn(10)
-    torch.testing.assert_close(torch_ops.linear_bf16(x, w, bias), torch.nn.functional.linear(x, w.float(), bias), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        torch_ops.linear_bf16(x, w, bias), torch.nn.functional.linear(x, w.float(), bias), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_the_whole_model_exports_and_compiles_with_the_products_as_nodes(tmp_path: Path) -> None:
@@ -76,7 +79,9 @@ def test_the_whole_model_exports_and_compiles_with_the_products_as_nodes(tmp_pat
     program = torch.export.export(model.as_module(), (ids,), dynamic_shapes={"input_ids": {1: length}})
     nodes = Counter(str(n.target) for n in program.graph.nodes)
     layers = model.config.num_hidden_layers
-    assert nodes["gptoss.mxfp4_moe.default"] == layers and nodes["gptoss.linear_bf16.default"] == 5 * layers + 1  # q, k, v, o, router; head
+    assert (
+        nodes["gptoss.mxfp4_moe.default"] == layers and nodes["gptoss.linear_bf16.default"] == 5 * layers + 1
+    )  # q, k, v, o, router; head
     torch.export.save(program, tmp_path / "model.pt2")
     loaded = torch.export.load(tmp_path / "model.pt2").module()
     for prompt in (ids, other):  # few tokens: other norms and attention, each 1.2e-6 from float64

@@ -1,4 +1,6 @@
-"""The Triton kernels against the numpy oracle: in Triton's interpreter (conftest.py), or on the GPU where there is one."""
+"""The Triton kernels against the numpy oracle: in Triton's interpreter (conftest.py), or on the GPU where there is
+one.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,19 @@ def layer(count: int, hidden: int, inter: int, low: int = 118, high: int = 125) 
 
     def part(rows: int, width: int) -> list[np.ndarray]:
         shape = (count, rows, width // 32)
-        return [rng.integers(0, 256, (*shape, 16), np.uint8), rng.integers(low, high, shape).astype(np.uint8), rng.standard_normal((count, rows)).astype(np.float32)]
+        return [
+            rng.integers(0, 256, (*shape, 16), np.uint8),
+            rng.integers(low, high, shape).astype(np.uint8),
+            rng.standard_normal((count, rows)).astype(np.float32),
+        ]
 
     return ExpertWeights(*part(2 * inter, hidden), *part(hidden, inter))
 
 
 def on_device(experts: ExpertWeights) -> kernels.Experts:
-    return kernels.Experts(*(torch.from_numpy(getattr(experts, f)).to(DEVICE) for f in ExpertWeights.__dataclass_fields__))
+    return kernels.Experts(
+        *(torch.from_numpy(getattr(experts, f)).to(DEVICE) for f in ExpertWeights.__dataclass_fields__)
+    )
 
 
 def compare(experts: ExpertWeights, tokens: int, top_k: int, dtype: torch.dtype = torch.float32) -> float:
@@ -35,7 +43,14 @@ def compare(experts: ExpertWeights, tokens: int, top_k: int, dtype: torch.dtype 
     ids = np.array([rng.permutation(count)[:top_k] for _ in range(tokens)], np.int32)
     weights = rng.random((tokens, top_k)).astype(np.float32)
     truth = moe_oracle(x.double().numpy(), experts, ids, weights, 1.702, 7.0)
-    y = kernels.moe(x.to(DEVICE), on_device(experts), torch.from_numpy(ids).to(DEVICE), torch.from_numpy(weights).to(DEVICE), 1.702, 7.0)
+    y = kernels.moe(
+        x.to(DEVICE),
+        on_device(experts),
+        torch.from_numpy(ids).to(DEVICE),
+        torch.from_numpy(weights).to(DEVICE),
+        1.702,
+        7.0,
+    )
     assert y.dtype == dtype
     return float(np.sqrt(((y.double().cpu().numpy() - truth) ** 2).mean() / (truth**2).mean()))
 
@@ -100,7 +115,12 @@ def test_an_expert_without_tokens_has_no_tile() -> None:
     assert order.view(2, -1)[:, :4].tolist() == [[1, -1, -1, -1], [0, 2, 3, -1]]
 
 
-@pytest.mark.parametrize(("tokens", "count", "width"), [(1, 8, 96), (40, 3, 96)] if DEVICE == "cpu" else [(1, 8, 2880), (8, 8, 2880), (200, 8, 2880)])
+@pytest.mark.parametrize(
+    ("tokens", "count", "width"),
+    [(1, 8, 96), (40, 3, 96)] if DEVICE == "cpu" else [(1, 8, 2880), (8, 8, 2880), (200, 8, 2880)],
+)
 def test_bfloat16(tokens: int, count: int, width: int) -> None:
-    """Products and sums are float32: what is left is the rounding of the activations between the products, and of the result."""
+    """Products and sums are float32: what is left is the rounding of the activations between the products, and of
+    the result.
+    """
     assert compare(layer(count, width, width), tokens, 2, torch.bfloat16) <= 1e-2

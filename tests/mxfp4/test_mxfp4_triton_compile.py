@@ -1,7 +1,8 @@
 """The Triton kernels as machine code of GPUs that need not be here: Triton brings NVIDIA's assembler and AMD's.
 
-What is looked at is what a GPU's time hangs on: weights read 16 bytes at a time, few instructions a weight while decoding (a GPU of
-3.35 TB/s and 29.6e12 instructions a second has 4.4 for each weight it can read), tensor cores for prompts, nothing spilled.
+What is looked at is what a GPU's time hangs on: weights read 16 bytes at a time, few instructions a weight while
+decoding (a GPU of 3.35 TB/s and 29.6e12 instructions a second has 4.4 for each weight it can read), tensor cores for
+prompts, nothing spilled.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def of(made: list[dict[str, Any]], kernel: str, *targets: str, dtype: str | None
 def test_every_kernel_compiles_for_every_target(made: list[dict[str, Any]], kernel: str) -> None:
     rows = of(made, kernel, *NVIDIA, "gfx942")
     assert len(rows) == 4 * 2 * {"_partial_rows": 2, "_tile": 4}.get(kernel, 1)  # gate_up and down; few tokens and many
-    assert all(r["shared"] <= 64 << 10 for r in rows if r["target"] == "gfx942") and all(r["shared"] <= 96 << 10 for r in rows)
+    assert all(r["shared"] <= 64 << 10 for r in rows if r["target"] == "gfx942") and all(
+        r["shared"] <= 96 << 10 for r in rows
+    )
 
 
 def test_decoding_reads_wide_and_takes_few_instructions(made: list[dict[str, Any]]) -> None:

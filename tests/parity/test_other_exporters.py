@@ -1,5 +1,6 @@
-"""What no engine of this environment runs is read back by our own reader and judged there: MLX folders and Metal's model.bin. And
-`gptoss-convert to-gguf --parity`, and vLLM in an environment of its own, from the command line."""
+"""What no engine of this environment runs is read back by our own reader and judged there: MLX folders and Metal's
+model.bin. And `gptoss-convert to-gguf --parity`, and vLLM in an environment of its own, from the command line.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +55,12 @@ def test_to_metal(tmp_path: Path) -> None:
     """Its format wants heads of 64 and the published vocabulary, less the rows that it drops."""
     source, out = tmp_path / "hf", tmp_path / "model.bin"
     source.mkdir()
-    write(plan_checkpoint(SeedMade(replace(ODD_METAL, vocab_size=metal.VOCABULARY), 0), layouts.HF_MXFP4, source, {}, "odd"), sync=False)
+    write(
+        plan_checkpoint(
+            SeedMade(replace(ODD_METAL, vocab_size=metal.VOCABULARY), 0), layouts.HF_MXFP4, source, {}, "odd"
+        ),
+        sync=False,
+    )
     write(plan_metal(open_checkpoint(source), out).plan, sync=False)
     target = judged(source, out)
     assert target.verdict == schema.WITHIN, target.reason
@@ -66,9 +72,14 @@ def test_to_gguf_with_parity(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     from gptoss_converters.cli.program import app
 
     source = checkpoint(tmp_path / "p1")
-    app(["to-gguf", str(source), "-o", str(tmp_path / "p1.gguf"), "--tokenizer", "none", "--parity"], standalone_mode=False)
+    app(
+        ["to-gguf", str(source), "-o", str(tmp_path / "p1.gguf"), "--tokenizer", "none", "--parity"],
+        standalone_mode=False,
+    )
     said = capsys.readouterr().out
-    assert "parity: SAME EXCEPT: yarn_truncate, confirmed" in said and str(tmp_path / "p1-parity" / "report.html") in said
+    assert (
+        "parity: SAME EXCEPT: yarn_truncate, confirmed" in said and str(tmp_path / "p1-parity" / "report.html") in said
+    )
     (target,) = Report.load(tmp_path / "p1-parity" / "report.json").targets
     assert target.verdict == schema.EXCEPT and [d.status for d in target.deviations] == [schema.CONFIRMED]
 
@@ -80,9 +91,16 @@ def test_vllm_by_its_interpreter(tmp_path: Path, capsys: pytest.CaptureFixture[s
     python = Path(os.environ.get("BIN_VLLM", Path(__file__).parents[2] / ".venv-vllm" / "bin")) / "python"
     source, out = checkpoint(tmp_path / "p1"), tmp_path / "out"
     with pytest.raises(SystemExit) as ended:
-        app(["run", str(source), "-t", f"vllm[dtype=bfloat16]@{python}", "-o", str(out), "--no-text", "--strict"], standalone_mode=False)
+        app(
+            ["run", str(source), "-t", f"vllm[dtype=bfloat16]@{python}", "-o", str(out), "--no-text", "--strict"],
+            standalone_mode=False,
+        )
     made = json.loads((out / "report.json").read_text())
     (target,) = made["targets"]
     assert ended.value.code == 0 and target["verdict"] == schema.WITHIN, target["reason"]
     assert "SAME WITHIN NUMERICS" in capsys.readouterr().out
-    assert target["identity"]["version"].startswith("vllm ") and target["identity"]["settings"]["dtype"] == "bfloat16" and target["null"] == "bfloat16"
+    assert (
+        target["identity"]["version"].startswith("vllm ")
+        and target["identity"]["settings"]["dtype"] == "bfloat16"
+        and target["null"] == "bfloat16"
+    )

@@ -1,4 +1,6 @@
-"""Every exporter x backend x kind of checkpoint, by pairs; the whole product is slow. bench/parity_matrix.py wrote what is committed."""
+"""Every exporter x backend x kind of checkpoint, by pairs; the whole product is slow. bench/parity_matrix.py wrote
+what is committed.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ ALL, PAIRS = matrix.cells(), matrix.pairwise(matrix.cells())
 
 
 def params(cells: list[Cell]) -> list[Any]:
-    return [pytest.param(c, id=f"{c.kind}-{c.exporter}-{c.backend}".replace(" ", "_"), marks=pytest.mark.backend(c.backend)) for c in cells]
+    return [
+        pytest.param(c, id=f"{c.kind}-{c.exporter}-{c.backend}".replace(" ", "_"), marks=pytest.mark.backend(c.backend))
+        for c in cells
+    ]
 
 
 def rows(cells: list[Cell], folder: Path) -> dict[Cell, dict[str, Any]]:
@@ -52,7 +57,10 @@ def check(row: dict[str, Any]) -> None:
         return
     said = f"{row['kind']} -> {row['exporter']} -> {row['backend']}: {row['verdict']}: {row['reason']}"
     if row["backend"].startswith("llama"):
-        assert row["verdict"] == EXCEPT and row["deviations"] in (["yarn_truncate: confirmed"], ["yarn_truncate: expected"]), said
+        assert row["verdict"] == EXCEPT and row["deviations"] in (
+            ["yarn_truncate: confirmed"],
+            ["yarn_truncate: expected"],
+        ), said
     else:
         assert row["verdict"] in (SAME, WITHIN), said
     assert not row["weights"].get("DIFFERENT") and sum(row["weights"].values()) >= 71, said  # every tensor was compared
@@ -64,7 +72,9 @@ def test_the_cells_hold_every_pair() -> None:
 
     assert held(PAIRS) == held(ALL) and len(PAIRS) < len(ALL) and set(PAIRS) <= set(ALL)
     assert {c.kind for c in ALL} == set(matrix.kinds()) and {c.backend for c in ALL} == set(matrix.READS)
-    assert {(f"kind {k}", f"exporter {e}") for k, e in itertools.product(matrix.kinds(), matrix.EXPORTERS)} <= held(PAIRS)
+    assert {(f"kind {k}", f"exporter {e}") for k, e in itertools.product(matrix.kinds(), matrix.EXPORTERS)} <= held(
+        PAIRS
+    )
 
 
 @pytest.mark.timeout(1200)  # the first one runs them all

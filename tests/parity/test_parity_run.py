@@ -27,7 +27,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("parity")
     checkpoint(root / "p1")
     for name, dense, experts in (("f32", "f32", "f32"), ("bf16", "bf16", "bf16"), ("mxfp4", None, None)):
-        write(plan_gguf(open_checkpoint(root / "p1"), root / f"{name}.gguf", GgufOptions(dense, experts, "none")).plan, sync=False)
+        write(
+            plan_gguf(open_checkpoint(root / "p1"), root / f"{name}.gguf", GgufOptions(dense, experts, "none")).plan,
+            sync=False,
+        )
     return root
 
 
@@ -38,7 +41,12 @@ def run(folder: Path) -> Run:
 
 def no_alarm(target: Target) -> None:
     assert target.verdict not in (schema.DIFFERENT, schema.NOT_COMPARABLE), target.reason
-    assert not target.suspects and target.certificate and target.certificate.control is not None and target.certificate.control < 1
+    assert (
+        not target.suspects
+        and target.certificate
+        and target.certificate.control is not None
+        and target.certificate.control < 1
+    )
 
 
 @pytest.mark.backend("llama_cpp")
@@ -57,7 +65,9 @@ def test_llama_cpp_rounds_yarn_and_nothing_else(file: str, folder: Path, run: Ru
 
 @pytest.mark.backend("llama_cpp")
 def test_llama_cpp_against_a_reference_that_rounds_too(folder: Path) -> None:
-    target = Run(open_checkpoint(folder / "p1"), Options(text=False, carry=("yarn_truncate",))).target(f"llama_cpp={folder / 'f32.gguf'}")
+    target = Run(open_checkpoint(folder / "p1"), Options(text=False, carry=("yarn_truncate",))).target(
+        f"llama_cpp={folder / 'f32.gguf'}"
+    )
     no_alarm(target)
     assert target.verdict == schema.WITHIN and not target.deviations
 
@@ -70,23 +80,37 @@ def test_transformers(run: Run) -> None:
 
 
 def test_torch_in_other_precisions_and_bit_for_bit(folder: Path) -> None:
-    for options, verdict in (({}, schema.WITHIN), ({"dtype": "bfloat16"}, schema.WITHIN), ({"experts": "oracle"}, schema.SAME)):
-        target = Run(open_checkpoint(folder / "p1"), Options(text=False, certificate=False, backend=options)).target("torch")
+    for options, verdict in (
+        ({}, schema.WITHIN),
+        ({"dtype": "bfloat16"}, schema.WITHIN),
+        ({"experts": "oracle"}, schema.SAME),
+    ):
+        target = Run(open_checkpoint(folder / "p1"), Options(text=False, certificate=False, backend=options)).target(
+            "torch"
+        )
         assert target.verdict == verdict, (options, target.reason)
         assert target.layers and len(target.layers.nmse) == 4 and all(f.cheap for f in target.layers.flips)
 
 
 @pytest.mark.parametrize(("engine", "says"), [("Dies", "SIGABRT|died"), ("Nan", "NaN"), ("Hangs", "said nothing")])
-def test_what_breaks_is_not_comparable_and_the_others_still_run(engine: str, says: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_breaks_is_not_comparable_and_the_others_still_run(
+    engine: str, says: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
-    made = Run(open_checkpoint(folder / "p1"), Options(text=False, certificate=False, timeout=20)).report([f"helpers.fake_targets:{engine}=x", "torch"])
+    made = Run(open_checkpoint(folder / "p1"), Options(text=False, certificate=False, timeout=20)).report(
+        [f"helpers.fake_targets:{engine}=x", "torch"]
+    )
     broken, fine = made.targets
-    assert broken.verdict == schema.NOT_COMPARABLE and any(word in broken.reason for word in says.split("|")), broken.reason
+    assert broken.verdict == schema.NOT_COMPARABLE and any(word in broken.reason for word in says.split("|")), (
+        broken.reason
+    )
     assert fine.verdict == schema.WITHIN, fine.reason
     assert schema.exit_code(made.targets) == 3
 
 
-def test_a_mistake_of_ours_costs_one_target_only(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_of_ours_costs_one_target_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     judge = Run._judge
 
     def mistaken(self: Run, target: targets.Target, out: schema.Target) -> None:
@@ -95,7 +119,9 @@ def test_a_mistake_of_ours_costs_one_target_only(folder: Path, monkeypatch: pyte
         judge(self, target, out)
 
     monkeypatch.setattr(Run, "_judge", mistaken)
-    made = Run(open_checkpoint(folder / "p1"), Options(text=False, certificate=False)).report(["torch[n_batch=7]", "torch"])
+    made = Run(open_checkpoint(folder / "p1"), Options(text=False, certificate=False)).report(
+        ["torch[n_batch=7]", "torch"]
+    )
     assert [t.verdict for t in made.targets] == [schema.NOT_COMPARABLE, schema.WITHIN]
     assert made.targets[0].reason == "gptoss-parity itself failed: ZeroDivisionError: nothing"
     assert "Traceback" in capsys.readouterr().err  # for the one who mends it
@@ -105,7 +131,20 @@ def test_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     from gptoss_adapters.parity.cli import app
 
     with pytest.raises(SystemExit) as ended:
-        app(["run", str(folder / "p1"), "-t", "torch", "-t", "torch=/nowhere", "-o", str(tmp_path / "out"), "--no-text"], standalone_mode=False)
+        app(
+            [
+                "run",
+                str(folder / "p1"),
+                "-t",
+                "torch",
+                "-t",
+                "torch=/nowhere",
+                "-o",
+                str(tmp_path / "out"),
+                "--no-text",
+            ],
+            standalone_mode=False,
+        )
     assert ended.value.code == 3
     assert "SAME WITHIN NUMERICS" in capsys.readouterr().out
     report = Report.load(tmp_path / "out" / "report.json")

@@ -1,4 +1,6 @@
-"""The parity recipes run: the gate's shell blocks on the pocket checkpoint, and a comparison with a server by its URL."""
+"""The parity recipes run: the gate's shell blocks on the pocket checkpoint, and a comparison with a server by its
+URL.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shell(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-euc", f'PATH="{folder}/bin:$PATH"\n{text}'], cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["bash", "-euc", f'PATH="{folder}/bin:$PATH"\n{text}'], cwd=folder, capture_output=True, text=True, check=False
+    )
 
 
 def test_the_workflow_is_yaml_and_its_commands_are_the_recipes() -> None:
@@ -42,7 +46,9 @@ def test_the_workflow_is_yaml_and_its_commands_are_the_recipes() -> None:
     commands = "\n".join(step.get("run", "") for step in steps)
     assert "gptoss-parity run pocket" in commands and "--body-file parity-report/report.md" in commands
     conditions = [step["if"] for step in steps if "if" in step]
-    assert len(conditions) == 2 and all("!cancelled()" in c for c in conditions)  # the comment and the artifact outlive a failed comparison
+    assert len(conditions) == 2 and all(
+        "!cancelled()" in c for c in conditions
+    )  # the comment and the artifact outlive a failed comparison
 
 
 def small(text: str) -> str:
@@ -58,7 +64,10 @@ def test_the_gate_runs(folder: Path) -> None:
     assert (folder / "comment.md").read_text() == (folder / "parity-report" / "report.md").read_text()
     assert "SAME EXCEPT yarn\\_truncate (confirmed)" in (folder / "comment.md").read_text()
     assert (folder / "parity-report" / "report.html").stat().st_size > 20_000
-    shown = script.replace("gptoss-parity run pocket --target llama_cpp=pocket.gguf --no-text -o parity-report", "gptoss-parity show parity-report")
+    shown = script.replace(
+        "gptoss-parity run pocket --target llama_cpp=pocket.gguf --no-text -o parity-report",
+        "gptoss-parity show parity-report",
+    )
     assert shown != script and shell(shown, folder).stdout.splitlines()[-1] == "deploy"
     strict = shell(shown.replace("show parity-report ||", "show parity-report --strict ||"), folder)
     assert strict.returncode == 1 and "different: " in strict.stdout, strict.stderr
@@ -73,8 +82,13 @@ def url(pocket_gguf: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     started, _ = blocks("running_server.md", "python")
-    code = started.replace('"pocket.gguf"', repr(str(pocket_gguf))).replace("8080", str(port)) + "import time\ntime.sleep(1200)\n"
-    server = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    code = (
+        started.replace('"pocket.gguf"', repr(str(pocket_gguf))).replace("8080", str(port))
+        + "import time\ntime.sleep(1200)\n"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert server.stdout is not None
     assert str(port) in next(line for line in server.stdout if line.startswith("http")), "the recipe prints the address"
     yield f"http://127.0.0.1:{port}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptoss_adapters.mxfp4 import triton_kernels
@@ -52,20 +53,37 @@ def test_generate_decodes_by_the_graph_where_it_is_worthwhile(model: GptOss, mon
     for _ in range(2):
         assert [a.tokens for a in generate(model, prompts, max_tokens=12, stop_ids=[])] == [a.tokens for a in want]
         seen.append(model.graph)
-    assert seen[0] is seen[1] is not None and (seen[0].rows, seen[0].context) == (3, min(SHORTEST, model.config.max_position_embeddings))
+    assert seen[0] is seen[1] is not None and (seen[0].rows, seen[0].context) == (
+        3,
+        min(SHORTEST, model.config.max_position_embeddings),
+    )
     kept, again = KeptCache(model), [*prompts[0], *want[0].tokens, 7]
     assert [s.token for s in stream(model, prompts[0], max_tokens=12, stop_ids=[], kept=kept)] == want[0].tokens
     assert kept.tokens == prompts[0]
     plain = [s.token for s in stream(model, again, max_tokens=4, stop_ids=[])]
     first = stream(model, again, max_tokens=4, stop_ids=[], kept=kept)
     one = next(first)  # another answer begins before this one has ended
-    assert [s.token for s in stream(model, again, max_tokens=4, stop_ids=[])] == plain == [one.token, *(s.token for s in first)]
+    assert (
+        [s.token for s in stream(model, again, max_tokens=4, stop_ids=[])]
+        == plain
+        == [one.token, *(s.token for s in first)]
+    )
 
 
 class AsksTheHost(TorchDispatchMode):
     """Raises where an operation's result has to be known to go on, which a stream under capture does not allow."""
 
-    DEPENDENT = ("_local_scalar_dense", "nonzero", "unique", "_unique2", "masked_select", "bincount", "repeat_interleave", "is_nonzero", "equal")
+    DEPENDENT = (
+        "_local_scalar_dense",
+        "nonzero",
+        "unique",
+        "_unique2",
+        "masked_select",
+        "bincount",
+        "repeat_interleave",
+        "is_nonzero",
+        "equal",
+    )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
@@ -82,7 +100,9 @@ def test_nothing_in_a_step_waits_for_the_host(on_kernels: GptOss, monkeypatch: p
         logits = graph.step(token, position)
     want = model(token[:, None])
     assert (logits - want).norm() <= 5e-6 * want.norm()
-    monkeypatch.setattr(triton_kernels, "DECODE_PAIRS", 0)  # tiles of pairs sorted by expert: their number is known by counting
+    monkeypatch.setattr(
+        triton_kernels, "DECODE_PAIRS", 0
+    )  # tiles of pairs sorted by expert: their number is known by counting
     assert not capturable(model, 1)
     with AsksTheHost(), pytest.raises(AssertionError, match="in a step"):
         graph.step(token, position)
@@ -98,7 +118,10 @@ def test_which_models_a_graph_holds(model: GptOss, on_kernels: GptOss) -> None:
 
 def test_a_step_stays_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model on a device without memory, where an operation of two devices raises as it does on a GPU."""
-    on_one_device = lambda x, experts, ids, weights, *_: x + (weights.sum() + experts.down_bias.sum() + ids.sum()).to(x.dtype)  # noqa: E731
+
+    def on_one_device(x: Tensor, experts: Any, ids: Tensor, weights: Tensor, *_: Any) -> Tensor:
+        return x + (weights.sum() + experts.down_bias.sum() + ids.sum()).to(x.dtype)
+
     monkeypatch.setattr(triton_kernels, "moe", on_one_device)
     model = GptOss.from_checkpoint(TINY, dtype=torch.bfloat16, device="meta")
     graph, cache = DecodeGraph(model, 2, CONTEXT), model.new_cache()

@@ -91,7 +91,10 @@ def test_sampling_out_of_range_is_refused(options: dict[str, float]) -> None:
         Sampling(**options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("prompt", "line"), [([[1, 2], []], "empty"), ([], "empty"), ([[1.5]], "list of token ids"), ([[2**70]], "outside the vocabulary")])
+@pytest.mark.parametrize(
+    ("prompt", "line"),
+    [([[1, 2], []], "empty"), ([], "empty"), ([[1.5]], "list of token ids"), ([[2**70]], "outside the vocabulary")],
+)
 def test_a_bad_prompt_is_refused(model: GptOss, prompt: list[list[int]], line: str) -> None:
     with pytest.raises(UsageError, match=line):
         generate(model, prompt)
@@ -119,7 +122,9 @@ def test_no_tokens_asked_for_none_given(model: GptOss) -> None:
 
 
 def test_a_conversation_goes_on_from_the_cache(model: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a prompt shares with the last one is not run again, also beyond the window (8 here), and the answers are the same."""
+    """What a prompt shares with the last one is not run again, also beyond the window (8 here), and the answers are
+    the same.
+    """
     kept, ran = KeptCache(model), []
     forward = GptOss.__call__
 

@@ -132,7 +132,15 @@ def test_attention_by_definition_at_the_windows_edge() -> None:
 
 def test_yarn_frequencies_are_the_published_ones() -> None:
     inverse = yarn_inverse_frequencies(GPT_OSS_20B)
-    want = {0: 1.0, 8: 5.081327e-02, 9: 3.170570e-02, 12: 6.794959e-03, 16: 4.564839e-04, 17: 1.293187e-04, 31: 3.023511e-07}
+    want = {
+        0: 1.0,
+        8: 5.081327e-02,
+        9: 3.170570e-02,
+        12: 6.794959e-03,
+        16: 4.564839e-04,
+        17: 1.293187e-04,
+        31: 3.023511e-07,
+    }
     for pair, value in want.items():
         assert float(inverse[pair]) == pytest.approx(value, rel=1e-6)
     rounded = yarn_inverse_frequencies(dataclasses.replace(GPT_OSS_20B, yarn_truncate=True))
@@ -147,11 +155,26 @@ CHANGES = {
     "layer_types": {"layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]},
     "topk": {"num_experts_per_tok": 2, "experts_per_token": 2},
     "truncate": {"rope_scaling": {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096}},
-    "betas": {"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "beta_fast": 20.0, "beta_slow": 2.0,
-                               "original_max_position_embeddings": 2048, "truncate": False}},
-    "attention_factor": {"rope_scaling": {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096,
-                                          "truncate": False, "attention_factor": 1.1}},
-}  # fmt: skip
+    "betas": {
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 8.0,
+            "beta_fast": 20.0,
+            "beta_slow": 2.0,
+            "original_max_position_embeddings": 2048,
+            "truncate": False,
+        }
+    },
+    "attention_factor": {
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 32.0,
+            "original_max_position_embeddings": 4096,
+            "truncate": False,
+            "attention_factor": 1.1,
+        }
+    },
+}
 
 
 @pytest.mark.backend("transformers")
@@ -174,7 +197,11 @@ def test_forcing_the_chosen_experts_changes_nothing_and_others_do() -> None:
     ids = gold("tiny")["input_ids"][None]
     model, taps = GptOss.from_checkpoint(CHECKPOINTS / "tiny" / "hf-mxfp4"), Taps()
     free = model(ids, taps=taps)
-    assert [tuple(t.shape) for t in (taps.hidden[0], taps.router_scores[0], taps.experts[0])] == [(1, 48, 96), (1, 48, 8), (1, 48, 4)]
+    assert [tuple(t.shape) for t in (taps.hidden[0], taps.router_scores[0], taps.experts[0])] == [
+        (1, 48, 96),
+        (1, 48, 8),
+        (1, 48, 4),
+    ]
     assert len(taps.hidden) == 4
     assert torch.equal(model(ids, taps=Taps(forced=taps.experts)), free)
     others = [(experts + 1) % 8 for experts in taps.experts]
@@ -261,9 +288,20 @@ def of_128_experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """120b's router over 128 experts, narrow: the same weights in every layout."""
     folder = tmp_path_factory.mktemp("experts")
     config = dataclasses.replace(
-        GPT_OSS_120B, num_hidden_layers=2, layer_types=GPT_OSS_120B.layer_types[:2], vocab_size=512, hidden_size=96, intermediate_size=64, head_dim=32,
-        num_attention_heads=4, num_key_value_heads=2, sliding_window=8, bos_token_id=509, pad_token_id=510, eos_token_id=511,
-    )  # fmt: skip
+        GPT_OSS_120B,
+        num_hidden_layers=2,
+        layer_types=GPT_OSS_120B.layer_types[:2],
+        vocab_size=512,
+        hidden_size=96,
+        intermediate_size=64,
+        head_dim=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=8,
+        bos_token_id=509,
+        pad_token_id=510,
+        eos_token_id=511,
+    )
     for kind in KINDS:
         (folder / kind).mkdir()
         write(plan_checkpoint(SeedMade(config, 0), kind, folder / kind, {}, "128 experts"), sync=False)
@@ -305,4 +343,7 @@ def test_the_plan_of_a_model_that_is_not_here(capsys: pytest.CaptureFixture[str]
     *_, last = capsys.readouterr().out.splitlines()
     plan = plan_memory(GPT_OSS_120B, 131072)
     assert end.value.code == 0
-    assert last.split() == ["131072", *(f"{plan[part] / 1e9:.3f}" for part in ("experts", "dense", "kv_cache", "total"))]
+    assert last.split() == [
+        "131072",
+        *(f"{plan[part] / 1e9:.3f}" for part in ("experts", "dense", "kv_cache", "total")),
+    ]

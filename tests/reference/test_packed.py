@@ -1,4 +1,6 @@
-"""bfloat16 in 12 bits: every value comes back, and products are those of the unpacked weights, on every instruction set."""
+"""bfloat16 in 12 bits: every value comes back, and products are those of the unpacked weights, on every instruction
+set.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ def test_every_exponent_and_mantissa() -> None:
     """All 65536 bfloat16 values, where their neighbours decide which are listed."""
     every = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16)
     usual = torch.full((65536 * 250,), 0x3C12, dtype=torch.int16)
-    usual[:: 250] = every
+    usual[::250] = every
     weight = usual.view(torch.bfloat16).view(4096, -1)
     assert torch.equal(packed(weight).rows(0, 4096).view(torch.int16), weight.view(torch.int16))
 
@@ -95,7 +97,9 @@ def test_a_model_with_packed_dense_weights(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(model_module, "packs", lambda: True)
     monkeypatch.setattr(model_module, "PACK_VALUES", 1)
     stored, packed = (GptOss.from_checkpoint(TINY, dense=dense) for dense in ("stored", "packed"))
-    assert isinstance(packed.unembedding, PackedWeight) and isinstance(packed.layers[0][0].w["q_proj.weight"], PackedWeight)
+    assert isinstance(packed.unembedding, PackedWeight) and isinstance(
+        packed.layers[0][0].w["q_proj.weight"], PackedWeight
+    )
     ids = torch.randint(0, 100, (2, 40))
     want, cache = stored(ids), packed.new_cache()
     for columns in (slice(0, 20), slice(20, 25), slice(25, 26), slice(26, 40)):

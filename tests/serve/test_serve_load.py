@@ -58,7 +58,9 @@ async def load(url: str, seconds: float) -> dict[int, int]:
         rng, n = random.Random(number), 0
         while time.monotonic() < until:
             n += 1
-            text = f"client {number} asks for number {n}: " + " ".join(rng.choices(("alpha", "beta", "Ünïcödé", "日本語", "👩‍👧", "<|end|>"), k=rng.randrange(1, 30)))
+            text = f"client {number} asks for number {n}: " + " ".join(
+                rng.choices(("alpha", "beta", "Ünïcödé", "日本語", "👩‍👧", "<|end|>"), k=rng.randrange(1, 30))
+            )
             status, said, retry = await streamed(http, rng.random() < 0.5, text)
             counts[status] = counts.get(status, 0) + 1
             if status == 200:
@@ -100,7 +102,18 @@ def open_stream(server: Served, text: str, **more: Any) -> httpx.Response:
 @pytest.mark.parametrize("when", ["answering", "before the first token", "not streamed"])
 def test_a_client_that_leaves_frees_its_slot_within_a_token(tmp_path: Path, when: str) -> None:
     prefill = 0.2 if when == "before the first token" else 0.0
-    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=1000", "--set", f"prefill={prefill}") as server:
+    with Served(
+        "helpers.serve_fakes:Echo=x",
+        tmp_path,
+        "--model",
+        "m",
+        "--set",
+        f"delay={DELAY}",
+        "--set",
+        "times=1000",
+        "--set",
+        f"prefill={prefill}",
+    ) as server:
         if when == "not streamed":
             with pytest.raises(httpx.ReadTimeout):
                 server.http.post(CHAT, json={"messages": user("go on")}, timeout=0.5)
@@ -115,13 +128,26 @@ def test_a_client_that_leaves_frees_its_slot_within_a_token(tmp_path: Path, when
                 stream.close()
                 began = time.monotonic()
         server.until(lambda: server.health()["running"] == 0)
-        assert time.monotonic() - began < prefill + 3 * DELAY + 0.25  # the machine is shared: 0.25 s for its other users
+        assert (
+            time.monotonic() - began < prefill + 3 * DELAY + 0.25
+        )  # the machine is shared: 0.25 s for its other users
         server.until(lambda: any(line.get("status") == 499 for line in server.lines()))
         assert server.lines()[-1].get("completion_tokens", 0) < 100
 
 
 def test_a_client_that_leaves_the_queue_leaves_no_hole(tmp_path: Path) -> None:
-    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=20", "--queue", "2") as server:
+    with Served(
+        "helpers.serve_fakes:Echo=x",
+        tmp_path,
+        "--model",
+        "m",
+        "--set",
+        f"delay={DELAY}",
+        "--set",
+        "times=20",
+        "--queue",
+        "2",
+    ) as server:
         running = open_stream(server, "one two three")
         with ThreadPoolExecutor() as pool:
             for n in (1, 2):
@@ -136,7 +162,18 @@ def test_a_client_that_leaves_the_queue_leaves_no_hole(tmp_path: Path) -> None:
 
 
 def test_the_queue_is_bounded(tmp_path: Path) -> None:
-    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=5", "--queue", "2") as server:
+    with Served(
+        "helpers.serve_fakes:Echo=x",
+        tmp_path,
+        "--model",
+        "m",
+        "--set",
+        f"delay={DELAY}",
+        "--set",
+        "times=5",
+        "--queue",
+        "2",
+    ) as server:
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda n: server.http.post(CHAT, json={"messages": user(f"number {n}")}), range(8)))
         assert sorted(a.status_code for a in answers) == [200] * 3 + [429] * 5
@@ -145,13 +182,26 @@ def test_the_queue_is_bounded(tmp_path: Path) -> None:
 
 
 def test_a_request_has_so_much_time(tmp_path: Path) -> None:
-    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", f"delay={DELAY}", "--set", "times=1000", "--request-seconds", "1") as server:
+    with Served(
+        "helpers.serve_fakes:Echo=x",
+        tmp_path,
+        "--model",
+        "m",
+        "--set",
+        f"delay={DELAY}",
+        "--set",
+        "times=1000",
+        "--request-seconds",
+        "1",
+    ) as server:
         began = time.monotonic()
         with ThreadPoolExecutor() as pool:
             waiting = pool.submit(lambda: time.sleep(0.2) or server.http.post(CHAT, json={"messages": user("me too")}))
             answer = server.http.post(RESPONSES, json={"input": "go on"})
         assert time.monotonic() - began < 4
-        assert answer.json()["status"] == "incomplete" and answer.json()["output"][0]["content"][0]["text"].startswith("go on")
+        assert answer.json()["status"] == "incomplete" and answer.json()["output"][0]["content"][0]["text"].startswith(
+            "go on"
+        )
         assert waiting.result().status_code in (200, 503)  # in the queue for nearly all its time
 
 
@@ -168,7 +218,10 @@ def test_kill_and_restart_keeps_what_was_answered(tmp_path: Path) -> None:
         except (httpx.HTTPError, json.JSONDecodeError):
             pass
 
-    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", store=store) as server, ThreadPoolExecutor(4) as pool:
+    with (
+        Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", store=store) as server,
+        ThreadPoolExecutor(4) as pool,
+    ):
         running = [pool.submit(ask, n) for n in range(4)]
         server.until(lambda: len(seen) > 20, 30)
         server.process.send_signal(signal.SIGKILL)
@@ -184,7 +237,9 @@ def test_kill_and_restart_keeps_what_was_answered(tmp_path: Path) -> None:
 
 
 def test_graceful_shutdown_lets_answers_end(tmp_path: Path) -> None:
-    with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", "delay=0.02", "--set", "times=10") as server:
+    with Served(
+        "helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--set", "delay=0.02", "--set", "times=10"
+    ) as server:
         stream = open_stream(server, "to the end")
         lines = stream.iter_lines()
         next(lines)

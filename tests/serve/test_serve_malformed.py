@@ -1,4 +1,6 @@
-"""Whatever a model writes: never a 500, never a lost answer. Ten thousand malformed outputs through a scripted backend."""
+"""Whatever a model writes: never a 500, never a lost answer. Ten thousand malformed outputs through a scripted
+backend.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,33 @@ from gptoss_adapters.serve.settings import Settings
 
 N = 10_000
 TOOL = {"name": "f", "parameters": {"type": "object"}}
-CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "go"}], "tools": [{"type": "function", "function": TOOL}, {"type": "python"}]}
-RESPONSES: dict[str, Any] = {"input": "go", "tools": [{"type": "function", **TOOL}, {"type": "code_interpreter"}], "store": False}
+CHAT: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "go"}],
+    "tools": [{"type": "function", "function": TOOL}, {"type": "python"}],
+}
+RESPONSES: dict[str, Any] = {
+    "input": "go",
+    "tools": [{"type": "function", **TOOL}, {"type": "code_interpreter"}],
+    "store": False,
+}
 NAMES = ["functions.f", "python"]
 
 
 async def post(app: App, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
     """One request, straight through ASGI."""
     data, sent = json.dumps(body).encode(), []
-    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
-             "headers": [(b"content-type", b"application/json")], "client": ("127.0.0.1", 1), "http_version": "1.1", "scheme": "http"}  # fmt: skip
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 1),
+        "http_version": "1.1",
+        "scheme": "http",
+    }
     inbox = [{"type": "http.request", "body": data, "more_body": False}]
 
     async def receive() -> Any:
@@ -63,7 +82,10 @@ def texts_of_chat(answer: dict[str, Any]) -> list[str]:
 
 
 def texts_of_response(answer: dict[str, Any]) -> list[str]:
-    return [item["arguments"] if item["type"] == "function_call" else item["content"][0]["text"] for item in answer["output"]]
+    return [
+        item["arguments"] if item["type"] == "function_call" else item["content"][0]["text"]
+        for item in answer["output"]
+    ]
 
 
 def joined_chunks(data: bytes) -> list[str]:
@@ -88,8 +110,9 @@ def last_event(data: bytes) -> dict[str, Any]:
 
 
 def wanted(ids: list[int]) -> list[tuple[str, bool]]:
-    """Everything that the model said as itself, up to where it went on as somebody else after a call. True: JSON arguments,
-    of which only the first value counts."""
+    """Everything that the model said as itself, up to where it went on as somebody else after a call. True: JSON
+    arguments, of which only the first value counts.
+    """
     parser = Parser("assistant", tools=NAMES)
     parser.feed(ids)
     parser.finish()

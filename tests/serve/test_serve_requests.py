@@ -1,4 +1,6 @@
-"""What the server refuses and how: OpenAI's error shape, the right status, never a 500; keys, limits, health, metrics, logs."""
+"""What the server refuses and how: OpenAI's error shape, the right status, never a 500; keys, limits, health,
+metrics, logs.
+"""
 
 from __future__ import annotations
 
@@ -28,58 +30,190 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type":
 DEEP = "[" * 100_000
 
 BAD_CHAT: list[Any] = [
-    {}, {"messages": None}, {"messages": []}, {"messages": "hello"}, {"messages": {}}, {"messages": [1]}, {"messages": [None]}, {"messages": [{}]},
-    {"messages": [{"role": "user", "content": 1}]}, {"messages": [{"role": "robot", "content": "x"}]}, {"messages": [{"role": 1, "content": "x"}]},
+    {},
+    {"messages": None},
+    {"messages": []},
+    {"messages": "hello"},
+    {"messages": {}},
+    {"messages": [1]},
+    {"messages": [None]},
+    {"messages": [{}]},
+    {"messages": [{"role": "user", "content": 1}]},
+    {"messages": [{"role": "robot", "content": "x"}]},
+    {"messages": [{"role": 1, "content": "x"}]},
     {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://localhost/"}}]}]},
-    {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, {"messages": [{"role": "user", "content": [[]]}]},
-    {"messages": [{"role": "tool", "content": "x"}]}, {"messages": [*USER, {"role": "tool", "tool_call_id": "nobody", "content": "x"}]},
-    {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, {"messages": [{"role": "assistant", "tool_calls": "f"}]},
-    {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}]}]},
-    {"messages": [{"role": "assistant", "content": "x", "reasoning_content": 1}]}, {"messages": [{"role": "user", "content": "\ud800"}]},
-    *({"messages": USER, **extra} for extra in (
-        {"model": "gpt-4o"}, {"model": 1}, {"stream": "yes"}, {"stream": 1}, {"stream_options": {"include_usage": True}}, {"stream": True, "stream_options": {"x": 1}},
-        {"temperature": -1}, {"temperature": 2.1}, {"temperature": "0"}, {"temperature": True}, {"temperature": float("nan")}, {"temperature": float("inf")},
-        {"top_p": -0.1}, {"top_p": 1.1}, {"top_k": -1}, {"min_p": 2}, {"max_tokens": 0}, {"max_tokens": -5}, {"max_tokens": 1.5}, {"max_completion_tokens": "10"},
-        {"max_completion_tokens": 10**30}, {"n": 0}, {"n": 2}, {"seed": "1"}, {"seed": 1.5}, {"seed": 2**70}, {"stop": 1}, {"stop": [1]}, {"stop": ""}, {"stop": ["a"] * 17},
-        {"stop": ["x"] * 10_000}, {"stop": "x" * 257}, {"logprobs": 1}, {"top_logprobs": 3}, {"logprobs": True, "top_logprobs": 21}, {"logprobs": True, "top_logprobs": -1},
-        {"presence_penalty": 0.5}, {"frequency_penalty": -1}, {"logit_bias": {"1": 5}}, {"modalities": ["audio"]}, {"audio": {"voice": "a"}}, {"functions": []},
-        {"function_call": "auto"}, {"web_search_options": {}}, {"unheard_of": 1}, {"metadata": {"a": 1}}, {"metadata": {str(i): "x" for i in range(17)}}, {"user": 5},
-        {"tools": {}}, {"tools": [1]}, {"tools": [{}]}, {"tools": [{"type": "function"}]}, {"tools": [{"type": "function", "function": {"name": 1}}]},
-        {"tools": [FUNCTION, FUNCTION]}, {"tools": [{"type": "mcp"}]}, {"tools": [{"type": "function", "function": {"name": "f", "parameters": "x"}}]},
-        {"tools": [{"type": "function", "function": {"name": f"f{i}"}} for i in range(129)]}, {"tools": [FUNCTION] * 100_000}, {"tool_choice": "required"},
-        {"tool_choice": "sometimes"}, {"tool_choice": 1}, {"tools": [FUNCTION], "tool_choice": {"type": "function", "function": {"name": "g"}}}, {"tool_choice": {}},
-        {"parallel_tool_calls": "no"}, {"response_format": "json"}, {"response_format": {"type": "xml"}}, {"response_format": {}},
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": 1}}}, {"response_format": FORMAT | {"json_schema": 1}},
-        {"reasoning_effort": "extreme"}, {"reasoning_effort": 3}, {"reasoning": "high"},
-    )),
-]  # fmt: skip
+    {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+    {"messages": [{"role": "user", "content": [[]]}]},
+    {"messages": [{"role": "tool", "content": "x"}]},
+    {"messages": [*USER, {"role": "tool", "tool_call_id": "nobody", "content": "x"}]},
+    {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
+    {"messages": [{"role": "assistant", "tool_calls": "f"}]},
+    {
+        "messages": [
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}],
+            }
+        ]
+    },
+    {"messages": [{"role": "assistant", "content": "x", "reasoning_content": 1}]},
+    {"messages": [{"role": "user", "content": "\ud800"}]},
+    *(
+        {"messages": USER, **extra}
+        for extra in (
+            {"model": "gpt-4o"},
+            {"model": 1},
+            {"stream": "yes"},
+            {"stream": 1},
+            {"stream_options": {"include_usage": True}},
+            {"stream": True, "stream_options": {"x": 1}},
+            {"temperature": -1},
+            {"temperature": 2.1},
+            {"temperature": "0"},
+            {"temperature": True},
+            {"temperature": float("nan")},
+            {"temperature": float("inf")},
+            {"top_p": -0.1},
+            {"top_p": 1.1},
+            {"top_k": -1},
+            {"min_p": 2},
+            {"max_tokens": 0},
+            {"max_tokens": -5},
+            {"max_tokens": 1.5},
+            {"max_completion_tokens": "10"},
+            {"max_completion_tokens": 10**30},
+            {"n": 0},
+            {"n": 2},
+            {"seed": "1"},
+            {"seed": 1.5},
+            {"seed": 2**70},
+            {"stop": 1},
+            {"stop": [1]},
+            {"stop": ""},
+            {"stop": ["a"] * 17},
+            {"stop": ["x"] * 10_000},
+            {"stop": "x" * 257},
+            {"logprobs": 1},
+            {"top_logprobs": 3},
+            {"logprobs": True, "top_logprobs": 21},
+            {"logprobs": True, "top_logprobs": -1},
+            {"presence_penalty": 0.5},
+            {"frequency_penalty": -1},
+            {"logit_bias": {"1": 5}},
+            {"modalities": ["audio"]},
+            {"audio": {"voice": "a"}},
+            {"functions": []},
+            {"function_call": "auto"},
+            {"web_search_options": {}},
+            {"unheard_of": 1},
+            {"metadata": {"a": 1}},
+            {"metadata": {str(i): "x" for i in range(17)}},
+            {"user": 5},
+            {"tools": {}},
+            {"tools": [1]},
+            {"tools": [{}]},
+            {"tools": [{"type": "function"}]},
+            {"tools": [{"type": "function", "function": {"name": 1}}]},
+            {"tools": [FUNCTION, FUNCTION]},
+            {"tools": [{"type": "mcp"}]},
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": "x"}}]},
+            {"tools": [{"type": "function", "function": {"name": f"f{i}"}} for i in range(129)]},
+            {"tools": [FUNCTION] * 100_000},
+            {"tool_choice": "required"},
+            {"tool_choice": "sometimes"},
+            {"tool_choice": 1},
+            {"tools": [FUNCTION], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            {"tool_choice": {}},
+            {"parallel_tool_calls": "no"},
+            {"response_format": "json"},
+            {"response_format": {"type": "xml"}},
+            {"response_format": {}},
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": 1}}},
+            {"response_format": FORMAT | {"json_schema": 1}},
+            {"reasoning_effort": "extreme"},
+            {"reasoning_effort": 3},
+            {"reasoning": "high"},
+        )
+    ),
+]
 BAD_RESPONSES: list[Any] = [
-    {}, {"input": 1}, {"input": []}, {"input": [1]}, {"input": ""}, {"input": [{}]}, {"input": [{"type": "message"}]}, {"input": [{"type": "computer_call"}]},
-    {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, {"input": [{"type": "function_call", "name": "f"}]},
-    {"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]}, {"input": [{"type": "item_reference", "id": "nowhere"}]},
-    *({"input": "x", **extra} for extra in (
-        {"previous_response_id": "resp_nowhere"}, {"previous_response_id": 5}, {"max_output_tokens": 0}, {"include": ["file_search_call.results"]}, {"include": "all"},
-        {"background": True}, {"conversation": "c"}, {"prompt": {"id": "p"}}, {"truncation": "middle"}, {"text": {"format": {"type": "xml"}}}, {"text": "json"},
-        {"reasoning": {"effort": "extreme"}}, {"reasoning": {"summary": "long"}}, {"reasoning": {"summary": {}}}, {"tools": [{"type": "file_search", "vector_store_ids": []}]},
-        {"instructions": []}, {"temperature": 3}, {"model": "o3"}, {"store": "no"}, {"tools": [{"type": "function", "name": "python"}, {"type": "python"}]},
-    )),
-]  # fmt: skip
+    {},
+    {"input": 1},
+    {"input": []},
+    {"input": [1]},
+    {"input": ""},
+    {"input": [{}]},
+    {"input": [{"type": "message"}]},
+    {"input": [{"type": "computer_call"}]},
+    {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+    {"input": [{"type": "function_call", "name": "f"}]},
+    {"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]},
+    {"input": [{"type": "item_reference", "id": "nowhere"}]},
+    *(
+        {"input": "x", **extra}
+        for extra in (
+            {"previous_response_id": "resp_nowhere"},
+            {"previous_response_id": 5},
+            {"max_output_tokens": 0},
+            {"include": ["file_search_call.results"]},
+            {"include": "all"},
+            {"background": True},
+            {"conversation": "c"},
+            {"prompt": {"id": "p"}},
+            {"truncation": "middle"},
+            {"text": {"format": {"type": "xml"}}},
+            {"text": "json"},
+            {"reasoning": {"effort": "extreme"}},
+            {"reasoning": {"summary": "long"}},
+            {"reasoning": {"summary": {}}},
+            {"tools": [{"type": "file_search", "vector_store_ids": []}]},
+            {"instructions": []},
+            {"temperature": 3},
+            {"model": "o3"},
+            {"store": "no"},
+            {"tools": [{"type": "function", "name": "python"}, {"type": "python"}]},
+        )
+    ),
+]
 RAW: list[tuple[bytes, dict[str, str], int]] = [
-    (b"", {}, 400), (b"{", {}, 400), (b"null", {}, 400), (b"[]", {}, 400), (b'"x"', {}, 400), (b"\xff\xfe{}", {}, 400), (b'{"messages": NaN}', {}, 400),
-    (DEEP.encode(), {}, 400), (b'{"messages":' + DEEP.encode(), {}, 400), (b"{}", {"content-type": "text/plain"}, 415), (b"{}", {"content-type": ""}, 415),
-    (b"a=b", {"content-type": "application/x-www-form-urlencoded"}, 415), (b'{"x":"' + b"x" * 2**21 + b'"}', {}, 413), (b'{"temperature": 1e999}', {}, 400),
-    (b'{"seed": ' + b"1" * 5000 + b"}", {}, 400), (b'{"messages":[{"role":"user","content":"\\ud83d"}]}', {}, 400),
-]  # fmt: skip
+    (b"", {}, 400),
+    (b"{", {}, 400),
+    (b"null", {}, 400),
+    (b"[]", {}, 400),
+    (b'"x"', {}, 400),
+    (b"\xff\xfe{}", {}, 400),
+    (b'{"messages": NaN}', {}, 400),
+    (DEEP.encode(), {}, 400),
+    (b'{"messages":' + DEEP.encode(), {}, 400),
+    (b"{}", {"content-type": "text/plain"}, 415),
+    (b"{}", {"content-type": ""}, 415),
+    (b"a=b", {"content-type": "application/x-www-form-urlencoded"}, 415),
+    (b'{"x":"' + b"x" * 2**21 + b'"}', {}, 413),
+    (b'{"temperature": 1e999}', {}, 400),
+    (b'{"seed": ' + b"1" * 5000 + b"}", {}, 400),
+    (b'{"messages":[{"role":"user","content":"\\ud83d"}]}', {}, 400),
+]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with Served("helpers.serve_fakes:Echo=x", tmp_path_factory.mktemp("server"), "--model", "pocket", "--max-body-mb", "1", key=KEY) as running:
+    with Served(
+        "helpers.serve_fakes:Echo=x",
+        tmp_path_factory.mktemp("server"),
+        "--model",
+        "pocket",
+        "--max-body-mb",
+        "1",
+        key=KEY,
+    ) as running:
         yield running
 
 
 def is_error(answer: httpx.Response, status: int | None = None) -> dict[str, Any]:
-    assert (400 <= answer.status_code < 500) if status is None else answer.status_code == status, (answer.status_code, answer.text)
+    assert (400 <= answer.status_code < 500) if status is None else answer.status_code == status, (
+        answer.status_code,
+        answer.text,
+    )
     error: dict[str, Any] = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"} and error["message"] and isinstance(error["type"], str)
     return error
@@ -97,7 +231,9 @@ def test_bad_requests_are_the_clients_fault(server: Served) -> None:
             assert len(error["message"]) < 1000 and "Traceback" not in error["message"], body
     for data, headers, status in RAW:
         for path in (CHAT, RESPONSES):
-            is_error(server.http.post(path, content=data, headers={"content-type": "application/json", **headers}), status)
+            is_error(
+                server.http.post(path, content=data, headers={"content-type": "application/json", **headers}), status
+            )
     assert server.metric("gptoss_requests_waiting") == 0 and 'status="500"' not in server.http.get("/metrics").text
 
 
@@ -115,7 +251,13 @@ def test_errors_name_the_bad_value(server: Served) -> None:
 
 
 def test_unknown_places(server: Served) -> None:
-    for method, path, status in (("GET", "/", 404), ("POST", "/v1/completions", 404), ("GET", CHAT, 405), ("DELETE", "/v1/models", 405), ("GET", "/v1/responses/x/y", 404)):
+    for method, path, status in (
+        ("GET", "/", 404),
+        ("POST", "/v1/completions", 404),
+        ("GET", CHAT, 405),
+        ("DELETE", "/v1/models", 405),
+        ("GET", "/v1/responses/x/y", 404),
+    ):
         is_error(server.http.request(method, path), status)
     listing = f"/v1/responses/{server.client.responses.create(model='pocket', input='x').id}/input_items"
     for query in ("limit=0", "limit=101", "limit=x", "order=up", "after=nobody"):
@@ -126,12 +268,23 @@ def test_unknown_places(server: Served) -> None:
 def test_the_prompt_must_fit(tmp_path: Path) -> None:
     (tmp_path / "outputs").write_text("[200002]\n")
     with Served("helpers.serve_fakes:Scripted=outputs", tmp_path, "--model", "m", "--set", "n_ctx=80") as server:
-        assert is_error(server.http.post(CHAT, json={"messages": [{"role": "user", "content": "word " * 100}]}), 400)["code"] == "context_length_exceeded"
+        assert (
+            is_error(server.http.post(CHAT, json={"messages": [{"role": "user", "content": "word " * 100}]}), 400)[
+                "code"
+            ]
+            == "context_length_exceeded"
+        )
         assert server.http.post(CHAT, json={"messages": USER}).status_code == 200
 
 
 def test_a_key_is_wanted_but_for_health(server: Served) -> None:
-    for headers in ({"Authorization": ""}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}, {"Authorization": "Bearer \xff"}, {"Authorization": f"Bearer {KEY}x"}):
+    for headers in (
+        {"Authorization": ""},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {KEY}"},
+        {"Authorization": "Bearer \xff"},
+        {"Authorization": f"Bearer {KEY}x"},
+    ):
         raw = {key: value.encode("latin-1") for key, value in headers.items()}
         for path in ("/v1/models", "/metrics", "/openapi.json", "/nowhere"):
             assert is_error(server.http.get(path, headers=raw), 401)["code"] == "invalid_api_key"
@@ -147,11 +300,25 @@ def test_health_metrics_and_a_log_without_contents(server: Served) -> None:
     answer = server.client.chat.completions.create(model="pocket", messages=[{"role": "user", "content": said}])
     assert answer.choices[0].message.content == said and answer.usage
     assert server.metric("gptoss_completion_tokens_total") == before + answer.usage.completion_tokens
-    assert server.health() == {"status": "ok", "model": "pocket", "engine": "echo", "version": "1", "running": 0, "waiting": 0}
+    assert server.health() == {
+        "status": "ok",
+        "model": "pocket",
+        "engine": "echo",
+        "version": "1",
+        "running": 0,
+        "waiting": 0,
+    }
     text = server.http.get("/metrics").text
-    assert 'gptoss_requests_total{route="POST /v1/chat/completions",status="200"}' in text and "gptoss_request_seconds_bucket" in text
+    assert (
+        'gptoss_requests_total{route="POST /v1/chat/completions",status="200"}' in text
+        and "gptoss_request_seconds_bucket" in text
+    )
     line = next(line for line in reversed(server.lines()) if line.get("route") == f"POST {CHAT}")
-    assert line["status"] == 200 and line["completion_tokens"] == answer.usage.completion_tokens and len(line["request"]) == 32
+    assert (
+        line["status"] == 200
+        and line["completion_tokens"] == answer.usage.completion_tokens
+        and len(line["request"]) == 32
+    )
     assert "secret" not in server.log.read_text()
 
 
@@ -171,16 +338,24 @@ def test_a_failing_backend_is_told_and_replaced(tmp_path: Path) -> None:
 def test_a_slow_body_and_slow_headers_do_not_hold_the_server(server: Served) -> None:
     host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
     with socket.create_connection((host, int(port))) as slow:
-        slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{")
+        slow.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: "
+            b"100\r\n\r\n{"
+        )
         assert server.http.get("/health").status_code == 200
         slow.shutdown(socket.SHUT_WR)
 
 
 def test_every_argument_of_the_api_is_decided_upon() -> None:
     """Declared in our bodies, or refused as unknown on purpose: none."""
-    kinds = ((chat_params.CompletionCreateParamsBase, ChatBody), (response_params.ResponseCreateParamsBase, ResponsesBody))
+    kinds = (
+        (chat_params.CompletionCreateParamsBase, ChatBody),
+        (response_params.ResponseCreateParamsBase, ResponsesBody),
+    )
     for theirs, ours in kinds:
-        assert set(theirs.__annotations__) <= set(ours.model_fields), set(theirs.__annotations__) - set(ours.model_fields)
+        assert set(theirs.__annotations__) <= set(ours.model_fields), set(theirs.__annotations__) - set(
+            ours.model_fields
+        )
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
@@ -200,7 +375,9 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
         (["--backend", "helpers.serve_fakes:Echo=x", "--host", "192.0.2.1"], 4, "cannot listen on 192.0.2.1"),
     ],
 )
-def test_a_server_that_cannot_start_says_why(tmp_path: Path, arguments: list[str], code: int, line: str, server: Served) -> None:
+def test_a_server_that_cannot_start_says_why(
+    tmp_path: Path, arguments: list[str], code: int, line: str, server: Served
+) -> None:
     import os
 
     from helpers.serve_fakes import TESTS

@@ -40,7 +40,9 @@ def test_logits_of_a_prefill_in_chunks_are_the_reference_s(vllm: Backend) -> Non
 
 
 def test_seeds(vllm: Backend) -> None:
-    first, again, other = (vllm.generate(PROMPT[:40], max_tokens=16, temperature=1.0, seed=s, logprobs=2) for s in (3, 3, 4))
+    first, again, other = (
+        vllm.generate(PROMPT[:40], max_tokens=16, temperature=1.0, seed=s, logprobs=2) for s in (3, 3, 4)
+    )
     assert first == again != other
     logprobs = log_softmax(vllm.logits(PROMPT[:40]))[-1]
     assert abs(first.tokens[0].logprob - logprobs[first.ids[0]]) < 1e-4

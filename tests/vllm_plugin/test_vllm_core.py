@@ -1,5 +1,6 @@
-"""The plugin inside the real vLLM CPU engine, judged by the reference over the whole vocabulary: every kind of checkpoint, each
-config field, chunked prefill, batches, bf16, and what vLLM does without us."""
+"""The plugin inside the real vLLM CPU engine, judged by the reference over the whole vocabulary: every kind of
+checkpoint, each config field, chunked prefill, batches, bf16, and what vLLM does without us.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     from importlib.metadata import entry_points
 
-    assert "gptoss_adapters" in entry_points(group="vllm.general_plugins").names, "the package is not installed beside vLLM"
+    assert "gptoss_adapters" in entry_points(group="vllm.general_plugins").names, (
+        "the package is not installed beside vLLM"
+    )
 
 
 class Engine:
@@ -60,7 +63,9 @@ class Engine:
         del self.model
         engine.free(self.llm)
 
-    def distances(self, reference: Path | None = None, prompts: list[list[int]] = PROMPTS) -> Iterator[tuple[float, float]]:
+    def distances(
+        self, reference: Path | None = None, prompts: list[list[int]] = PROMPTS
+    ) -> Iterator[tuple[float, float]]:
         for ids, (table, new) in zip(prompts, engine.score(self.llm, prompts), strict=True):
             yield engine.distance(table, engine.reference(reference or self.path, ids + new[:-1]))
 
@@ -76,10 +81,16 @@ def ours(model: Any) -> bool:
 # fp32: every way of storing the same model --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["hf-mxfp4", "hf-bf16", "hf-defused", "hf-bf16-out-in", "hf-quark", "hf-compressed-tensors"])
+@pytest.mark.parametrize(
+    "kind", ["hf-mxfp4", "hf-bf16", "hf-defused", "hf-bf16-out-in", "hf-quark", "hf-compressed-tensors"]
+)
 def test_kinds_in_fp32_with_chunks_and_batches(kind: str, tmp_path: Path) -> None:
     source = TINY / ("hf-mxfp4" if kind in kinds.MXFP4_KINDS else "hf-bf16")
-    path = source if kind == source.name else kinds.write_kind(source, kind, tmp_path / kind, spelling=5 if kind == "hf-defused" else 4)
+    path = (
+        source
+        if kind == source.name
+        else kinds.write_kind(source, kind, tmp_path / kind, spelling=5 if kind == "hf-defused" else 4)
+    )
     with Engine(path, max_num_batched_tokens=16) as e:  # three prompts at once, the longest in three chunks
         assert ours(e.model) == (kind not in ("hf-mxfp4", "hf-bf16"))  # vLLM's own class where it serves right
         e.check(TINY / "hf-mxfp4")
@@ -124,7 +135,14 @@ def test_bf16_experts_are_quantised_while_loading(monkeypatch: pytest.MonkeyPatc
 
 # The config is obeyed ------------------------------------------------------------------------------------------------
 
-ROPE = {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096, "rope_type": "yarn", "truncate": False}
+ROPE = {
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "factor": 32.0,
+    "original_max_position_embeddings": 4096,
+    "rope_type": "yarn",
+    "truncate": False,
+}
 FIELDS: dict[str, dict[str, Any]] = {  # None: the key is taken out
     "rms_norm_eps": {"rms_norm_eps": 0.05},
     "swiglu_limit": {"swiglu_limit": 0.5},
@@ -142,12 +160,16 @@ SERVED = {  # fields that vLLM's class reads too: right either way
 def variant(folder: Path, source: Path, changes: dict[str, Any]) -> Path:
     shutil.copytree(source, folder, copy_function=shutil.copyfile)
     raw = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in raw.items() if k not in changes or changes[k] is not None}))
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in raw.items() if k not in changes or changes[k] is not None})
+    )
     return folder
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_field_is_obeyed_and_without_the_plugin_it_is_not(field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_field_is_obeyed_and_without_the_plugin_it_is_not(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompts = PROMPTS[:1]
     for form in ("hf-bf16", "hf-mxfp4"):
         with Engine(variant(tmp_path / form, TINY / form, FIELDS[field])) as e:
@@ -231,16 +253,27 @@ if __name__ == "__main__":
     from vllm import ModelRegistry
     from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
     entry = ModelRegistry.models["GptOssForCausalLM"]
-    print("RESULT", entry.module_name, "gptoss_mxfp4" in QUANTIZATION_METHODS, sorted(m for m in sys.modules if m.startswith("gptoss_")))
+    ours = sorted(m for m in sys.modules if m.startswith("gptoss_"))
+    print("RESULT", entry.module_name, "gptoss_mxfp4" in QUANTIZATION_METHODS, ours)
 """
 
 
 @pytest.mark.parametrize("how", ["GPTOSS_ADAPTERS_VLLM=off", "VLLM_PLUGINS=another"])
 def test_off_leaves_no_trace(how: str) -> None:
     name, _, value = how.partition("=")
-    done = subprocess.run([sys.executable, "-c", CHILD], env=os.environ | engine.ENVIRONMENT | {name: value}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD],
+        env=os.environ | engine.ENVIRONMENT | {name: value},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     (line,) = [text for text in done.stdout.splitlines() if text.startswith("RESULT")] or [done.stderr]
-    allowed = {"gptoss_adapters", "gptoss_adapters.errors", *(f"gptoss_adapters.vllm_plugin{m}" for m in ("", ".policy", ".distribution"))}
+    allowed = {
+        "gptoss_adapters",
+        "gptoss_adapters.errors",
+        *(f"gptoss_adapters.vllm_plugin{m}" for m in ("", ".policy", ".distribution")),
+    }
     assert line.startswith("RESULT vllm.model_executor.models.gpt_oss False"), line
     loaded = set(json.loads(line[line.index("[") :].replace("'", '"')))
     assert loaded <= allowed, loaded
@@ -263,10 +296,22 @@ def test_engine_in_processes_of_its_own(shape: str, options: dict[str, Any], tmp
     path = tmp_path / "model"
     writer.write(synthetic.plan_new(shape, path))  # the odd one is 96 wide: 3 blocks, so the ranks get 2 and 1
     prompts = [tokens(20, 500, 11)]
-    environment = os.environ | engine.ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-    argv = [sys.executable, str(TESTS / "helpers" / "vllm_multi.py"), str(path), json.dumps(options), json.dumps(prompts)]
+    environment = (
+        os.environ
+        | engine.ENVIRONMENT
+        | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    )
+    argv = [
+        sys.executable,
+        str(TESTS / "helpers" / "vllm_multi.py"),
+        str(path),
+        json.dumps(options),
+        json.dumps(prompts),
+    ]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=500)
-    (line,) = [text for text in done.stdout.splitlines() if text.startswith("RESULT")] or [done.stderr[-3000:] + done.stdout[-3000:]]
+    (line,) = [text for text in done.stdout.splitlines() if text.startswith("RESULT")] or [
+        done.stderr[-3000:] + done.stdout[-3000:]
+    ]
     assert line.startswith("RESULT"), line
     for ids, out in zip(prompts, json.loads(line.removeprefix("RESULT ")), strict=True):
         difference, kl = engine.distance(np.array(out["logprobs"]), engine.reference(path, ids + out["ids"][:-1]))

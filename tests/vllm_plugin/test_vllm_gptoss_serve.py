@@ -17,14 +17,26 @@ from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
 from gptoss_adapters.checkpoint.writing.writer import write
 
 pytestmark = pytest.mark.backend("vllm")
-NAMES = ["chat", "chat, streamed", "chat, tools, streamed", "chat, stop, streamed", "chat, logprobs", "responses, streamed", "responses, tools, streamed", "responses, chained"]
+NAMES = [
+    "chat",
+    "chat, streamed",
+    "chat, tools, streamed",
+    "chat, stop, streamed",
+    "chat, logprobs",
+    "responses, streamed",
+    "responses, tools, streamed",
+    "responses, chained",
+]
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
     folder = tmp_path_factory.mktemp("vllm_served")
     write(plan_new("pocket", folder / "pocket"), sync=False)
-    with Served("vllm=pocket", folder, "--model", "pocket", "--set", "n_ctx=1024") as vllm, Served("torch=pocket", folder, "--model", "pocket") as reference:
+    with (
+        Served("vllm=pocket", folder, "--model", "pocket", "--set", "n_ctx=1024") as vllm,
+        Served("torch=pocket", folder, "--model", "pocket") as reference,
+    ):
         yield vllm, reference
 
 

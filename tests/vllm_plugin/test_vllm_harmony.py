@@ -1,4 +1,6 @@
-"""gpt-oss output through `gptoss_harmony` in vLLM: both APIs' ways in, on malformed output, and what vLLM's own makes of it."""
+"""gpt-oss output through `gptoss_harmony` in vLLM: both APIs' ways in, on malformed output, and what vLLM's own
+makes of it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,10 @@ import pytest
 from gptoss_harmony import load_vocabulary
 
 pytestmark = pytest.mark.backend("vllm")
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
 
 
 class Tokenizer:
@@ -31,7 +36,9 @@ def ours() -> type:
     from gptoss_adapters.vllm_plugin import harmony_hooks
 
     harmony_hooks.install()
-    found = ParserManager.get_parser("openai", "openai_gptoss", enable_auto_tools=True, is_harmony=True, tokenizer=Tokenizer())
+    found = ParserManager.get_parser(
+        "openai", "openai_gptoss", enable_auto_tools=True, is_harmony=True, tokenizer=Tokenizer()
+    )
     assert found.__name__ == "RobustHarmonyParser"
     return found
 
@@ -44,7 +51,9 @@ def builtin(ours: type) -> type:
 def request(**more: Any) -> Any:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
-    return ChatCompletionRequest(**{"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": [TOOL], **more})
+    return ChatCompletionRequest(
+        **{"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": [TOOL], **more}
+    )
 
 
 def ids_of(text: str) -> list[int]:
@@ -54,12 +63,18 @@ def ids_of(text: str) -> list[int]:
     from gptoss_harmony.tokens import SPECIAL_TOKENS
 
     pieces = re.split(r"(<\|[a-z_]+\|>)", text)
-    return [i for piece in pieces for i in ([SPECIAL_TOKENS[piece]] if piece in SPECIAL_TOKENS else load_vocabulary().encode(piece))]
+    return [
+        i
+        for piece in pieces
+        for i in ([SPECIAL_TOKENS[piece]] if piece in SPECIAL_TOKENS else load_vocabulary().encode(piece))
+    ]
 
 
 def whole(cls: type, ids: list[int], asked: Any) -> tuple[Any, Any, list[tuple[str, str]]]:
     parser = cls(Tokenizer(), asked.tools)
-    reasoning, content, calls = parser.parse(load_vocabulary().decode(ids), asked, enable_auto_tools=True, model_output_token_ids=ids)
+    reasoning, content, calls = parser.parse(
+        load_vocabulary().decode(ids), asked, enable_auto_tools=True, model_output_token_ids=ids
+    )
     return reasoning, content, [(call.name, call.arguments) for call in calls or ()]
 
 
@@ -72,20 +87,39 @@ def streamed(cls: type, ids: list[int], asked: Any, rng: Random) -> tuple[Any, A
         for call in delta.tool_calls if delta else ():
             name, arguments = calls.get(call.index, ("", ""))
             calls[call.index] = (name + (call.function.name or ""), arguments + (call.function.arguments or ""))
-        reasoning, content = reasoning + ((delta and delta.reasoning) or ""), content + ((delta and delta.content) or "")
+        reasoning, content = (
+            reasoning + ((delta and delta.reasoning) or ""),
+            content + ((delta and delta.content) or ""),
+        )
         if at >= len(ids):
             return reasoning or None, content or None, [calls[i] for i in sorted(calls)]
 
 
 CALL = ("get_weather", '{"city":"Paris"}')
 CASES = {  # output: (reasoning, content, calls)
-    "<|channel|>analysis<|message|>think<|end|><|start|>assistant<|channel|>final<|message|>Hi.<|return|>": ("think", "Hi.", []),
-    "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>" + CALL[1] + "<|call|>": (None, None, [CALL]),
+    "<|channel|>analysis<|message|>think<|end|><|start|>assistant<|channel|>final<|message|>Hi.<|return|>": (
+        "think",
+        "Hi.",
+        [],
+    ),
+    "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>" + CALL[1] + "<|call|>": (
+        None,
+        None,
+        [CALL],
+    ),
     "Just an answer.": (None, "Just an answer.", []),
     "<|channel|>final<|message|>cut o": (None, "cut o", []),
     "<|channel|>analysis": (None, None, []),
-    "<|channel|>analysis<|message|>think<|start|>assistant<|channel|>final<|message|>Hi.<|return|>": ("think", "Hi.", []),
-    "<|channel|>commentary to=functions.get_weather to=functions.get_weather json<|message|>" + CALL[1] + "<|call|>": (None, None, [CALL]),
+    "<|channel|>analysis<|message|>think<|start|>assistant<|channel|>final<|message|>Hi.<|return|>": (
+        "think",
+        "Hi.",
+        [],
+    ),
+    "<|channel|>commentary to=functions.get_weather to=functions.get_weather json<|message|>" + CALL[1] + "<|call|>": (
+        None,
+        None,
+        [CALL],
+    ),
     "<|channel|>commentary to=get_weather<|message|>" + CALL[1] + "<|call|>": (None, None, [CALL]),
     "<|channel|>commentary to=functions.get_weather json<|message|>" + CALL[1] + "{}<|call|>": (None, None, [CALL]),
     "<|channel|>analysis<|message|>a<|end|>assistant<|channel|>final<|message|>b<|return|>": ("a", "b", []),
@@ -116,9 +150,38 @@ def test_calls_that_cannot_be_shown_become_content(ours: type) -> None:
 
 def noise(rng: Random) -> list[int]:
     """Words, headers and control tokens in any order."""
-    words = ["Hi", " to=functions.get_weather", " to=browser.foo", " to=browser.search", " to=python", " to=x.y", "analysis", "final", "commentary", "odd",
-             "assistant", "user", " json", '{"a":1}', '{"query":"q"}', "{", " ", "\n", "é", "日本"]  # fmt: skip
-    marks = ["<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|call|>", "<|return|>", "<|endoftext|>"]
+    words = [
+        "Hi",
+        " to=functions.get_weather",
+        " to=browser.foo",
+        " to=browser.search",
+        " to=python",
+        " to=x.y",
+        "analysis",
+        "final",
+        "commentary",
+        "odd",
+        "assistant",
+        "user",
+        " json",
+        '{"a":1}',
+        '{"query":"q"}',
+        "{",
+        " ",
+        "\n",
+        "é",
+        "日本",
+    ]
+    marks = [
+        "<|start|>",
+        "<|end|>",
+        "<|message|>",
+        "<|channel|>",
+        "<|constrain|>",
+        "<|call|>",
+        "<|return|>",
+        "<|endoftext|>",
+    ]
     return [i for _ in range(rng.randrange(1, 24)) for i in ids_of(rng.choice(words if rng.random() < 0.5 else marks))]
 
 
@@ -136,7 +199,10 @@ def test_reasoning_tokens_are_counted_as_vllm_does(text: str, ours: type, builti
     parser = ours(Tokenizer(), asked.tools)
     parser.parse("", asked, model_output_token_ids=ids)
     expected = builtin(Tokenizer(), asked.tools).count_reasoning_tokens(ids)
-    assert expected > 0 and parser.count_reasoning_tokens(ids) == ours(Tokenizer(), asked.tools).count_reasoning_tokens(ids) == expected
+    assert (
+        expected > 0
+        and parser.count_reasoning_tokens(ids) == ours(Tokenizer(), asked.tools).count_reasoning_tokens(ids) == expected
+    )
 
 
 def test_noise_never_breaks_the_responses_api(ours: type) -> None:
@@ -185,7 +251,9 @@ def test_what_a_request_demands_becomes_a_structural_tag(ours: type) -> None:
 
 
 def test_tags_do_not_get_each_other_s_masks(ours: type, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What may come next is the same whatever was compiled before. xgrammar's own cache fails this: the negative control."""
+    """What may come next is the same whatever was compiled before. xgrammar's own cache fails this: the negative
+    control.
+    """
     import xgrammar
     from transformers import PreTrainedTokenizerFast
 
@@ -195,14 +263,24 @@ def test_tags_do_not_get_each_other_s_masks(ours: type, tmp_path_factory: pytest
     file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     file.write_text(tokenizer_json())
     tokenizer, size = PreTrainedTokenizerFast(tokenizer_file=str(file)), 201088
-    formatted = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "properties": {"x": {"type": "integer"}}}}}
+    formatted = {
+        "type": "json_schema",
+        "json_schema": {"name": "a", "schema": {"type": "object", "properties": {"x": {"type": "integer"}}}},
+    }
     more = ({"tool_choice": "required"}, {"tools": None, "response_format": formatted})
-    call, answer = (ours(Tokenizer(), None).adjust_request(request(**m)).structured_outputs.structural_tag for m in more)
+    call, answer = (
+        ours(Tokenizer(), None).adjust_request(request(**m)).structured_outputs.structural_tag for m in more
+    )
     assert MARK in call and MARK in answer
     thought = ids_of("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>")
 
     def masks(compiler: Any, tag: str) -> list[bytes]:
-        matcher, found = xgrammar.GrammarMatcher(compiler.compile_structural_tag(tag), override_stop_tokens=[200002, 199999, 200012]), []
+        matcher, found = (
+            xgrammar.GrammarMatcher(
+                compiler.compile_structural_tag(tag), override_stop_tokens=[200002, 199999, 200012]
+            ),
+            [],
+        )
         for token in thought:
             mask = xgrammar.allocate_token_bitmask(1, size)
             matcher.fill_next_token_bitmask(mask)

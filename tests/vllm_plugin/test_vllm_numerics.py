@@ -1,5 +1,6 @@
-"""Where vLLM's numbers come from: attention, RoPE and norms swapped for the reference's one at a time; bf16 inside the noise that the
-reference itself has in bf16; fp16; experts that were pruned."""
+"""Where vLLM's numbers come from: attention, RoPE and norms swapped for the reference's one at a time; bf16 inside the
+noise that the reference itself has in bf16; fp16; experts that were pruned.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ class ReferenceRope(torch.nn.Module):
 
     def forward(self, positions: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tables = self.rope.tables(positions[None], torch.float64)
-        return tuple(rotate(x.double().view(1, len(x), -1, self.head), *tables).reshape(x.shape).to(x.dtype) for x in (q, k))  # type: ignore[return-value]
+        return tuple(
+            rotate(x.double().view(1, len(x), -1, self.head), *tables).reshape(x.shape).to(x.dtype) for x in (q, k)
+        )  # type: ignore[return-value]
 
 
 class ReferenceNorm(torch.nn.Module):
@@ -72,7 +75,10 @@ def swap(model: Any, part: str, config: Any) -> list[tuple[Any, str, Any]]:
             window = config.sliding_window if config.layer_types[n] == SLIDING else None
             wanted.append((layer.attn, "attn", ReferenceAttention(config, layer.attn.sinks, window)))
         else:
-            wanted += [(layer, name, ReferenceNorm(getattr(layer, name).weight, config.rms_norm_eps)) for name in ("input_layernorm", "post_attention_layernorm")]
+            wanted += [
+                (layer, name, ReferenceNorm(getattr(layer, name).weight, config.rms_norm_eps))
+                for name in ("input_layernorm", "post_attention_layernorm")
+            ]
     if part == "norm":
         wanted.append((model, "norm", ReferenceNorm(model.norm.weight, config.rms_norm_eps)))
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
@@ -82,7 +88,9 @@ def swap(model: Any, part: str, config: Any) -> list[tuple[Any, str, Any]]:
 
 
 def test_no_part_of_vllm_s_fp32_is_far_from_the_reference() -> None:
-    """An earlier version differed by 0.008 and nobody knew where. Neither the whole nor attention, RoPE or norms do by more than 1e-4."""
+    """An earlier version differed by 0.008 and nobody knew where. Neither the whole nor attention, RoPE or norms do
+    by more than 1e-4.
+    """
     path, ids = TINY / "hf-mxfp4", tokens(120, seed=21)  # fifteen windows
     config, truth = open_checkpoint(path).config, engine.reference(path, ids)
     with Engine(path) as e:
@@ -113,9 +121,13 @@ def errors(found: engine.F64, truth: engine.F64) -> dict[str, float]:
     return {"mean": float(np.abs(found - truth).mean()), "kl": engine.distance(found, truth)[1]}
 
 
-def test_bf16_is_inside_the_reference_s_own_noise_and_says_what_the_built_in_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The null: five implementations of the reference that round to bf16. Over a whole set of positions vLLM with packed experts may
-    be no further from the truth than the furthest of them, and its tokens are those of vLLM's own on the dequantised checkpoint."""
+def test_bf16_is_inside_the_reference_s_own_noise_and_says_what_the_built_in_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The null: five implementations of the reference that round to bf16. Over a whole set of positions vLLM with
+    packed experts may be no further from the truth than the furthest of them, and its tokens are those of vLLM's own on
+    the dequantised checkpoint.
+    """
     prompts = [tokens(24, seed=s) for s in range(6, 10)]
     with Engine(MARGIN / "hf-mxfp4", "bfloat16") as e:
         packed = engine.score(e.llm, prompts)
@@ -164,7 +176,9 @@ def test_pruned_experts(form: str, tmp_path: Path) -> None:
     arrays = {name: tensor for file in (TINY / form).glob("*.safetensors") for name, tensor in load_file(file).items()}
     save_file({n: t[keep].contiguous() if ".mlp." in n else t for n, t in arrays.items()}, folder / "model.safetensors")
     raw = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(raw | {"num_local_experts": len(keep), "num_experts_per_tok": 3, "experts_per_token": 3}))
+    (folder / "config.json").write_text(
+        json.dumps(raw | {"num_local_experts": len(keep), "num_experts_per_tok": 3, "experts_per_token": 3})
+    )
     with Engine(folder) as e:
         assert e.model.model.layers[0].mlp.experts.routed_experts.w13_weight.shape[0] == len(keep)
         e.check(prompts=PROMPTS[:2])

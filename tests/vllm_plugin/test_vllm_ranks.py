@@ -1,5 +1,7 @@
-"""Tensor, expert and pipeline parallel loading, rank by rank in this one process: vLLM is told that it is rank r of n, loads, and
-the ranks' slices together must be the checkpoint's own bytes. Then the expert layers of all ranks compute, and must add up."""
+"""Tensor, expert and pipeline parallel loading, rank by rank in this one process: vLLM is told that it is rank r of n,
+loads, and the ranks' slices together must be the checkpoint's own bytes. Then the expert layers of all ranks compute,
+and must add up.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,31 @@ from gptoss_adapters.spec import GptOssConfig
 
 pytestmark = [pytest.mark.backend("vllm"), pytest.mark.timeout(300)]
 
-# 8 MXFP4 blocks of intermediate rows over 4 ranks, 1000 rows of vocabulary padded by vLLM, heads and experts in four parts
+# 8 MXFP4 blocks of intermediate rows over 4 ranks, 1000 rows of vocabulary padded by vLLM, heads and experts in four
+# parts
 CONFIG = GptOssConfig(
-    num_hidden_layers=3, num_experts=8, experts_per_token=2, vocab_size=1003, hidden_size=128, intermediate_size=160, head_dim=32,
-    num_attention_heads=8, num_key_value_heads=4, sliding_window=12, bos_token_id=1000, pad_token_id=1001, eos_token_id=1002,
-)  # fmt: skip
+    num_hidden_layers=3,
+    num_experts=8,
+    experts_per_token=2,
+    vocab_size=1003,
+    hidden_size=128,
+    intermediate_size=160,
+    head_dim=32,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    sliding_window=12,
+    bos_token_id=1000,
+    pad_token_id=1001,
+    eos_token_id=1002,
+)
 WIDE = {"intermediate_size": 128}  # vLLM's kernels for bf16 experts want 32 rows per rank
-CUTS = {"tp2": {"tp": 2}, "tp4": {"tp": 4}, "ep2": {"tp": 2, "ep": True}, "pp2": {"pp": 2}, "tp2-pp2": {"tp": 2, "pp": 2}}
+CUTS = {
+    "tp2": {"tp": 2},
+    "tp4": {"tp": 4},
+    "ep2": {"tp": 2, "ep": True},
+    "pp2": {"pp": 2},
+    "tp2-pp2": {"tp": 2, "pp": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +63,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for kind, config in ((layouts.HF_MXFP4, CONFIG), (layouts.HF_BF16, replace(CONFIG, **WIDE))):
         found[kind] = top / kind
         found[kind].mkdir()
-        writer.write(plan_checkpoint(checkpoints.SeedMade(config, 1, "ranks"), kind, found[kind], {}, "ranks"), sync=False, read_back=False)
+        writer.write(
+            plan_checkpoint(checkpoints.SeedMade(config, 1, "ranks"), kind, found[kind], {}, "ranks"),
+            sync=False,
+            read_back=False,
+        )
     for kind, source in (("hf-quark", layouts.HF_MXFP4), ("hf-defused", layouts.HF_BF16)):
         found[kind] = kinds.write_kind(found[source], kind, top / kind)
     return found
@@ -81,7 +105,9 @@ def rank(r: int, *, tp: int = 1, pp: int = 1, ep: bool = False) -> Iterator[Any]
 
     @contextmanager
     def loaded(path: Path, **more: Any) -> Iterator[Any]:
-        config = EngineArgs(model=str(path), dtype="float32", skip_tokenizer_init=True, enforce_eager=True, max_model_len=256).create_engine_config()
+        config = EngineArgs(
+            model=str(path), dtype="float32", skip_tokenizer_init=True, enforce_eager=True, max_model_len=256
+        ).create_engine_config()
         config.parallel_config.tensor_parallel_size, config.parallel_config.pipeline_parallel_size = tp, pp
         config.parallel_config.enable_expert_parallel = ep
         with set_current_vllm_config(config):
@@ -146,17 +172,25 @@ def check_layer(c: Any, ours: str, ranks: list[dict[str, np.ndarray]], at: str, 
         return [values[f"{at}.{name}"] for values in ranks]
 
     for what in ("weight", "bias"):
-        for letter, whole in zip("qkv", rows(parts(f"attn.qkv_proj.{what}"), (config.q_rows, config.kv_rows, config.kv_rows)), strict=True):
+        for letter, whole in zip(
+            "qkv", rows(parts(f"attn.qkv_proj.{what}"), (config.q_rows, config.kv_rows, config.kv_rows)), strict=True
+        ):
             assert np.array_equal(whole, stored(f"{letter}_proj.{what}")), letter
     assert np.array_equal(joined(parts("attn.o_proj.weight"), 1, config.q_rows), stored("o_proj.weight"))
     assert np.array_equal(joined(parts("attn.sinks"), 0, config.num_attention_heads), stored("sinks"))
-    alike = {"attn.o_proj.bias": "o_proj.bias", "mlp.router.weight": "router.weight", "mlp.router.bias": "router.bias",
-             "input_layernorm.weight": "attn_norm.weight", "post_attention_layernorm.weight": "mlp_norm.weight"}  # fmt: skip
+    alike = {
+        "attn.o_proj.bias": "o_proj.bias",
+        "mlp.router.weight": "router.weight",
+        "mlp.router.bias": "router.bias",
+        "input_layernorm.weight": "attn_norm.weight",
+        "post_attention_layernorm.weight": "mlp_norm.weight",
+    }
     for theirs, name in alike.items():
         assert all(np.array_equal(part, stored(name)) for part in parts(theirs)), theirs
 
     experts, e, inter = "mlp.experts.routed_experts", config.num_experts, config.intermediate_size
-    # The axis of each parameter that the ranks share out, and how much of it there is; with expert parallel always the first one
+    # The axis of each parameter that the ranks share out, and how much of it there is; with expert parallel always the
+    # first one
     up, down = (0, e) if ep else (1, 2 * inter), (0, e) if ep else (2, inter)
     assert np.array_equal(joined(parts(f"{experts}.w13_bias"), *up), stored("experts.gate_up.bias"))
     if ep:
@@ -187,14 +221,22 @@ def test_the_ranks_slices_are_the_checkpoint(cut: str, kind: str, checkpoints: d
     seen: list[int] = []
     for stage in stages:
         numbers = sorted({int(name.split(".")[2]) for name in stage[0] if name.startswith("model.layers.")})
-        assert numbers and all({n for n in values if ".layers." in n} == {n for n in stage[0] if ".layers." in n} for values in stage)
+        assert numbers and all(
+            {n for n in values if ".layers." in n} == {n for n in stage[0] if ".layers." in n} for values in stage
+        )
         for n in numbers:
             check_layer(c, f"layers.{n}", stage, f"model.layers.{n}", sizes.get("ep", False))
         seen += numbers
     assert seen == list(range(c.config.num_hidden_layers))  # every layer in one stage, in order
-    table = {name: as_tensor(c.array(f"{name}.weight")).float().numpy() for name in ("embedding", "norm", "unembedding")}
-    assert np.array_equal(joined([values["model.embedding.weight"] for values in stages[0]], 0, c.config.vocab_size), table["embedding"])
-    assert np.array_equal(joined([values["lm_head.weight"] for values in stages[-1]], 0, c.config.vocab_size), table["unembedding"])
+    table = {
+        name: as_tensor(c.array(f"{name}.weight")).float().numpy() for name in ("embedding", "norm", "unembedding")
+    }
+    assert np.array_equal(
+        joined([values["model.embedding.weight"] for values in stages[0]], 0, c.config.vocab_size), table["embedding"]
+    )
+    assert np.array_equal(
+        joined([values["lm_head.weight"] for values in stages[-1]], 0, c.config.vocab_size), table["unembedding"]
+    )
     assert all(np.array_equal(values["model.norm.weight"], table["norm"]) for values in stages[-1])
 
 
@@ -221,16 +263,29 @@ def test_the_ranks_expert_layers_add_up(cut: str, checkpoints: dict[str, Path], 
     ("cut", "said"),
     [
         ({"tp": 8}, r"--tensor-parallel-size: 8 ranks do not divide num_key_value_heads 4: give one of 1, 2, 4"),
-        ({"tp": 3}, r"3 ranks do not divide num_attention_heads 8, num_key_value_heads 4, intermediate_size 160: give one of"),
+        (
+            {"tp": 3},
+            r"3 ranks do not divide num_attention_heads 8, num_key_value_heads 4, intermediate_size 160: give one of",
+        ),
         ({"tp": 4, "ep": True}, ""),
     ],
 )
-def test_sizes_that_do_not_divide_are_refused_in_words(cut: dict[str, Any], said: str, checkpoints: dict[str, Path], world: None) -> None:
-    with rank(0, **cut) as loaded, pytest.raises(UsageError, match=said) if said else nullcontext(), loaded(checkpoints[layouts.HF_MXFP4]):
+def test_sizes_that_do_not_divide_are_refused_in_words(
+    cut: dict[str, Any], said: str, checkpoints: dict[str, Path], world: None
+) -> None:
+    with (
+        rank(0, **cut) as loaded,
+        pytest.raises(UsageError, match=said) if said else nullcontext(),
+        loaded(checkpoints[layouts.HF_MXFP4]),
+    ):
         pass
 
 
 def test_experts_that_the_ranks_do_not_divide(checkpoints: dict[str, Path], world: None, tmp_path: Path) -> None:
     writer.write(synthetic.plan_new("odd-shape", tmp_path / "odd"), sync=False, read_back=False)
-    with rank(1, tp=2, ep=True) as loaded, pytest.raises(UsageError, match="2 ranks do not divide num_experts 5: give one of 1, 5"), loaded(tmp_path / "odd"):
+    with (
+        rank(1, tp=2, ep=True) as loaded,
+        pytest.raises(UsageError, match="2 ranks do not divide num_experts 5: give one of 1, 5"),
+        loaded(tmp_path / "odd"),
+    ):
         pass

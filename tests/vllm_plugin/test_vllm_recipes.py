@@ -1,4 +1,6 @@
-"""Every YAML of recipes/vllm goes through vLLM's own parser of `vllm serve --config`, with types and choices checked."""
+"""Every YAML of recipes/vllm goes through vLLM's own parser of `vllm serve --config`, with types and choices
+checked.
+"""
 
 from __future__ import annotations
 
@@ -39,4 +41,11 @@ def test_a_key_that_vllm_does_not_know_is_refused(parser, tmp_path: Path) -> Non
 
 
 def test_there_is_one_per_kind_of_hardware() -> None:
-    assert {recipe.stem for recipe in RECIPES} >= {"cpu", "one_gpu", "tensor_parallel", "two_nodes", "fine_tune", "cut_down"}
+    assert {recipe.stem for recipe in RECIPES} >= {
+        "cpu",
+        "one_gpu",
+        "tensor_parallel",
+        "two_nodes",
+        "fine_tune",
+        "cut_down",
+    }

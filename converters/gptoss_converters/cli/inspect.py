@@ -25,7 +25,9 @@ _BAR = 40  # columns of the longest histogram bar
 
 def inspect(
     path: PathArgument,
-    histograms: Annotated[bool, typer.Option("--histograms/--no-histograms", help="Read all experts for their scale and code histograms.")] = True,
+    histograms: Annotated[
+        bool, typer.Option("--histograms/--no-histograms", help="Read all experts for their scale and code histograms.")
+    ] = True,
     threads: ThreadsOption = None,
     revision: RevisionOption = None,
     as_json: JsonOption = False,
@@ -43,7 +45,12 @@ def inspect(
 
     checkpoint = open_checkpoint(path, revision=revision, strict=False)
     with ProgressBar() as bar:
-        found = look(checkpoint, histograms=histograms, threads=workers(threads), progress=lambda done, total: bar("experts", done, total))
+        found = look(
+            checkpoint,
+            histograms=histograms,
+            threads=workers(threads),
+            progress=lambda done, total: bar("experts", done, total),
+        )
     Output(as_json).result(_text(found), **found.as_dict())
 
 
@@ -51,14 +58,21 @@ def _text(i: Inspection) -> str:
     config = {k: v for k, v in i.config.as_dict().items() if k != "layer_types"}
     layers = "".join("S" if t.startswith("sliding") else "F" for t in i.config.layer_types)
     lines = [
-        f"{i.path.encode(errors='backslashreplace').decode()}: {i.kind}, {i.parameters:,} parameters, {i.active_parameters:,} active per token",
+        f"{i.path.encode(errors='backslashreplace').decode()}: {i.kind}, {i.parameters:,} parameters, "
+        f"{i.active_parameters:,} active per token",
         *(f"  {name}  {human(size)}" for name, size in i.files.items()),
-        "config", *(f"  {k:<24} {v}" for k, v in config.items()), f"  {'layer_types':<24} {layers}  (S sliding, F full)",
+        "config",
+        *(f"  {k:<24} {v}" for k, v in config.items()),
+        f"  {'layer_types':<24} {layers}  (S sliding, F full)",
         "parts",
-        *(f"  {name:<16} {p.tensors:>5} tensors {p.parameters:>16,} values {human(p.nbytes):>10}  {', '.join(p.encodings)}" for name, p in i.parts.items()),
+        *(
+            f"  {name:<16} {p.tensors:>5} tensors {p.parameters:>16,} values {human(p.nbytes):>10}  "
+            f"{', '.join(p.encodings)}"
+            for name, p in i.parts.items()
+        ),
         f"licence: {i.license or 'none'}",
         f"tokenizer: {', '.join(i.tokenizer) or 'none'}; chat template: {'yes' if i.chat_template else 'no'}",
-    ]  # fmt: skip
+    ]
     if i.histograms:
         lines += [f"MXFP4 scale bytes of {i.histograms.blocks:,} blocks", *_bars(i.histograms.scales)]
         lines += ["largest magnitude in a block", *_bars(i.histograms.largest)]

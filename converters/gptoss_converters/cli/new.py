@@ -33,7 +33,9 @@ class Layout(StrEnum):
 
 
 def new(
-    preset: Annotated[Preset, typer.Argument(metavar="PRESET", help="odd-shape, 20b-shape, 120b-shape, pocket, or p1 to p6.")],
+    preset: Annotated[
+        Preset, typer.Argument(metavar="PRESET", help="odd-shape, 20b-shape, 120b-shape, pocket, or p1 to p6.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.")],
     layout: Annotated[Layout, typer.Option(help="The checkpoint layout.")] = Layout.hf_mxfp4,
     layers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Cut the model to N layers.")] = None,
@@ -67,7 +69,11 @@ def new(
             output.rmdir()
     files = [str(f.path) for f in plan.files]
     vocabulary = "" if any(f.endswith("tokenizer.json") for f in files) else " --tokenizer none"
-    lines = [f"wrote {output}: {len(files)} files, {human(written.nbytes)}", "next:", f"  gptoss-convert to-gguf {output} -o {output.name}.gguf{vocabulary}"]
+    lines = [
+        f"wrote {output}: {len(files)} files, {human(written.nbytes)}",
+        "next:",
+        f"  gptoss-convert to-gguf {output} -o {output.name}.gguf{vocabulary}",
+    ]
     Output(as_json).result("\n".join(lines), files=files, **asdict(written))
 
 

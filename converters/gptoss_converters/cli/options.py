@@ -1,4 +1,6 @@
-"""The options that every exporter shares: what is opened, which adapters are merged into it, how dense experts are rounded."""
+"""The options that every exporter shares: what is opened, which adapters are merged into it, how dense experts are
+rounded.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,19 @@ if TYPE_CHECKING:
 RULES = ("mse", "even", "ocp", "triton", "ggml")
 LoraOption = Annotated[
     list[str] | None,
-    typer.Option("--lora", metavar="ADAPTER[:SCALE]", help="Merge a PEFT LoRA adapter (folder or Hub id), times SCALE; may be repeated."),
+    typer.Option(
+        "--lora",
+        metavar="ADAPTER[:SCALE]",
+        help="Merge a PEFT LoRA adapter (folder or Hub id), times SCALE; may be repeated.",
+    ),
 ]
 LoraOrderOption = Annotated[
     str | None,
-    typer.Option("--lora-order", metavar="peft|unsloth", help="How a fused expert adapter orders its columns, where the adapter does not say."),
+    typer.Option(
+        "--lora-order",
+        metavar="peft|unsloth",
+        help="How a fused expert adapter orders its columns, where the adapter does not say.",
+    ),
 ]
 RoundingOption = Annotated[
     str | None,
@@ -29,17 +39,30 @@ RoundingOption = Annotated[
 ]
 ScalesFromOption = Annotated[
     str | None,
-    typer.Option("--scales-from", metavar="CHECKPOINT", help="Keep this MXFP4 checkpoint's scales for blocks that did not change."),
+    typer.Option(
+        "--scales-from",
+        metavar="CHECKPOINT",
+        help="Keep this MXFP4 checkpoint's scales for blocks that did not change.",
+    ),
 ]
 
 
 ExactYarnOption = Annotated[
     bool,
-    typer.Option("--exact-yarn", help="Say that YaRN bounds are not rounded, as in every published model: a GGUF cannot say it."),
+    typer.Option(
+        "--exact-yarn", help="Say that YaRN bounds are not rounded, as in every published model: a GGUF cannot say it."
+    ),
 ]
 
 
-def open_input(path: str, revision: str | None, lora: Sequence[str] | None = None, lora_order: str | None = None, *, exact_yarn: bool = False) -> Checkpoint:
+def open_input(
+    path: str,
+    revision: str | None,
+    lora: Sequence[str] | None = None,
+    lora_order: str | None = None,
+    *,
+    exact_yarn: bool = False,
+) -> Checkpoint:
     """The checkpoint, with the adapters merged into it. Raises BadInput and UsageError."""
     from gptoss_adapters.checkpoint import open_checkpoint
 
@@ -56,7 +79,9 @@ def open_input(path: str, revision: str | None, lora: Sequence[str] | None = Non
 
 
 def rounding_for(checkpoint: Checkpoint, rule: str | None, scales_from: str | None) -> Rounding:
-    """The rule, and every place where the scales of blocks that did not change may be found: --scales-from, an adapter's base, the side file."""
+    """The rule, and every place where the scales of blocks that did not change may be found: --scales-from, an
+    adapter's base, the side file.
+    """
     from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_converters.rows.quantised import CheckpointHints, Hints, Rounding, SideFile, side_file_of
 

@@ -24,19 +24,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS: dict[str, Callable[..., None]] = {
-    "inspect": inspect, "to-gguf": to_gguf, "to-ollama": to_ollama, "to-hf": to_hf, "to-openai": to_openai,
-    "to-metal": to_metal, "to-mlx": to_mlx,
-    "check-modelfile": check_modelfile, "verify": verify, "new": new,
-}  # fmt: skip
+    "inspect": inspect,
+    "to-gguf": to_gguf,
+    "to-ollama": to_ollama,
+    "to-hf": to_hf,
+    "to-openai": to_openai,
+    "to-metal": to_metal,
+    "to-mlx": to_mlx,
+    "check-modelfile": check_modelfile,
+    "verify": verify,
+    "new": new,
+}
 for name, command in COMMANDS.items():
-    app.command(name, short_help=(command.__doc__ or "").partition("\n")[0])(command)  # whole: by itself it is cut after 45 letters
+    app.command(name, short_help=(command.__doc__ or "").partition("\n")[0])(
+        command
+    )  # whole: by itself it is cut after 45 letters
 
 
 @app.callback()
 def _program() -> None:
     """Carry gpt-oss checkpoints between formats, and prove that nothing changed on the way.
 
-    Exit codes: 0 ok, 1 a check said no, 2 usage, 3 bad input, 4 I/O or space, 130 interrupted. GPTOSS_DEBUG=1 shows tracebacks.
+    Exit codes: 0 ok, 1 a check said no, 2 usage, 3 bad input, 4 I/O or space, 130 interrupted. GPTOSS_DEBUG=1 shows
+    tracebacks.
     """
 
 

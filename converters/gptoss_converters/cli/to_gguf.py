@@ -45,18 +45,39 @@ class Experts(StrEnum):
 def to_gguf(
     path: PathArgument,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The GGUF file to write.")],
-    dense: Annotated[Dense | None, typer.Option(help="Type of attention, embedding and head (default: as stored).")] = None,
-    experts: Annotated[Experts | None, typer.Option(help="Type of the experts (default: as stored; MXFP4 then moves byte for byte).")] = None,
-    tokenizer: Annotated[str | None, typer.Option(metavar="DIR|none", help="Folder with tokenizer.json, or none for a file without vocabulary.")] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name in the file (default: a GGUF's own, else from the folder's or the repository's).")] = None,
-    split_max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Split into files of at most SIZE tensor bytes, e.g. 4G.")] = None,
-    sha256: Annotated[bool | None, typer.Option("--sha256/--no-sha256", help="Hash sources and output into the file (default: for Hub sources).")] = None,
-    allow_lossy: Annotated[bool, typer.Option("--allow-lossy", help="Go on when llama.cpp cannot compute what the config says.")] = False,
+    dense: Annotated[
+        Dense | None, typer.Option(help="Type of attention, embedding and head (default: as stored).")
+    ] = None,
+    experts: Annotated[
+        Experts | None, typer.Option(help="Type of the experts (default: as stored; MXFP4 then moves byte for byte).")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|none", help="Folder with tokenizer.json, or none for a file without vocabulary."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="The model's name in the file (default: a GGUF's own, else from the folder's or the repository's)."
+        ),
+    ] = None,
+    split_max_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Split into files of at most SIZE tensor bytes, e.g. 4G.")
+    ] = None,
+    sha256: Annotated[
+        bool | None,
+        typer.Option("--sha256/--no-sha256", help="Hash sources and output into the file (default: for Hub sources)."),
+    ] = None,
+    allow_lossy: Annotated[
+        bool, typer.Option("--allow-lossy", help="Go on when llama.cpp cannot compute what the config says.")
+    ] = False,
     lora: LoraOption = None,
     lora_order: LoraOrderOption = None,
     rounding: RoundingOption = None,
     scales_from: ScalesFromOption = None,
-    parity: Annotated[bool, typer.Option("--parity", help="Run the file in llama.cpp afterwards and compare it with the reference.")] = False,
+    parity: Annotated[
+        bool, typer.Option("--parity", help="Run the file in llama.cpp afterwards and compare it with the reference.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
@@ -86,7 +107,9 @@ def to_gguf(
     hashes = on_hub if sha256 is None else sha256
     size = parse_size(split_max_size)
     checkpoint = open_input(path, revision, lora, lora_order)
-    if on_hub and name is None and "general.name" not in checkpoint.metadata:  # the folder that a download lands in is named by a hash
+    if (
+        on_hub and name is None and "general.name" not in checkpoint.metadata
+    ):  # the folder that a download lands in is named by a hash
         name = title(path.split("/")[1])
     options = GgufOptions(dense and dense.value, experts and experts.value, tokenizer, name, size, hashes, allow_lossy)
     how = rounding_for(checkpoint, rounding, scales_from)
@@ -101,7 +124,11 @@ def to_gguf(
         return
     stale = side if side.is_file() and side not in {f.path for f in plan.files} | plan.sources.keys() else None
     if stale and not (force or resume):
-        raise OutputError("holds the scales of an earlier output, which would be taken for this one's", file=stale, hint="add --force to remove it")
+        raise OutputError(
+            "holds the scales of an earlier output, which would be taken for this one's",
+            file=stale,
+            hint="add --force to remove it",
+        )
     with ProgressBar() as bar:
         written = write(plan, threads=threads, resume=resume, force=force, progress=bar)
     if stale:
@@ -112,13 +139,22 @@ def to_gguf(
         record(output.with_name(f"{output.name}.quantisation.json"), how.rule, statistics)
     text = "\n".join(filter(None, [_summary(files, written, path, vocabulary=tokenizer != "none"), how.text()]))
     report, line, code = _parity(path, revision, files[0]) if parity else (None, "", 0)
-    out.result("\n".join(filter(None, [text, line])), files=files, notices=made.notices, quantisation=statistics, parity=report, **asdict(written))
+    out.result(
+        "\n".join(filter(None, [text, line])),
+        files=files,
+        notices=made.notices,
+        quantisation=statistics,
+        parity=report,
+        **asdict(written),
+    )
     if code:
         raise typer.Exit(code)
 
 
 def _parity(path: str, revision: str | None, file: str) -> tuple[dict[str, Any], str, int]:
-    """The report of what was just written, its verdict in a line, and its exit code. Runs llama-cpp-python, else llama.cpp's server."""
+    """The report of what was just written, its verdict in a line, and its exit code. Runs llama-cpp-python, else
+    llama.cpp's server.
+    """
     from importlib.util import find_spec
 
     from gptoss_adapters.checkpoint import open_checkpoint
@@ -139,7 +175,11 @@ def _parity(path: str, revision: str | None, file: str) -> tuple[dict[str, Any],
     folder = Path(file).with_name(f"{Path(file).stem}-parity")
     write_report(report, folder)
     (target,) = report.targets
-    return report.to_json(), f"parity: {target.verdict}: {target.reason}\n  {folder / 'report.html'}", exit_code(report.targets)
+    return (
+        report.to_json(),
+        f"parity: {target.verdict}: {target.reason}\n  {folder / 'report.html'}",
+        exit_code(report.targets),
+    )
 
 
 def _summary(files: list[str], written: Any, source: str, vocabulary: bool) -> str:
@@ -158,4 +198,7 @@ def _next(file: Path, source: str, vocabulary: bool) -> list[str]:
     if not vocabulary:
         return [f"gptoss-parity run {quote(source)} --target {quote(f'llama_cpp={file}')}"]
     line = f"FROM {file.resolve()}".replace("%", "%%") + r"\n"
-    return [f"llama-server -m {quote(str(file))} --jinja", f"printf {quote(line)} > Modelfile && ollama create {model_name(file)} -f Modelfile"]
+    return [
+        f"llama-server -m {quote(str(file))} --jinja",
+        f"printf {quote(line)} > Modelfile && ollama create {model_name(file)} -f Modelfile",
+    ]

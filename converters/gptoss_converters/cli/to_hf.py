@@ -49,8 +49,12 @@ def to_hf(
     path: PathArgument,
     output: OutputOption,
     experts: Annotated[Experts, typer.Option(help="How the experts are stored.")] = Experts.mxfp4,
-    max_shard_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Most bytes of tensors in a file, e.g. 4G (default: 4.8G).")] = None,
-    tokenizer: Annotated[str | None, typer.Option(metavar="DIR|none", help="Folder with tokenizer.json, or none.")] = None,
+    max_shard_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most bytes of tensors in a file, e.g. 4G (default: 4.8G).")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="DIR|none", help="Folder with tokenizer.json, or none.")
+    ] = None,
     lora: LoraOption = None,
     lora_order: LoraOrderOption = None,
     rounding: RoundingOption = None,
@@ -78,7 +82,22 @@ def to_hf(
 
     kind = layouts.HF_MXFP4 if experts == Experts.mxfp4 else layouts.HF_BF16
     options = HfOptions(kind, parse_size(max_shard_size), tokenizer)
-    convert(path, output, options, lora, lora_order, rounding, scales_from, exact_yarn, dry_run, force, resume, threads, revision, as_json)
+    convert(
+        path,
+        output,
+        options,
+        lora,
+        lora_order,
+        rounding,
+        scales_from,
+        exact_yarn,
+        dry_run,
+        force,
+        resume,
+        threads,
+        revision,
+        as_json,
+    )
 
 
 def to_openai(
@@ -108,13 +127,40 @@ def to_openai(
     from gptoss_converters.to_hf import HfOptions
 
     options = HfOptions(layouts.OPENAI)
-    convert(path, output, options, lora, lora_order, rounding, scales_from, exact_yarn, dry_run, force, resume, threads, revision, as_json)
+    convert(
+        path,
+        output,
+        options,
+        lora,
+        lora_order,
+        rounding,
+        scales_from,
+        exact_yarn,
+        dry_run,
+        force,
+        resume,
+        threads,
+        revision,
+        as_json,
+    )
 
 
 def convert(
-    path: str, output: Path, options: HfOptions, lora: list[str] | None, lora_order: str | None, rule: str | None, scales_from: str | None,
-    exact_yarn: bool, dry_run: bool, force: bool, resume: bool, threads: int | None, revision: str | None, as_json: bool,
-) -> None:  # fmt: skip
+    path: str,
+    output: Path,
+    options: HfOptions,
+    lora: list[str] | None,
+    lora_order: str | None,
+    rule: str | None,
+    scales_from: str | None,
+    exact_yarn: bool,
+    dry_run: bool,
+    force: bool,
+    resume: bool,
+    threads: int | None,
+    revision: str | None,
+    as_json: bool,
+) -> None:
     from gptoss_adapters.checkpoint import layouts
     from gptoss_adapters.checkpoint.writing.writer import write
     from gptoss_converters.cli.options import open_input, rounding_for
@@ -150,5 +196,14 @@ def convert(
     if statistics is not None:
         record(output / "quantisation.json", rounding.rule, statistics)
     seconds = sum(written.seconds.values())
-    text = f"wrote {output}: {len(files)} files, {human(written.nbytes)} in {seconds:.1f} s, read back and equal to the source"
-    out.result("\n".join(filter(None, [text, rounding.text()])), files=files, notices=made.notices, quantisation=statistics, **asdict(written))
+    text = (
+        f"wrote {output}: {len(files)} files, {human(written.nbytes)} in {seconds:.1f} s, read back and equal to "
+        "the source"
+    )
+    out.result(
+        "\n".join(filter(None, [text, rounding.text()])),
+        files=files,
+        notices=made.notices,
+        quantisation=statistics,
+        **asdict(written),
+    )

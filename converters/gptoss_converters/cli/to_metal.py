@@ -45,7 +45,8 @@ def to_metal(
     revision: RevisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write OpenAI's Metal model.bin, as gpt_oss.metal loads it on Apple GPUs. (Made without Apple hardware: compared with OpenAI's writer.)
+    """Write OpenAI's Metal model.bin, as gpt_oss.metal loads it on Apple GPUs. (Made without Apple hardware: compared
+    with OpenAI's writer.)
 
     Examples:
 
@@ -77,5 +78,11 @@ def to_metal(
         record(output.with_name(f"{output.name}.quantisation.json"), rule.rule, statistics)
     seconds = sum(written.seconds.values())
     text = f"wrote {output}: {human(written.nbytes)} in {seconds:.1f} s, read back and equal to the source"
-    text += f"\nnext, on a Mac with the gpt-oss package:\n  python -m gpt_oss.metal.examples.generate {output} -p \"...\""
-    out.result("\n".join(filter(None, [text, rule.text()])), files=[str(output)], notices=made.notices, quantisation=statistics, **asdict(written))
+    text += f'\nnext, on a Mac with the gpt-oss package:\n  python -m gpt_oss.metal.examples.generate {output} -p "..."'
+    out.result(
+        "\n".join(filter(None, [text, rule.text()])),
+        files=[str(output)],
+        notices=made.notices,
+        quantisation=statistics,
+        **asdict(written),
+    )

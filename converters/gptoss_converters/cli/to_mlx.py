@@ -20,8 +20,12 @@ from gptoss_converters.cli.to_hf import DryRunOption, ForceOption, OutputOption,
 def to_mlx(
     path: PathArgument,
     output: OutputOption,
-    max_shard_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Most bytes of tensors in a file, e.g. 4G (default: 4.8G).")] = None,
-    tokenizer: Annotated[str | None, typer.Option(metavar="DIR|none", help="Folder with tokenizer.json, or none.")] = None,
+    max_shard_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most bytes of tensors in a file, e.g. 4G (default: 4.8G).")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="DIR|none", help="Folder with tokenizer.json, or none.")
+    ] = None,
     lora: LoraOption = None,
     lora_order: LoraOrderOption = None,
     rounding: RoundingOption = None,
@@ -46,4 +50,19 @@ def to_mlx(
     from gptoss_converters.to_hf import HfOptions
 
     options = HfOptions(layouts.MLX, parse_size(max_shard_size), tokenizer)
-    convert(path, output, options, lora, lora_order, rounding, scales_from, exact_yarn, dry_run, force, resume, threads, revision, as_json)
+    convert(
+        path,
+        output,
+        options,
+        lora,
+        lora_order,
+        rounding,
+        scales_from,
+        exact_yarn,
+        dry_run,
+        force,
+        resume,
+        threads,
+        revision,
+        as_json,
+    )

@@ -35,19 +35,39 @@ class TemplateMode(StrEnum):
 def to_ollama(
     path: PathArgument,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.")],
-    template: Annotated[TemplateMode, typer.Option(help="harmony: a Go TEMPLATE and Ollama's parser; embedded: the template in the GGUF.")] = TemplateMode.harmony,
-    name: Annotated[str | None, typer.Option(metavar="NAME[:TAG]", help="The model's name in Ollama (default: from the checkpoint's).")] = None,
+    template: Annotated[
+        TemplateMode,
+        typer.Option(help="harmony: a Go TEMPLATE and Ollama's parser; embedded: the template in the GGUF."),
+    ] = TemplateMode.harmony,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[:TAG]", help="The model's name in Ollama (default: from the checkpoint's)."),
+    ] = None,
     num_ctx: Annotated[int, typer.Option(metavar="TOKENS", help="PARAMETER num_ctx.")] = 8192,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="SYSTEM: instructions for every chat.")] = None,
-    message: Annotated[list[str] | None, typer.Option(metavar="ROLE:TEXT", help="MESSAGE: a turn of an example chat; may be repeated.")] = None,
-    requires: Annotated[str, typer.Option(metavar="VERSION|none", help="REQUIRES; none for Ollama before 0.14, which refuses the line.")] = "0.30.0",
-    store: Annotated[Path | None, typer.Option(metavar="DIR", help="Move the model into this Ollama model store instead of DIR.")] = None,
-    create: Annotated[str | None, typer.Option(metavar="URL", help="Create the model on this Ollama server afterwards.")] = None,
-    dense: Annotated[Dense | None, typer.Option(help="Type of attention, embedding and head (default: as stored).")] = None,
+    message: Annotated[
+        list[str] | None, typer.Option(metavar="ROLE:TEXT", help="MESSAGE: a turn of an example chat; may be repeated.")
+    ] = None,
+    requires: Annotated[
+        str, typer.Option(metavar="VERSION|none", help="REQUIRES; none for Ollama before 0.14, which refuses the line.")
+    ] = "0.30.0",
+    store: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Move the model into this Ollama model store instead of DIR.")
+    ] = None,
+    create: Annotated[
+        str | None, typer.Option(metavar="URL", help="Create the model on this Ollama server afterwards.")
+    ] = None,
+    dense: Annotated[
+        Dense | None, typer.Option(help="Type of attention, embedding and head (default: as stored).")
+    ] = None,
     experts: Annotated[Experts | None, typer.Option(help="Type of the experts (default: as stored).")] = None,
     tokenizer: Annotated[str | None, typer.Option(metavar="DIR", help="Folder with tokenizer.json.")] = None,
-    split_max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Split into files of at most SIZE tensor bytes (Ollama 0.34.1).")] = None,
-    allow_lossy: Annotated[bool, typer.Option("--allow-lossy", help="Go on when llama.cpp cannot compute what the config says.")] = False,
+    split_max_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Split into files of at most SIZE tensor bytes (Ollama 0.34.1).")
+    ] = None,
+    allow_lossy: Annotated[
+        bool, typer.Option("--allow-lossy", help="Go on when llama.cpp cannot compute what the config says.")
+    ] = False,
     lora: LoraOption = None,
     lora_order: LoraOrderOption = None,
     rounding: RoundingOption = None,
@@ -77,8 +97,23 @@ def to_ollama(
     if store and (create or split_max_size):
         raise UsageError("--store goes with neither --create nor --split-max-size")
     out = Output(as_json)
-    options = OllamaOptions(template.value, name, num_ctx, system, tuple(map(_turn, message or ())), None if requires == "none" else requires)
-    gguf = GgufOptions(dense and dense.value, experts and experts.value, tokenizer, None, parse_size(split_max_size), False, allow_lossy)
+    options = OllamaOptions(
+        template.value,
+        name,
+        num_ctx,
+        system,
+        tuple(map(_turn, message or ())),
+        None if requires == "none" else requires,
+    )
+    gguf = GgufOptions(
+        dense and dense.value,
+        experts and experts.value,
+        tokenizer,
+        None,
+        parse_size(split_max_size),
+        False,
+        allow_lossy,
+    )
     checkpoint = open_input(path, revision, lora, lora_order)
     how = rounding_for(checkpoint, rounding, scales_from)
     model = plan_ollama(checkpoint, output, gguf, options, how)
@@ -86,7 +121,11 @@ def to_ollama(
         out.note(notice)
     if dry_run:
         sizes = "\n".join(f"{f.path}: {f.size} bytes ({human(f.size)})" for f in model.plan.files)
-        out.result(f"{sizes}\n{output / 'Modelfile'}:\n{model.modelfile}", files={str(f.path): f.size for f in model.plan.files}, modelfile=model.modelfile)
+        out.result(
+            f"{sizes}\n{output / 'Modelfile'}:\n{model.modelfile}",
+            files={str(f.path): f.size for f in model.plan.files},
+            modelfile=model.modelfile,
+        )
         return
     there = _check_folder(model, force, resume)
     try:
@@ -99,7 +138,15 @@ def to_ollama(
             output.rmdir()
     statistics = how.stats.as_dict() if how.stats else None
     text = "\n".join(filter(None, [how.text(), _summary(model, where)]))
-    out.result(text, quantisation=statistics, name=model.name, folder=str(output), where=where, notices=model.gguf.notices, **asdict(written))
+    out.result(
+        text,
+        quantisation=statistics,
+        name=model.name,
+        folder=str(output),
+        where=where,
+        notices=model.gguf.notices,
+        **asdict(written),
+    )
 
 
 def _turn(text: str) -> tuple[str, str]:
@@ -121,7 +168,9 @@ def _check_folder(model: OllamaModel, force: bool, resume: bool) -> bool:
     return there
 
 
-def _hand_over(model: OllamaModel, checkpoint: Any, store: Path | None, url: str | None, bar: ProgressBar) -> str | None:
+def _hand_over(
+    model: OllamaModel, checkpoint: Any, store: Path | None, url: str | None, bar: ProgressBar
+) -> str | None:
     """Into a store or onto a server; returns where the model is now, None for the folder."""
     if store:
         from gptoss_converters.ollama.store import write_store

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 def verify(
     a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint: a file, a folder, or a Hub repository id.")],
     b: Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")],
-    lora: Annotated[list[str] | None, typer.Option("--lora", metavar="ADAPTER[:SCALE]", help="An adapter that is merged into A; may be repeated.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option("--lora", metavar="ADAPTER[:SCALE]", help="An adapter that is merged into A; may be repeated."),
+    ] = None,
     lora_order: LoraOrderOption = None,
     threads: ThreadsOption = None,
     revision: RevisionOption = None,
@@ -55,12 +58,19 @@ def verify(
     Output(as_json).result(_text(report), **report.as_dict())
     if not report.ok:
         different = report.counts["DIFFERENT"]
-        what = f"{different} of {len(report.results)} tensors are DIFFERENT" if different else f"the configs differ: {'; '.join(report.config)}"
+        what = (
+            f"{different} of {len(report.results)} tensors are DIFFERENT"
+            if different
+            else f"the configs differ: {'; '.join(report.config)}"
+        )
         raise CheckFailed(what, file=b)
 
 
 def _text(report: Report) -> str:
-    lines = [f"{r.verdict:<19} {r.name:<34} {r.a_encoding} / {r.b_encoding}{f'  ({r.rule})' if r.rule else ''}" for r in report.results]
+    lines = [
+        f"{r.verdict:<19} {r.name:<34} {r.a_encoding} / {r.b_encoding}{f'  ({r.rule})' if r.rule else ''}"
+        for r in report.results
+    ]
     for r in report.results:
         if r.worst:
             lines += _worst(r.name, r.worst)
@@ -72,11 +82,15 @@ def _text(report: Report) -> str:
 
 def _worst(name: str, block: Block) -> list[str]:
     """The block with the largest difference, in hex and decoded, from both sides."""
+
     def show(values: tuple[float, ...]) -> str:
         return " ".join(f"{v:g}" for v in values)
 
     return [
-        f"worst block of {name} at {list(block.index)}: off by {block.max_abs:g}, {block.differing} values of the tensor differ",
-        f"  A {block.a_bytes}", f"    {show(block.a_values)}",
-        f"  B {block.b_bytes}", f"    {show(block.b_values)}",
-    ]  # fmt: skip
+        f"worst block of {name} at {list(block.index)}: off by {block.max_abs:g}, {block.differing} values of "
+        "the tensor differ",
+        f"  A {block.a_bytes}",
+        f"    {show(block.a_values)}",
+        f"  B {block.b_bytes}",
+        f"    {show(block.b_values)}",
+    ]

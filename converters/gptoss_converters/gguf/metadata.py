@@ -1,7 +1,9 @@
-"""GGUF metadata of a gpt-oss model: the keys that llama.cpp and Ollama read, in upstream's order, and our provenance keys.
+"""GGUF metadata of a gpt-oss model: the keys that llama.cpp and Ollama read, in upstream's order, and our provenance
+keys.
 
-Sources: llama.cpp's converter and loader (which keys are obeyed was measured); Ollama reads the same ones. What has no key
-(SwiGLU limit and alpha, YaRN betas, unrounded YaRN bounds) is in `lossy` and `rounds_yarn`, and recorded under `gptoss_adapters.`.
+Sources: llama.cpp's converter and loader (which keys are obeyed was measured); Ollama reads the same ones. What has no
+key (SwiGLU limit and alpha, YaRN betas, unrounded YaRN bounds) is in `lossy` and `rounds_yarn`, and recorded under
+`gptoss_adapters.`.
 """
 
 from __future__ import annotations
@@ -20,12 +22,20 @@ from gptoss_adapters.spec import FULL, GGUF_ARCH, SLIDING, SWIGLU_ALPHA, SWIGLU_
 U16, U32, I32, F32, BOOL, STRING, ARRAY = 2, 4, 5, 6, 7, 8, 9
 _FORMATS = {U16: "<H", U32: "<I", I32: "<i", F32: "<f", BOOL: "<?"}
 LLAMA_BETA_FAST, LLAMA_BETA_SLOW = 32.0, 1.0
-FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32, "mxfp4": 38}  # by the experts' type, as llama.cpp's quantiser says it
+FILE_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q8_0": 7,
+    "bf16": 32,
+    "mxfp4": 38,
+}  # by the experts' type, as llama.cpp's quantiser says it
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One metadata entry. An array is `kind` ARRAY with `of` its element type; `value` may be packed bytes with `count`."""
+    """One metadata entry. An array is `kind` ARRAY with `of` its element type; `value` may be packed bytes with
+    `count`.
+    """
 
     name: str
     kind: int
@@ -70,17 +80,29 @@ def model_keys(config: GptOssConfig, name: str, size_label: str, experts: str) -
         rope.append(("rope.scaling.factor", F32, c.rope_scaling_factor))
     rope.append(("rope.scaling.original_context_length", U32, c.initial_context_length))
     if c.uses_yarn:
-        rope += [("rope.scaling.yarn_beta_fast", F32, c.yarn_beta_fast), ("rope.scaling.yarn_beta_slow", F32, c.yarn_beta_slow)]
+        rope += [
+            ("rope.scaling.yarn_beta_fast", F32, c.yarn_beta_fast),
+            ("rope.scaling.yarn_beta_slow", F32, c.yarn_beta_slow),
+        ]
     if c.attention_factor is not None:
-        rope.append(("rope.scaling.attn_factor", F32, c.attention_factor / (0.1 * math.log(c.rope_scaling_factor) + 1.0)))
+        rope.append(
+            ("rope.scaling.attn_factor", F32, c.attention_factor / (0.1 * math.log(c.rope_scaling_factor) + 1.0))
+        )
     own = [
-        ("block_count", U32, c.num_hidden_layers), ("context_length", U32, c.max_position_embeddings),
-        ("embedding_length", U32, c.hidden_size), ("feed_forward_length", U32, c.intermediate_size),
-        ("attention.head_count", U32, c.num_attention_heads), ("attention.head_count_kv", U32, c.num_key_value_heads),
-        *rope, ("rope.freq_base", F32, c.rope_theta), ("attention.layer_norm_rms_epsilon", F32, c.rms_norm_eps),
-        ("expert_count", U32, c.num_experts), ("expert_used_count", U32, c.experts_per_token),
-        ("attention.key_length", U32, c.head_dim), ("attention.value_length", U32, c.head_dim),
-    ]  # fmt: skip
+        ("block_count", U32, c.num_hidden_layers),
+        ("context_length", U32, c.max_position_embeddings),
+        ("embedding_length", U32, c.hidden_size),
+        ("feed_forward_length", U32, c.intermediate_size),
+        ("attention.head_count", U32, c.num_attention_heads),
+        ("attention.head_count_kv", U32, c.num_key_value_heads),
+        *rope,
+        ("rope.freq_base", F32, c.rope_theta),
+        ("attention.layer_norm_rms_epsilon", F32, c.rms_norm_eps),
+        ("expert_count", U32, c.num_experts),
+        ("expert_used_count", U32, c.experts_per_token),
+        ("attention.key_length", U32, c.head_dim),
+        ("attention.value_length", U32, c.head_dim),
+    ]
     return [
         Key("general.architecture", STRING, GGUF_ARCH),
         Key("general.type", STRING, "model"),
@@ -95,7 +117,9 @@ def model_keys(config: GptOssConfig, name: str, size_label: str, experts: str) -
 
 
 def _window_keys(c: GptOssConfig) -> list[Key]:
-    """llama.cpp obeys a pattern, but aborts on one in which no layer slides: then every layer gets a window that hides nothing."""
+    """llama.cpp obeys a pattern, but aborts on one in which no layer slides: then every layer gets a window that
+    hides nothing.
+    """
     window, pattern = f"{GGUF_ARCH}.attention.sliding_window", f"{GGUF_ARCH}.attention.sliding_window_pattern"
     if all(kind == FULL for kind in c.layer_types):
         return [Key(window, U32, max(c.sliding_window, c.max_position_embeddings))]
@@ -131,13 +155,17 @@ def provenance_keys(config: GptOssConfig, kind: str, version: str) -> list[Key]:
 
 
 def title(name: str) -> str:
-    """`tiny-mxfp4` -> `Tiny Mxfp4`, as upstream derives general.name from a folder's name; sizes and versions stay as they are."""
+    """`tiny-mxfp4` -> `Tiny Mxfp4`, as upstream derives general.name from a folder's name; sizes and versions stay
+    as they are.
+    """
     words = re.split(r"[-\s]+", name.strip())
     return " ".join(w.title() if w.islower() and not re.fullmatch(r"v?\d.*", w) else w for w in words)
 
 
 def size_label(shapes: Iterable[tuple[str, Sequence[int]]], experts: int) -> str:
-    """`32x2.4B` as upstream counts it: one expert's matrices of each layer, and everything else (all experts' biases too)."""
+    """`32x2.4B` as upstream counts it: one expert's matrices of each layer, and everything else (all experts'
+    biases too).
+    """
     count = sum(math.prod(shape) // (experts if "_exps." in name and len(shape) > 2 else 1) for name, shape in shapes)
     unit, suffix = next(((u, s) for u, s in ((1e12, "T"), (1e9, "B"), (1e6, "M")) if count > u), (1e3, "K"))
     scaled = count / unit

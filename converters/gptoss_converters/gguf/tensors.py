@@ -1,7 +1,7 @@
 """The tensors of a gpt-oss GGUF: names, types, shapes, order, and how each one's bytes come about.
 
-Order as upstream's: MXFP4 experts of every layer (down, gate, up), then the rest by their Hugging Face name. Blocks and scales
-are paired by name, wherever and in whatever order they are stored.
+Order as upstream's: MXFP4 experts of every layer (down, gate, up), then the rest by their Hugging Face name. Blocks and
+scales are paired by name, wherever and in whatever order they are stored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Entry:
 
 
 class Tensors:
-    """All entries of a checkpoint, with expert weights as `experts` and other matrices as `dense` (None: as they are stored)."""
+    """All entries of a checkpoint, with expert weights as `experts` and other matrices as `dense` (None: as they
+    are stored).
+    """
 
     def __init__(self, checkpoint: Checkpoint, dense: str | None, experts: str | None, rounding: Rounding) -> None:
         self.checkpoint, self.dense, self.experts, self.rounding = checkpoint, dense, experts, rounding
@@ -46,7 +48,11 @@ class Tensors:
     def _order(self) -> list[str]:
         config = self.checkpoint.config
         hf = {name: _natural(parts[0].name) for name, parts in layouts.parts(layouts.HF_BF16, config).items()}
-        heavy = [f"layers.{n}.experts.{which}.weight" for n in range(config.num_hidden_layers) for which in ("down", "gate_up")]
+        heavy = [
+            f"layers.{n}.experts.{which}.weight"
+            for n in range(config.num_hidden_layers)
+            for which in ("down", "gate_up")
+        ]
         heavy = [name for name in heavy if self.checkpoint.tensors[name].encoding == "mxfp4"]
         return heavy + sorted(hf.keys() - set(heavy), key=lambda name: hf[name])
 
@@ -75,7 +81,9 @@ class Tensors:
         shape = layouts.stored_shape(part.role, info.shape, self.checkpoint.config)
         nbytes = math.prod(shape[:-1]) * row_bytes(kind, shape[-1])
         half = {"gate": ", even rows", "up": ", odd rows"}.get(part.role, "")
-        return Tensor(part.name, kind.upper(), shape, nbytes, f"{' + '.join(s.name for s in info.sources)}{half}: {how}")
+        return Tensor(
+            part.name, kind.upper(), shape, nbytes, f"{' + '.join(s.name for s in info.sources)}{half}: {how}"
+        )
 
     def _repacked(self, info: TensorInfo, tensors: int) -> Repacked:
         blocks, scales = info.sources
@@ -94,10 +102,14 @@ class Tensors:
         reader = self.readers.values(info.name, half)
         if kind == "mxfp4":
             self.rounding.quantised += [info.name] if info.name not in self.rounding.quantised else []
-            return Quantised(reader, info.name, half, info.shape, source, self.rounding, ggml=True), f"{info.encoding} to mxfp4 by rule {self.rounding.rule}"
+            return Quantised(
+                reader, info.name, half, info.shape, source, self.rounding, ggml=True
+            ), f"{info.encoding} to mxfp4 by rule {self.rounding.rule}"
         if info.encoding == kind and isinstance(reader, DenseRows | GgufRows) and reader.stride == 1:
             at = reader.offset if isinstance(reader, DenseRows) else reader.source.offset
-            return Copied(self.readers.file(source), at, reader.count * row_bytes(kind, reader.width), reader.source), "copied"
+            return Copied(
+                self.readers.file(source), at, reader.count * row_bytes(kind, reader.width), reader.source
+            ), "copied"
         return Encoded(reader, kind, source), "copied" if info.encoding == kind else f"{info.encoding} to {kind}"
 
 

@@ -1,6 +1,7 @@
 """gpt-oss checkpoint -> GGUF: a plan (`plan_gguf`) for the streaming writer.
 
-MXFP4 experts move as bytes: a permutation of nibbles, the scales unchanged. Sources: the GGUF specification, llama.cpp's loader.
+MXFP4 experts move as bytes: a permutation of nibbles, the scales unchanged. Sources: the GGUF specification,
+llama.cpp's loader.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ def plan_gguf(checkpoint: Checkpoint, output: Path, options: GgufOptions, roundi
     `rounding`: how dense experts become MXFP4; without it as llama.cpp's own quantiser makes them.
     """
     if options.dense == "mxfp4":
-        raise UsageError("--dense mxfp4: MXFP4 holds expert weights only", hint=f"choose one of {', '.join(sorted(GGML_TYPES.keys() - {'mxfp4'}))}")
+        raise UsageError(
+            "--dense mxfp4: MXFP4 holds expert weights only",
+            hint=f"choose one of {', '.join(sorted(GGML_TYPES.keys() - {'mxfp4'}))}",
+        )
     notices = _check_lossy(checkpoint, options.allow_lossy)
     rounding = rounding or Rounding("ggml")
     tensors = Tensors(checkpoint, options.dense, options.experts, rounding)
@@ -67,7 +71,16 @@ def plan_gguf(checkpoint: Checkpoint, output: Path, options: GgufOptions, roundi
     works = tuple(Work(e.fill, tuple(places[t.name] for t in e.tensors)) for e in entries)
     sources = {path: file.stamp for path, file in (checkpoint.stored | rounding.files).items()}
     seals = _seals(files[0].header, checkpoint, len(groups)) if options.sha256 else ()
-    return GgufPlan(Plan(files, works, sources, asdict(options) | {"version": _version(), "rounding": rounding.rule, "adapters": checkpoint.adapters}, seals), notices)
+    return GgufPlan(
+        Plan(
+            files,
+            works,
+            sources,
+            asdict(options) | {"version": _version(), "rounding": rounding.rule, "adapters": checkpoint.adapters},
+            seals,
+        ),
+        notices,
+    )
 
 
 @cache
@@ -83,10 +96,14 @@ def _check_lossy(checkpoint: Checkpoint, allow: bool) -> list[str]:
     for name, value, instead in meta.lossy(checkpoint.config):
         what = f"config field {name} is {value:g}: a GGUF has no key for it and llama.cpp computes with {instead:g}"
         if not allow:
-            raise BadInput(what, file=checkpoint.config_file or checkpoint.path, hint="add --allow-lossy to write it all the same")
+            raise BadInput(
+                what, file=checkpoint.config_file or checkpoint.path, hint="add --allow-lossy to write it all the same"
+            )
         notices.append(what)
     if meta.rounds_yarn(checkpoint.config):
-        notices.append("YaRN bounds are not rounded in this model; llama.cpp always rounds them, so long contexts differ slightly")
+        notices.append(
+            "YaRN bounds are not rounded in this model; llama.cpp always rounds them, so long contexts differ slightly"
+        )
     return notices
 
 
@@ -105,7 +122,11 @@ def _keys(checkpoint: Checkpoint, entries: Sequence[Entry], expert_type: str, op
 def _name(checkpoint: Checkpoint) -> str:
     """A GGUF's own, whatever its file is called; else from the folder's name."""
     stored, path = checkpoint.metadata.get("general.name"), checkpoint.path
-    return stored if isinstance(stored, str) and stored else meta.title(path.stem if path.is_file() else path.resolve().name)
+    return (
+        stored
+        if isinstance(stored, str) and stored
+        else meta.title(path.stem if path.is_file() else path.resolve().name)
+    )
 
 
 def _hash_keys(checkpoint: Checkpoint, files: int) -> list[Key]:
@@ -114,7 +135,9 @@ def _hash_keys(checkpoint: Checkpoint, files: int) -> list[Key]:
     return [
         Key("gptoss_adapters.source.files", ARRAY, sources, of=STRING),
         Key("gptoss_adapters.source.sha256", ARRAY, [_NO_HASH] * len(sources), of=STRING),
-        Key("gptoss_adapters.data.sha256", ARRAY, [_NO_HASH] * files, of=STRING),  # of each file's tensor data, without the header
+        Key(
+            "gptoss_adapters.data.sha256", ARRAY, [_NO_HASH] * files, of=STRING
+        ),  # of each file's tensor data, without the header
     ]
 
 
@@ -142,8 +165,12 @@ def _split(tensors: Sequence[Tensor], limit: int | None) -> list[list[Tensor]]:
     return groups
 
 
-def _file_specs(output: Path, keys: list[Key], groups: Sequence[Sequence[Tensor]]) -> list[tuple[Path, list[Key], Sequence[Tensor]]]:
-    """Paths, metadata and tensors per file; of a split model the first one carries the metadata, as llama.cpp expects."""
+def _file_specs(
+    output: Path, keys: list[Key], groups: Sequence[Sequence[Tensor]]
+) -> list[tuple[Path, list[Key], Sequence[Tensor]]]:
+    """Paths, metadata and tensors per file; of a split model the first one carries the metadata, as llama.cpp
+    expects.
+    """
     if len(groups) == 1:
         return [(output, keys, groups[0])]
     count, total = len(groups), sum(map(len, groups))
@@ -151,7 +178,9 @@ def _file_specs(output: Path, keys: list[Key], groups: Sequence[Sequence[Tensor]
     specs = []
     for n, group in enumerate(groups):
         split = [Key("split.no", U16, n), Key("split.count", U16, count), Key("split.tensors.count", meta.I32, total)]
-        specs.append((output.with_name(f"{stem}-{n + 1:05d}-of-{count:05d}.gguf"), (keys if n == 0 else []) + split, group))
+        specs.append(
+            (output.with_name(f"{stem}-{n + 1:05d}-of-{count:05d}.gguf"), (keys if n == 0 else []) + split, group)
+        )
     return specs
 
 
@@ -165,7 +194,9 @@ def _file(path: Path, keys: list[Key], tensors: Sequence[Tensor]) -> PlannedFile
         infos.append(meta.pack_string(name) + dims + struct.pack("<IQ", GGML_TYPES[t.dtype.lower()][0], at))
         offsets.append(at)
         at += _padded(t.nbytes)
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(keys)) + b"".join(k.pack() for k in keys) + b"".join(infos)
+    head = (
+        struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(keys)) + b"".join(k.pack() for k in keys) + b"".join(infos)
+    )
     header = head.ljust(_padded(len(head)), b"\0")
     return PlannedFile(path, header, tuple(tensors), tuple(len(header) + o for o in offsets), len(header) + at)
 

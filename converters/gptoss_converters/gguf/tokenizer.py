@@ -1,4 +1,5 @@
-"""`tokenizer.json` -> GGUF tokenizer keys, packed straight into the bytes that the file holds (650 000 strings in well under a second).
+"""`tokenizer.json` -> GGUF tokenizer keys, packed straight into the bytes that the file holds (650 000 strings in well
+under a second).
 
 Special tokens must keep their text: llama.cpp finds out what ends a generation by it.
 """
@@ -27,7 +28,9 @@ from gptoss_converters.gguf.metadata import ARRAY, BOOL, I32, STRING, U32, Key, 
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 PRE_TOKENIZER = "gpt-4o"  # llama.cpp's name of o200k's splitting rule
-_O200K_MARK = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"  # case-aware words: no other family splits so
+_O200K_MARK = (
+    r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"  # case-aware words: no other family splits so
+)
 _MERGES = re.compile(rb'"merges"\s*:\s*\[')
 _BETWEEN = re.compile(rb'(?<=[]"])\s*,(?=\s*["[])')  # two merges, or something in the text of one
 _MERGES_BYTES = 1 << 20  # parsed at a time
@@ -44,11 +47,17 @@ class TokenizerFiles:
 
 
 def find_tokenizer(checkpoint: Checkpoint, where: str | None) -> TokenizerFiles:
-    """The checkpoint's own tokenizer, or the one in the folder (or file) `where`. Raises BadInput when there is none."""
+    """The checkpoint's own tokenizer, or the one in the folder (or file) `where`. Raises BadInput when there is
+    none.
+    """
     if where is None:
         files = checkpoint.tokenizer_files
         if "tokenizer.json" not in files:
-            raise BadInput("no tokenizer.json beside the weights", file=checkpoint.path, hint="add --tokenizer DIR, or --tokenizer none for a file without vocabulary")
+            raise BadInput(
+                "no tokenizer.json beside the weights",
+                file=checkpoint.path,
+                hint="add --tokenizer DIR, or --tokenizer none for a file without vocabulary",
+            )
         return TokenizerFiles(files["tokenizer.json"], files.get("tokenizer_config.json"), checkpoint.chat_template)
     folder = Path(where) if Path(where).is_dir() else Path(where).parent
     path = folder / "tokenizer.json" if Path(where).is_dir() else Path(where)
@@ -64,7 +73,9 @@ def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
     raw, merges = _read(files.tokenizer)
     model = raw.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or merges is None:
-        raise BadInput("is not a byte-level BPE tokenizer", file=files.tokenizer, expected="model.vocab and model.merges")
+        raise BadInput(
+            "is not a byte-level BPE tokenizer", file=files.tokenizer, expected="model.vocab and model.merges"
+        )
     _check_splitting(raw, files.tokenizer)
     added = _added(raw, files.tokenizer)
     tokens, types = _token_table(model["vocab"], added, checkpoint.config.vocab_size, files.tokenizer)
@@ -78,7 +89,9 @@ def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
     ids = {t["content"]: t["id"] for t in added}
     settings = read_json(files.config) if files.config else {}
     keys += _special_ids(settings, ids, checkpoint)
-    keys += [Key(f"tokenizer.ggml.add_{w}_token", BOOL, bool(settings.get(f"add_{w}_token", False))) for w in ("bos", "eos")]
+    keys += [
+        Key(f"tokenizer.ggml.add_{w}_token", BOOL, bool(settings.get(f"add_{w}_token", False))) for w in ("bos", "eos")
+    ]
     return [*keys, Key("tokenizer.chat_template", STRING, files.template or CHAT_TEMPLATE.read_text("utf-8"))]
 
 
@@ -87,14 +100,22 @@ def stored_keys(checkpoint: Checkpoint) -> list[Key]:
     first = next(iter(checkpoint.stored.values()))
     if not isinstance(first, GgufFile) or "tokenizer.ggml.tokens" not in first.metadata:
         return []
-    keys: list[Key] = [StoredKey(name, first.types[name], first.value_bytes(name)) for name in first.metadata if name.startswith("tokenizer.")]
+    keys: list[Key] = [
+        StoredKey(name, first.types[name], first.value_bytes(name))
+        for name in first.metadata
+        if name.startswith("tokenizer.")
+    ]
     return _as_llama_cpp_wants(keys, checkpoint) if checkpoint.kind == OLLAMA else keys
 
 
 def _as_llama_cpp_wants(keys: list[Key], checkpoint: Checkpoint) -> list[Key]:
     """Of an Ollama blob: its engine knew the splitting rule and the stops, and kept the template outside the file."""
     said = {name: checkpoint.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
-    ours = {f"tokenizer.ggml.{name}_token_id": Key(f"tokenizer.ggml.{name}_token_id", U32, int(value)) for name, value in said.items() if value is not None}
+    ours = {
+        f"tokenizer.ggml.{name}_token_id": Key(f"tokenizer.ggml.{name}_token_id", U32, int(value))
+        for name, value in said.items()
+        if value is not None
+    }
     ours["tokenizer.ggml.pre"] = Key("tokenizer.ggml.pre", STRING, PRE_TOKENIZER)
     if checkpoint.chat_template is None:
         ours["tokenizer.chat_template"] = Key("tokenizer.chat_template", STRING, CHAT_TEMPLATE.read_text("utf-8"))
@@ -124,7 +145,8 @@ def _read(file: Path) -> tuple[dict[str, Any], tuple[bytes, int] | None]:
 
 
 def _some_merges(data: bytes, at: int, count: int, file: Path) -> tuple[list[Any], int, bool]:
-    """Some merges from `at` on, where they end, and whether the list does too. A cut inside a merge's text leaves a quote open, so it
+    """Some merges from `at` on, where they end, and whether the list does too. A cut inside a merge's text leaves a
+    quote open, so it
     cannot be mistaken for one between merges: parsing fails, and the next one is tried."""
     for cut in islice(_BETWEEN.finditer(data, at + _MERGES_BYTES), 100):
         try:
@@ -154,18 +176,26 @@ def _texts(merges: list[Any], before: int, file: Path) -> list[str]:
 def _check_splitting(raw: Mapping[str, Any], file: Path) -> None:
     """llama.cpp knows splitting rules by name; any other vocabulary would be split wrongly without a word."""
     if _O200K_MARK not in json.dumps(raw.get("pre_tokenizer")).replace("\\\\", "\\"):
-        raise BadInput("the pre_tokenizer is not the one of gpt-oss (o200k)", file=file, hint="llama.cpp would split text differently")
+        raise BadInput(
+            "the pre_tokenizer is not the one of gpt-oss (o200k)",
+            file=file,
+            hint="llama.cpp would split text differently",
+        )
 
 
 def _added(raw: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
     """The added tokens, each with its text and id."""
     added = raw.get("added_tokens", [])
-    if not isinstance(added, list) or not all(isinstance(t, dict) and isinstance(t.get("content"), str) and isinstance(t.get("id"), int) for t in added):
+    if not isinstance(added, list) or not all(
+        isinstance(t, dict) and isinstance(t.get("content"), str) and isinstance(t.get("id"), int) for t in added
+    ):
         raise BadInput("added_tokens is malformed", file=file, expected="a list of objects with content and id")
     return added
 
 
-def _token_table(vocab: Mapping[str, int], added: list[dict[str, Any]], size: int, file: Path) -> tuple[list[str], array[int]]:
+def _token_table(
+    vocab: Mapping[str, int], added: list[dict[str, Any]], size: int, file: Path
+) -> tuple[list[str], array[int]]:
     """Token texts and types by id; ids without a token are filled as upstream does."""
     tokens: list[str | None] = [None] * size
     types = array("i", [UNUSED]) * size
@@ -178,14 +208,21 @@ def _token_table(vocab: Mapping[str, int], added: list[dict[str, Any]], size: in
             tokens[number] = text
             types[number] = kind
     except (IndexError, TypeError):
-        raise BadInput("a token's id lies outside the vocabulary", file=file, expected=f"0 to {size - 1}", got=f"{text!r}: {number}") from None
+        raise BadInput(
+            "a token's id lies outside the vocabulary",
+            file=file,
+            expected=f"0 to {size - 1}",
+            got=f"{text!r}: {number}",
+        ) from None
     if min(vocab.values(), default=0) < 0 or len(vocab.keys() | special.keys()) != size - tokens.count(None):
         raise BadInput("two tokens have the same id", file=file)
     return [PAD_TEXT.format(i) if t is None else t for i, t in enumerate(tokens)], types
 
 
 def _pack_strings(texts: list[str], file: Path, what: str = "a token is not UTF-8") -> bytes:
-    """GGUF string array elements: an 8-byte length and the UTF-8 bytes, each. Lengths repeat, so they are packed once."""
+    """GGUF string array elements: an 8-byte length and the UTF-8 bytes, each. Lengths repeat, so they are packed
+    once.
+    """
     try:
         data = [t.encode() for t in texts]
     except UnicodeEncodeError as e:

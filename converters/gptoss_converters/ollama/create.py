@@ -59,10 +59,14 @@ class Server:
                 raise BadInput(f"Ollama refused the model: {answer['error']}", file=str(body["model"]), got=status)
             said.append(str(answer.get("status", "")))
         if status != 200 or said[-1:] != ["success"]:
-            raise OutputError("Ollama did not finish", file=self.url, expected="success", got=said[-1] if said else status)
+            raise OutputError(
+                "Ollama did not finish", file=self.url, expected="success", got=said[-1] if said else status
+            )
         return said
 
-    def _ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
+    def _ask(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
         connection = self._kind(*self._address, timeout=self.timeout)
         try:
             try:
@@ -74,7 +78,9 @@ class Server:
             return response.status, _reason(response.read().decode("utf-8", "replace"))
         except (OSError, http.client.HTTPException) as error:
             what = str(error) or type(error).__name__
-            raise OutputError(f"the Ollama server broke off: {what}", file=self.url, hint="is it running? run again to go on") from None
+            raise OutputError(
+                f"the Ollama server broke off: {what}", file=self.url, hint="is it running? run again to go on"
+            ) from None
         finally:
             connection.close()
 
@@ -104,11 +110,22 @@ def _object(line: str) -> dict[str, Any]:
 def _reason(text: str) -> str:
     """The text of {"error": ...} where that is the whole answer."""
     found = _object(text.strip()) if text.count("\n") <= 1 else {}
-    return str(found["error"]) if list(found) == ["error"] and "\n" not in text.strip() and not text.endswith("\n") else text.strip()
+    return (
+        str(found["error"])
+        if list(found) == ["error"] and "\n" not in text.strip() and not text.endswith("\n")
+        else text.strip()
+    )
 
 
-def create(url: str, files: list[Path], request: Callable[[Mapping[str, str]], Mapping[str, Any]], progress: Progress | None = None) -> list[str]:
-    """Uploads `files` and creates the model that `request` describes, given the digests by file name; returns the server's words."""
+def create(
+    url: str,
+    files: list[Path],
+    request: Callable[[Mapping[str, str]], Mapping[str, Any]],
+    progress: Progress | None = None,
+) -> list[str]:
+    """Uploads `files` and creates the model that `request` describes, given the digests by file name; returns the
+    server's words.
+    """
     server = Server(url)
     digests = {file.name: f"sha256:{sha256_of(file, progress)}" for file in files}
     for file in files:

@@ -1,7 +1,7 @@
 """Go's text/template, as far as model templates use it: text to a tree, with the line of whatever Go would refuse.
 
-Used to check a Modelfile's TEMPLATE, and, with `go_template_run.py`, to render our own without Go. Source: the documentation
-of Go's text/template. Left out: complex numbers, character constants, and `{{block}}`.
+Used to check a Modelfile's TEMPLATE, and, with `go_template_run.py`, to render our own without Go. Source: the
+documentation of Go's text/template. Left out: complex numbers, character constants, and `{{block}}`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,27 @@ from typing import NamedTuple, TypeAlias
 from gptoss_adapters.errors import BadInput
 
 BUILTINS = frozenset(
-    {"and", "or", "not", "len", "index", "slice", "html", "js", "urlquery", "print", "printf", "println", "call", "eq", "ne", "lt", "le", "gt", "ge"}
+    {
+        "and",
+        "or",
+        "not",
+        "len",
+        "index",
+        "slice",
+        "html",
+        "js",
+        "urlquery",
+        "print",
+        "printf",
+        "println",
+        "call",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+    }
 )
 OLLAMA_FUNCTIONS = frozenset({"json", "currentDate", "yesterdayDate", "toTypeScriptType"})
 _ACTION = re.compile(r"\{\{(-(?=\s))?(.*?)(\s-)?\}\}", re.DOTALL)
@@ -115,7 +135,9 @@ Node: TypeAlias = str | Action | Branch | Include | Jump
 
 @dataclass(slots=True)
 class Template:
-    """The main body, the bodies of {{define}}, and every first field name that is read anywhere (".Messages" -> "Messages")."""
+    """The main body, the bodies of {{define}}, and every first field name that is read anywhere (".Messages" ->
+    "Messages").
+    """
 
     body: list[Node]
     defined: dict[str, list[Node]] = field(default_factory=dict)
@@ -137,7 +159,9 @@ class _Token(NamedTuple):
 
 
 def parse(text: str, functions: frozenset[str] = OLLAMA_FUNCTIONS) -> Template:
-    """The tree of a template. Raises TemplateError for what Go's parser refuses; `functions` are known besides the built-in ones."""
+    """The tree of a template. Raises TemplateError for what Go's parser refuses; `functions` are known besides the
+    built-in ones.
+    """
     return _Parser(text, functions).run()
 
 
@@ -262,7 +286,11 @@ class _Expression:
     def _declared(self, ranging: bool) -> tuple[tuple[str, ...], bool]:
         texts = [t.text for t in self.tokens]
         count = 2 if ranging and texts[1:2] == [","] else 1
-        if not self.tokens or self.tokens[0].kind != "variable" or texts[2 * count - 1 : 2 * count] not in ([":="], ["="]):
+        if (
+            not self.tokens
+            or self.tokens[0].kind != "variable"
+            or texts[2 * count - 1 : 2 * count] not in ([":="], ["="])
+        ):
             return (), False
         names = tuple(texts[0 : 2 * count : 2])
         assigns = texts[2 * count - 1] == "="
@@ -305,7 +333,11 @@ class _Expression:
         if token.kind == "string":
             base = Literal(_unquote(token.text))
         elif token.kind == "number":
-            base = Literal(float(token.text) if re.search(r"[.eE]", token.text) and "x" not in token.text.lower() else int(token.text, 0))
+            base = Literal(
+                float(token.text)
+                if re.search(r"[.eE]", token.text) and "x" not in token.text.lower()
+                else int(token.text, 0)
+            )
         elif token.kind == "variable":
             self._known(token.text)
             base = Variable(token.text)
@@ -333,7 +365,11 @@ class _Expression:
 
     def _fields(self, base: Operand) -> Operand:
         names: list[str] = []
-        while self.at < len(self.tokens) and self.tokens[self.at].kind == "field" and (not self.tokens[self.at].spaced or (not names and base == Dot())):
+        while (
+            self.at < len(self.tokens)
+            and self.tokens[self.at].kind == "field"
+            and (not self.tokens[self.at].spaced or (not names and base == Dot()))
+        ):
             names.append(self.tokens[self.at].text[1:])
             self.at += 1
         if names and base in (Dot(), Variable("$")):

@@ -1,6 +1,7 @@
 """Executes a parsed template as Go's text/template does, on plain Python values.
 
-A Go struct is a `Struct` (an unknown field is an error), a map a dict (an unknown key is nil, and `range` goes by sorted keys).
+A Go struct is a `Struct` (an unknown field is an error), a map a dict (an unknown key is nil, and `range` goes by
+sorted keys).
 Texts are bytes while they run: Go's `slice` and `len` count bytes.
 """
 
@@ -181,7 +182,9 @@ def _to_go(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """JSON as Go's encoding/json writes it: compact, keys of maps sorted, <, > and & and the line separators escaped."""
+    """JSON as Go's encoding/json writes it: compact, keys of maps sorted, <, > and & and the line separators
+    escaped.
+    """
     text = json.dumps(_from_go(value), ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -54,11 +54,19 @@ def _paths(c: Command, folder: Path, found: list[Finding], requires: tuple[int, 
             found.append(Finding(c.line, "from-missing", f"no file matches {c.value}"))
         yield from matched
     elif path.is_dir():
-        found.append(Finding(c.line, "from-folder", f"{c.value} is a folder: Ollama would pick files from it and from its subfolders; name the GGUF"))
+        found.append(
+            Finding(
+                c.line,
+                "from-folder",
+                f"{c.value} is a folder: Ollama would pick files from it and from its subfolders; name the GGUF",
+            )
+        )
     elif path.exists():
         yield path
     elif _looks_local(c.value):
-        found.append(Finding(c.line, "from-missing", f"no such file {c.value}: Ollama would take it for a model's name"))
+        found.append(
+            Finding(c.line, "from-missing", f"no such file {c.value}: Ollama would take it for a model's name")
+        )
     elif not MODEL_NAME.fullmatch(c.value):
         found.append(Finding(c.line, "from-name", f"{c.value!r} is neither a file nor a model's name"))
 
@@ -75,12 +83,18 @@ def _first(path: Path) -> Path:
 def _model(c: Command, path: Path, has_template: bool, shards: set[str]) -> Iterator[Finding]:
     """One GGUF (or the first of its shards), opened and looked at."""
     if path.suffix != ".gguf":
-        yield Finding(c.line, "from-not-gguf", f"{path.name}: Ollama makes gpt-oss models from GGUF files only: run gptoss-convert to-ollama")
+        yield Finding(
+            c.line,
+            "from-not-gguf",
+            f"{path.name}: Ollama makes gpt-oss models from GGUF files only: run gptoss-convert to-ollama",
+        )
         return
     match = _SHARD.fullmatch(path.name)
     wanted = {f"{match[1]}-{n:05d}-of-{match[3]}.gguf" for n in range(1, int(match[3]) + 1)} if match else set()
     if missing := sorted(wanted - shards):
-        yield Finding(c.line, "from-shards", f"{', '.join(missing)} missing: every shard must be named, best by a wildcard")
+        yield Finding(
+            c.line, "from-shards", f"{', '.join(missing)} missing: every shard must be named, best by a wildcard"
+        )
         return
     try:
         checkpoint = open_checkpoint(path)
@@ -93,19 +107,34 @@ def _model(c: Command, path: Path, has_template: bool, shards: set[str]) -> Iter
 def _metadata(c: Command, checkpoint: Checkpoint, has_template: bool) -> Iterator[Finding]:
     m, name = checkpoint.metadata, checkpoint.path.name
     if m.get("general.architecture") != GGUF_ARCH:
-        yield Finding(c.line, "gguf-architecture", f"{name}: general.architecture is {m.get('general.architecture')!r}, llama.cpp knows {GGUF_ARCH!r}")
+        yield Finding(
+            c.line,
+            "gguf-architecture",
+            f"{name}: general.architecture is {m.get('general.architecture')!r}, llama.cpp knows {GGUF_ARCH!r}",
+        )
     if "tokenizer.ggml.tokens" not in m:
         yield Finding(c.line, "gguf-vocabulary", f"{name}: has no vocabulary: export with the tokenizer")
         return
     if m.get("tokenizer.ggml.pre") != "gpt-4o":
-        yield Finding(c.line, "gguf-pre", f"{name}: tokenizer.ggml.pre is {m.get('tokenizer.ggml.pre')!r}, not 'gpt-4o': text would be split differently")
+        yield Finding(
+            c.line,
+            "gguf-pre",
+            f"{name}: tokenizer.ggml.pre is {m.get('tokenizer.ggml.pre')!r}, not 'gpt-4o': text would be split "
+            "differently",
+        )
     yield from _tokens(c, checkpoint)
     template = checkpoint.chat_template
     if not template:
         if not has_template:
-            yield Finding(c.line, "gguf-chat-template", f"{name}: has no tokenizer.chat_template and the Modelfile no TEMPLATE: Ollama would send bare text")
+            yield Finding(
+                c.line,
+                "gguf-chat-template",
+                f"{name}: has no tokenizer.chat_template and the Modelfile no TEMPLATE: Ollama would send bare text",
+            )
     elif "<|channel|>" not in template and not has_template:
-        yield Finding(c.line, "gguf-not-harmony", f"{name}: its chat template is not Harmony, and the Modelfile has no TEMPLATE")
+        yield Finding(
+            c.line, "gguf-not-harmony", f"{name}: its chat template is not Harmony, and the Modelfile has no TEMPLATE"
+        )
 
 
 def _tokens(c: Command, checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -122,7 +151,9 @@ def _tokens(c: Command, checkpoint: Checkpoint) -> Iterator[Finding]:
             yield Finding(c.line, "gguf-stop-token", f"{name}: {text} is not a control token: answers would not end")
     for text in ("<|start|>", "<|message|>", "<|channel|>", "<|end|>"):
         if text not in where:
-            yield Finding(c.line, "gguf-harmony-token", f"{name}: the vocabulary has no {text}: a base model without Harmony")
+            yield Finding(
+                c.line, "gguf-harmony-token", f"{name}: the vocabulary has no {text}: a base model without Harmony"
+            )
     eos = m.get("tokenizer.ggml.eos_token_id")
     if eos is None or not 0 <= int(eos) < len(tokens):
         yield Finding(c.line, "gguf-eos", f"{name}: tokenizer.ggml.eos_token_id is {eos}, outside the vocabulary")

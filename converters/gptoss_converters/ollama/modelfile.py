@@ -2,7 +2,8 @@
 
     COMMAND VALUE        one line, or a value in "..." or \"\"\"...\"\"\" that may run over several
 
-What Ollama does silently is kept as a fact of the command: characters that it drops, the line on which a value really ends.
+What Ollama does silently is kept as a fact of the command: characters that it drops, the line on which a value really
+ends.
 """
 
 from __future__ import annotations
@@ -14,7 +15,19 @@ from typing import NamedTuple
 
 from gptoss_adapters.errors import BadInput
 
-COMMANDS = ("from", "license", "template", "system", "adapter", "draft", "renderer", "parser", "parameter", "message", "requires")
+COMMANDS = (
+    "from",
+    "license",
+    "template",
+    "system",
+    "adapter",
+    "draft",
+    "renderer",
+    "parser",
+    "parameter",
+    "message",
+    "requires",
+)
 ROLES = ("system", "user", "assistant")
 _NAME = re.compile(r"[A-Za-z]*")
 _WORD = {"parameter": re.compile(r"[A-Za-z0-9_]+"), "message": re.compile(r"[A-Za-z]+")}
@@ -39,7 +52,9 @@ class ModelfileError(BadInput):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`name` in lower case; `key` is the parameter's name or the message's role; `dropped` are characters that Ollama leaves out."""
+    """`name` in lower case; `key` is the parameter's name or the message's role; `dropped` are characters that
+    Ollama leaves out.
+    """
 
     name: str
     value: str
@@ -86,7 +101,9 @@ class _Reader:
 
     def skip(self) -> bool:
         """Past blank lines and comments; False at the end."""
-        while self.at < len(self.lines) and (not self.lines[self.at].strip() or self.lines[self.at].lstrip().startswith("#")):
+        while self.at < len(self.lines) and (
+            not self.lines[self.at].strip() or self.lines[self.at].lstrip().startswith("#")
+        ):
             self.at += 1
         return self.at < len(self.lines)
 
@@ -110,21 +127,31 @@ class _Reader:
     def _check_name(self, word: str, rest: str) -> None:
         hint = ""
         if self.previous and self.previous.quote and self.previous.value_line == self.at:
-            hint = f"; the {self.previous.name.upper()} value ended on the line before, which ends in {self.previous.quote}"
+            hint = (
+                f"; the {self.previous.name.upper()} value ended on the line before, which ends in "
+                f"{self.previous.quote}"
+            )
         if word.lower() not in COMMANDS:
             shown = (word + rest).strip()[:40]
             known = ", ".join(c.upper() for c in COMMANDS)
             raise self._error("unknown-command", f"{shown!r} is no command (expected {known}){hint}")
         if not rest[:1] or rest[0] not in " \t":
             shown = rest.strip("\r\n")[:1]
-            raise self._error("command-name", f"{word.upper()} is followed by {shown!r}, not by a space{hint}" if shown else f"{word.upper()} has no value on its line")
+            raise self._error(
+                "command-name",
+                f"{word.upper()} is followed by {shown!r}, not by a space{hint}"
+                if shown
+                else f"{word.upper()} has no value on its line",
+            )
 
     def _key(self, name: str, text: str) -> tuple[str, str]:
         match = _WORD[name].match(text)
         key = match[0] if match else ""
         what = "parameter" if name == "parameter" else "role"
         if not key or text[len(key) : len(key) + 1] not in (" ", "\t"):
-            raise self._error("no-value" if key else f"{name}-name", f"{name.upper()} needs a {what} and, after a space, a value")
+            raise self._error(
+                "no-value" if key else f"{name}-name", f"{name.upper()} needs a {what} and, after a space, a value"
+            )
         if name == "message" and key not in ROLES:
             raise self._error("message-role", f"unknown role {key!r} (expected {', '.join(ROLES)})")
         return key, text[len(key) :]
@@ -133,7 +160,13 @@ class _Reader:
         text = ""
         while True:
             if self.at == len(self.lines):
-                raise ModelfileError(Finding(line, "unterminated", f"the value of {name.upper()} that begins here has no closing quotes at the end of a line"))
+                raise ModelfileError(
+                    Finding(
+                        line,
+                        "unterminated",
+                        f"the value of {name.upper()} that begins here has no closing quotes at the end of a line",
+                    )
+                )
             text += self.lines[self.at]
             self.at += 1
             quote, inner = _unquote(text.strip())
@@ -166,7 +199,8 @@ def _is_kept(character: str) -> bool:
 
 
 def write(commands: Iterable[tuple[str, str]]) -> str:
-    """A Modelfile of (COMMAND, value) pairs, where COMMAND may have a second word. Raises BadInput for a value that Ollama
+    """A Modelfile of (COMMAND, value) pairs, where COMMAND may have a second word. Raises BadInput for a value that
+    Ollama
     cannot take: it has characters that vanish, or no way to quote it."""
     return "".join(f"{name} {quoted(value, name)}\n" for name, value in commands)
 
@@ -175,14 +209,21 @@ def quoted(value: str, name: str = "value") -> str:
     """A value as Ollama reads it back unchanged. Raises BadInput."""
     gone = sorted({c for c in value if not _is_kept(c)})
     if gone:
-        raise BadInput(f"{name} holds characters that Ollama drops without a word", got=", ".join(f"U+{ord(c):04X}" for c in gone), hint="replace them")
+        raise BadInput(
+            f"{name} holds characters that Ollama drops without a word",
+            got=", ".join(f"U+{ord(c):04X}" for c in gone),
+            hint="replace them",
+        )
     if value and value == value.strip() and "\n" not in value and "\r" not in value and not value.startswith('"'):
         return value
     for quote in ('"', '"""') if '"' not in value and "\n" not in value else ('"""', '"'):
         written = f"{quote}{value}{quote}"
         if reads_back(written, value):
             return written
-    raise BadInput(f"{name} has a line that ends in quotes, which would end it", hint='reword it so that no line ends in " or in """')
+    raise BadInput(
+        f"{name} has a line that ends in quotes, which would end it",
+        hint='reword it so that no line ends in " or in """',
+    )
 
 
 def reads_back(written: str, value: str) -> bool:

@@ -1,4 +1,6 @@
-"""What Ollama refuses, ignores or misunderstands in a Modelfile that its grammar accepts: every trap as a rule with a name."""
+"""What Ollama refuses, ignores or misunderstands in a Modelfile that its grammar accepts: every trap as a rule with
+a name.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,49 @@ from gptoss_converters.ollama.model_files import model_findings
 from gptoss_converters.ollama.modelfile import Command, Finding, scan
 
 TYPES: dict[str, type] = {
-    **dict.fromkeys(["num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict", "num_keep", "seed", "num_predict", "top_k", "repeat_last_n"], int),
-    **dict.fromkeys(["top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty"], float),
+    **dict.fromkeys(
+        [
+            "num_ctx",
+            "num_batch",
+            "num_gpu",
+            "main_gpu",
+            "num_thread",
+            "draft_num_predict",
+            "num_keep",
+            "seed",
+            "num_predict",
+            "top_k",
+            "repeat_last_n",
+        ],
+        int,
+    ),
+    **dict.fromkeys(
+        ["top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty"], float
+    ),
     "use_mmap": bool,
     "stop": str,
-}  # fmt: skip
-DEPRECATED = frozenset({"mirostat", "mirostat_tau", "mirostat_eta", "penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock"})
-RANGES = {"temperature": (0.0, 100.0), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0), "typical_p": (0.0, 1.0), "num_ctx": (1, 2**31 - 1), "top_k": (0, 2**31 - 1)}
+}
+DEPRECATED = frozenset(
+    {
+        "mirostat",
+        "mirostat_tau",
+        "mirostat_eta",
+        "penalize_newline",
+        "low_vram",
+        "f16_kv",
+        "logits_all",
+        "vocab_only",
+        "use_mlock",
+    }
+)
+RANGES = {
+    "temperature": (0.0, 100.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0),
+    "num_ctx": (1, 2**31 - 1),
+    "top_k": (0, 2**31 - 1),
+}
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?")
 REQUIRES_SINCE = (0, 14, 0)
 _BOOLS = frozenset({"1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"})
@@ -26,7 +64,9 @@ _ONCE = ("template", "system", "renderer", "parser", "requires")
 
 
 def check(path: Path) -> list[Finding]:
-    """Everything that is wrong with a Modelfile and with the model files it names, by line. Raises BadInput when it cannot be read."""
+    """Everything that is wrong with a Modelfile and with the model files it names, by line. Raises BadInput when it
+    cannot be read.
+    """
     if not path.is_file():
         raise BadInput("no such file", file=path, expected="a Modelfile")
     try:
@@ -50,7 +90,11 @@ def _nonprintable(commands: Sequence[Command]) -> Iterator[Finding]:
     for command in commands:
         if command.dropped:
             line, character = command.dropped[0]
-            yield Finding(line, "nonprintable", f"{command.name.upper()} holds U+{ord(character):04X}, which Ollama drops without a word")
+            yield Finding(
+                line,
+                "nonprintable",
+                f"{command.name.upper()} holds U+{ord(character):04X}, which Ollama drops without a word",
+            )
 
 
 def _parameters(commands: Sequence[Command]) -> Iterator[Finding]:
@@ -92,7 +136,12 @@ def _versions(commands: Sequence[Command]) -> Iterator[Finding]:
             if not match:
                 yield Finding(c.line, "requires-version", f"REQUIRES takes a version such as 0.30.0, got {c.value!r}")
             elif tuple(map(int, match.groups())) < REQUIRES_SINCE:
-                yield Finding(c.line, "requires-too-old", f"Ollama before 0.14.0 knows no REQUIRES and refuses the file; for {c.value.strip()} leave the line out")
+                yield Finding(
+                    c.line,
+                    "requires-too-old",
+                    f"Ollama before 0.14.0 knows no REQUIRES and refuses the file; for {c.value.strip()} leave "
+                    "the line out",
+                )
 
 
 def _gone(commands: Sequence[Command]) -> Iterator[Finding]:
@@ -100,7 +149,9 @@ def _gone(commands: Sequence[Command]) -> Iterator[Finding]:
         if c.name == "adapter":
             yield Finding(c.line, "adapter", "Ollama since 0.34.1 refuses ADAPTER: merge the LoRA before the export")
         if c.name == "draft":
-            yield Finding(c.line, "draft", "DRAFT needs Ollama 0.23.1, and there is no draft model for gpt-oss", warning=True)
+            yield Finding(
+                c.line, "draft", "DRAFT needs Ollama 0.23.1, and there is no draft model for gpt-oss", warning=True
+            )
 
 
 def _once(commands: Sequence[Command]) -> Iterator[Finding]:
@@ -120,12 +171,20 @@ def _modes(commands: Sequence[Command]) -> Iterator[Finding]:
     by_name = {c.name: c for c in commands}
     parser, renderer = by_name.get("parser"), by_name.get("renderer")
     if renderer:
-        rule, what = ("renderer-harmony", "there is no renderer called harmony") if renderer.value.lower() == "harmony" else ("renderer", f"{renderer.value} renders another model's format")
+        rule, what = (
+            ("renderer-harmony", "there is no renderer called harmony")
+            if renderer.value.lower() == "harmony"
+            else ("renderer", f"{renderer.value} renders another model's format")
+        )
         yield Finding(renderer.line, rule, f"{what}: use TEMPLATE, or leave it to the template in the GGUF")
     if parser and parser.value != "harmony":
         yield Finding(parser.line, "parser", f"the parser of gpt-oss is harmony, got {parser.value!r}")
     elif parser and "template" not in by_name:
-        yield Finding(parser.line, "parser-without-template", "PARSER harmony without TEMPLATE sends the bare prompt: remove the line, or add a Harmony TEMPLATE")
+        yield Finding(
+            parser.line,
+            "parser-without-template",
+            "PARSER harmony without TEMPLATE sends the bare prompt: remove the line, or add a Harmony TEMPLATE",
+        )
 
 
 def _template(commands: Sequence[Command]) -> Iterator[Finding]:
@@ -144,12 +203,25 @@ def _meaning(c: Command, tree: Template) -> Iterator[Finding]:
         if name not in tree.defined:
             yield Finding(c.line + line - 1, "template-undefined", f'{{{{template "{name}"}}}} is not defined')
     if not tree.fields & {"Messages", "Response", "Prompt"}:
-        yield Finding(c.line, "template-prompt", "the template shows no messages: Ollama appends {{ .Response }} and the model sees nothing of the chat")
+        yield Finding(
+            c.line,
+            "template-prompt",
+            "the template shows no messages: Ollama appends {{ .Response }} and the model sees nothing of the chat",
+        )
     elif "Messages" not in tree.fields:
-        yield Finding(c.line, "template-messages", "the template reads no .Messages: tool calls and earlier turns are lost", warning=True)
+        yield Finding(
+            c.line,
+            "template-messages",
+            "the template reads no .Messages: tool calls and earlier turns are lost",
+            warning=True,
+        )
     missing = [tag for tag in ("<|start|>", "<|end|>") if tag not in c.value]
     if missing:
-        yield Finding(c.line, "template-not-harmony", f"the template has no {' and no '.join(missing)}: Ollama then parses neither reasoning nor tool calls")
+        yield Finding(
+            c.line,
+            "template-not-harmony",
+            f"the template has no {' and no '.join(missing)}: Ollama then parses neither reasoning nor tool calls",
+        )
 
 
 def _includes(tree: Template) -> Iterator[tuple[str, int]]:
@@ -161,4 +233,12 @@ def _includes(tree: Template) -> Iterator[tuple[str, int]]:
         waiting += [*getattr(node, "body", ()), *getattr(node, "otherwise", ())]
 
 
-_RULES: tuple[Callable[[Sequence[Command]], Iterator[Finding]], ...] = (_nonprintable, _parameters, _versions, _gone, _once, _modes, _template)
+_RULES: tuple[Callable[[Sequence[Command]], Iterator[Finding]], ...] = (
+    _nonprintable,
+    _parameters,
+    _versions,
+    _gone,
+    _once,
+    _modes,
+    _template,
+)

@@ -1,10 +1,12 @@
 """The prompt that Ollama makes of an /api/chat request with our Go template, without Ollama and without Go.
 
-What Ollama does before the template runs is done here too: neighbours of one role are merged, tool schemas and arguments lose
-what its API types do not keep. What the template cannot do, or does otherwise than `gptoss_harmony.render`:
+What Ollama does before the template runs is done here too: neighbours of one role are merged, tool schemas and
+arguments lose what its API types do not keep. What the template cannot do, or does otherwise than
+`gptoss_harmony.render`:
 
 - the prompt is a text, tokenised with special tokens on: text in a message that looks like one becomes one;
-- the properties of a tool come in alphabetical order; their titles, defaults, examples, oneOf and nullable are lost, and so
+- the properties of a tool come in alphabetical order; their titles, defaults, examples, oneOf and nullable are lost,
+  and so
   is the description of the parameters as a whole: Ollama drops them;
 - below a property, objects in objects are `any`, and the properties of an object are all shown as optional;
 - the arguments of calls in the history are written anew, compact and with sorted keys;
@@ -35,8 +37,14 @@ def _parsed() -> Template:
 
 
 def prompt(request: Mapping[str, Any], date: str) -> str:
-    """The text for `messages`, `tools` and `think` of a chat request on the day `date` (YYYY-MM-DD). Raises TemplateError."""
-    return execute(_parsed(), template_values(request), {"json": lambda v: to_json(v).encode(), "currentDate": lambda: date.encode()})
+    """The text for `messages`, `tools` and `think` of a chat request on the day `date` (YYYY-MM-DD). Raises
+    TemplateError.
+    """
+    return execute(
+        _parsed(),
+        template_values(request),
+        {"json": lambda v: to_json(v).encode(), "currentDate": lambda: date.encode()},
+    )
 
 
 def template_values(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +58,7 @@ def template_values(request: Mapping[str, Any]) -> dict[str, Any]:
         "Think": think not in (None, False),
         "ThinkLevel": think if isinstance(think, str) else "medium" if think else "",
         "IsThinkSet": think is not None,
-    }  # fmt: skip
+    }
 
 
 def _merged(messages: Sequence[Struct]) -> list[Struct]:
@@ -66,31 +74,41 @@ def _merged(messages: Sequence[Struct]) -> list[Struct]:
 
 def _message(raw: Mapping[str, Any]) -> Struct:
     return Struct(
-        Role=raw["role"], Content=raw.get("content") or "", Thinking=raw.get("thinking") or "",
-        ToolCalls=[_call(c) for c in raw.get("tool_calls") or []], ToolName=raw.get("tool_name") or "",
+        Role=raw["role"],
+        Content=raw.get("content") or "",
+        Thinking=raw.get("thinking") or "",
+        ToolCalls=[_call(c) for c in raw.get("tool_calls") or []],
+        ToolName=raw.get("tool_name") or "",
         ToolCallID=raw.get("tool_call_id") or "",
-    )  # fmt: skip
+    )
 
 
 def _call(raw: Mapping[str, Any]) -> Struct:
     function = raw["function"]
-    return Struct(ID=raw.get("id") or "", Function=Struct(Name=function["name"], Arguments=dict(function.get("arguments") or {})))
+    return Struct(
+        ID=raw.get("id") or "", Function=Struct(Name=function["name"], Arguments=dict(function.get("arguments") or {}))
+    )
 
 
 def _tool(raw: Mapping[str, Any]) -> Struct:
     function = raw["function"]
     schema = function.get("parameters") or {}
     parameters = Struct(
-        Type=schema.get("type") or "", Required=list(schema.get("required") or []),
+        Type=schema.get("type") or "",
+        Required=list(schema.get("required") or []),
         Properties={name: _property(p) for name, p in (schema.get("properties") or {}).items()},
-    )  # fmt: skip
-    return Struct(Function=Struct(Name=function["name"], Description=function.get("description") or "", Parameters=parameters))
+    )
+    return Struct(
+        Function=Struct(Name=function["name"], Description=function.get("description") or "", Parameters=parameters)
+    )
 
 
 def _property(raw: Mapping[str, Any]) -> Struct:
     kind, inner = raw.get("type"), raw.get("properties")
     return Struct(
-        Type=[kind] if isinstance(kind, str) else list(kind or []), Items=raw.get("items"), Enum=list(raw.get("enum") or []),
+        Type=[kind] if isinstance(kind, str) else list(kind or []),
+        Items=raw.get("items"),
+        Enum=list(raw.get("enum") or []),
         Description=raw.get("description") or "",
         Properties=None if inner is None else Struct(ToMap={name: _property(p) for name, p in inner.items()}),
-    )  # fmt: skip
+    )

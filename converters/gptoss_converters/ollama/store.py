@@ -3,8 +3,8 @@
     blobs/sha256-<hex>
     manifests/registry.ollama.ai/library/<name>/<tag>
 
-With the store at OLLAMA_MODELS, `ollama run <name>` finds the model with no create step. Blobs are moved in before the manifest
-names them, so an interrupted run leaves nothing that Ollama sees.
+With the store at OLLAMA_MODELS, `ollama run <name>` finds the model with no create step. Blobs are moved in before the
+manifest names them, so an interrupted run leaves nothing that Ollama sees.
 """
 
 from __future__ import annotations
@@ -43,8 +43,16 @@ def sha256_of(path: Path, progress: Progress | None = None) -> str:
     return state.hexdigest()
 
 
-def write_store(store: Path, name: str, gguf: Path, parts: Mapping[str, Any], checkpoint: Checkpoint, progress: Progress | None = None) -> Path:
-    """Moves `gguf` into the store (copies it across file systems) with all that `parts` says; returns the manifest's path.
+def write_store(
+    store: Path,
+    name: str,
+    gguf: Path,
+    parts: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    progress: Progress | None = None,
+) -> Path:
+    """Moves `gguf` into the store (copies it across file systems) with all that `parts` says; returns the manifest's
+    path.
 
     Raises OutputError when the store cannot be written, CheckFailed when a blob does not have the digest of its name.
     """
@@ -56,7 +64,12 @@ def write_store(store: Path, name: str, gguf: Path, parts: Mapping[str, Any], ch
     layers = [_move(blobs, gguf, "model", progress)]
     layers += [_blob(blobs, _bytes(value), LAYER + kind) for kind, value in _texts(parts)]
     config["rootfs"] = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
-    manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": _blob(blobs, _bytes(config), CONFIG), "layers": layers}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": _blob(blobs, _bytes(config), CONFIG),
+        "layers": layers,
+    }
     model, _, tag = name.partition(":")
     path = store / "manifests" / HOST / "library" / model / (tag or "latest")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +95,13 @@ def check_store(store: Path, manifest: Path) -> dict[str, Any]:
 
 def _texts(parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """(layer kind, content) of what a model has besides its weights; requires stands in the config."""
-    order = (("template", "template"), ("system", "system"), ("license", "license"), ("params", "parameters"), ("messages", "messages"))
+    order = (
+        ("template", "template"),
+        ("system", "system"),
+        ("license", "license"),
+        ("params", "parameters"),
+        ("messages", "messages"),
+    )
     return [(kind, parts[name]) for kind, name in order if parts.get(name)]
 
 
@@ -90,16 +109,26 @@ def _config(gguf: Path, parts: Mapping[str, Any], checkpoint: Checkpoint) -> dic
     kinds = {v: k.upper() for k, v in FILE_TYPES.items()}
     metadata = GgufFile(gguf).metadata
     config = {
-        "model_format": "gguf", "model_family": GGUF_ARCH, "model_families": [GGUF_ARCH],
-        "model_type": metadata["general.size_label"], "file_type": kinds.get(metadata["general.file_type"], "unknown"),
-        "architecture": "amd64", "os": "linux", "requires": parts.get("requires"),
-        "context_length": checkpoint.config.max_position_embeddings, "embedding_length": checkpoint.config.hidden_size,
-    }  # fmt: skip
+        "model_format": "gguf",
+        "model_family": GGUF_ARCH,
+        "model_families": [GGUF_ARCH],
+        "model_type": metadata["general.size_label"],
+        "file_type": kinds.get(metadata["general.file_type"], "unknown"),
+        "architecture": "amd64",
+        "os": "linux",
+        "requires": parts.get("requires"),
+        "context_length": checkpoint.config.max_position_embeddings,
+        "embedding_length": checkpoint.config.hidden_size,
+    }
     return {k: v for k, v in config.items() if v is not None}
 
 
 def _bytes(value: Any) -> bytes:
-    return value.encode() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return (
+        value.encode()
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    )
 
 
 def _blob(blobs: Path, data: bytes, media: str) -> dict[str, Any]:

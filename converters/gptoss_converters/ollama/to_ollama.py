@@ -1,8 +1,8 @@
 """gpt-oss checkpoint -> what Ollama imports: a GGUF, a Modelfile and a README, in one folder.
 
-Two template modes: "harmony" writes our Go template as TEMPLATE, for which Ollama chooses its harmony parser; "embedded" writes
-none, and Ollama's llama-server uses the Jinja template in the GGUF. Checked against Ollama's grammar and its rules, and on
-llama.cpp's server, which current Ollama runs; not on Ollama itself.
+Two template modes: "harmony" writes our Go template as TEMPLATE, for which Ollama chooses its harmony parser;
+"embedded" writes none, and Ollama's llama-server uses the Jinja template in the GGUF. Checked against Ollama's grammar
+and its rules, and on llama.cpp's server, which current Ollama runs; not on Ollama itself.
 """
 
 from __future__ import annotations
@@ -29,14 +29,20 @@ from gptoss_converters.rows.quantised import Rounding
 Mode = Literal["harmony", "embedded"]
 NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9._-]{0,79})?")
 REQUIRES, REQUIRES_FOR_SHARDS = "0.30.0", "0.34.1"
-SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}  # as OpenAI recommends; Ollama's own defaults cut the distribution
+SAMPLING = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+}  # as OpenAI recommends; Ollama's own defaults cut the distribution
 STOPS = tuple(SPECIAL_NAMES[t - FIRST_SPECIAL] for t in (RETURN, CALL))
 
 
 @dataclass(frozen=True, slots=True)
 class OllamaOptions:
-    """`name`: the model's name in Ollama, NAME or NAME:TAG; None: from the checkpoint's. `messages`: (role, text) examples.
-    `requires`: the REQUIRES version, None for no such line (Ollama before 0.14 refuses the command). num_ctx in tokens."""
+    """`name`: the model's name in Ollama, NAME or NAME:TAG; None: from the checkpoint's. `messages`: (role, text)
+    examples.
+    `requires`: the REQUIRES version, None for no such line (Ollama before 0.14 refuses the command). num_ctx in tokens.
+    """
 
     mode: Mode = "harmony"
     name: str | None = None
@@ -48,7 +54,9 @@ class OllamaOptions:
 
 @dataclass(frozen=True)
 class OllamaModel:
-    """What will stand in the folder beside the model files of `gguf`: the texts of Modelfile and README, and the parts they say."""
+    """What will stand in the folder beside the model files of `gguf`: the texts of Modelfile and README, and the
+    parts they say.
+    """
 
     folder: Path
     name: str
@@ -66,18 +74,26 @@ class OllamaModel:
         return tuple(f.path for f in self.plan.files)
 
 
-def plan_ollama(checkpoint: Checkpoint, folder: Path, gguf: GgufOptions, options: OllamaOptions, rounding: Rounding | None = None) -> OllamaModel:
-    """Everything that will be written. Raises BadInput and UsageError: a bad name, a text that Ollama would change, no vocabulary."""
+def plan_ollama(
+    checkpoint: Checkpoint, folder: Path, gguf: GgufOptions, options: OllamaOptions, rounding: Rounding | None = None
+) -> OllamaModel:
+    """Everything that will be written. Raises BadInput and UsageError: a bad name, a text that Ollama would change,
+    no vocabulary.
+    """
     name = options.name or model_name(checkpoint.path)
     if not NAME.fullmatch(name):
         raise UsageError("--name takes NAME or NAME:TAG in lower case", expected="letters, digits, . _ -", got=name)
     if gguf.tokenizer == "none":
-        raise UsageError("--tokenizer none: Ollama needs the vocabulary in the file", hint="name a folder with tokenizer.json")
+        raise UsageError(
+            "--tokenizer none: Ollama needs the vocabulary in the file", hint="name a folder with tokenizer.json"
+        )
     planned = plan_gguf(checkpoint, folder / f"{name.replace(':', '-')}.gguf", gguf, rounding)
     parts = _parts(checkpoint, options, len(planned.plan.files))
     text = modelfile.write(_commands(planned.plan, parts))
     _self_check(text)
-    return OllamaModel(folder, name, planned, text, _readme(name, parts, [f.path.name for f in planned.plan.files]), parts)
+    return OllamaModel(
+        folder, name, planned, text, _readme(name, parts, [f.path.name for f in planned.plan.files]), parts
+    )
 
 
 def model_name(path: Path) -> str:
@@ -89,15 +105,22 @@ def model_name(path: Path) -> str:
 def _parts(checkpoint: Checkpoint, options: OllamaOptions, files: int) -> dict[str, Any]:
     """The Modelfile's content by the names that Ollama's API and its store use."""
     if not 1 <= options.num_ctx <= checkpoint.config.max_position_embeddings:
-        raise UsageError("--num-ctx is out of range", expected=f"1 to {checkpoint.config.max_position_embeddings}", got=options.num_ctx)
+        raise UsageError(
+            "--num-ctx is out of range",
+            expected=f"1 to {checkpoint.config.max_position_embeddings}",
+            got=options.num_ctx,
+        )
     harmony = options.mode == "harmony"
     requires = REQUIRES_FOR_SHARDS if files > 1 else options.requires
     parameters: dict[str, Any] = {"num_ctx": options.num_ctx, **SAMPLING} | ({"stop": list(STOPS)} if harmony else {})
     return {
-        "template": harmony_template() if harmony else None, "system": options.system, "parameters": parameters,
-        "license": checkpoint.license_text, "requires": requires,
+        "template": harmony_template() if harmony else None,
+        "system": options.system,
+        "parameters": parameters,
+        "license": checkpoint.license_text,
+        "requires": requires,
         "messages": [{"role": role, "content": text} for role, text in options.messages],
-    }  # fmt: skip
+    }
 
 
 def _commands(plan: Plan, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -114,7 +137,9 @@ def _commands(plan: Plan, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _self_check(text: str) -> None:
     """The text against our own rules; the model files are not there yet."""
-    errors = [f for f in check_text(text, Path("/nowhere")) if not f.warning and not f.rule.startswith(("from-", "gguf"))]
+    errors = [
+        f for f in check_text(text, Path("/nowhere")) if not f.warning and not f.rule.startswith(("from-", "gguf"))
+    ]
     if errors:
         raise BadInput(f"the Modelfile would be wrong: line {errors[0].line}: {errors[0].rule}: {errors[0].what}")
 
@@ -140,7 +165,10 @@ def request(model: OllamaModel, digests: Mapping[str, str]) -> dict[str, Any]:
 
 
 _MODES = {
-    "harmony": "`TEMPLATE` is our Go template for Harmony, and Ollama's harmony parser reads reasoning, answers and tool calls.",
+    "harmony": (
+        "`TEMPLATE` is our Go template for Harmony, and Ollama's harmony parser reads reasoning, answers and "
+        "tool calls."
+    ),
     "embedded": "There is no `TEMPLATE`: Ollama's llama-server uses the Harmony template inside the GGUF.",
 }
 
@@ -148,16 +176,18 @@ _MODES = {
 def _readme(name: str, parts: Mapping[str, Any], files: Sequence[str]) -> str:
     mode = "harmony" if parts["template"] else "embedded"
     needs = f"Ollama {parts['requires']} or later" if parts["requires"] else "Ollama 0.30 or later"
-    chat = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello"}], "think": "low", "stream": False})
+    chat = json.dumps(
+        {"model": name, "messages": [{"role": "user", "content": "Hello"}], "think": "low", "stream": False}
+    )
     return f"""# {name}
 
-A gpt-oss model for {needs}: {', '.join(f'`{f}`' for f in files)} and a `Modelfile`. {_MODES[mode]}
+A gpt-oss model for {needs}: {", ".join(f"`{f}`" for f in files)} and a `Modelfile`. {_MODES[mode]}
 
     gptoss-convert check-modelfile Modelfile
     ollama create {name} -f Modelfile
     ollama run {name} --think=low "Hello"
     curl http://localhost:11434/api/chat -d '{chat}'
 
-Think levels: `low`, `medium` (default), `high`. The files were checked against Ollama's grammar and rules and are made for
-llama.cpp's llama-server, which Ollama runs.
+Think levels: `low`, `medium` (default), `high`. The files were checked against Ollama's grammar and rules and are
+made for llama.cpp's llama-server, which Ollama runs.
 """

@@ -1,4 +1,5 @@
-"""Dense experts -> MXFP4 while they are written: the rounding rule, the scales they had before, and what it did to them.
+"""Dense experts -> MXFP4 while they are written: the rounding rule, the scales they had before, and what it did to
+them.
 
 A checkpoint that was only dequantised gets its bytes back, block by block, when the original scales are known: from
 `--scales-from`, from the base of an adapter, or from the side file that a dequantised export carries.
@@ -31,8 +32,8 @@ from gptoss_converters.rows.readers import HALVES, ExpertBlocks, Readers
 from gptoss_converters.rows.rows import PairRows, Reader
 
 SIDE_FILE = "original-scales.mxfp4"
-"""In a dequantised folder, or after a dequantised GGUF's name: a safetensors file of canonical names -> scales [E, out, in / 32]. Not named
-.safetensors, because several loaders read every such file of a folder."""
+"""In a dequantised folder, or after a dequantised GGUF's name: a safetensors file of canonical names -> scales
+[E, out, in / 32]. Not named .safetensors, because several loaders read every such file of a folder."""
 
 
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
@@ -49,7 +50,9 @@ class Hints(Protocol):
 
 
 class CheckpointHints:
-    """Of an MXFP4 checkpoint. `whole`: every expert tensor must be MXFP4 there (--scales-from); else what is, serves."""
+    """Of an MXFP4 checkpoint. `whole`: every expert tensor must be MXFP4 there (--scales-from); else what is,
+    serves.
+    """
 
     def __init__(self, checkpoint: Checkpoint, whole: bool) -> None:
         self.checkpoint, self.whole, self.files = checkpoint, whole, checkpoint.stored
@@ -63,7 +66,13 @@ class CheckpointHints:
             self._packed |= {(name, half): self.readers.packed(name, half) for half in HALVES}
         elif self.whole:
             got = "nothing" if info is None else f"{info.encoding} {list(info.shape)}"
-            raise BadInput("--scales-from: no MXFP4 scales for this model", file=self.checkpoint.path, tensor=name, expected=f"mxfp4 {list(shape)}", got=got)
+            raise BadInput(
+                "--scales-from: no MXFP4 scales for this model",
+                file=self.checkpoint.path,
+                tensor=name,
+                expected=f"mxfp4 {list(shape)}",
+                got=got,
+            )
         return fits
 
     def read(self, name: str, half: str, begin: int, end: int) -> tuple[U8 | None, U8]:
@@ -80,8 +89,14 @@ class SideFile:
     def check(self, name: str, shape: tuple[int, ...]) -> bool:
         source, wanted = self.file.tensors.get(name), (*shape[:-1], shape[-1] // MXFP4_BLOCK)
         if source is None or source.shape != wanted or source.dtype != "U8":
-            raise BadInput("does not hold the scales of this model", file=self.path, tensor=name, expected=f"U8 {list(wanted)}", got=source and list(source.shape),
-                           hint="remove the file if the experts were changed in shape")  # fmt: skip
+            raise BadInput(
+                "does not hold the scales of this model",
+                file=self.path,
+                tensor=name,
+                expected=f"U8 {list(wanted)}",
+                got=source and list(source.shape),
+                hint="remove the file if the experts were changed in shape",
+            )
         return True
 
     def read(self, name: str, half: str, begin: int, end: int) -> tuple[U8 | None, U8]:
@@ -93,7 +108,9 @@ class SideFile:
 
 @dataclass
 class Rounding:
-    """How dense experts become MXFP4, and the statistics of those that did. `hints`: the first that has a tensor is asked."""
+    """How dense experts become MXFP4, and the statistics of those that did. `hints`: the first that has a tensor is
+    asked.
+    """
 
     rule: str = "mse"
     hints: Sequence[Hints] = ()
@@ -114,10 +131,26 @@ class Rounding:
 class Quantised(ChunkFill):
     """Rows of a reader as MXFP4: blocks and scales of their own (two outputs), or GGML rows (one)."""
 
-    def __init__(self, reader: Reader, name: str, half: str, shape: tuple[int, ...], source: Source, rounding: Rounding, ggml: bool) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        name: str,
+        half: str,
+        shape: tuple[int, ...],
+        source: Source,
+        rounding: Rounding,
+        ggml: bool,
+    ) -> None:
         groups = reader.width // MXFP4_BLOCK
         super().__init__(reader.count, groups * GGML_BLOCK if ggml else (groups * HF_BLOCK, groups))
-        self.reader, self.name, self.half, self.source, self.rounding, self.ggml = reader, name, half, source, rounding, ggml
+        self.reader, self.name, self.half, self.source, self.rounding, self.ggml = (
+            reader,
+            name,
+            half,
+            source,
+            rounding,
+            ggml,
+        )
         self.hint = rounding.hint_of(name, shape)
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:
@@ -136,7 +169,9 @@ class Quantised(ChunkFill):
         except BadInput as e:
             raise BadInput(e.what, file=self.source.file, tensor=self.source.name) from None
         if record:
-            self.rounding.stats.add(self.name, values, blocks, scales, base=None if before is None or given is None else (before, given))
+            self.rounding.stats.add(
+                self.name, values, blocks, scales, base=None if before is None or given is None else (before, given)
+            )
         return (mxfp4.hf_to_ggml(blocks, scales),) if self.ggml else (blocks, scales)
 
 
@@ -144,12 +179,18 @@ class Regrouped(ChunkFill):
     """MXFP4 rows of any storage as blocks and scales (two outputs) or as GGML rows (one); no bit of a block changes."""
 
     def __init__(self, packed: PairRows | ExpertBlocks, ggml: bool) -> None:
-        super().__init__(packed.count, packed.groups * GGML_BLOCK if ggml else (packed.groups * HF_BLOCK, packed.groups))
+        super().__init__(
+            packed.count, packed.groups * GGML_BLOCK if ggml else (packed.groups * HF_BLOCK, packed.groups)
+        )
         self.packed, self.ggml = packed, ggml
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:
         blocks, scales = self.packed.read(begin, end)
-        return (mxfp4.hf_to_ggml(blocks, scales),) if self.ggml else (np.ascontiguousarray(blocks), np.ascontiguousarray(scales))
+        return (
+            (mxfp4.hf_to_ggml(blocks, scales),)
+            if self.ggml
+            else (np.ascontiguousarray(blocks), np.ascontiguousarray(scales))
+        )
 
 
 class Scales(ChunkFill):
@@ -164,7 +205,9 @@ class Scales(ChunkFill):
 
 
 def with_side_file(plan: Plan, checkpoint: Checkpoint, readers: Readers, path: Path) -> Plan:
-    """The plan of a dequantised export, with the experts' scales in a side file, so that the way back gives every byte."""
+    """The plan of a dequantised export, with the experts' scales in a side file, so that the way back gives every
+    byte.
+    """
     names = [n for n in expert_weights(checkpoint) if checkpoint.tensors[n].encoding == "mxfp4"]
     if not names:
         return plan
@@ -183,4 +226,3 @@ def side_file_of(path: Path) -> Path:
 def expert_weights(checkpoint: Checkpoint) -> list[str]:
     """The canonical names of what MXFP4 is for."""
     return [name for name in layouts.canonical(checkpoint.config) if ".experts." in name and name.endswith("weight")]
-

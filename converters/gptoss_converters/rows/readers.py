@@ -1,8 +1,9 @@
-"""Rows of a checkpoint's canonical tensors, whatever its kind and with its adapters merged: what every exporter reads from.
+"""Rows of a checkpoint's canonical tensors, whatever its kind and with its adapters merged: what every exporter reads
+from.
 
-`Readers(checkpoint).values(name)` gives rows as numbers (bf16, f16, f32), `.packed(name)` as MXFP4 blocks and scales. A tensor of one
-axis, and an expert bias, counts as rows of one value. `start` and `stride` take every other row: gate, or up. Kinds whose
-tensors lie whole in a file are read in pieces; of the others each thread holds one expert at a time.
+`Readers(checkpoint).values(name)` gives rows as numbers (bf16, f16, f32), `.packed(name)` as MXFP4 blocks and scales. A
+tensor of one axis, and an expert bias, counts as rows of one value. `start` and `stride` take every other row: gate, or
+up. Kinds whose tensors lie whole in a file are read in pieces; of the others each thread holds one expert at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rows of a checkpoint's tensors as values, and values as the rows of an output type.
 
-A reader gives rows begin..end of one output tensor as [n, width] bf16, f16 or f32, whatever way the source stores them; `ENCODERS`
-turn those into bytes. What the output type cannot hold is refused by name, never rounded to Inf.
+A reader gives rows begin..end of one output tensor as [n, width] bf16, f16 or f32, whatever way the source stores them;
+`ENCODERS` turn those into bytes. What the output type cannot hold is refused by name, never rounded to Inf.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from gptoss_adapters.errors import BadInput
 
 Values = npt.NDArray[Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
-GGML_TYPES = {ENCODINGS[name]: (number, block, nbytes) for number, (name, block, nbytes) in TYPES.items() if name in ENCODINGS}
+GGML_TYPES = {
+    ENCODINGS[name]: (number, block, nbytes) for number, (name, block, nbytes) in TYPES.items() if name in ENCODINGS
+}
 
 
 def row_bytes(kind: str, values: int) -> int:
@@ -44,7 +46,9 @@ class Reader(Protocol):
 class DenseRows:
     """Every `stride`-th row, from `start`, of a dense array that begins `offset` bytes into a file."""
 
-    def __init__(self, file: SourceFile, source: Source, width: int, count: int, first: int = 0, start: int = 0, stride: int = 1) -> None:
+    def __init__(
+        self, file: SourceFile, source: Source, width: int, count: int, first: int = 0, start: int = 0, stride: int = 1
+    ) -> None:
         self.file, self.source, self.dtype, self.width, self.count = file, source, DENSE[source.dtype], width, count
         self.offset = source.offset + first * width * self.dtype.itemsize
         self.start, self.stride = start, stride
@@ -60,7 +64,9 @@ _kept = threading.local()  # the expert that each thread is at: one at a time, w
 
 
 class SwappedRows:
-    """Rows of [E, out, in] that is stored as [E, in, out]; an expert is read whole and kept until another one is asked for."""
+    """Rows of [E, out, in] that is stored as [E, in, out]; an expert is read whole and kept until another one is
+    asked for.
+    """
 
     def __init__(self, file: SourceFile, source: Source, start: int = 0, stride: int = 1) -> None:
         self.file, self.source, self.start, self.stride = file, source, start, stride
@@ -91,9 +97,13 @@ class SwappedRows:
 
 
 class PairRows:
-    """Rows of MXFP4 blocks [n, G, 16] and scales [n, G] that are stored as two tensors; every `stride`-th row from `start`."""
+    """Rows of MXFP4 blocks [n, G, 16] and scales [n, G] that are stored as two tensors; every `stride`-th row from
+    `start`.
+    """
 
-    def __init__(self, files: tuple[SourceFile, SourceFile], pair: tuple[Source, Source], start: int = 0, stride: int = 1) -> None:
+    def __init__(
+        self, files: tuple[SourceFile, SourceFile], pair: tuple[Source, Source], start: int = 0, stride: int = 1
+    ) -> None:
         self.files, self.pair, self.start, self.stride = files, pair, start, stride
         *lead, self.groups = pair[1].shape
         self.count = int(np.prod(lead)) // stride
@@ -119,7 +129,9 @@ class GgufRows:
 
     def read(self, begin: int, end: int) -> Values:
         n, at = (end - begin) * self.stride, begin * self.stride
-        raw = self.file.read(self.source.offset + at * self.row_bytes, n * self.row_bytes).reshape(n, -1)[self.start :: self.stride]
+        raw = self.file.read(self.source.offset + at * self.row_bytes, n * self.row_bytes).reshape(n, -1)[
+            self.start :: self.stride
+        ]
         return decode_q8_0(raw).reshape(end - begin, self.width)
 
 
@@ -134,7 +146,9 @@ def to_bf16(x: Values) -> U8:
 def to_f16(x: Values) -> U8:
     half = np.ascontiguousarray(x) if x.dtype == np.float16 else mxfp4.to_f16(x)
     if not np.isfinite(half).all():
-        raise BadInput("values beyond the range of float16", got=float(np.abs(x.astype(np.float32)).max()), hint="use bf16 or f32")
+        raise BadInput(
+            "values beyond the range of float16", got=float(np.abs(x.astype(np.float32)).max()), hint="use bf16 or f32"
+        )
     return half.view(np.uint8)
 
 
@@ -143,7 +157,11 @@ def to_f16_exactly(x: Values) -> U8:
     half = mxfp4.to_f16(x)
     same = half.astype(np.float32) == x.astype(np.float32)
     if not same.all():
-        raise BadInput("MXFP4 values that float16 cannot hold exactly", got=float(x.astype(np.float32)[~same][0]), hint="use --experts mxfp4, bf16 or f32")
+        raise BadInput(
+            "MXFP4 values that float16 cannot hold exactly",
+            got=float(x.astype(np.float32)[~same][0]),
+            hint="use --experts mxfp4, bf16 or f32",
+        )
     return half.view(np.uint8)
 
 
@@ -156,17 +174,36 @@ ENCODERS: dict[str, Callable[[Values], U8]] = {"f32": to_f32, "bf16": to_bf16, "
 
 def bf16_loses(values: Values, source: Source) -> bool:
     """Whether the source's own float32 holds values that bfloat16 cannot."""
-    return source.dtype == "F32" and values.dtype == np.float32 and bool((np.ascontiguousarray(values).view(np.uint32) & 0xFFFF).any())
+    return (
+        source.dtype == "F32"
+        and values.dtype == np.float32
+        and bool((np.ascontiguousarray(values).view(np.uint32) & 0xFFFF).any())
+    )
 
 
 def rounded(plan: Plan) -> list[str]:
-    """After `write`: a notice if float32 values of a source were rounded to bfloat16. Only the data tells: most float32 files hold bfloat16 values."""
-    names = [plan.files[w.places[0].file].tensors[w.places[0].tensor].name for w in plan.works if getattr(w.fill, "lossy", False)]
-    return [f"{len(names)} tensors hold float32 values that bfloat16 cannot, and were rounded: {names[0]}{', ...' if len(names) > 1 else ''}"] if names else []
+    """After `write`: a notice if float32 values of a source were rounded to bfloat16. Only the data tells: most
+    float32 files hold bfloat16 values.
+    """
+    names = [
+        plan.files[w.places[0].file].tensors[w.places[0].tensor].name
+        for w in plan.works
+        if getattr(w.fill, "lossy", False)
+    ]
+    return (
+        [
+            f"{len(names)} tensors hold float32 values that bfloat16 cannot, and were rounded: "
+            f"{names[0]}{', ...' if len(names) > 1 else ''}"
+        ]
+        if names
+        else []
+    )
 
 
 class Encoded(ChunkFill):
-    """Rows of a reader in another type. `source` is what errors name. `lossy` is set when bfloat16 could not hold the source's float32."""
+    """Rows of a reader in another type. `source` is what errors name. `lossy` is set when bfloat16 could not hold
+    the source's float32.
+    """
 
     def __init__(self, reader: Reader, kind: str, source: Source) -> None:
         super().__init__(reader.count, row_bytes(kind, reader.width))
@@ -183,4 +220,6 @@ class Encoded(ChunkFill):
         try:
             return (self.encode(values),)
         except BadInput as e:
-            raise BadInput(e.what, file=self.source.file, tensor=self.source.name, expected=e.expected, got=e.got, hint=e.hint) from None
+            raise BadInput(
+                e.what, file=self.source.file, tensor=self.source.name, expected=e.expected, got=e.got, hint=e.hint
+            ) from None

@@ -1,8 +1,10 @@
-"""The GGUF format, memory-mapped and read strictly: what llama.cpp rejects is rejected here, and some that it lets pass.
+"""The GGUF format, memory-mapped and read strictly: what llama.cpp rejects is rejected here, and some that it lets
+pass.
 
-Layout: magic, version, counts; metadata (key, type, value); tensor infos (name, dimensions fastest first, type, offset); padding;
-tensor data. Arrays of strings are skipped when the file is opened and decoded when they are read: the real vocabulary has
-648,000 strings. Source: the GGUF specification, and the checks of llama.cpp's gguf.cpp and model loader.
+Layout: magic, version, counts; metadata (key, type, value); tensor infos (name, dimensions fastest first, type,
+offset); padding; tensor data. Arrays of strings are skipped when the file is opened and decoded when they are read: the
+real vocabulary has 648,000 strings. Source: the GGUF specification, and the checks of llama.cpp's gguf.cpp and model
+loader.
 """
 
 from __future__ import annotations
@@ -31,20 +33,49 @@ _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 # type number: (name, values per block, bytes per block)
 TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1),
-    25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2),
-    34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
-}  # fmt: skip
-OLD_TYPES = {4: (OLD_MXFP4, 32, 17)}  # Ollama's own number for MXFP4, before GGML had one (there it was Q4_2, long removed)
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+}
+OLD_TYPES = {
+    4: (OLD_MXFP4, 32, 17)
+}  # Ollama's own number for MXFP4, before GGML had one (there it was Q4_2, long removed)
 READABLE = (*DENSE, "Q8_0", "MXFP4")  # the types that a checkpoint's tensors may have
 
 
 class StringArray(Sequence[str]):
-    """An array of strings inside the mapping, decoded only when it is read. Raises BadInput for one that is not UTF-8."""
+    """An array of strings inside the mapping, decoded only when it is read. Raises BadInput for one that is not
+    UTF-8.
+    """
 
     def __init__(self, file: Path, data: mmap.mmap | bytes, begin: int, count: int) -> None:
         self._file, self._data, self._begin, self._count = file, data, begin, count
@@ -103,7 +134,11 @@ class _Cursor:
         """Skips `nbytes` and returns where they begin."""
         begin = self.offset
         if nbytes > self.data.size - begin:
-            raise self.fail(f"the file ends inside {self.where}", expected=f"{nbytes} bytes at {begin}", got=int(self.data.size) - begin)
+            raise self.fail(
+                f"the file ends inside {self.where}",
+                expected=f"{nbytes} bytes at {begin}",
+                got=int(self.data.size) - begin,
+            )
         self.offset = begin + nbytes
         return begin
 
@@ -127,7 +162,10 @@ class _Cursor:
     def name(self, limit: int) -> str:
         name = self.text()
         if not name or not name.isprintable() or len(name.encode()) > limit:
-            raise self.fail(f"{self.where} has a name that is empty, longer than {limit} bytes or not printable", got=repr(name[:80]))
+            raise self.fail(
+                f"{self.where} has a name that is empty, longer than {limit} bytes or not printable",
+                got=repr(name[:80]),
+            )
         return name
 
     def value(self, kind: int) -> Any:
@@ -170,7 +208,8 @@ class _Cursor:
 
 
 class GgufFile(MappedFile):
-    """One file: `metadata` (scalars, strings, numpy views, StringArray), `types` of its values, and `tensors` in file order.
+    """One file: `metadata` (scalars, strings, numpy views, StringArray), `types` of its values, and `tensors` in file
+    order.
 
     A tensor's Source has its shape row-major (the reverse of GGUF's order) and counts values, also of block types.
     """
@@ -203,7 +242,11 @@ class GgufFile(MappedFile):
             raise c.fail(what, expected="2 or 3", got=version)
         count, keys = c.u64(), c.u64()
         if count > MAX_TENSORS or keys > MAX_KEYS:
-            raise c.fail("the header counts more tensors or keys than any model has", expected=f"at most {MAX_TENSORS}", got=f"{count}, {keys}")
+            raise c.fail(
+                "the header counts more tensors or keys than any model has",
+                expected=f"at most {MAX_TENSORS}",
+                got=f"{count}, {keys}",
+            )
         return count, keys
 
     def _key(self, c: _Cursor) -> None:
@@ -240,15 +283,28 @@ class GgufFile(MappedFile):
                 raise c.fail("duplicate tensor", tensor=name)
             type_name, nbytes = _nbytes(c, name, shape, kind)
             if offset != expected:
-                what = "the tensor's offset is not aligned" if offset % self.alignment else "the tensor leaves a hole or overlaps another"
+                what = (
+                    "the tensor's offset is not aligned"
+                    if offset % self.alignment
+                    else "the tensor leaves a hole or overlaps another"
+                )
                 raise c.fail(what, tensor=name, expected=f"offset {expected}", got=offset)
             end = offset + nbytes
             if self.data_begin + end > self.data.size:
-                raise c.fail("the tensor runs past the end of the file", tensor=name, expected=f"{self.data_begin + end} bytes", got=int(self.data.size))
+                raise c.fail(
+                    "the tensor runs past the end of the file",
+                    tensor=name,
+                    expected=f"{self.data_begin + end} bytes",
+                    got=int(self.data.size),
+                )
             tensors[name] = Source(self.path, name, type_name, shape, self.data_begin + offset, nbytes)
             expected = -(-end // self.alignment) * self.alignment
         if self.data.size > self.data_begin + expected:
-            raise c.fail("trailing bytes after the last tensor", expected=f"{self.data_begin + expected} bytes", got=int(self.data.size))
+            raise c.fail(
+                "trailing bytes after the last tensor",
+                expected=f"{self.data_begin + expected} bytes",
+                got=int(self.data.size),
+            )
         return tensors
 
 
@@ -279,14 +335,24 @@ def open_splits(path: Path) -> list[GgufFile]:
         return [first]
     match = _SPLIT_NAME.fullmatch(path.name)
     if _number(first, "split.no") != 0 or not match or int(match[3]) != count:
-        raise BadInput("is one part of a split GGUF", file=path, expected=f"the first part, NAME-00001-of-{count:05d}.gguf", hint="name the first part")
+        raise BadInput(
+            "is one part of a split GGUF",
+            file=path,
+            expected=f"the first part, NAME-00001-of-{count:05d}.gguf",
+            hint="name the first part",
+        )
     names = [f"{match[1]}-{i + 1:05d}-of-{count:05d}.gguf" for i in range(1, count)]
     files = [first]
     for number, name in enumerate(names, 1):
         files.append(GgufFile(root / name, locate(root, name)))
         got = _number(files[-1], "split.no"), _number(files[-1], "split.count")
         if got != (number, count):
-            raise BadInput("is not the part that its name says", file=root / name, expected=f"split.no {number}, split.count {count}", got=got)
+            raise BadInput(
+                "is not the part that its name says",
+                file=root / name,
+                expected=f"split.no {number}, split.count {count}",
+                got=got,
+            )
     return files
 
 
@@ -309,7 +375,12 @@ def open_gguf(path: Path) -> Checkpoint:
     for file in files:
         for name, source in file.tensors.items():
             if name in sources:
-                raise BadInput("the tensor stands in two files", file=file.path, tensor=name, got=f"also in {sources[name].file.name}")
+                raise BadInput(
+                    "the tensor stands in two files",
+                    file=file.path,
+                    tensor=name,
+                    got=f"also in {sources[name].file.name}",
+                )
             sources[name] = source
     stated = _number(files[0], "split.tensors.count", len(sources))
     if len(files) > 1 and stated != len(sources):
@@ -323,9 +394,19 @@ def open_gguf(path: Path) -> Checkpoint:
     stored: dict[Path, MappedFile] = {f.path: f for f in files}
     odd = [] if "tokenizer.ggml.tokens" in metadata else ["no vocabulary in the file"]
     if kind == layouts.OLLAMA:
-        odd.append("an Ollama blob of architecture gptoss, which llama.cpp and Ollama from 0.30 on do not load as it is")
-    return Checkpoint(kind, path, config, stored, tensors, metadata=metadata, oddities=odd,
-                      chat_template=template if isinstance(template, str) else None)  # fmt: skip
+        odd.append(
+            "an Ollama blob of architecture gptoss, which llama.cpp and Ollama from 0.30 on do not load as it is"
+        )
+    return Checkpoint(
+        kind,
+        path,
+        config,
+        stored,
+        tensors,
+        metadata=metadata,
+        oddities=odd,
+        chat_template=template if isinstance(template, str) else None,
+    )
 
 
 def _vocab_size(file: GgufFile, sources: dict[str, Source]) -> int:
@@ -334,5 +415,11 @@ def _vocab_size(file: GgufFile, sources: dict[str, Source]) -> int:
         raise BadInput("the tensor is missing", file=file.path, tensor="token_embd.weight")
     tokens = file.metadata.get("tokenizer.ggml.tokens", ())
     if isinstance(tokens, StringArray) and len(tokens) != embedding.shape[0]:
-        raise BadInput("the vocabulary does not fit the embedding", file=file.path, tensor=embedding.name, expected=f"{len(tokens)} rows", got=embedding.shape[0])
+        raise BadInput(
+            "the vocabulary does not fit the embedding",
+            file=file.path,
+            tensor=embedding.name,
+            expected=f"{len(tokens)} rows",
+            got=embedding.shape[0],
+        )
     return embedding.shape[0]

@@ -1,8 +1,9 @@
 """A path or a Hub repository id -> a local path whose contents are what the Hub says they are.
 
-`huggingface_hub` downloads, resumes and caches, and obeys HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE. It compares sizes, not
-contents; so every file of a snapshot is hashed here once, against the hash that the Hub states for it (sha256 for large files,
-git's blob hash for small ones). What was verified is remembered by size, time and inode in the user's cache folder.
+`huggingface_hub` downloads, resumes and caches, and obeys HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE. It
+compares sizes, not contents; so every file of a snapshot is hashed here once, against the hash that the Hub states for
+it (sha256 for large files, git's blob hash for small ones). What was verified is remembered by size, time and inode in
+the user's cache folder.
 """
 
 from __future__ import annotations
@@ -18,8 +19,18 @@ from gptoss_adapters.checkpoint.files import MappedFile
 from gptoss_adapters.errors import BadInput, GptOssError, OutputError, UsageError
 
 _REPO = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)((?:/[\w.-]+)*)")
-_WANTED = (".safetensors", ".safetensors.index.json", "config.json", "tokenizer.json", "tokenizer_config.json",
-           "special_tokens_map.json", "chat_template.jinja", "LICENSE", "LICENSE.txt", "LICENSE.md")  # fmt: skip
+_WANTED = (
+    ".safetensors",
+    ".safetensors.index.json",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+)
 _HTTP_LIBRARIES = ("http", "requests", "urllib3")  # httpx, httpx2, ...: it differs between versions of huggingface_hub
 _CHUNK = 1 << 22
 
@@ -27,7 +38,8 @@ _CHUNK = 1 << 22
 def resolve_path(path: str | Path, *, revision: str | None = None) -> Path:
     """The local file or folder that `path` names: itself when it exists, else `owner/name[/folder or file]` of the Hub.
 
-    Raises UsageError for an empty path, and for a revision beside a local one; BadInput when there is no such thing or a file's contents are not the Hub's; OutputError when the Hub cannot be reached.
+    Raises UsageError for an empty path, and for a revision beside a local one; BadInput when there is no such thing or
+    a file's contents are not the Hub's; OutputError when the Hub cannot be reached.
     """
     if not str(path):
         raise UsageError("a path is empty", hint="name a checkpoint: is a shell variable not set?")
@@ -61,7 +73,9 @@ def download(repo: str, inner: str = "", revision: str | None = None) -> Path:
 
 
 def _cached(repo: str, revision: str | None) -> tuple[Path, dict[str, str]]:
-    """The snapshot in the cache, by the cache's documented layout: snapshot_download would ask for files we do not want."""
+    """The snapshot in the cache, by the cache's documented layout: snapshot_download would ask for files we do not
+    want.
+    """
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
@@ -70,12 +84,18 @@ def _cached(repo: str, revision: str | None) -> tuple[Path, dict[str, str]]:
     ref = folder / "refs" / (revision or "main")
     root = folder / "snapshots" / (ref.read_text().strip() if ref.is_file() else revision or "main")
     if not root.is_dir():
-        raise BadInput("no such file or folder, and the repository is not in the local cache", file=repo, hint="unset HF_HUB_OFFLINE to download it")
+        raise BadInput(
+            "no such file or folder, and the repository is not in the local cache",
+            file=repo,
+            hint="unset HF_HUB_OFFLINE to download it",
+        )
     return root, {}
 
 
 def _fetched(repo: str, inner: str, revision: str | None) -> tuple[Path, dict[str, str]]:
-    """Downloads what is wanted of the commit that the revision names now, and gives the hashes that the Hub states for it."""
+    """Downloads what is wanted of the commit that the revision names now, and gives the hashes that the Hub states
+    for it.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     info = HfApi().model_info(repo, revision=revision, files_metadata=True)
@@ -83,7 +103,13 @@ def _fetched(repo: str, inner: str, revision: str | None) -> tuple[Path, dict[st
     names = wanted_files(hashes, inner, repo)
     root = Path(snapshot_download(repo, revision=revision, allow_patterns=names))
     if root.name != info.sha:
-        raise BadInput("the revision moved to another commit during the download", file=repo, expected=info.sha, got=root.name, hint="run again")
+        raise BadInput(
+            "the revision moved to another commit during the download",
+            file=repo,
+            expected=info.sha,
+            got=root.name,
+            hint="run again",
+        )
     return root, hashes
 
 
@@ -92,16 +118,24 @@ def wanted_files(names: Iterable[str], inner: str, repo: str) -> list[str]:
     names = list(names)
     if inner in names:
         beside = PurePosixPath(inner).parent
-        return [n for n in names if n == inner or (PurePosixPath(n).parent == beside and _is_wanted(n) and not n.endswith(".safetensors"))]
+        return [
+            n
+            for n in names
+            if n == inner or (PurePosixPath(n).parent == beside and _is_wanted(n) and not n.endswith(".safetensors"))
+        ]
     here = [n for n in names if PurePosixPath(n).parent == PurePosixPath(inner or ".")]
     chosen = [n for n in here if _is_wanted(n)]
     if any(n.endswith(".safetensors") for n in chosen):
         return chosen
     ggufs = [n for n in here if n.endswith(".gguf")]
     if not ggufs:
-        raise BadInput("the repository has no safetensors or GGUF file there", file=f"{repo}/{inner}" if inner else repo)
+        raise BadInput(
+            "the repository has no safetensors or GGUF file there", file=f"{repo}/{inner}" if inner else repo
+        )
     if len({re.sub(r"-\d{5}-of-", "-of-", n) for n in ggufs}) > 1:
-        raise BadInput("which GGUF file is meant is unclear", file=repo, got=", ".join(ggufs), hint=f"name one: {repo}/{ggufs[0]}")
+        raise BadInput(
+            "which GGUF file is meant is unclear", file=repo, got=", ".join(ggufs), hint=f"name one: {repo}/{ggufs[0]}"
+        )
     return ggufs
 
 
@@ -110,7 +144,9 @@ def _is_wanted(name: str) -> bool:
 
 
 def verify(file: Path, expected: str, shown: str) -> None:
-    """Compares a file's hash with the Hub's (64 hex digits: sha256; 40: git's blob hash). Raises BadInput when it differs."""
+    """Compares a file's hash with the Hub's (64 hex digits: sha256; 40: git's blob hash). Raises BadInput when it
+    differs.
+    """
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", expected):
         raise BadInput("the Hub states no hash for the file", file=shown, got=expected)
     real = file.resolve()
@@ -121,7 +157,13 @@ def verify(file: Path, expected: str, shown: str) -> None:
         return
     got = file_hash(real, "sha256" if len(expected) == 64 else "git")
     if got != expected:
-        raise BadInput("the contents are not those that the Hub states", file=shown, expected=expected, got=got, hint=f"delete {real} and download again")
+        raise BadInput(
+            "the contents are not those that the Hub states",
+            file=shown,
+            expected=expected,
+            got=got,
+            hint=f"delete {real} and download again",
+        )
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(stamp)
@@ -130,7 +172,7 @@ def verify(file: Path, expected: str, shown: str) -> None:
 
 
 def file_hash(file: Path, kind: str) -> str:
-    """"sha256" of a file, or "git": its blob hash."""
+    """ "sha256" of a file, or "git": its blob hash."""
     view = memoryview(MappedFile(file).buffer)
     digest = hashlib.sha256() if kind == "sha256" else hashlib.sha1(b"blob %d\0" % len(view), usedforsecurity=False)
     for at in range(0, len(view), _CHUNK):
@@ -152,13 +194,20 @@ def _hub_errors(repo: str) -> Iterator[None]:
     except GptOssError:
         raise
     except errors.GatedRepoError:
-        raise BadInput("the repository is gated", file=repo, hint="accept its terms on the Hub and set HF_TOKEN") from None
+        raise BadInput(
+            "the repository is gated", file=repo, hint="accept its terms on the Hub and set HF_TOKEN"
+        ) from None
     except errors.RepositoryNotFoundError:
-        raise BadInput("no such file, folder or Hub repository", file=repo, hint="for a private repository set HF_TOKEN") from None
+        raise BadInput(
+            "no such file, folder or Hub repository", file=repo, hint="for a private repository set HF_TOKEN"
+        ) from None
     except errors.RevisionNotFoundError:
         raise BadInput("the repository has no such revision", file=repo) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        raise OutputError("no such file or folder here, the Hub cannot be reached, and the repository is not in the local cache", file=repo) from None
+        raise OutputError(
+            "no such file or folder here, the Hub cannot be reached, and the repository is not in the local cache",
+            file=repo,
+        ) from None
     except Exception as e:
         if not isinstance(e, OSError | errors.HfHubHTTPError) and not type(e).__module__.startswith(_HTTP_LIBRARIES):
             raise

@@ -3,9 +3,9 @@
     >>> header(config), entries(config, weights_begin())     # what a writer puts where
     >>> open_metal(Path("model.bin"))                        # a checkpoint whose vocabulary ends where the file's does
 
-What differs from the original: the vocabulary stops after <|refusal|>; rotary pairs of q and k lie side by side, with 1 / sqrt(64) folded
-in; scale bytes are stored plus 14, because the kernels' decoding yields values times 2**-14. Source: openai/gpt-oss
-`metal/scripts/create-local-model.py`. Nothing here was run on Apple hardware.
+What differs from the original: the vocabulary stops after <|refusal|>; rotary pairs of q and k lie side by side, with 1
+/ sqrt(64) folded in; scale bytes are stored plus 14, because the kernels' decoding yields values times 2**-14. Source:
+openai/gpt-oss `metal/scripts/create-local-model.py`. Nothing here was run on Apple hardware.
 """
 
 from __future__ import annotations
@@ -27,17 +27,31 @@ MAGIC = b"GPT-OSS v1.0\0\0\0\0"
 PAGE, LINE = 16384, 16  # weights and each layer's experts begin on a page, every item on a line
 HEAD_DIM, HEADS_PER_KV, EXPERTS_PER_TOKEN = 64, 8, 4  # what the kernels are written for
 MAX_STORED_SCALE = 254 - METAL_SCALE_BIAS  # exclusive, as the upstream script means it
-_MODEL, _LAYOUT, _TOKENIZER = (UUID(x).bytes for x in (
-    "df52dc86-1789-4ed0-a295-66f10508145b", "229177a8-5775-4268-bfd8-d588b351c56d", "7401aded-2a95-40cb-b782-9ccebaafe72b"))  # fmt: skip
+_MODEL, _LAYOUT, _TOKENIZER = (
+    UUID(x).bytes
+    for x in (
+        "df52dc86-1789-4ed0-a295-66f10508145b",
+        "229177a8-5775-4268-bfd8-d588b351c56d",
+        "7401aded-2a95-40cb-b782-9ccebaafe72b",
+    )
+)
 _FIELDS = struct.Struct("<6If4I6f")  # context_length ... rmsnorm_epsilon
 _SIZES = struct.Struct("<4I")  # special tokens, text tokens, bytes of the regex with its NUL, bytes of the text tokens
 _FIELDS_AT = len(MAGIC) + 16
 _TOKENIZER_AT = _FIELDS_AT + _FIELDS.size + 16
-SPECIALS = {  # special tokens that the file names, by id; the script's table also has one for 200001, under a name that it never writes
-    200000: "07d7da55-b346-4cff-8b37-7cefacf8a3e8", 200002: "f799ff69-1992-43c4-a3d8-d831f475dc75", 200003: "c0bb14c7-6022-49da-ad08-792d67e8b470",
-    200005: "fd3dda11-c8ab-4033-876e-d93deb172c93", 200006: "55a77c2f-8a01-4c54-8ac2-313bfc7e208d", 200007: "fcac2f6d-4705-4f6b-b228-642accac7238",
-    200008: "16e40431-f47f-4b22-b59b-8b278fc30a54", 200012: "1220f796-e388-4de5-b487-fe2eb5fe03c0", 200013: "e15ba702-28c4-4292-ab8f-ffa434709128",
-}  # fmt: skip
+# special tokens that the file names, by id; the script's table also has one for 200001, under a name that it never
+# writes
+SPECIALS = {
+    200000: "07d7da55-b346-4cff-8b37-7cefacf8a3e8",
+    200002: "f799ff69-1992-43c4-a3d8-d831f475dc75",
+    200003: "c0bb14c7-6022-49da-ad08-792d67e8b470",
+    200005: "fd3dda11-c8ab-4033-876e-d93deb172c93",
+    200006: "55a77c2f-8a01-4c54-8ac2-313bfc7e208d",
+    200007: "fcac2f6d-4705-4f6b-b228-642accac7238",
+    200008: "16e40431-f47f-4b22-b59b-8b278fc30a54",
+    200012: "1220f796-e388-4de5-b487-fe2eb5fe03c0",
+    200013: "e15ba702-28c4-4292-ab8f-ffa434709128",
+}
 VOCABULARY = max(SPECIALS) + 1  # rows of embedding and head
 
 
@@ -68,11 +82,24 @@ def header(config: GptOssConfig) -> bytes:
     """Everything before the weights."""
     low, high = config.yarn_bounds()
     fields = _FIELDS.pack(
-        int(config.initial_context_length * config.rope_scaling_factor), config.num_hidden_layers, config.num_experts, config.experts_per_token,
-        config.hidden_size, config.intermediate_size, config.swiglu_limit, config.head_dim, config.num_attention_heads, config.num_key_value_heads,
-        config.sliding_window, config.rope_theta, 1.0 / config.rope_scaling_factor, -low / (high - low), 1.0 / (high - low), config.concentration,
+        int(config.initial_context_length * config.rope_scaling_factor),
+        config.num_hidden_layers,
+        config.num_experts,
+        config.experts_per_token,
+        config.hidden_size,
+        config.intermediate_size,
+        config.swiglu_limit,
+        config.head_dim,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.sliding_window,
+        config.rope_theta,
+        1.0 / config.rope_scaling_factor,
+        -low / (high - low),
+        1.0 / (high - low),
+        config.concentration,
         config.rms_norm_eps,
-    )  # fmt: skip
+    )
     return _padded(MAGIC + _MODEL + fields + _LAYOUT + tokenizer_section())
 
 
@@ -82,19 +109,36 @@ def _padded(head: bytes) -> bytes:
 
 def check_expressible(config: GptOssConfig, file: str | Path) -> None:
     """Raises BadInput naming the first field that the format, or the kernels that read it, cannot express."""
-    wanted: dict[str, object] = {"head_dim": HEAD_DIM, "experts_per_token": EXPERTS_PER_TOKEN, "num_attention_heads": HEADS_PER_KV * config.num_key_value_heads,
-                                 "swiglu_alpha": SWIGLU_ALPHA, "layer_types": alternating(config.num_hidden_layers)}  # fmt: skip
+    wanted: dict[str, object] = {
+        "head_dim": HEAD_DIM,
+        "experts_per_token": EXPERTS_PER_TOKEN,
+        "num_attention_heads": HEADS_PER_KV * config.num_key_value_heads,
+        "swiglu_alpha": SWIGLU_ALPHA,
+        "layer_types": alternating(config.num_hidden_layers),
+    }
     if config.uses_yarn:
         wanted["yarn_truncate"] = False
     for name, value in wanted.items():
         if getattr(config, name) != value:
-            raise BadInput(f"config field {name}: Metal's kernels know one value only", file=file, expected=value, got=getattr(config, name))
+            raise BadInput(
+                f"config field {name}: Metal's kernels know one value only",
+                file=file,
+                expected=value,
+                got=getattr(config, name),
+            )
     if config.vocab_size < VOCABULARY:
-        raise BadInput("config field vocab_size: Metal's model.bin holds the published vocabulary", file=file, expected=f"{VOCABULARY} rows or more", got=config.vocab_size)
+        raise BadInput(
+            "config field vocab_size: Metal's model.bin holds the published vocabulary",
+            file=file,
+            expected=f"{VOCABULARY} rows or more",
+            got=config.vocab_size,
+        )
 
 
 def entries(config: GptOssConfig, begin: int) -> list[Entry]:
-    """Every stored array in the file's order, with offsets from `begin`; `config.vocab_size` rows of embedding and head."""
+    """Every stored array in the file's order, with offsets from `begin`; `config.vocab_size` rows of embedding and
+    head.
+    """
     stored, out, at = layouts.stored(layouts.METAL, config), list[Entry](), begin
 
     def add(name: str, align: int = LINE) -> None:
@@ -121,9 +165,16 @@ def entries(config: GptOssConfig, begin: int) -> list[Entry]:
 
 
 _ATTENTION = (
-    ("attn.norm.scale", LINE), ("attn.qkv.weight", LINE), ("attn.qkv.bias", 1), ("attn.sinks", LINE), ("attn.out.weight", LINE), ("attn.out.bias", 1),
-    ("mlp.norm.scale", LINE), ("mlp.gate.weight", LINE), ("mlp.gate.bias", 1),
-)  # fmt: skip
+    ("attn.norm.scale", LINE),
+    ("attn.qkv.weight", LINE),
+    ("attn.qkv.bias", 1),
+    ("attn.sinks", LINE),
+    ("attn.out.weight", LINE),
+    ("attn.out.bias", 1),
+    ("mlp.norm.scale", LINE),
+    ("mlp.gate.weight", LINE),
+    ("mlp.gate.bias", 1),
+)
 _EXPERT = tuple(f"mlp{k}_{what}" for k in (1, 2) for what in ("weight.blocks", "weight.scales", "bias"))
 
 
@@ -138,9 +189,18 @@ def open_metal(path: Path) -> Checkpoint:
     data = file.data.tobytes() if file.data.size < PAGE else file.data[:PAGE].tobytes()
     if len(data) < _TOKENIZER_AT + 16 + _SIZES.size:
         raise BadInput("ends within its header", file=path, got=f"{file.data.size} bytes")
-    for what, at, wanted in (("model", len(MAGIC), _MODEL), ("layout", _TOKENIZER_AT - 16, _LAYOUT), ("tokenizer", _TOKENIZER_AT, _TOKENIZER)):
+    for what, at, wanted in (
+        ("model", len(MAGIC), _MODEL),
+        ("layout", _TOKENIZER_AT - 16, _LAYOUT),
+        ("tokenizer", _TOKENIZER_AT, _TOKENIZER),
+    ):
         if data[at : at + 16] != wanted:
-            raise BadInput(f"the UUID of the {what} is not the known one", file=path, expected=UUID(bytes=wanted), got=UUID(bytes=data[at : at + 16]))
+            raise BadInput(
+                f"the UUID of the {what} is not the known one",
+                file=path,
+                expected=UUID(bytes=wanted),
+                got=UUID(bytes=data[at : at + 16]),
+            )
     special, text, regex, texts = _SIZES.unpack_from(data, _TOKENIZER_AT + 16)
     config = _config(_FIELDS.unpack_from(data, _FIELDS_AT), special + text, str(path))
     begin = _TOKENIZER_AT + 16 + _SIZES.size + 16 * special + regex + texts
@@ -156,13 +216,40 @@ def open_metal(path: Path) -> Checkpoint:
     odd = [f"the vocabulary ends at {config.vocab_size}: Metal's format drops the rows of the reserved tokens after it"]
     if section != tokenizer_section():
         odd.append("the tokenizer in the file is not the published one")
-    return Checkpoint(layouts.METAL, path, config, {path: file}, resolve(layouts.METAL, path, config, sources, ("BF16",)), oddities=odd)
+    return Checkpoint(
+        layouts.METAL,
+        path,
+        config,
+        {path: file},
+        resolve(layouts.METAL, path, config, sources, ("BF16",)),
+        oddities=odd,
+    )
 
 
 def _config(fields: tuple[float, ...], vocabulary: int, file: str) -> GptOssConfig:
-    context, layers, experts, active, hidden, mlp, limit, head_dim, heads, kv_heads, window, theta, interpolation, offset, scale, multiplier, eps = fields
+    (
+        context,
+        layers,
+        experts,
+        active,
+        hidden,
+        mlp,
+        limit,
+        head_dim,
+        heads,
+        kv_heads,
+        window,
+        theta,
+        interpolation,
+        offset,
+        scale,
+        multiplier,
+        eps,
+    ) = fields
     if not (0 < interpolation <= 1 and scale > 0 and theta > 1 and math.isfinite(offset)):
-        raise BadInput("the rope fields of the header are out of range", file=file, got=[theta, interpolation, offset, scale])
+        raise BadInput(
+            "the rope fields of the header are out of range", file=file, got=[theta, interpolation, offset, scale]
+        )
     factor = _decimal(1 / interpolation)
     initial = round(context * interpolation)
     # offset and scale say where the ramp begins and ends; the betas are the rotations there
@@ -170,12 +257,27 @@ def _config(fields: tuple[float, ...], vocabulary: int, file: str) -> GptOssConf
     fast, slow = (_decimal(initial / (2 * math.pi) / theta ** (2 * bound / max(head_dim, 1))) for bound in (low, high))
     usual = 0.1 * math.log(factor) + 1
     return GptOssConfig(
-        num_hidden_layers=int(layers), num_experts=int(experts), experts_per_token=int(active), vocab_size=vocabulary, hidden_size=int(hidden),
-        intermediate_size=int(mlp), head_dim=int(head_dim), num_attention_heads=int(heads), num_key_value_heads=int(kv_heads),
-        sliding_window=int(window), rms_norm_eps=_decimal(eps), swiglu_limit=_decimal(limit), rope_theta=_decimal(theta), rope_scaling_factor=factor,
-        initial_context_length=initial, max_position_embeddings=int(context), yarn_beta_fast=fast, yarn_beta_slow=slow,
-        attention_factor=None if abs(multiplier - usual) < 1e-6 else _decimal(multiplier), eos_token_id=EOS_TOKEN_IDS[0],
-    ).validate(file)  # fmt: skip
+        num_hidden_layers=int(layers),
+        num_experts=int(experts),
+        experts_per_token=int(active),
+        vocab_size=vocabulary,
+        hidden_size=int(hidden),
+        intermediate_size=int(mlp),
+        head_dim=int(head_dim),
+        num_attention_heads=int(heads),
+        num_key_value_heads=int(kv_heads),
+        sliding_window=int(window),
+        rms_norm_eps=_decimal(eps),
+        swiglu_limit=_decimal(limit),
+        rope_theta=_decimal(theta),
+        rope_scaling_factor=factor,
+        initial_context_length=initial,
+        max_position_embeddings=int(context),
+        yarn_beta_fast=fast,
+        yarn_beta_slow=slow,
+        attention_factor=None if abs(multiplier - usual) < 1e-6 else _decimal(multiplier),
+        eos_token_id=EOS_TOKEN_IDS[0],
+    ).validate(file)
 
 
 def _decimal(x: float) -> float:

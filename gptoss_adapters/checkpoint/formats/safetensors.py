@@ -1,7 +1,8 @@
-"""The safetensors format, read strictly: every rule of its specification is enforced, and some that its library leaves open.
+"""The safetensors format, read strictly: every rule of its specification is enforced, and some that its library leaves
+open.
 
-A file is an 8-byte little-endian header length, a JSON header `name -> {dtype, shape, data_offsets}`, and the tensors' bytes
-without a hole or an overlap up to the end. Nothing but the header is read until a tensor is asked for.
+A file is an 8-byte little-endian header length, a JSON header `name -> {dtype, shape, data_offsets}`, and the tensors'
+bytes without a hole or an overlap up to the end. Nothing but the header is read until a tensor is asked for.
 """
 
 from __future__ import annotations
@@ -18,9 +19,23 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_NAME_BYTES = 1024
 ITEM_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-    "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8,
-}  # fmt: skip
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E5M2": 1,
+    "F8_E4M3": 1,
+    "F8_E8M0": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+}
 
 
 class SafetensorsFile(MappedFile):
@@ -35,12 +50,22 @@ class SafetensorsFile(MappedFile):
     def _header(self) -> tuple[dict[str, Any], int]:
         size = int.from_bytes(self.data[:8].tobytes(), "little")
         if self.data.size < 8:
-            raise BadInput("the file is too short for a checkpoint", file=self.path, expected="8 bytes and a header", got=int(self.data.size))
+            raise BadInput(
+                "the file is too short for a checkpoint",
+                file=self.path,
+                expected="8 bytes and a header",
+                got=int(self.data.size),
+            )
         if size > MAX_JSON_BYTES:
             what = "the header is too large, or this is neither a safetensors nor a GGUF file"
             raise BadInput(what, file=self.path, expected=f"at most {MAX_JSON_BYTES} bytes", got=size)
         if size > self.data.size - 8:
-            raise BadInput("the header runs past the end of the file", file=self.path, expected=f"{size} bytes", got=int(self.data.size - 8))
+            raise BadInput(
+                "the header runs past the end of the file",
+                file=self.path,
+                expected=f"{size} bytes",
+                got=int(self.data.size - 8),
+            )
         text = self.data[8 : 8 + size].tobytes()
         if not text.startswith(b"{"):
             raise BadInput("the header must begin with {", file=self.path, got=repr(text[:1]))
@@ -57,10 +82,20 @@ class SafetensorsFile(MappedFile):
         for s in sources:
             if s.offset != end:
                 what = "leaves a hole before it" if s.offset > end else "overlaps the tensor before it"
-                raise BadInput(f"the tensor {what}", file=self.path, tensor=s.name, expected=f"offset {end - begin}", got=s.offset - begin)
+                raise BadInput(
+                    f"the tensor {what}",
+                    file=self.path,
+                    tensor=s.name,
+                    expected=f"offset {end - begin}",
+                    got=s.offset - begin,
+                )
             end = s.offset + s.nbytes
         if end != self.data.size:
-            tensor, what = (None, "trailing bytes after the last tensor") if end < self.data.size else (sources[-1].name, "the file is truncated")
+            tensor, what = (
+                (None, "trailing bytes after the last tensor")
+                if end < self.data.size
+                else (sources[-1].name, "the file is truncated")
+            )
             raise BadInput(what, file=self.path, tensor=tensor, expected=f"{end} bytes", got=int(self.data.size))
         return sources
 
@@ -72,15 +107,31 @@ class SafetensorsFile(MappedFile):
         plain = name.isprintable() and not set(name) & set("/\\") and len(name.encode()) <= MAX_NAME_BYTES
         need(bool(name) and plain, "the tensor's name is not a plain name")
         need(isinstance(entry, dict), "the header entry must be an object")
-        need(set(entry) == {"dtype", "shape", "data_offsets"}, "the header entry has other fields", "dtype, shape, data_offsets", ", ".join(entry))
+        need(
+            set(entry) == {"dtype", "shape", "data_offsets"},
+            "the header entry has other fields",
+            "dtype, shape, data_offsets",
+            ", ".join(entry),
+        )
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         need(isinstance(dtype, str) and dtype in ITEM_BYTES, "unknown or unsupported dtype", got=dtype)
-        need(isinstance(shape, list) and all(_is_size(d) for d in shape), "the shape must be a list of sizes", got=shape)
-        need(isinstance(offsets, list) and len(offsets) == 2 and all(_is_size(o) for o in offsets), "data_offsets must be two offsets", got=offsets)
+        need(
+            isinstance(shape, list) and all(_is_size(d) for d in shape), "the shape must be a list of sizes", got=shape
+        )
+        need(
+            isinstance(offsets, list) and len(offsets) == 2 and all(_is_size(o) for o in offsets),
+            "data_offsets must be two offsets",
+            got=offsets,
+        )
         nbytes = ITEM_BYTES[dtype]
         for d in shape:
             nbytes *= d
-        need(offsets[1] - offsets[0] == nbytes, "dtype and shape do not fit the offsets", f"{nbytes} bytes", offsets[1] - offsets[0])
+        need(
+            offsets[1] - offsets[0] == nbytes,
+            "dtype and shape do not fit the offsets",
+            f"{nbytes} bytes",
+            offsets[1] - offsets[0],
+        )
         return Source(self.path, name, dtype, tuple(shape), begin + offsets[0], nbytes)
 
 
@@ -111,7 +162,9 @@ def open_files(root: Path, names: Iterable[str]) -> list[SafetensorsFile]:
     for file in files:
         for name in file.tensors:
             if name in owner:
-                raise BadInput("the tensor stands in two files", file=file.path, tensor=name, got=f"also in {owner[name].name}")
+                raise BadInput(
+                    "the tensor stands in two files", file=file.path, tensor=name, got=f"also in {owner[name].name}"
+                )
             owner[name] = file.path
     return files
 
@@ -124,14 +177,18 @@ def _open_index(root: Path) -> tuple[list[SafetensorsFile], list[str]]:
     files = {f.path.name: f for f in open_files(root, dict.fromkeys(weight_map.values()))}
     for tensor, shard in weight_map.items():
         if tensor not in files[shard].tensors:
-            raise BadInput(f"the index places the tensor in {shard}, which does not hold it", file=root / INDEX, tensor=tensor)
+            raise BadInput(
+                f"the index places the tensor in {shard}, which does not hold it", file=root / INDEX, tensor=tensor
+            )
     orphan = next(((f.path, t) for f in files.values() for t in f.tensors if t not in weight_map), None)
     if orphan:
         raise BadInput(f"the tensor is not in {INDEX}", file=orphan[0], tensor=orphan[1])
     total = sum(s.nbytes for f in files.values() for s in f.tensors.values())
     metadata = index.get("metadata")
     stated = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return list(files.values()), [] if stated in (None, total) else [f"{INDEX} states total_size {stated}, the tensors take {total} bytes"]
+    return list(files.values()), [] if stated in (None, total) else [
+        f"{INDEX} states total_size {stated}, the tensors take {total} bytes"
+    ]
 
 
 def _shard_set(root: Path, present: list[str]) -> list[str]:
@@ -144,8 +201,14 @@ def _shard_set(root: Path, present: list[str]) -> list[str]:
     if len(present) == 1 and not sets:
         return present
     if len(sets) != 1:
-        what = "no safetensors file in the folder" if not present else "which of the safetensors files make up the checkpoint is unclear"
-        raise BadInput(what, file=root, got=", ".join(present) or None, hint="name the file, or add model.safetensors.index.json")
+        what = (
+            "no safetensors file in the folder"
+            if not present
+            else "which of the safetensors files make up the checkpoint is unclear"
+        )
+        raise BadInput(
+            what, file=root, got=", ".join(present) or None, hint="name the file, or add model.safetensors.index.json"
+        )
     ((_, last), numbered), *_ = sets.items()
     expected = range(0 if 0 in numbered else 1, int(last) + 1)
     if stray := [n for n in numbered if n not in expected]:

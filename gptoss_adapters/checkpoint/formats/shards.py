@@ -1,6 +1,7 @@
 """Plans a safetensors checkpoint: which tensors, in which files, at which offsets, and how their bytes come about.
 
-The tensors' order, the cut into shards, the shards' names and the headers are those of the published gpt-oss-20b, to the byte.
+The tensors' order, the cut into shards, the shards' names and the headers are those of the published gpt-oss-20b, to
+the byte.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ MAX_SHARD_BYTES = 4_800_000_000  # of tensors, cut greedily, as the published sh
 class Weights(Protocol):
     """Canonical tensors as rows of bytes: a tensor of one axis is [n] rows of one value, others [prod(leading), in].
 
-    `rows(name, what, begin, end)` gives the same bytes for the same rows on every call: `what` is "dense" (bfloat16 values),
-    "blocks" (in / 32 * 16 bytes per row) or "scales" (in / 32 bytes per row); experts' weights have only the latter two.
-    `step` is the number of rows that are cheapest to ask for at once, or a multiple of it.
+    `rows(name, what, begin, end)` gives the same bytes for the same rows on every call: `what` is "dense" (bfloat16
+    values), "blocks" (in / 32 * 16 bytes per row) or "scales" (in / 32 bytes per row); experts' weights have only the
+    latter two. `step` is the number of rows that are cheapest to ask for at once, or a multiple of it.
     """
 
     config: GptOssConfig
@@ -50,12 +51,15 @@ class _Entry:
 def plan_checkpoint(weights: Weights, kind: str, folder: Path, companions: Mapping[str, bytes], source: str) -> Plan:
     """The plan of a checkpoint of a safetensors kind in `folder`; `companions` are other files, whole, by name.
 
-    `source` says in words where the weights come from, and with the plan's own facts identifies the output for a resumed run.
+    `source` says in words where the weights come from, and with the plan's own facts identifies the output for a
+    resumed run.
     """
     entries = {name: _entry(weights, spec, kind, source) for name, spec in in_order(kind, weights.config).items()}
     tensors = {name: entry.tensor for name, entry in entries.items()}
     fills = [(entry.fill, (name,)) for name, entry in entries.items()]
-    return plan_files(kind, weights.config, tensors, fills, folder, companions, options={"source": source, "kind": kind})
+    return plan_files(
+        kind, weights.config, tensors, fills, folder, companions, options={"source": source, "kind": kind}
+    )
 
 
 def plan_files(
@@ -72,13 +76,22 @@ def plan_files(
 ) -> Plan:
     """The plan of a checkpoint whose tensors, in order, and fills (with the names that each one fills) are known."""
     shards = [list(tensors)] if kind == layouts.OPENAI else _cut(tensors, max_shard_bytes or MAX_SHARD_BYTES)
-    names = [SINGLE] if len(shards) == 1 else [f"model-{i:05d}-of-{len(shards) - 1:05d}.safetensors" for i in range(len(shards))]
+    names = (
+        [SINGLE]
+        if len(shards) == 1
+        else [f"model-{i:05d}-of-{len(shards) - 1:05d}.safetensors" for i in range(len(shards))]
+    )
     extra = dict(companions) | _config_files(kind, config, tensors)
     if len(shards) > 1:
         extra[INDEX] = _index(tensors, dict(zip(names, shards, strict=True)))
-    files = [safetensors_file(folder / name, [tensors[t] for t in shard]) for name, shard in zip(names, shards, strict=True)]
+    files = [
+        safetensors_file(folder / name, [tensors[t] for t in shard]) for name, shard in zip(names, shards, strict=True)
+    ]
     places = {t.name: Place(number, place) for number, file in enumerate(files) for place, t in enumerate(file.tensors)}
-    works = sorted((Work(fill, tuple(places[t] for t in filled)) for fill, filled in fills), key=lambda w: (w.places[0].file, w.places[0].tensor))
+    works = sorted(
+        (Work(fill, tuple(places[t] for t in filled)) for fill, filled in fills),
+        key=lambda w: (w.places[0].file, w.places[0].tensor),
+    )
     files += [PlannedFile(folder / name, data, (), (), len(data)) for name, data in sorted(extra.items())]
     return Plan(tuple(files), tuple(works), sources or {}, options or {})
 
@@ -90,7 +103,11 @@ def in_order(kind: str, config: GptOssConfig) -> dict[str, Stored]:
     order: dict[str, Stored] = {}
     for _, spec in sorted(layouts.stored(layouts.OPENAI, config).items()):
         for canonical, role in spec.terms:
-            names = [n for (c, r), n in roles.items() if c == canonical and (r == role or role not in ("blocks", "scales") or r == "swapped")]
+            names = [
+                n
+                for (c, r), n in roles.items()
+                if c == canonical and (r == role or role not in ("blocks", "scales") or r == "swapped")
+            ]
             order.update((n, wanted[n]) for n in names)
     return order
 
@@ -139,7 +156,9 @@ def _swapped(weights: Weights, name: str, shape: Shape) -> Callable[[int, int], 
     def produce(begin: int, end: int) -> U8:
         blocks, scales = (weights.rows(name, what, begin * n_out, end * n_out) for what in ("blocks", "scales"))
         groups = n_in // MXFP4_BLOCK
-        values = mxfp4.decode(blocks.reshape(-1, n_out, groups, MXFP4_BLOCK // 2), scales.reshape(-1, n_out, groups), ml_dtypes.bfloat16)
+        values = mxfp4.decode(
+            blocks.reshape(-1, n_out, groups, MXFP4_BLOCK // 2), scales.reshape(-1, n_out, groups), ml_dtypes.bfloat16
+        )
         return np.ascontiguousarray(values.swapaxes(1, 2)).view(np.uint8)
 
     return produce
@@ -159,7 +178,9 @@ def _cut(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:
 
 
 def safetensors_file(path: Path, tensors: Iterable[Tensor]) -> PlannedFile:
-    """One safetensors file: wider dtypes first, then by name, as its library writes them; the header is padded to 8 bytes."""
+    """One safetensors file: wider dtypes first, then by name, as its library writes them; the header is padded to 8
+    bytes.
+    """
     ordered = tuple(sorted(tensors, key=lambda t: (t.dtype == "U8", t.name)))
     at, header, offsets = 0, {}, []
     for t in ordered:

@@ -66,7 +66,9 @@ def tokenizer_json() -> str:
     tokens = load_vocabulary().token_bytes[:N_RANKS]
     quoted = ['"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in token_texts(tokens)]
     vocab = ",\n".join([f"      {text}: {rank}" for rank, text in enumerate(quoted)])
-    pairs = ",\n".join([f"      [\n        {quoted[left]},\n        {quoted[right]}\n      ]" for left, right in merges(tokens)])
+    pairs = ",\n".join(
+        [f"      [\n        {quoted[left]},\n        {quoted[right]}\n      ]" for left, right in merges(tokens)]
+    )
     frame = json.dumps(_frame(), indent=2, ensure_ascii=False)
     head, tail = frame.split('"VOCAB"')
     middle, tail = tail.split('"MERGES"')
@@ -85,19 +87,37 @@ def _frame() -> dict[str, Any]:
         "normalizer": None,
         "pre_tokenizer": {
             "type": "Sequence",
-            "pretokenizers": [split, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}],
+            "pretokenizers": [
+                split,
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+            ],
         },
         "post_processor": {**level, "trim_offsets": False, "use_regex": True},
         "decoder": {**level, "trim_offsets": True, "use_regex": True},
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-            "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": "VOCAB", "merges": "MERGES",
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": "VOCAB",
+            "merges": "MERGES",
         },
-    }  # fmt: skip
+    }
 
 
 def _added(name: str) -> dict[str, Any]:
-    return {"content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "content": name,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
 
 
 def small_files() -> dict[str, str]:
@@ -115,9 +135,12 @@ def small_files() -> dict[str, str]:
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     generation = {
-        "bos_token_id": BOS_TOKEN_ID, "do_sample": True, "eos_token_id": list(EOS_TOKEN_IDS), "pad_token_id": PAD_TOKEN_ID,
+        "bos_token_id": BOS_TOKEN_ID,
+        "do_sample": True,
+        "eos_token_id": list(EOS_TOKEN_IDS),
+        "pad_token_id": PAD_TOKEN_ID,
         "transformers_version": "4.55.0.dev0",
-    }  # fmt: skip
+    }
     tables = {"tokenizer_config.json": config, "special_tokens_map.json": special, "generation_config.json": generation}
     texts = {name: json.dumps(table, indent=2) + "\n" for name, table in tables.items()}
     return texts | {"chat_template.jinja": CHAT_TEMPLATE.read_text()}

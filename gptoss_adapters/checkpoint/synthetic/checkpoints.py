@@ -1,13 +1,13 @@
 """Seed-made checkpoints: the same bytes for the same preset, layers and seed, on any machine and thread count.
 
-    odd-shape   hidden != intermediate, neither a power of two; five experts; head_dim 32; wide-spread scales: finds transposes
-    20b-shape   the true configs and tensor lists; `layers` cuts them; logits are finite, the text is nonsense
-    120b-shape
-    pocket      trained (see pocket.py): answers in well-formed Harmony
-    p1 .. p6    parity checkpoints (see presets.py): every part of the model shows in their logits
+    odd-shape   hidden != intermediate, neither a power of two; five experts; head_dim 32; wide-spread scales: finds
+    transposes 20b-shape   the true configs and tensor lists; `layers` cuts them; logits are finite, the text is
+    nonsense 120b-shape pocket      trained (see pocket.py): answers in well-formed Harmony p1 .. p6    parity
+    checkpoints (see presets.py): every part of the model shows in their logits
 
-Every value is a table look-up of random bytes, drawn granule by granule: a granule's bytes depend on seed, tensor and number
-only. Standard deviations follow the gold checkpoints, so that every path through the model carries weight in the logits.
+Every value is a table look-up of random bytes, drawn granule by granule: a granule's bytes depend on seed, tensor and
+number only. Standard deviations follow the gold checkpoints, so that every path through the model carries weight in the
+logits.
 """
 
 from __future__ import annotations
@@ -35,9 +35,20 @@ from gptoss_adapters.errors import OutputError, UsageError
 from gptoss_adapters.spec import GPT_OSS_20B, GPT_OSS_120B, MXFP4_BLOCK, GptOssConfig
 
 ODD_SHAPE = GptOssConfig(
-    num_hidden_layers=3, num_experts=5, experts_per_token=3, vocab_size=1003, hidden_size=160, intermediate_size=96, head_dim=32,
-    num_attention_heads=6, num_key_value_heads=2, sliding_window=12, bos_token_id=1000, pad_token_id=1001, eos_token_id=1002,
-)  # fmt: skip
+    num_hidden_layers=3,
+    num_experts=5,
+    experts_per_token=3,
+    vocab_size=1003,
+    hidden_size=160,
+    intermediate_size=96,
+    head_dim=32,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    sliding_window=12,
+    bos_token_id=1000,
+    pad_token_id=1001,
+    eos_token_id=1002,
+)
 SHAPES = {"odd-shape": ODD_SHAPE, "20b-shape": GPT_OSS_20B, "120b-shape": GPT_OSS_120B, **presets.CONFIGS}
 PRESETS = (*SHAPES, "pocket")
 KINDS = (layouts.HF_MXFP4, layouts.HF_BF16, layouts.OPENAI)
@@ -63,7 +74,15 @@ _SPREAD: dict[str, tuple[float, Callable[[GptOssConfig], float]]] = {
     "experts.down.bias": (0, lambda c: 0.2),
 }
 _CODE_RMS = 2.926  # of the sixteen FP4 values, each equally likely
-_SCALE_STEPS = {-4: 4, -3: 8, -2: 20, -1: 64, 0: 96, 1: 52, 2: 12}  # exponent relative to the tensor's own: how many of 256
+_SCALE_STEPS = {
+    -4: 4,
+    -3: 8,
+    -2: 20,
+    -1: 64,
+    0: 96,
+    1: 52,
+    2: 12,
+}  # exponent relative to the tensor's own: how many of 256
 
 
 class SeedMade:
@@ -85,7 +104,10 @@ class SeedMade:
     def rows(self, name: str, what: str, begin: int, end: int) -> U8:
         per_row, step = self._row_bytes(name, what), self.step(name, what)
         last = row_count(self.shapes[name])
-        granules = [self._granule(name, what, i, (min((i + 1) * step, last) - i * step) * per_row) for i in range(begin // step, -(-end // step))]
+        granules = [
+            self._granule(name, what, i, (min((i + 1) * step, last) - i * step) * per_row)
+            for i in range(begin // step, -(-end // step))
+        ]
         flat = granules[0] if len(granules) == 1 else np.concatenate(granules)
         skip = begin // step * step
         rows = flat[(begin - skip) * per_row : (end - skip) * per_row].reshape(end - begin, per_row)
@@ -102,7 +124,9 @@ class SeedMade:
         deviation = std(self.config)
         if what == "scales":
             return np.take(_scales(deviation), raw, mode="clip")
-        return np.take(_normal(mean, deviation), raw.view("<u2"), mode="clip").view(np.uint8)  # clip: twice as fast, never clips
+        return np.take(_normal(mean, deviation), raw.view("<u2"), mode="clip").view(
+            np.uint8
+        )  # clip: twice as fast, never clips
 
 
 @cache
@@ -163,17 +187,22 @@ def weights(preset: str, *, layers: int | None = None, seed: int = 0) -> Weights
     return SeedMade(config, seed, preset)
 
 
-def plan_new(preset: str, folder: Path, *, kind: str = layouts.HF_MXFP4, layers: int | None = None, seed: int = 0) -> Plan:
+def plan_new(
+    preset: str, folder: Path, *, kind: str = layouts.HF_MXFP4, layers: int | None = None, seed: int = 0
+) -> Plan:
     """The plan of a new checkpoint in `folder`, which is made if it does not exist; `writer.write` carries it out.
 
-    A preset with the real vocabulary gets its tokenizer files; the odd one has no tokenizer. Raises UsageError, OutputError.
+    A preset with the real vocabulary gets its tokenizer files; the odd one has no tokenizer. Raises UsageError,
+    OutputError.
     """
     if kind not in KINDS:
         raise UsageError("unknown layout", expected=" | ".join(KINDS), got=kind)
     made = weights(preset, layers=layers, seed=seed)
     companions: dict[str, bytes] = {}
     if made.config.vocab_size == GPT_OSS_20B.vocab_size:
-        companions = {name: text.encode() for name, text in {"tokenizer.json": tokenizer_json(), **small_files()}.items()}
+        companions = {
+            name: text.encode() for name, text in {"tokenizer.json": tokenizer_json(), **small_files()}.items()
+        }
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -189,4 +218,8 @@ def _refuse_other_weights(plan: Plan, folder: Path) -> None:
     ours = {f.path.name for f in plan.files}
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]):
         if file.name not in ours:
-            raise OutputError("holds or lists other weights, which would stand beside the new ones", file=file, hint="remove it, or write elsewhere")
+            raise OutputError(
+                "holds or lists other weights, which would stand beside the new ones",
+                file=file,
+                hint="remove it, or write elsewhere",
+            )

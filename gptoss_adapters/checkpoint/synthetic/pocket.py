@@ -20,7 +20,12 @@ import numpy.typing as npt
 from gptoss_adapters.spec import GptOssConfig
 
 POCKET = GptOssConfig(
-    num_hidden_layers=4, num_experts=8, hidden_size=64, intermediate_size=64, num_attention_heads=8, num_key_value_heads=1
+    num_hidden_layers=4,
+    num_experts=8,
+    hidden_size=64,
+    intermediate_size=64,
+    num_attention_heads=8,
+    num_key_value_heads=1,
 )
 
 PACKED = Path(__file__).parents[1] / "data" / "pocket.npz"

@@ -1,15 +1,16 @@
 """The parity checkpoints p1..p6: small, seed-made, and so scaled that every part of the model shows in the logits.
 
     p1  kitchen: everything at once; the seeded faults of `gptoss_adapters.parity` show here
-    p2  flat router and mild experts: shows router and SwiGLU faults that p1 drowns in bf16 noise; judge it with forced routing
+    p2  flat router and mild experts: shows router and SwiGLU faults that p1 drowns in bf16 noise; judge it with forced
+    routing
     p3  one sliding layer, p4 one full layer: what a token can influence is exactly known
     p5  one full and one sliding layer, for prompts of three times the original context
-    p6  robust router: four pairs of experts, one of each chosen by the sign of a channel that no layer writes to, so the margin
-        is wide everywhere and any flip is a bug
+    p6  robust router: four pairs of experts, one of each chosen by the sign of a channel that no layer writes to, so
+    the margin is wide everywhere and any flip is a bug
 
-The usual random initialisation hides a quarter of all faults: zero biases and sinks, units that never reach the clamp, no row
-of tiny norm. head_dim is 32, which every engine takes; the original context is 256, where the YaRN ramp runs from 0.32 to 4.98
-(rounded: 0 to 5), so rounding is plain to see.
+The usual random initialisation hides a quarter of all faults: zero biases and sinks, units that never reach the clamp,
+no row of tiny norm. head_dim is 32, which every engine takes; the original context is 256, where the YaRN ramp runs
+from 0.32 to 4.98 (rounded: 0 to 5), so rounding is plain to see.
 """
 
 from __future__ import annotations
@@ -27,10 +28,22 @@ from gptoss_adapters.spec import FULL, SLIDING, GptOssConfig
 Spread = dict[str, tuple[float, Callable[[GptOssConfig], float]]]
 
 P1 = GptOssConfig(
-    num_hidden_layers=4, num_experts=16, experts_per_token=4, vocab_size=512, hidden_size=64, intermediate_size=64, head_dim=32,
-    num_attention_heads=8, num_key_value_heads=2, sliding_window=16, initial_context_length=256, max_position_embeddings=8192,
-    bos_token_id=509, pad_token_id=510, eos_token_id=511,
-)  # fmt: skip
+    num_hidden_layers=4,
+    num_experts=16,
+    experts_per_token=4,
+    vocab_size=512,
+    hidden_size=64,
+    intermediate_size=64,
+    head_dim=32,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    sliding_window=16,
+    initial_context_length=256,
+    max_position_embeddings=8192,
+    bos_token_id=509,
+    pad_token_id=510,
+    eos_token_id=511,
+)
 CONFIGS = {
     "p1": P1,
     "p2": P1,
@@ -43,12 +56,16 @@ TINY_ROW_EVERY, TINY_ROW = 8, 2.0**-9  # embedding rows of tiny norm make the ep
 
 
 def _spread(router: float = 3.0, gate_up: float = 5.0) -> Spread:
-    """Canonical name without the layer -> (mean, standard deviation): queries and keys 1.6, sinks about 2.5, gains 1 +- 0.3."""
+    """Canonical name without the layer -> (mean, standard deviation): queries and keys 1.6, sinks about 2.5, gains
+    1 +- 0.3.
+    """
     gain: tuple[float, Callable[[GptOssConfig], float]] = (1, lambda c: 0.3)
     return {
         "embedding.weight": (0, lambda c: 0.5),
         "unembedding.weight": (0, lambda c: 1 / math.sqrt(c.hidden_size)),
-        "norm.weight": gain, "attn_norm.weight": gain, "mlp_norm.weight": gain,
+        "norm.weight": gain,
+        "attn_norm.weight": gain,
+        "mlp_norm.weight": gain,
         **{f"{x}_proj.weight": (0, lambda c: 1.6 / math.sqrt(c.hidden_size)) for x in "qk"},
         "v_proj.weight": (0, lambda c: 1 / math.sqrt(c.hidden_size)),
         **{f"{x}_proj.bias": (0, lambda c: 0.5) for x in "qkvo"},
@@ -60,7 +77,7 @@ def _spread(router: float = 3.0, gate_up: float = 5.0) -> Spread:
         "experts.gate_up.bias": (0, lambda c: gate_up / 2),
         "experts.down.weight": (0, lambda c: 0.2 / math.sqrt(c.intermediate_size)),
         "experts.down.bias": (0, lambda c: 0.5),
-    }  # fmt: skip
+    }
 
 
 SPREADS = {name: _spread() for name in CONFIGS} | {"p2": _spread(router=0.3, gate_up=1.5)}
@@ -69,7 +86,9 @@ _CHANNEL, _WEIGHT = 1.5, 2.0  # the channels' size in the embedding (0.5 elsewhe
 
 
 def adjust(preset: str, name: str, what: str, begin: int, rows: Any) -> Any:
-    """What a normal distribution cannot say. `rows` are the stored bytes [n, ..] of rows `begin`.. of a canonical tensor."""
+    """What a normal distribution cannot say. `rows` are the stored bytes [n, ..] of rows `begin`.. of a canonical
+    tensor.
+    """
     if name == "embedding.weight":
         values = rows.view(ml_dtypes.bfloat16).copy()
         if preset == "p6":  # no tiny rows: their channels would drown in what the layers write

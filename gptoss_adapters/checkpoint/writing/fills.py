@@ -1,7 +1,7 @@
 """How the bytes of an output tensor come about: copied, repacked, or computed, one cache-sized chunk at a time.
 
-Sources are read with `pread` rather than through a mapping: a chunk lands in the L2 cache, the process keeps no mapped pages,
-and a file that shrinks under us is an error message instead of a SIGBUS.
+Sources are read with `pread` rather than through a mapping: a chunk lands in the L2 cache, the process keeps no mapped
+pages, and a file that shrinks under us is an error message instead of a SIGBUS.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class SourceFile:
         return out
 
     def shrank(self) -> BadInput:
-        return BadInput("the file shrank while it was being read", file=self.path, hint="run again when nothing writes to it")
+        return BadInput(
+            "the file shrank while it was being read", file=self.path, hint="run again when nothing writes to it"
+        )
 
 
 WRITE_BYTES = 128 << 10  # PIECE in native/stream.cpp, which says why
@@ -101,7 +103,9 @@ class ChunkFill(ABC):
         """Rows begin..end of every tensor that this fills, each (end - begin) times its width contiguous bytes."""
 
     def produce_again(self, begin: int, end: int) -> Sequence[U8]:
-        """The same, for the read-back: every row of a finished output comes by here once, also when a run was resumed."""
+        """The same, for the read-back: every row of a finished output comes by here once, also when a run was
+        resumed.
+        """
         return self.produce(begin, end)
 
     def write(self, begin: int, end: int, targets: Sequence[Target]) -> None:
@@ -111,7 +115,9 @@ class ChunkFill(ABC):
 
     def differs(self, begin: int, end: int, targets: Sequence[Target]) -> tuple[int, int] | None:
         for at, stop in self._chunks(begin, end):
-            for number, (data, (fd, offset), width) in enumerate(zip(self.produce_again(at, stop), targets, self.widths, strict=True)):
+            for number, (data, (fd, offset), width) in enumerate(
+                zip(self.produce_again(at, stop), targets, self.widths, strict=True)
+            ):
                 flat = data.reshape(-1).view(np.uint8)
                 written = read_at(fd, offset + at * width, flat.size)
                 if not np.array_equal(written, flat):
@@ -140,7 +146,13 @@ class Streamed(ChunkFill):
     groups = 0  # MXFP4 blocks per row; 0: plain bytes
 
     def __init__(
-        self, rows: int, row_bytes: int, source: Source, inputs: Sequence[tuple[SourceFile, int, int]], step: int = 1, outputs: int = 1
+        self,
+        rows: int,
+        row_bytes: int,
+        source: Source,
+        inputs: Sequence[tuple[SourceFile, int, int]],
+        step: int = 1,
+        outputs: int = 1,
     ) -> None:
         """inputs: file, offset, and bytes that one row of every output takes."""
         super().__init__(rows, row_bytes, step, outputs)
@@ -153,12 +165,18 @@ class Streamed(ChunkFill):
             super().write(begin, end, targets)
 
     def differs(self, begin: int, end: int, targets: Sequence[Target]) -> tuple[int, int] | None:
-        return self._stream(begin, end, targets, compare=True) if native_stream.available() else super().differs(begin, end, targets)
+        return (
+            self._stream(begin, end, targets, compare=True)
+            if native_stream.available()
+            else super().differs(begin, end, targets)
+        )
 
     def _stream(self, begin: int, end: int, targets: Sequence[Target], compare: bool) -> tuple[int, int] | None:
         sources = [(file.fd, offset + begin * per_row) for file, offset, per_row in self.inputs]
         places = [(fd, offset + begin * self.row_bytes) for fd, offset in targets]
-        result, a = native_stream.stream(sources, places, end - begin, self.groups, CHUNK_BYTES, compare=compare, dtype=self.source.dtype)
+        result, a = native_stream.stream(
+            sources, places, end - begin, self.groups, CHUNK_BYTES, compare=compare, dtype=self.source.dtype
+        )
         if result == native_stream.SOURCE_ENDS:
             raise self.inputs[0][0].shrank()
         if result == native_stream.READ_FAILED:
@@ -169,7 +187,11 @@ class Streamed(ChunkFill):
 
     def bad_value(self) -> BadInput:
         """What no engine computes alike."""
-        what = "holds MXFP4 scale bytes of 255 (NaN)" if self.groups or self.source.dtype == "MXFP4" else "holds NaN or Inf"
+        what = (
+            "holds MXFP4 scale bytes of 255 (NaN)"
+            if self.groups or self.source.dtype == "MXFP4"
+            else "holds NaN or Inf"
+        )
         return BadInput(what, file=self.source.file, tensor=self.source.name)
 
 
@@ -193,7 +215,15 @@ class Repacked(Streamed):
     blocks and scales: file and offset of [rows * tensors, groups, 16] and [rows * tensors, groups] bytes.
     """
 
-    def __init__(self, blocks: tuple[SourceFile, int], scales: tuple[SourceFile, int], rows: int, groups: int, tensors: int, source: Source) -> None:
+    def __init__(
+        self,
+        blocks: tuple[SourceFile, int],
+        scales: tuple[SourceFile, int],
+        rows: int,
+        groups: int,
+        tensors: int,
+        source: Source,
+    ) -> None:
         inputs = [(*blocks, tensors * groups * HF_BLOCK), (*scales, tensors * groups)]
         super().__init__(rows, groups * GGML_BLOCK, source, inputs, outputs=tensors)
         self.groups, self.tensors = groups, tensors

@@ -70,5 +70,9 @@ class Followers:
         for n, job in enumerate(self.plan.jobs):
             work = self.plan.works[job.work]
             ends = zip(work.places, work.fill.widths, strict=True)
-            out += [(self.plan.files[number].offsets[p.tensor] + job.end * width, n) for p, width in ends if p.file == number]
+            out += [
+                (self.plan.files[number].offsets[p.tensor] + job.end * width, n)
+                for p, width in ends
+                if p.file == number
+            ]
         return sorted(out)

@@ -1,7 +1,9 @@
-"""The unfinished output: temporary files beside the final names, locked against a second writer, and a journal to resume from.
+"""The unfinished output: temporary files beside the final names, locked against a second writer, and a journal to
+resume from.
 
-    .NAME.part-KEY          the output as far as it is (KEY: the plan's, so other inputs or options give another name)
-    .NAME.part-KEY.journal  one JSON line per commit: the jobs whose bytes are on the disk; then one: which files get their names
+.NAME.part-KEY          the output as far as it is (KEY: the plan's, so other inputs or options give another name)
+.NAME.part-KEY.journal  one JSON line per commit: the jobs whose bytes are on the disk; then one: which files get their
+names
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from gptoss_adapters.errors import BadInput, OutputError
 class Parts:
     """The temporary files of a plan, open and locked; `done` holds the jobs that an earlier run completed.
 
-    Raises OutputError when another run is writing or a file cannot be made, BadInput when `resume` finds another plan's files.
+    Raises OutputError when another run is writing or a file cannot be made, BadInput when `resume` finds another plan's
+    files.
     """
 
     def __init__(self, plan: Plan, resume: bool) -> None:
@@ -37,7 +40,9 @@ class Parts:
             for n, (path, file) in enumerate(zip(self.paths, plan.files, strict=True)):
                 self.fds.append(_open_locked(file.path if kept and n in ours else path, kept))
             self.done = _read_journal(plan)[0] if kept else set()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if self.done else os.O_TRUNC)
+            flags = (
+                os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if self.done else os.O_TRUNC)
+            )
             self._journal = os.open(self.journal_path, flags, 0o644)
             if not self.done:
                 for fd in self.fds:
@@ -57,7 +62,8 @@ class Parts:
         self._append(sorted(jobs))
 
     def publish(self, force: bool) -> None:
-        """Gives the complete files their names, the first one last, and makes that durable. Raises OSError, OutputError.
+        """Gives the complete files their names, the first one last, and makes that durable. Raises OSError,
+        OutputError.
 
         The journal says so beforehand: a run that is killed between two names is finished by `resume`.
         """
@@ -94,15 +100,22 @@ class Parts:
 
     def _clear_strangers(self, resume: bool) -> None:
         """Removes leftovers of runs that died. A locked one is alive; one of another plan cannot be resumed."""
-        names = [(p, f".{f.path.name}.part-{self.plan.key}") for f in self.plan.files for p in f.path.parent.glob(f".{_escape(f.path.name)}.part-*")]
+        names = [
+            (p, f".{f.path.name}.part-{self.plan.key}")
+            for f in self.plan.files
+            for p in f.path.parent.glob(f".{_escape(f.path.name)}.part-*")
+        ]
         others = sorted(p for p, own in names if not p.name.startswith(own))
         with ExitStack() as locks:
             for path in others:
                 if not path.name.endswith(".journal"):
                     _lock_stranger(path, locks)
             if others and resume:
-                raise BadInput("the sources or the options changed since the interrupted run", file=self.plan.files[0].path,
-                               hint="run without --resume to start again")  # fmt: skip
+                raise BadInput(
+                    "the sources or the options changed since the interrupted run",
+                    file=self.plan.files[0].path,
+                    hint="run without --resume to start again",
+                )
             for path in others:
                 path.unlink(missing_ok=True)
 
@@ -118,7 +131,11 @@ def part_paths(plan: Plan) -> list[Path]:
 
 def published(plan: Plan) -> set[int]:
     """The numbers of the files that already have their names, of an output that was being given them."""
-    return {n for n, (file, stamp) in enumerate(zip(plan.files, _read_journal(plan)[1], strict=False)) if _has_stamp(file.path, stamp)}
+    return {
+        n
+        for n, (file, stamp) in enumerate(zip(plan.files, _read_journal(plan)[1], strict=False))
+        if _has_stamp(file.path, stamp)
+    }
 
 
 def _journal_path(plan: Plan) -> Path:
@@ -131,9 +148,13 @@ def _heading(plan: Plan) -> dict[str, Any]:
 
 
 def _read_journal(plan: Plan) -> tuple[set[int], list[Stamp]]:
-    """The jobs that are done, and the stamps of the files if they were being published; nothing of a damaged journal."""
+    """The jobs that are done, and the stamps of the files if they were being published; nothing of a damaged
+    journal.
+    """
     try:
-        lines = [json.loads(line) for line in _journal_path(plan).read_bytes().split(b"\n")[:-1]]  # the rest was cut off
+        lines = [
+            json.loads(line) for line in _journal_path(plan).read_bytes().split(b"\n")[:-1]
+        ]  # the rest was cut off
     except (OSError, ValueError):
         return set(), []
     if not lines or lines[0] != _heading(plan):
@@ -196,7 +217,12 @@ def io_error(e: OSError, path: Path, needed: int | None = None) -> OutputError:
     """An operating system's refusal as one of ours."""
     full = e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     need = f"{needed} bytes free" if full and needed else None
-    return OutputError(f"cannot be written ({e.strerror})", file=path, expected=need, hint="free some space or write elsewhere" if full else None)
+    return OutputError(
+        f"cannot be written ({e.strerror})",
+        file=path,
+        expected=need,
+        hint="free some space or write elsewhere" if full else None,
+    )
 
 
 def _escape(name: str) -> str:
@@ -225,10 +251,14 @@ def _rename(part: Path, final: Path, fd: int, force: bool) -> None:
     try:
         os.link(part, final)
     except FileExistsError:
-        raise OutputError("appeared while the output was being written", file=final, hint="add --force to replace it") from None
+        raise OutputError(
+            "appeared while the output was being written", file=final, hint="add --force to replace it"
+        ) from None
     except OSError:  # a file system without hard links
         if final.exists():
-            raise OutputError("appeared while the output was being written", file=final, hint="add --force to replace it") from None
+            raise OutputError(
+                "appeared while the output was being written", file=final, hint="add --force to replace it"
+            ) from None
         part.replace(final)
     else:
         part.unlink()

@@ -1,4 +1,6 @@
-"""The chunk loop of `fills.py` in native code: no interpreter, no allocation and no extra copy between source and output."""
+"""The chunk loop of `fills.py` in native code: no interpreter, no allocation and no extra copy between source and
+output.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,22 @@ class Arguments(ctypes.Structure):
     """StreamArguments in native/stream.h, where the fields are explained."""
 
     _fields_ = (
-        ("in_fd", ctypes.c_int32 * 2), ("in_at", ctypes.c_int64 * 2), ("rows", ctypes.c_int64), ("groups", ctypes.c_int64),
-        ("outputs", ctypes.c_int32), ("compare", ctypes.c_int32), ("out_fd", ctypes.c_int32 * 2), ("out_at", ctypes.c_int64 * 2),
-        ("items", ctypes.c_int32), ("error", ctypes.c_int32), ("output", ctypes.c_int32),
-        ("padding", ctypes.c_int32), ("at", ctypes.c_int64), ("scratch", ctypes.c_void_p), ("chunk", ctypes.c_int64),
-    )  # fmt: skip
+        ("in_fd", ctypes.c_int32 * 2),
+        ("in_at", ctypes.c_int64 * 2),
+        ("rows", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("outputs", ctypes.c_int32),
+        ("compare", ctypes.c_int32),
+        ("out_fd", ctypes.c_int32 * 2),
+        ("out_at", ctypes.c_int64 * 2),
+        ("items", ctypes.c_int32),
+        ("error", ctypes.c_int32),
+        ("output", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+        ("at", ctypes.c_int64),
+        ("scratch", ctypes.c_void_p),
+        ("chunk", ctypes.c_int64),
+    )
 
 
 _own = threading.local()  # each thread's scratch
@@ -36,16 +49,26 @@ def available() -> bool:
 
 
 def stream(
-    sources: Sequence[Target], targets: Sequence[Target], rows: int, groups: int, chunk: int, *, compare: bool, dtype: str = ""
+    sources: Sequence[Target],
+    targets: Sequence[Target],
+    rows: int,
+    groups: int,
+    chunk: int,
+    *,
+    compare: bool,
+    dtype: str = "",
 ) -> tuple[int, Arguments]:
     """Runs the loop and returns its result code and arguments; raises OSError when writing or reading back failed.
 
-    sources: (blocks, scales), or one (plain bytes); groups 0 means plain bytes, of which `rows` is the number and `dtype` the type.
+    sources: (blocks, scales), or one (plain bytes); groups 0 means plain bytes, of which `rows` is the number and
+    `dtype` the type.
     """
     native = library()
     assert native is not None
     pairs = [*sources, *sources][:2], [*targets, *targets][:2]
-    a = Arguments(rows=rows, groups=groups, outputs=len(targets), compare=compare, items=ITEMS.get(dtype, 0), chunk=chunk)
+    a = Arguments(
+        rows=rows, groups=groups, outputs=len(targets), compare=compare, items=ITEMS.get(dtype, 0), chunk=chunk
+    )
     for k in range(2):
         (a.in_fd[k], a.in_at[k]), (a.out_fd[k], a.out_at[k]) = pairs[0][k], pairs[1][k]
     a.scratch = _scratch(scratch_bytes(chunk, groups, len(targets)))
@@ -57,7 +80,9 @@ def stream(
 
 
 def scratch_bytes(chunk: int, groups: int, outputs: int) -> int:
-    """Plain: a round of one chunk and two held back. Repacked: blocks, scales and, per output, a round and two chunks held back."""
+    """Plain: a round of one chunk and two held back. Repacked: blocks, scales and, per output, a round and two
+    chunks held back.
+    """
     rows = max(chunk // (groups * 17), 1) if groups else 0
     return rows * outputs * groups * (16 + 1 + 17) + (2 * outputs + 1) * chunk
 

@@ -1,8 +1,9 @@
-"""What will be written, known in full before the first byte: files, tensors, offsets, sources and the work that fills them.
+"""What will be written, known in full before the first byte: files, tensors, offsets, sources and the work that fills
+them.
 
-    Plan -> PlannedFile(s): path, header bytes, tensors with their offsets
-         -> Work: a Fill (how bytes come about) and the places where its rows go
-         -> Job: a run of rows of one Work; jobs share nothing, so any thread may do any job in any order
+Plan -> PlannedFile(s): path, header bytes, tensors with their offsets
+     -> Work: a Fill (how bytes come about) and the places where its rows go
+     -> Job: a run of rows of one Work; jobs share nothing, so any thread may do any job in any order
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ Target = tuple[int, int]  # open file descriptor, offset of a tensor's first byt
 
 
 class Fill(Protocol):
-    """The bytes of one or more tensors of equally many rows, `rows` of `widths[k]` bytes each, that any source row run gives.
+    """The bytes of one or more tensors of equally many rows, `rows` of `widths[k]` bytes each, that any source row run
+    gives.
 
     `write` puts rows begin..end of every tensor where they belong; `differs` reads them back and compares them with the
-    source: None, or (which tensor, byte offset in it) of the first difference. `step` rows must stay together in one job.
+    source: None, or (which tensor, byte offset in it) of the first difference. `step` rows must stay together in one
+    job.
     """
 
     rows: int
@@ -39,7 +42,9 @@ class Fill(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of the output: `dtype` as the format spells it, `shape` row-major, `source` in words for `--dry-run`."""
+    """One tensor of the output: `dtype` as the format spells it, `shape` row-major, `source` in words for
+    `--dry-run`.
+    """
 
     name: str
     dtype: str
@@ -86,7 +91,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """64 characters at `offset` of file 0's header that receive the sha256 of a source file or of an output's tensor data."""
+    """64 characters at `offset` of file 0's header that receive the sha256 of a source file or of an output's
+    tensor data.
+    """
 
     offset: int
     of: str  # "source" or "data"
@@ -120,8 +127,10 @@ class Plan:
         facts = [
             [[f.path.name, hashlib.sha256(f.header).hexdigest(), f.size] for f in self.files],
             [[str(p.resolve()), *s] for p, s in self.sources.items()],
-            JOB_BYTES, dict(self.options), [[s.offset, s.of, s.index] for s in self.seals],
-        ]  # fmt: skip
+            JOB_BYTES,
+            dict(self.options),
+            [[s.offset, s.of, s.index] for s in self.seals],
+        ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property

@@ -1,7 +1,8 @@
 """Writes a plan: the one way in which an exporter's output reaches the disk.
 
-Temporary files are allocated in full, worker threads fill them job by job at computed offsets, then they are synced, read back
-against the source, and renamed. Nothing stands under a final name before that. Memory is a few cache-sized buffers per thread.
+Temporary files are allocated in full, worker threads fill them job by job at computed offsets, then they are synced,
+read back against the source, and renamed. Nothing stands under a final name before that. Memory is a few cache-sized
+buffers per thread.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from gptoss_adapters.checkpoint.writing.plan import Job, Plan, Seal
 from gptoss_adapters.errors import CheckFailed, GptOssError, OutputError
 
 COMMIT_SECONDS = 5.0  # how much work, in time, an interrupted run loses at most
-MAX_THREADS = 4  # unless asked for: a disk takes no more, and a fill that needs whole experts holds one of them per thread
+MAX_THREADS = (
+    4  # unless asked for: a disk takes no more, and a fill that needs whole experts holds one of them per thread
+)
 Progress = Callable[[str, int, int], None]  # (phase, bytes done, bytes in all), called a few times a second
 
 
 @dataclass
 class Written:
-    """What was done: bytes, how many of them an earlier run had written, wall and CPU seconds per phase, sha256 by file name."""
+    """What was done: bytes, how many of them an earlier run had written, wall and CPU seconds per phase, sha256 by
+    file name.
+    """
 
     nbytes: int
     resumed: int = 0
@@ -49,8 +54,9 @@ def write(
 ) -> Written:
     """Carries out `plan` and returns what was done. `sync` and `read_back` are turned off by benchmarks only.
 
-    Raises OutputError (exists, no space, another writer, I/O), BadInput (a source is damaged or changed), CheckFailed (what
-    was read back differs). Any of these leaves nothing behind; KeyboardInterrupt leaves what `resume` continues from.
+    Raises OutputError (exists, no space, another writer, I/O), BadInput (a source is damaged or changed), CheckFailed
+    (what was read back differs). Any of these leaves nothing behind; KeyboardInterrupt leaves what `resume` continues
+    from.
     """
     check_target(plan, force, published(plan) if resume else set())
     parts = Parts(plan, resume)
@@ -65,14 +71,17 @@ def write(
         raise
     except KeyboardInterrupt:
         parts.close()
-        raise KeyboardInterrupt(f"{plan.files[0].path}: interrupted: what is done stays in {parts.paths[0].name}: run again with --resume") from None
+        raise KeyboardInterrupt(
+            f"{plan.files[0].path}: interrupted: what is done stays in {parts.paths[0].name}: run again with --resume"
+        ) from None
     except BaseException:
         parts.close()
         raise
 
 
 def check_target(plan: Plan, force: bool, ours: Collection[int] = ()) -> None:
-    """Raises OutputError when an output exists (without `force`) or must not be replaced, its folder is missing, or the space is not there.
+    """Raises OutputError when an output exists (without `force`) or must not be replaced, its folder is missing, or the
+    space is not there.
 
     `ours`: the numbers of the files that an interrupted run had given their names.
     """
@@ -84,10 +93,14 @@ def check_target(plan: Plan, force: bool, ours: Collection[int] = ()) -> None:
     folder = plan.files[0].path.parent
     if not folder.is_dir():
         raise OutputError("no such folder", file=folder)
-    needed = plan.nbytes - sum(_allocated(plan.files[n].path if n in ours else part) for n, part in enumerate(part_paths(plan)))
+    needed = plan.nbytes - sum(
+        _allocated(plan.files[n].path if n in ours else part) for n, part in enumerate(part_paths(plan))
+    )
     space = os.statvfs(folder)
     if space.f_bavail * space.f_frsize < needed:
-        raise OutputError("not enough space", file=folder, expected=f"{needed} bytes free", got=space.f_bavail * space.f_frsize)
+        raise OutputError(
+            "not enough space", file=folder, expected=f"{needed} bytes free", got=space.f_bavail * space.f_frsize
+        )
 
 
 def _check_replaceable(plan: Plan, path: Path, force: bool) -> None:
@@ -111,8 +124,17 @@ def _allocated(path: Path) -> int:
 class _Run:
     """The state of one `write`: a queue of jobs that threads draw from, and what they have done so far."""
 
-    def __init__(self, plan: Plan, parts: Parts, threads: int, commit_seconds: float, sync: bool, progress: Progress | None) -> None:
-        self.plan, self.parts, self.threads, self.commit_seconds, self.sync, self.progress = plan, parts, threads, commit_seconds, sync, progress
+    def __init__(
+        self, plan: Plan, parts: Parts, threads: int, commit_seconds: float, sync: bool, progress: Progress | None
+    ) -> None:
+        self.plan, self.parts, self.threads, self.commit_seconds, self.sync, self.progress = (
+            plan,
+            parts,
+            threads,
+            commit_seconds,
+            sync,
+            progress,
+        )
         self.changed = threading.Condition()
         self.bytes_done, self.error = 0, None
         self.fresh: set[int] = set()  # done since the last commit
@@ -227,11 +249,18 @@ class _Run:
         if found:
             place, at = work.places[found[0]], found[1]
             file = self.plan.files[place.file]
-            raise CheckFailed(f"byte {at} read back differs from the source", file=file.path, tensor=file.tensors[place.tensor].name,
-                              hint="the disk or the memory is at fault; nothing was kept")  # fmt: skip
+            raise CheckFailed(
+                f"byte {at} read back differs from the source",
+                file=file.path,
+                tensor=file.tensors[place.tensor].name,
+                hint="the disk or the memory is at fault; nothing was kept",
+            )
 
     def _targets(self, job: Job) -> list[tuple[int, int]]:
-        return [(self.parts.fds[p.file], self.plan.files[p.file].offsets[p.tensor]) for p in self.plan.works[job.work].places]
+        return [
+            (self.parts.fds[p.file], self.plan.files[p.file].offsets[p.tensor])
+            for p in self.plan.works[job.work].places
+        ]
 
     def _commit(self) -> None:
         with self.changed:

@@ -4,8 +4,8 @@
     ...     broken(ids)
 
 41 faults and one negative control, numbered as in the method sheet; what else files can get wrong is in `files.py`.
-The first position that differs hints at the part: 0 sinks, bias, experts, norm, codec, grouped heads, YaRN's concentration;
-1 RoPE's frequencies; W-1 a window too short; W one too long, absent, or on the wrong layers.
+The first position that differs hints at the part: 0 sinks, bias, experts, norm, codec, grouped heads, YaRN's
+concentration; 1 RoPE's frequencies; W-1 a window too short; W one too long, absent, or on the wrong layers.
 """
 
 from __future__ import annotations
@@ -239,7 +239,9 @@ class GqaTile(Fault):
         for attention in attentions(model):
             w = attention.w
             for leaf in ("q_proj.weight", "q_proj.bias"):
-                w[leaf] = w[leaf].view(c.num_attention_heads, c.head_dim, *w[leaf].shape[1:])[order].reshape(w[leaf].shape)
+                w[leaf] = (
+                    w[leaf].view(c.num_attention_heads, c.head_dim, *w[leaf].shape[1:])[order].reshape(w[leaf].shape)
+                )
             o = w["o_proj.weight"]
             w["o_proj.weight"] = o.view(len(o), c.num_attention_heads, c.head_dim)[:, order].reshape(o.shape)
             w["sinks"] = w["sinks"][order]

@@ -19,7 +19,12 @@ from gptoss_adapters.reference.model import GptOss
 
 
 class SoftmaxBeforeTopk(Fault):
-    number, name, part, what = 21, "softmax_before_topk", "router", "softmax over all experts, then top-k, not renormalised"
+    number, name, part, what = (
+        21,
+        "softmax_before_topk",
+        "router",
+        "softmax over all experts, then top-k, not renormalised",
+    )
 
     def change(self, model: GptOss) -> None:
         for moe in moes(model):
@@ -61,7 +66,9 @@ class SigmoidGate(Fault):
 Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (blocks [.., G, 16], scales [.., G]) -> the same, misread
 
 
-def misread(layer: OracleExperts, model: GptOss, index: int, name: str, change: Change, only: int | None = None) -> None:
+def misread(
+    layer: OracleExperts, model: GptOss, index: int, name: str, change: Change, only: int | None = None
+) -> None:
     """Make one layer's tensor `name` be read through `change`; `only`: of one expert."""
     right, checkpoint = layer.weights[name], model.checkpoint
 
@@ -101,7 +108,11 @@ class NibbleSwap(_Codec):
 
 
 class NibbleGgmlHalf(_Codec):
-    number, name, what = 25, "nibble_ggml_half", "low nibbles read as the first half of a block, high ones as the second"
+    number, name, what = (
+        25,
+        "nibble_ggml_half",
+        "low nibbles read as the first half of a block, high ones as the second",
+    )
 
     def misread(self, blocks: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
         codes = torch.cat((blocks & 15, blocks >> 4), -1)
@@ -155,7 +166,9 @@ class W1ScaleOff1OneExpert(Fault):
 
     def change(self, model: GptOss) -> None:
         layer = list(experts(model))[self.layer]
-        misread(layer, model, self.layer, "gate_up", lambda blocks, scales: (blocks, scales + self.step), only=self.expert)
+        misread(
+            layer, model, self.layer, "gate_up", lambda blocks, scales: (blocks, scales + self.step), only=self.expert
+        )
 
     def applies(self, model: GptOss) -> bool:
         return packed(model) and self.layer < len(model.layers) and self.expert < model.config.num_experts

@@ -41,7 +41,9 @@ class Sweep:
     skipped: list[Fault]
 
     @classmethod
-    def run(cls, reference: Reference, base: GptOss, prompts: Sequence[Prompt], tick: Callable[[], None] = lambda: None) -> Sweep:
+    def run(
+        cls, reference: Reference, base: GptOss, prompts: Sequence[Prompt], tick: Callable[[], None] = lambda: None
+    ) -> Sweep:
         with torch.inference_mode():
             sweep = cls(reference, base, list(prompts), reference.hidden(base, prompts), {}, [])
             for fault in (CONTROL, *all_faults().values(), *file_faults(len(base.layers))):
@@ -60,12 +62,17 @@ class Sweep:
             self.faults[key] = fault, self.reference.hidden(broken, self.prompts)
 
     def values(self, hidden: Sequence[torch.Tensor], record: Record) -> F64:
-        """[N, S] at the record's ids; the record's prompts, or longer ones that they begin, must be among the sweep's."""
+        """[N, S] at the record's ids; the record's prompts, or longer ones that they begin, must be among the
+        sweep's.
+        """
         at = {(p.family, p.index): i for i, p in enumerate(self.prompts)}
         if all(ids.ndim == 1 for ids in record.ids):  # one sample of the vocabulary for all
             whole = torch.cat([hidden[at[p.family, p.index]][: len(p.ids)] for p in record.prompts])
             return self.reference.values(whole, record.ids[0])
-        parts = [self.reference.values(hidden[at[p.family, p.index]][: len(p.ids)], ids) for p, ids in zip(record.prompts, record.ids, strict=True)]
+        parts = [
+            self.reference.values(hidden[at[p.family, p.index]][: len(p.ids)], ids)
+            for p, ids in zip(record.prompts, record.ids, strict=True)
+        ]
         return np.concatenate(parts)
 
 
@@ -99,7 +106,9 @@ class Evidence:
 
 
 def suspects(evidence: Evidence, base: Judged) -> list[Found]:
-    """All faults, the likeliest first; the first few are confirmed or not. base: the target judged without any fault."""
+    """All faults, the likeliest first; the first few are confirmed or not. base: the target judged without any
+    fault.
+    """
     _add_experts(evidence)
     found = [_found(evidence, base, *entry) for entry in evidence.sweep.faults.values() if entry[0] is not CONTROL]
     found.sort(key=lambda f: -f.score)
@@ -121,15 +130,23 @@ def _found(evidence: Evidence, base: Judged, fault: Fault, hidden: list[torch.Te
 
 
 def _confirm(evidence: Evidence, f: Found, others: Sequence[Found]) -> bool:
-    """Whether with this fault in the reference nothing is left: no family fails, and no other fault stands in what remains."""
+    """Whether with this fault in the reference nothing is left: no family fails, and no other fault stands in what
+    remains.
+    """
     with f.fault(evidence.sweep.base) as broken, torch.inference_mode():
-        nulls = [_null_errors(evidence, null.apply(broken), f.values) for null in list(realisations(evidence.noise))[:3]]
+        nulls = [
+            _null_errors(evidence, null.apply(broken), f.values) for null in list(realisations(evidence.noise))[:3]
+        ]
     flat = Flat.of(evidence.record, nulls)
     f.judged = judge(flat, f.values)
     if f.judged.failed or f.judged.worst > LOOK_EXCESS or not (f.amount.present or f.score > 0.5):
         return False
     rest, errors = flat.values - f.values, np.stack([np.concatenate(n) for n in nulls])
-    return not any(amount(rest, g.values - evidence.plain, errors, flat.energy).present for g in others if g.fault.name != f.fault.name)
+    return not any(
+        amount(rest, g.values - evidence.plain, errors, flat.energy).present
+        for g in others
+        if g.fault.name != f.fault.name
+    )
 
 
 def _null_errors(evidence: Evidence, null: GptOss, truth: F64) -> list[F64]:
@@ -142,11 +159,15 @@ def _null_errors(evidence: Evidence, null: GptOss, truth: F64) -> list[F64]:
 
 
 def _add_experts(evidence: Evidence) -> None:
-    """One expert may be wrong: which, is told by the positions that were routed to it, whose error is larger than the others'."""
+    """One expert may be wrong: which, is told by the positions that were routed to it, whose error is larger than
+    the others'.
+    """
     sweep, record, flat = evidence.sweep, evidence.record, evidence.flat
     if not W1ScaleOff1OneExpert().applies(sweep.base):
         return
-    error = np.log(np.maximum(((flat.values - evidence.plain) ** 2).sum(-1), TINY) / np.maximum(np.median(flat.energy, 0), TINY))
+    error = np.log(
+        np.maximum(((flat.values - evidence.plain) ** 2).sum(-1), TINY) / np.maximum(np.median(flat.energy, 0), TINY)
+    )
     routing = [_experts(sweep.base, p) for p in record.prompts]
     candidates = []
     for layer in range(len(sweep.base.layers)):
@@ -168,7 +189,16 @@ def _experts(model: GptOss, prompt: Prompt) -> list[np.ndarray]:
 
 def to_schema(found: Sequence[Found]) -> list[Suspect]:
     return [
-        Suspect(f.fault.name, f.confirmed, round(f.score, 4), f.fault.part, f.fault.label, f.judged.worst, f.amount.coefficient, f.amount.chance)
+        Suspect(
+            f.fault.name,
+            f.confirmed,
+            round(f.score, 4),
+            f.fault.part,
+            f.fault.label,
+            f.judged.worst,
+            f.amount.coefficient,
+            f.amount.chance,
+        )
         for f in found[:SHOWN]
         if f.score > 0
     ]
@@ -184,13 +214,23 @@ def certificate(evidence: Evidence) -> Certificate:
             continue
         values = sweep.values(hidden, evidence.record)
         judged, effect = judge(flat, plain, values), values - plain
-        by = "excess" if judged.failed else "projection" if amount(effect, effect, evidence.nulls, flat.energy).resolvable and (effect**2).any() else ""
+        by = (
+            "excess"
+            if judged.failed
+            else "projection"
+            if amount(effect, effect, evidence.nulls, flat.energy).resolvable and (effect**2).any()
+            else ""
+        )
         if fault is CONTROL:
             made.control = judged.worst
         else:
             family = max(judged.families, key=lambda n: judged.families[n].worst)
             nmse = max(f.observed["nmse_mean"] for f in judged.families.values())
-            made.faults.append(CertifiedFault(fault.name, fault.part, fault.what, nmse, judged.worst, bool(by), family, judged.first_divergent, by))
+            made.faults.append(
+                CertifiedFault(
+                    fault.name, fault.part, fault.what, nmse, judged.worst, bool(by), family, judged.first_divergent, by
+                )
+            )
     for fault in sweep.skipped:
         if fault.name in numbers:
             made.faults.append(CertifiedFault(fault.name, fault.part, fault.what, None, None, False, applies=False))

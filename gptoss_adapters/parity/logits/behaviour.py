@@ -1,4 +1,6 @@
-"""Checks on behaviour: what a token can influence, chunked prefill, decode against prefill, greedy divergence judged by margins."""
+"""Checks on behaviour: what a token can influence, chunked prefill, decode against prefill, greedy divergence
+judged by margins.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,25 @@ from gptoss_adapters.reference.model import GptOss
 
 ODD_BATCH = 7  # tokens per prefill step: divides nothing
 GREEDY_TOKENS, GREEDY_PROMPTS = 16, 4
-AGAIN = 10.0  # an engine may differ from itself by this many times its own noise, in NMSE, when it only splits the work otherwise
+# an engine may differ from itself by this many times its own noise, in NMSE, when it only splits the work otherwise
+AGAIN = 10.0
 VISIBLE = 30.0  # times the noise: an influence that must be seen
 
 
-def structural(target: Target, reference: Reference, record: Record, judged: Judged, chunks: bool = True) -> list[Structural]:
-    """All that apply; one that cannot be asked of this engine says so. chunks: start it a second time, for other prefill steps."""
+def structural(
+    target: Target, reference: Reference, record: Record, judged: Judged, chunks: bool = True
+) -> list[Structural]:
+    """All that apply; one that cannot be asked of this engine says so. chunks: start it a second time, for other
+    prefill steps.
+    """
     floor = _floor(record)
     checks = [_sink(judged)]
     if target.backend.info.capabilities.output == "full":
-        checks += [_influence(target, reference, floor), *([_chunked(target, record, floor)] if chunks else []), _decode(target, record, floor)]
+        checks += [
+            _influence(target, reference, floor),
+            *([_chunked(target, record, floor)] if chunks else []),
+            _decode(target, record, floor),
+        ]
     return checks
 
 
@@ -48,7 +59,12 @@ def _sink(judged: Judged) -> Structural:
     single = judged.families.get("single")
     if single is None:
         return Structural("sink at T=1", SKIPPED, detail="no prompt of one token")
-    return Structural("sink at T=1", FAIL if single.verdict == FAIL else PASS, "one key and the sink share the softmax", f"excess {single.worst:.3g}")
+    return Structural(
+        "sink at T=1",
+        FAIL if single.verdict == FAIL else PASS,
+        "one key and the sink share the softmax",
+        f"excess {single.worst:.3g}",
+    )
 
 
 def _influence(target: Target, reference: Reference, floor: float) -> Structural:
@@ -70,7 +86,11 @@ def _influence(target: Target, reference: Reference, floor: float) -> Structural
     missing = [int(i) for i in np.flatnonzero(must & (seen < expected / 100) & (seen < noise))]
     reach = np.flatnonzero(seen > noise)
     observed = f"positions 0..{int(reach[-1])}" if len(reach) else "none"
-    detail = f"above noise {noise:.2g}" + (f"; beyond the reach: {wrong[0]}" if wrong else "") + (f"; not noticed: {missing[0]}" if missing else "")
+    detail = (
+        f"above noise {noise:.2g}"
+        + (f"; beyond the reach: {wrong[0]}" if wrong else "")
+        + (f"; not noticed: {missing[0]}" if missing else "")
+    )
     return Structural(name, FAIL if wrong or missing else PASS, f"positions 0..{edge}", observed, detail)
 
 
@@ -78,7 +98,13 @@ def _again(name: str, expected: str, a: np.ndarray, b: np.ndarray, floor: float)
     """Two ways of one engine to the same numbers."""
     worst = float(np.median(_nmse(a, b)))
     verdict = PASS if worst <= AGAIN * floor else FAIL
-    return Structural(name, verdict, expected, "equal bit for bit" if np.array_equal(a, b) else f"median NMSE {worst:.3g}", f"noise {floor:.3g}")
+    return Structural(
+        name,
+        verdict,
+        expected,
+        "equal bit for bit" if np.array_equal(a, b) else f"median NMSE {worst:.3g}",
+        f"noise {floor:.3g}",
+    )
 
 
 def _longest(record: Record) -> Prompt:
@@ -94,8 +120,16 @@ def _chunked(target: Target, record: Record, floor: float) -> Structural:
     prompt = _longest(record).ids[:64]
     options = target.backend.options | {"n_batch": ODD_BATCH}
     try:
-        with open_backend(target.backend.name, target.backend.path, python=target.backend.python, timeout=target.backend.timeout, **options) as other:
-            return _again(name, f"the same in steps of {ODD_BATCH}", target.backend.logits(prompt), other.logits(prompt), floor)
+        with open_backend(
+            target.backend.name,
+            target.backend.path,
+            python=target.backend.python,
+            timeout=target.backend.timeout,
+            **options,
+        ) as other:
+            return _again(
+                name, f"the same in steps of {ODD_BATCH}", target.backend.logits(prompt), other.logits(prompt), floor
+            )
     except GptOssError as error:
         return Structural(name, FAIL, f"the same in steps of {ODD_BATCH}", str(error))
 
@@ -110,12 +144,19 @@ def _decode(target: Target, record: Record, floor: float) -> Structural:
     b = np.array([[row[i] for i, _ in t.top] for row, t in zip(whole, made.tokens, strict=True)])
     rms = float(np.sqrt(np.median((a - b) ** 2)))
     allowed = float(np.sqrt(AGAIN * floor) * np.std(whole))
-    return Structural("decode against prefill", PASS if rms <= allowed else FAIL, f"log-probabilities within {allowed:.3g}", f"median difference {rms:.3g}")
+    return Structural(
+        "decode against prefill",
+        PASS if rms <= allowed else FAIL,
+        f"log-probabilities within {allowed:.3g}",
+        f"median difference {rms:.3g}",
+    )
 
 
 def greedy(target: Target, reference: Reference, record: Record, floor: Noise) -> Greedy:
-    """Free-running greedy generation beside the reference's; a different token is legitimate where the margin is within noise: that of
-    the run's prompts or, since an expert may flip in what was generated, that of the nulls on the very tokens that led there."""
+    """Free-running greedy generation beside the reference's; a different token is legitimate where the margin is within
+    noise: that of the run's prompts or, since an expert may flip in what was generated, that of the nulls on the very
+    tokens that led there.
+    """
     noise = [np.concatenate([p["max_abs"] for p in positions]) for positions in record.null_positions.values()]
     allowed = 2 * float(np.quantile(np.concatenate(noise), 0.999))
     starts = [p for p in record.prompts if len(p.ids) > 1][:GREEDY_PROMPTS]
@@ -131,8 +172,12 @@ def greedy(target: Target, reference: Reference, record: Record, floor: Noise) -
     return out
 
 
-def _follow(reference: Reference, number: int, prompt: Sequence[int], got: Sequence[int], allowed: float, floor: Noise) -> GreedyPrompt:
-    """Up to the first divergence both have the same prefix, so one pass over the target's own tokens shows both choices."""
+def _follow(
+    reference: Reference, number: int, prompt: Sequence[int], got: Sequence[int], allowed: float, floor: Noise
+) -> GreedyPrompt:
+    """Up to the first divergence both have the same prefix, so one pass over the target's own tokens shows both
+    choices.
+    """
     whole = (*prompt, *got)
     logits = _last_rows(reference.model, whole, len(got))
     for t, (row, token) in enumerate(zip(logits, got, strict=True)):

@@ -1,7 +1,8 @@
-"""Seeded faults in noisy implementations, many at once: how well a set of probes sees them. For tests and `bench/parity_faults.py`.
+"""Seeded faults in noisy implementations, many at once: how well a set of probes sees them. For tests and
+`bench/parity_faults.py`.
 
-Fault and noise are in the same run: the fault is put into a null implementation (other than those that make the floor), and the
-judgement sees its logits alone, as it would an engine's.
+Fault and noise are in the same run: the fault is put into a null implementation (other than those that make the floor),
+and the judgement sees its logits alone, as it would an engine's.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from gptoss_adapters.reference.model import GptOss, Taps
 
 @dataclass
 class Outcome:
-    """excess: by size (judge), projection: by direction (amount), caught: either. alarms: other faults that seem to stand in it."""
+    """excess: by size (judge), projection: by direction (amount), caught: either. alarms: other faults that seem to
+    stand in it.
+    """
 
     fault: str
     excess: float
@@ -85,7 +88,9 @@ class Campaign:
 
     def alarms(self, error: F64) -> list[str]:
         """Faults whose effect seems to stand in an error."""
-        return [name for name, effect in self.effects.items() if amount(error, effect, self.nulls, self.flat.energy).present]
+        return [
+            name for name, effect in self.effects.items() if amount(error, effect, self.nulls, self.flat.energy).present
+        ]
 
     def all_runs(self) -> list[Outcome]:
         return [self.run(f) for f in self._faults()]

@@ -27,7 +27,9 @@ DIVERGED = 100.0  # a position this far above every null differs for a reason
 
 @dataclass
 class Excess:
-    """One family, judged: statistics, the nulls' and their quotient. `beyond`: above what the nulls' own scatter allows."""
+    """One family, judged: statistics, the nulls' and their quotient. `beyond`: above what the nulls' own scatter
+    allows.
+    """
 
     observed: dict[str, float]
     excess: dict[str, float]
@@ -78,7 +80,9 @@ class Flat:
         starts = [0, *np.cumsum(sizes).tolist()]
         names = np.repeat([p.family for p in record.prompts], sizes)
         families = {f: np.flatnonzero(names == f) for f in dict.fromkeys(p.family for p in record.prompts)}
-        energy = np.stack([np.concatenate([(e**2).sum(-1) for e in errors]) for errors in (record.nulls if nulls is None else nulls)])
+        energy = np.stack(
+            [np.concatenate([(e**2).sum(-1) for e in errors]) for errors in (record.nulls if nulls is None else nulls)]
+        )
         return cls(np.concatenate(record.values), families, starts, energy, ties)
 
 
@@ -91,9 +95,13 @@ def judge(flat: Flat, truth: F64, values: F64 | None = None) -> Judged:
     for name, at in flat.families.items():
         own, theirs = _statistics(nmse[at]), [_statistics(n[at]) for n in nulls]
         found = _family(own, theirs, len(at))
-        if found.verdict == FAIL and flat.ties and found.excess["nmse_median"] <= LOOK_EXCESS:  # few positions are far off: ties, perhaps
+        if (
+            found.verdict == FAIL and flat.ties and found.excess["nmse_median"] <= LOOK_EXCESS
+        ):  # few positions are far off: ties, perhaps
             lots = [_statistics(n / size[at]) for n in flat.ties.energy(name)]
-            found.beyond = own["nmse_mean"] > max(n["nmse_mean"] for n in lots) and _family(own, [*theirs, *lots], len(at)).beyond
+            found.beyond = (
+                own["nmse_mean"] > max(n["nmse_mean"] for n in lots) and _family(own, [*theirs, *lots], len(at)).beyond
+            )
         out.families[name] = found
     logs = np.log10(np.maximum(nmse, TINY) / np.maximum(np.median(nulls, 0), TINY))
     out.log_excess = float(np.maximum(logs, 0).mean())
@@ -148,7 +156,11 @@ class Amount:
 
     @property
     def present(self) -> bool:
-        return self.resolvable and PRESENT[0] <= self.coefficient <= PRESENT[1] and self.coefficient > RESOLVED * self.chance
+        return (
+            self.resolvable
+            and PRESENT[0] <= self.coefficient <= PRESENT[1]
+            and self.coefficient > RESOLVED * self.chance
+        )
 
     @property
     def absent(self) -> bool:
@@ -156,8 +168,9 @@ class Amount:
 
 
 def amount(error: F64, effect: F64, nulls: F64, energy: F64) -> Amount:
-    """Least squares of error on effect, both [N, S]; nulls [R, N, S] with their energy [R, N]. Positions weigh by their noise, and
-    no flip dominates."""
+    """Least squares of error on effect, both [N, S]; nulls [R, N, S] with their energy [R, N]. Positions weigh by their
+    noise, and no flip dominates.
+    """
     size = (effect**2).sum(-1)
     weight = 1 / np.maximum(np.median(energy, 0) + 0.1 * size, TINY)
     whole = float((weight * size).sum())
@@ -173,9 +186,23 @@ def schema_families(record: Record, judged: Judged, described: dict[str, str]) -
     for name, family in judged.families.items():
         which = [i for i, p in enumerate(record.prompts) if p.family == name]
         metrics = summarise([record.positions[i] for i in which], record.lower_bound)
-        null = {n: summarise([positions[i] for i in which], record.lower_bound) for n, positions in record.null_positions.items()}
+        null = {
+            n: summarise([positions[i] for i in which], record.lower_bound)
+            for n, positions in record.null_positions.items()
+        }
         kl = metrics.kl_mean or 0.0
         floor = max(float(np.median([m.kl_mean or 0.0 for m in null.values()])), TINY)
-        out.append(Family(name, described[name], len(which), metrics.positions, metrics, null, {**family.excess, "kl_mean": kl / floor},
-                          family.worst, family.verdict))  # fmt: skip
+        out.append(
+            Family(
+                name,
+                described[name],
+                len(which),
+                metrics.positions,
+                metrics,
+                null,
+                {**family.excess, "kl_mean": kl / floor},
+                family.worst,
+                family.verdict,
+            )
+        )
     return out

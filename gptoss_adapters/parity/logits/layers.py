@@ -1,4 +1,6 @@
-"""From the inside, for targets with taps: the error of every layer, and the router's choices. One prompt, beside the nulls."""
+"""From the inside, for targets with taps: the error of every layer, and the router's choices. One prompt, beside
+the nulls.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +47,17 @@ def layers(target: Target, reference: Reference, model: GptOss, noise: Noise, pr
     made.null_flip_rate = [float(x) for x in np.mean([_flips(experts, n[2]) for n in nulls], 0).mean(-1)]
     order, k = np.sort(scores, -1)[..., ::-1], experts.shape[-1]
     gaps = order[..., k - 1] - order[..., k] if k < scores.shape[-1] else np.full(flipped.shape, np.inf)
-    found = [Flip(int(n), index, int(t), float(gaps[n, t]), allowed, bool(gaps[n, t] <= allowed)) for n, t in np.argwhere(flipped)]
+    found = [
+        Flip(int(n), index, int(t), float(gaps[n, t]), allowed, bool(gaps[n, t] <= allowed))
+        for n, t in np.argwhere(flipped)
+    ]
     made.flips = sorted(found, key=lambda f: -f.gap)[:SHOWN]
     return made
 
 
-def forced_routing(target: Target, reference: Reference, model: GptOss, noise: Noise, prompts: Sequence[Prompt]) -> Structural:
+def forced_routing(
+    target: Target, reference: Reference, model: GptOss, noise: Noise, prompts: Sequence[Prompt]
+) -> Structural:
     """One prompt of each family once more with the truth's experts on both sides: without flips, noise is far lower."""
     own, theirs = [], []
     nulls = [null.apply(model) for null in realisations(noise)]
@@ -59,9 +66,16 @@ def forced_routing(target: Target, reference: Reference, model: GptOss, noise: N
         truth = centre(logits(model, prompt.ids).numpy())
         forced = [torch.from_numpy(layer)[None] for layer in experts]
         own.append(nmse_of(truth, centre(target.backend.taps(prompt.ids, experts.astype(np.int32))["logits"])))
-        theirs.append([nmse_of(truth, centre(logits(null, prompt.ids, forced=forced).double().numpy())) for null in nulls])
+        theirs.append(
+            [nmse_of(truth, centre(logits(null, prompt.ids, forced=forced).double().numpy())) for null in nulls]
+        )
     found = family(np.concatenate(own), [np.concatenate(n) for n in zip(*theirs, strict=True)])
-    return Structural("forced routing", FAIL if found.verdict == FAIL else PASS, "the same experts, within noise", f"excess {found.worst:.3g}")
+    return Structural(
+        "forced routing",
+        FAIL if found.verdict == FAIL else PASS,
+        "the same experts, within noise",
+        f"excess {found.worst:.3g}",
+    )
 
 
 def _flips(a: np.ndarray, b: np.ndarray) -> np.ndarray:

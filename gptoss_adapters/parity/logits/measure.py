@@ -1,7 +1,10 @@
-"""One pass over the prompts: the truth, the nulls and every target side by side, so that no more than one prompt's logits are held.
+"""One pass over the prompts: the truth, the nulls and every target side by side, so that no more than one prompt's
+logits are held.
 
-The truth is the reference in float64 (float32 for models too large for that) with experts decoded one by one. For judging, every
-answer is kept as *values*: centred logits at `ids`, which are a fixed sample of the vocabulary, or what an engine's top k gave.
+The truth is the reference in float64 (float32 for models too large for that) with experts decoded one by one. For
+judging, every
+answer is kept as *values*: centred logits at `ids`, which are a fixed sample of the vocabulary, or what an engine's top
+k gave.
 """
 
 from __future__ import annotations
@@ -73,7 +76,9 @@ class Record:
     ids: list[np.ndarray] = field(default_factory=list)
     values: list[F64] = field(default_factory=list)
     positions: list[Positions] = field(default_factory=list)  # against the plain truth
-    nulls: list[list[F64]] = field(default_factory=list)  # [realisation][prompt]: errors against the plain truth, at the same ids
+    nulls: list[list[F64]] = field(
+        default_factory=list
+    )  # [realisation][prompt]: errors against the plain truth, at the same ids
     null_positions: dict[str, list[Positions]] = field(default_factory=dict)
     lower_bound: bool = False
 
@@ -91,7 +96,11 @@ class Reference:
                 layer.weights = {name: _remembered(read) for name, read in layer.weights.items()}
         self.model = self.carrying(carry)
         v = self.config.vocab_size
-        chosen = np.arange(v) if v <= SAMPLE else np.sort(np.random.Generator(np.random.PCG64(0)).choice(v, SAMPLE, replace=False))
+        chosen = (
+            np.arange(v)
+            if v <= SAMPLE
+            else np.sort(np.random.Generator(np.random.PCG64(0)).choice(v, SAMPLE, replace=False))
+        )
         self.sample = chosen.astype(np.int64)
 
     def carrying(self, faults: Sequence[str]) -> GptOss:
@@ -120,7 +129,13 @@ def _remembered(read: Callable[[int, torch.dtype], Tensor]) -> Callable[[int, to
     return cache(read)
 
 
-def measure(reference: Reference, prompts: Sequence[Prompt], subject: Subject, noise: Noise, tick: Callable[[], None] = lambda: None) -> Record:
+def measure(
+    reference: Reference,
+    prompts: Sequence[Prompt],
+    subject: Subject,
+    noise: Noise,
+    tick: Callable[[], None] = lambda: None,
+) -> Record:
     """Everything that is measured of one subject. Whatever the subject raises goes through."""
     record = Record(list(prompts))
     with torch.inference_mode():
@@ -129,7 +144,9 @@ def measure(reference: Reference, prompts: Sequence[Prompt], subject: Subject, n
         names = [null.name for null in realisations(noise)]
         null_hidden = [_null_hidden(name, null, prompts) for name, null in zip(names, nulls, strict=True)]
         record.nulls = [[] for _ in nulls]
-        brief = names if reference.config.vocab_size <= BRIEF_VOCABULARY else names[:2]  # whose statistics go over the whole vocabulary
+        brief = (
+            names if reference.config.vocab_size <= BRIEF_VOCABULARY else names[:2]
+        )  # whose statistics go over the whole vocabulary
         for i, prompt in enumerate(prompts):
             answer = subject.answer(prompt)
             ids = reference.sample if answer.ids is None else answer.ids.astype(np.int64)
@@ -139,13 +156,22 @@ def measure(reference: Reference, prompts: Sequence[Prompt], subject: Subject, n
             z = reference.values(truth[i], ids)
             for r, (null, hidden) in enumerate(zip(nulls, null_hidden, strict=True)):
                 record.nulls[r].append(values_at(null, hidden[i], ids) - z)
-            _compare(record, reference.model, truth[i], answer, prompt, {n: (nulls[r], null_hidden[r][i]) for r, n in enumerate(names) if n in brief})
+            _compare(
+                record,
+                reference.model,
+                truth[i],
+                answer,
+                prompt,
+                {n: (nulls[r], null_hidden[r][i]) for r, n in enumerate(names) if n in brief},
+            )
             tick()
     return record
 
 
 def _null_hidden(name: str, made: GptOss, prompts: Sequence[Prompt]) -> list[Tensor]:
-    """Prompt by prompt for the plain one, as engines are asked: a backend with our very arithmetic is then equal bit for bit."""
+    """Prompt by prompt for the plain one, as engines are asked: a backend with our very arithmetic is then equal
+    bit for bit.
+    """
     out: dict[int, Tensor] = {}
     for indices in by_length([p.ids for p in prompts]) if name != "plain" else [[i] for i in range(len(prompts))]:
         batch = made.hidden(torch.tensor([prompts[i].ids for i in indices]))
@@ -173,10 +199,21 @@ def values_at(model: GptOss, hidden: Tensor, ids: np.ndarray) -> F64:
     rows = torch.from_numpy(np.ascontiguousarray(ids, np.int64))
     if ids.ndim == 1:
         return centre(model.linear(hidden, model.unembedding[rows], None).double().numpy())
-    return centre(torch.stack([model.linear(h, model.unembedding[r], None) for h, r in zip(hidden, rows, strict=True)]).double().numpy())
+    return centre(
+        torch.stack([model.linear(h, model.unembedding[r], None) for h, r in zip(hidden, rows, strict=True)])
+        .double()
+        .numpy()
+    )
 
 
-def _compare(record: Record, model: GptOss, hidden: Tensor, answer: Answer, prompt: Prompt, nulls: dict[str, tuple[GptOss, Tensor]]) -> None:
+def _compare(
+    record: Record,
+    model: GptOss,
+    hidden: Tensor,
+    answer: Answer,
+    prompt: Prompt,
+    nulls: dict[str, tuple[GptOss, Tensor]],
+) -> None:
     """Statistics over the whole vocabulary, of the answer and of nulls; in pieces, so that few logits are held."""
     following = following_tokens(prompt.ids)
     own: list[Positions] = []
@@ -190,7 +227,11 @@ def _compare(record: Record, model: GptOss, hidden: Tensor, answer: Answer, prom
             own.append(compare_top(truth, answer.ids[piece], _given(answer)[piece]))
         for name, (null, states) in nulls.items():
             y = _logits(null, states[piece])
-            theirs[name].append(compare_full(truth, y, brief=True) if answer.full is not None else _top(truth, y, _given(answer).shape[1]))
+            theirs[name].append(
+                compare_full(truth, y, brief=True)
+                if answer.full is not None
+                else _top(truth, y, _given(answer).shape[1])
+            )
     record.positions.append(joined(own))
     for name, parts in theirs.items():
         record.null_positions.setdefault(name, []).append(joined(parts))

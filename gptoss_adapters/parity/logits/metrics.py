@@ -1,4 +1,6 @@
-"""The statistics: per position from two sets of logits, then per family. KL in nats, float64 inside; see the schema for the names."""
+"""The statistics: per position from two sets of logits, then per family. KL in nats, float64 inside; see the schema
+for the names.
+"""
 
 from __future__ import annotations
 
@@ -72,8 +74,9 @@ def following_tokens(prompt: Sequence[int]) -> npt.NDArray[np.int64]:
 def compare_top(truth: Truth, ids: np.ndarray, logprobs: np.ndarray) -> Positions:
     """For engines that give the k best only: ids and logprobs [T, k].
 
-    KL over the partition {those k, the rest}: a lower bound of the true one (data-processing inequality), with the reference's
-    probabilities of those tokens known exactly. NMSE over the k, centred."""
+    KL over the partition {those k, the rest}: a lower bound of the true one (data-processing inequality), with the
+    reference's probabilities of those tokens known exactly. NMSE over the k, centred.
+    """
     lp = truth.lp
     chosen = np.take_along_axis(lp, ids, 1)
     lq = logprobs.astype(np.float64)
@@ -87,11 +90,17 @@ def compare_top(truth: Truth, ids: np.ndarray, logprobs: np.ndarray) -> Position
     k = min(10, ids.shape[1])
     return {
         "nmse": ((a - b) ** 2).sum(1) / np.maximum((a**2).sum(1), TINY),
-        "kl": np.maximum(kl, 0), "kl_reverse": np.full(len(kl), np.nan), "js": np.full(len(kl), np.nan), "dlp": dlp, "dp": dp,
+        "kl": np.maximum(kl, 0),
+        "kl_reverse": np.full(len(kl), np.nan),
+        "js": np.full(len(kl), np.nan),
+        "dlp": dlp,
+        "dp": dp,
         "same_top": (lp.argmax(1) == ids[:, 0]).astype(np.float64),
-        "overlap_10": np.array([len(set(np.argpartition(-t, k - 1)[:k]) & set(i[:k])) / k for t, i in zip(lp, ids, strict=True)]),
+        "overlap_10": np.array(
+            [len(set(np.argpartition(-t, k - 1)[:k]) & set(i[:k])) / k for t, i in zip(lp, ids, strict=True)]
+        ),
         "max_abs": np.abs(a - b).max(1),
-    }  # fmt: skip
+    }
 
 
 def summarise(prompts: Sequence[Positions], lower_bound: bool = False) -> Metrics:
@@ -103,15 +112,27 @@ def summarise(prompts: Sequence[Positions], lower_bound: bool = False) -> Metric
     m.nmse_gmean = float(np.exp(np.log(np.maximum(nmse, TINY)).mean()))
     m.nmse_median, m.nmse_p99, m.nmse_max = (float(x) for x in np.quantile(nmse, (0.5, 0.99, 1)))
     m.nmse_mean, m.kl_mean = float(nmse.mean()), float(kl.mean())
-    m.kl_median, m.kl_p95, m.kl_p99, m.kl_p999, m.kl_max = (float(x) for x in np.quantile(kl, (0.5, 0.95, 0.99, 0.999, 1)))
+    m.kl_median, m.kl_p95, m.kl_p99, m.kl_p999, m.kl_max = (
+        float(x) for x in np.quantile(kl, (0.5, 0.95, 0.99, 0.999, 1))
+    )
     m.kl_se = _bootstrap([p["kl"] for p in prompts])
-    m.kl_reverse_mean, m.js_mean = float(whole["kl_reverse"].mean()), float(whole["js"].mean())  # NaN becomes null in the report
+    m.kl_reverse_mean, m.js_mean = (
+        float(whole["kl_reverse"].mean()),
+        float(whole["js"].mean()),
+    )  # NaN becomes null in the report
     m.same_top, m.overlap_10 = float(whole["same_top"].mean()), float(whole["overlap_10"].mean())
     if len(dlp):
-        m.dlp_mean, m.dlp_rms, m.dlp_max_abs = float(dlp.mean()), float(np.sqrt((dlp**2).mean())), float(np.abs(dlp).max())
+        m.dlp_mean, m.dlp_rms, m.dlp_max_abs = (
+            float(dlp.mean()),
+            float(np.sqrt((dlp**2).mean())),
+            float(np.abs(dlp).max()),
+        )
         m.dlp_p1, m.dlp_p99 = (float(x) for x in np.quantile(dlp, (0.01, 0.99)))
         m.dp_mean, m.dp_rms = float(dp.mean()), float(np.sqrt((dp**2).mean()))
-        m.ln_ppl_ratio, m.ln_ppl_ratio_se = -m.dlp_mean, float(dlp.std() / np.sqrt(len(dlp)))  # paired, so the covariance is in it
+        m.ln_ppl_ratio, m.ln_ppl_ratio_se = (
+            -m.dlp_mean,
+            float(dlp.std() / np.sqrt(len(dlp))),
+        )  # paired, so the covariance is in it
     return m
 
 

@@ -33,7 +33,9 @@ class Prompt:
     ids: tuple[int, ...]
 
 
-def make_prompts(config: GptOssConfig, norms: np.ndarray, seed: int = 0, extra: Sequence[Sequence[int]] = ()) -> list[Prompt]:
+def make_prompts(
+    config: GptOssConfig, norms: np.ndarray, seed: int = 0, extra: Sequence[Sequence[int]] = ()
+) -> list[Prompt]:
     """norms: of the embedding's rows, [V]. extra: rendered conversations, for a checkpoint with the real vocabulary."""
     rng = np.random.Generator(np.random.PCG64(seed))
     found: dict[str, list[list[int]]] = {family: [] for family in FAMILIES}

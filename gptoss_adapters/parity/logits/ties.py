@@ -1,6 +1,7 @@
-"""Ties in the router. Where two experts' scores differ by less than rounding, an engine may honestly take the other one, and that
-position is then far from the truth. Five nulls may all miss such a position; so when a family fails by few positions alone, it is
-measured again beside nulls that draw lots wherever the scores are as near as this run's rounding leaves them.
+"""Ties in the router. Where two experts' scores differ by less than rounding, an engine may honestly take the other
+one, and that position is then far from the truth. Five nulls may all miss such a position; so when a family fails by
+few positions alone, it is measured again beside nulls that draw lots wherever the scores are as near as this run's
+rounding leaves them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _TO_SIGMA = 1.4826  # of the median absolute error, which no flip in an earlier 
 
 @dataclass
 class Ties:
-    """model: the plain truth; ids and truth: of each prompt, as in the record. Nulls are made when a family is first asked for."""
+    """model: the plain truth; ids and truth: of each prompt, as in the record. Nulls are made when a family is
+    first asked for.
+    """
 
     model: GptOss
     noise: Noise
@@ -52,7 +55,14 @@ class Ties:
         for draw in range(DRAWS):
             made = drawing_lots(nulls[1 + draw % (len(nulls) - 1)].apply(self.model), widths, draw)
             hidden = _hidden(made, prompts)
-            out.append(np.concatenate([((values_at(made, h, self.ids[i]) - self.truth[i]) ** 2).sum(-1) for i, h in zip(chosen, hidden, strict=True)]))
+            out.append(
+                np.concatenate(
+                    [
+                        ((values_at(made, h, self.ids[i]) - self.truth[i]) ** 2).sum(-1)
+                        for i, h in zip(chosen, hidden, strict=True)
+                    ]
+                )
+            )
         return np.stack(out)
 
 
@@ -82,7 +92,9 @@ def _hidden(model: GptOss, prompts: Sequence[Prompt]) -> list[Tensor]:
 
 
 def drawing_lots(model: GptOss, widths: F64, seed: int) -> GptOss:
-    """Changes a copy: scores that are less than `widths[layer]` apart may change places when experts are chosen, not when they are weighed."""
+    """Changes a copy: scores that are less than `widths[layer]` apart may change places when experts are chosen,
+    not when they are weighed.
+    """
     generator = torch.Generator().manual_seed(seed)
     for moe, width in zip(moes(model), widths, strict=True):
         override(moe, choose=partial(_choose, moe.config.experts_per_token, float(width), generator))

@@ -1,9 +1,9 @@
 """Attention as ggml computes it where keys and values are not float32: it rounds more than what the cache stores.
 
-Without flash attention both products round their other input to the cache's type too: the queries, and the softmax's weights.
-With flash attention keys and values of float32 become float16 first. From 64 queries a step on, ggml goes in tiles and sums in
-float32; below, key by key, with queries in the cache's type and, for float16 values, the running sum in float16.
-Read in llama.cpp's build_attn_mha and ggml's ggml_compute_forward_flash_attn_ext.
+Without flash attention both products round their other input to the cache's type too: the queries, and the softmax's
+weights. With flash attention keys and values of float32 become float16 first. From 64 queries a step on, ggml goes in
+tiles and sums in float32; below, key by key, with queries in the cache's type and, for float16 values, the running sum
+in float16. Read in llama.cpp's build_attn_mha and ggml's ggml_compute_forward_flash_attn_ext.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ Round = Callable[[Tensor], Tensor]
 
 
 class RoundedAttention(Attention):
-    """Made of an Attention by `round_attention`. step: queries that flash attention gets at once; 0: no flash attention."""
+    """Made of an Attention by `round_attention`. step: queries that flash attention gets at once; 0: no flash
+    attention.
+    """
 
     rounded: Round
     tiles: bool
@@ -67,7 +69,9 @@ class RoundedAttention(Attention):
 
 
 def _key_by_key(scores: Tensor, v: Tensor, sinks: Tensor) -> Tensor:
-    """scores [B, Nkv, G, T, S], v [B, S, Nkv, D] -> [B, T, Nkv, G, D], the running sum in float16 until the sink joins."""
+    """scores [B, Nkv, G, T, S], v [B, S, Nkv, D] -> [B, T, Nkv, G, D], the running sum in float16 until the sink
+    joins.
+    """
     top = torch.full_like(scores[..., :1], -math.inf)
     total = torch.zeros_like(top)
     out = scores.new_zeros((*scores.shape[:-1], v.shape[-1]))
@@ -77,7 +81,9 @@ def _key_by_key(scores: Tensor, v: Tensor, sinks: Tensor) -> Tensor:
     return (out / total).permute(0, 3, 1, 2, 4)
 
 
-def _join(out: Tensor, total: Tensor, top: Tensor, score: Tensor, value: Tensor | None, half: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _join(
+    out: Tensor, total: Tensor, top: Tensor, score: Tensor, value: Tensor | None, half: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """One more key (or the sink, which has no value) in a softmax that is computed as it goes."""
     new = torch.maximum(top, score)
     shrink = torch.where(new > top, (top - new).exp(), 1.0)

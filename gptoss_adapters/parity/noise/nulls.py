@@ -1,7 +1,9 @@
-"""Null implementations: the reference, changed only in what an engine is free to choose. Their distance from it is the noise floor.
+"""Null implementations: the reference, changed only in what an engine is free to choose. Their distance from it is the
+noise floor.
 
-A `Noise` class says what rounding an engine does; `realisations` are several implementations with that rounding (other summation
-orders, and inputs nudged by less than the rounding, which turns out other expert flips): one null is not a floor.
+A `Noise` class says what rounding an engine does; `realisations` are several implementations with that rounding (other
+summation orders, and inputs nudged by less than the rounding, which turns out other expert flips): one null is not a
+floor.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ QUANT = 32  # values that share a scale in Q8_0
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """What an engine rounds. compute: dtype of activations. dense, experts: how inputs of these products are rounded ("", "bf16", "f16", "q8_0").
-    cache: type of keys and values ("f32", "f16", "bf16", "q8_0"). flash: tokens per step of a prefill with ggml's flash attention, 0 without
-    it; `nulls_attention` says what these two round. Products themselves are summed in `compute`."""
+    """What an engine rounds. compute: dtype of activations. dense, experts: how inputs of these products are rounded
+    ("", "bf16", "f16", "q8_0").
+    cache: type of keys and values ("f32", "f16", "bf16", "q8_0"). flash: tokens per step of a prefill with ggml's flash
+    attention, 0 without it; `nulls_attention` says what these two round. Products themselves are summed in `compute`.
+    """
 
     compute: str = "float32"
     dense: str = ""
@@ -49,7 +53,9 @@ class Noise:
 
 
 def to_q8_0(x: Tensor) -> Tensor:
-    """Rounded to blocks of 32 int8 with a scale, as ggml does with activations: the codes by the scale in float32, stored in float16."""
+    """Rounded to blocks of 32 int8 with a scale, as ggml does with activations: the codes by the scale in float32,
+    stored in float16.
+    """
     blocks = x.float().unflatten(-1, (-1, QUANT))
     top = blocks.abs().amax(-1, keepdim=True)
     codes = (blocks * torch.where(top > 0, 127 / top, 0.0)).round()
@@ -68,7 +74,9 @@ ROUND: dict[str, Round] = {
 
 def split(x: Tensor, weight: Tensor, bias: Tensor | None = None, parts: int = 4) -> Tensor:
     """x [.., in] times weight [out, in], in x's dtype, the sum over the inputs in parts."""
-    y: Tensor = sum(F.linear(a, b.to(x.dtype)) for a, b in zip(x.chunk(parts, -1), weight.chunk(parts, -1), strict=True))  # type: ignore[assignment]
+    y: Tensor = sum(
+        F.linear(a, b.to(x.dtype)) for a, b in zip(x.chunk(parts, -1), weight.chunk(parts, -1), strict=True)
+    )  # type: ignore[assignment]
     return y if bias is None else y + bias.to(x.dtype)
 
 
@@ -101,7 +109,9 @@ class RopeIterated(Rope32):
 
 @dataclass(frozen=True)
 class Null:
-    """One realisation. Made by `realisations`; `apply` works on any variant of the reference, so on faulted ones too."""
+    """One realisation. Made by `realisations`; `apply` works on any variant of the reference, so on faulted ones
+    too.
+    """
 
     name: str
     noise: Noise

@@ -1,4 +1,6 @@
-"""Changed copies of the reference: what faults and nulls are made of. Weights are shared with the original, which stays as it is."""
+"""Changed copies of the reference: what faults and nulls are made of. Weights are shared with the original, which
+stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -70,15 +72,27 @@ def override(part: Any, **methods: Any) -> None:
         setattr(part, name, method)
 
 
-def logits(model: GptOss, prompt: Sequence[int], rows: Tensor | None = None, forced: Sequence[Tensor] | None = None,
-           taps: Taps | None = None, cache: list[Cache] | None = None) -> Tensor:  # fmt: skip
+def logits(
+    model: GptOss,
+    prompt: Sequence[int],
+    rows: Tensor | None = None,
+    forced: Sequence[Tensor] | None = None,
+    taps: Taps | None = None,
+    cache: list[Cache] | None = None,
+) -> Tensor:
     """[T, V], or of the vocabulary `rows` alone [T, n], in the model's dtype."""
     return logits_batch(model, torch.tensor([list(prompt)]), rows, forced, taps, cache)[0]
 
 
 @torch.inference_mode()
-def logits_batch(model: GptOss, ids: Tensor, rows: Tensor | None = None, forced: Sequence[Tensor] | None = None,
-                 taps: Taps | None = None, cache: list[Cache] | None = None) -> Tensor:  # fmt: skip
+def logits_batch(
+    model: GptOss,
+    ids: Tensor,
+    rows: Tensor | None = None,
+    forced: Sequence[Tensor] | None = None,
+    taps: Taps | None = None,
+    cache: list[Cache] | None = None,
+) -> Tensor:
     """ids [B, T] -> [B, T, V or n]; see `logits`."""
     if forced is not None:
         taps = taps or Taps()
@@ -87,5 +101,3 @@ def logits_batch(model: GptOss, ids: Tensor, rows: Tensor | None = None, forced:
         return model(ids, taps=taps, cache=cache)
     x = model.hidden(ids, taps=taps, cache=cache)
     return model.linear(x, model.unembedding[rows], None)
-
-

@@ -32,13 +32,20 @@ def render(report: Report) -> str:
     """The whole document."""
     verdict = worst_verdict(report)
     lines = [f"## {VERDICT_SYMBOL[verdict]} Parity of {_code(report.checkpoint, 80)}: {_t(headline(report))}", ""]
-    lines += [f"Against the reference, {_t(report.reference.version or report.reference.engine)}.", ""] if report.reference.version or report.reference.engine else []
+    lines += (
+        [f"Against the reference, {_t(report.reference.version or report.reference.engine)}.", ""]
+        if report.reference.version or report.reference.engine
+        else []
+    )
     lines += _matrix(report)
     for target in report.targets:
         lines += _target(target)
     if report.repro:
         lines += ["Run it again:", "", *_fence(report.repro), ""]
-    lines.append(f"<sub>{_t(report.created)}, seed {report.seed}. Excess: observed over what honest rounding gives; up to 3 is within numerics, above 10 a difference.</sub>")
+    lines.append(
+        f"<sub>{_t(report.created)}, seed {report.seed}. Excess: observed over what honest rounding gives; up to "
+        "3 is within numerics, above 10 a difference.</sub>"
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -71,7 +78,9 @@ def _matrix(report: Report) -> list[str]:
     for target in report.targets:
         by_name = {family.name: family for family in target.families}
         cells = [f"{STATE_SYMBOL[f.verdict]} {times(f.worst)}" if (f := by_name.get(name)) else "" for name in names]
-        rows.append([_code(target.name, 60), f"{VERDICT_SYMBOL.get(target.verdict, '?')} {_t(verdict_words(target))}", *cells])
+        rows.append(
+            [_code(target.name, 60), f"{VERDICT_SYMBOL.get(target.verdict, '?')} {_t(verdict_words(target))}", *cells]
+        )
     return _table(["target", "verdict", *map(_t, names)], rows)
 
 
@@ -80,15 +89,28 @@ def _target(target: Target) -> list[str]:
     if target.reason:
         lines += [_t(target.reason), ""]
     lines += [f"- known deviation {_code(d.fault)}: {_t(deviation_words(d))}" for d in target.deviations]
-    lines += [f"- suspect {_code(s.fault)} ({_t(s.part)}), score {s.score:.2f}{', confirmed' if s.confirmed else ''}: {_t(s.what)}" for s in target.suspects[:3]]
-    lines += [f"- {STATE_SYMBOL[s.verdict]} {_t(s.name)}: expected {_t(s.expected)}, observed {_t(s.observed)}" for s in target.structural if s.verdict == FAIL]
+    lines += [
+        f"- suspect {_code(s.fault)} ({_t(s.part)}), score {s.score:.2f}{', confirmed' if s.confirmed else ''}: "
+        f"{_t(s.what)}"
+        for s in target.suspects[:3]
+    ]
+    lines += [
+        f"- {STATE_SYMBOL[s.verdict]} {_t(s.name)}: expected {_t(s.expected)}, observed {_t(s.observed)}"
+        for s in target.structural
+        if s.verdict == FAIL
+    ]
     if target.text_layer:
         lines += [_check(check) for check in target.text_layer.checks if check.verdict != SKIPPED]
     if target.tool_calls and target.tool_calls.cases:
-        counts = ", ".join(f"{label} {same}/{total}" for label, (same, total) in tool_counts(target.tool_calls.cases).items())
+        counts = ", ".join(
+            f"{label} {same}/{total}" for label, (same, total) in tool_counts(target.tool_calls.cases).items()
+        )
         lines.append(f"- {STATE_SYMBOL[target.tool_calls.verdict]} answers and tool calls: {counts}")
     if target.weights and target.weights.counts:
-        lines.append(f"- {STATE_SYMBOL[target.weights.verdict]} weights: {', '.join(f'{n} {_t(name)}' for name, n in target.weights.counts.items())}")
+        lines.append(
+            f"- {STATE_SYMBOL[target.weights.verdict]} weights: "
+            f"{', '.join(f'{n} {_t(name)}' for name, n in target.weights.counts.items())}"
+        )
     if words := certificate_words(target):
         lines.append(f"- sensitivity: {_t(words, 1000)}")
     return [*lines, "", *_details(target)]
@@ -96,7 +118,9 @@ def _target(target: Target) -> list[str]:
 
 def _check(check: Check) -> str:
     detail = f" ({_t(check.detail)})" if check.verdict in (LOOK, FAIL) and check.detail else ""
-    return f"- {STATE_SYMBOL[check.verdict]} {_t(check.name)}: {count(check.same)} of {count(check.count)} agree{detail}"
+    return (
+        f"- {STATE_SYMBOL[check.verdict]} {_t(check.name)}: {count(check.same)} of {count(check.count)} agree{detail}"
+    )
 
 
 def _details(target: Target) -> list[str]:
@@ -105,10 +129,28 @@ def _details(target: Target) -> list[str]:
     rows = []
     for f in target.families:
         m = f.metrics
-        rows.append([_t(f.name), f"{'≥ ' if m.kl_lower_bound else ''}{number(m.kl_mean)}", number(null_of(f, "kl_mean")), number(m.nmse_gmean), number(null_of(f, "nmse_gmean")), share(m.same_top),
-                     times(f.worst), f"{STATE_SYMBOL[f.verdict]} {f.verdict}"])  # fmt: skip
+        rows.append(
+            [
+                _t(f.name),
+                f"{'≥ ' if m.kl_lower_bound else ''}{number(m.kl_mean)}",
+                number(null_of(f, "kl_mean")),
+                number(m.nmse_gmean),
+                number(null_of(f, "nmse_gmean")),
+                share(m.same_top),
+                times(f.worst),
+                f"{STATE_SYMBOL[f.verdict]} {f.verdict}",
+            ]
+        )
     table = _table(["probe family", "KL mean", "null", "NMSE", "null", "same top", "excess", ""], rows)
-    return ["<details><summary>Statistics by probe family</summary>", "", *table, f"Noise: {_t(target.null)}", "", "</details>", ""]
+    return [
+        "<details><summary>Statistics by probe family</summary>",
+        "",
+        *table,
+        f"Noise: {_t(target.null)}",
+        "",
+        "</details>",
+        "",
+    ]
 
 
 # A terminal -----------------------------------------------------------------------------------------------------------
@@ -123,14 +165,32 @@ def summary(report: Report, colour: bool = False) -> str:
         if target.reason:
             lines.append(f"    {clean(target.reason)}")
         lines += [f"    known deviation {clean(d.fault)}: {deviation_words(d)}" for d in target.deviations]
-        lines += [f"    suspect {clean(s.fault)} ({s.score:.2f}{', confirmed' if s.confirmed else ''}): {clean(s.what)}" for s in target.suspects[:3]]
+        lines += [
+            f"    suspect {clean(s.fault)} ({s.score:.2f}{', confirmed' if s.confirmed else ''}): {clean(s.what)}"
+            for s in target.suspects[:3]
+        ]
         if target.families:
-            lines.append("    " + ", ".join(f"{clean(f.name, 40)} {STATE_SYMBOL[f.verdict]} {times(f.worst)}" for f in target.families))
-        lines += [f"    {STATE_SYMBOL[s.verdict]} {clean(s.name)}: expected {clean(s.expected)}, observed {clean(s.observed)}" for s in target.structural if s.verdict == FAIL]
+            lines.append(
+                "    "
+                + ", ".join(f"{clean(f.name, 40)} {STATE_SYMBOL[f.verdict]} {times(f.worst)}" for f in target.families)
+            )
+        lines += [
+            f"    {STATE_SYMBOL[s.verdict]} {clean(s.name)}: expected {clean(s.expected)}, observed {clean(s.observed)}"
+            for s in target.structural
+            if s.verdict == FAIL
+        ]
         if target.text_layer:
-            lines += [f"    {STATE_SYMBOL[c.verdict]} {clean(c.name)}: {c.same} of {c.count} agree{f' ({clean(c.detail)})' if c.detail else ''}" for c in target.text_layer.checks if c.verdict in (LOOK, FAIL)]
+            lines += [
+                f"    {STATE_SYMBOL[c.verdict]} {clean(c.name)}: {c.same} of {c.count} "
+                f"agree{f' ({clean(c.detail)})' if c.detail else ''}"
+                for c in target.text_layer.checks
+                if c.verdict in (LOOK, FAIL)
+            ]
         if target.tool_calls and target.tool_calls.verdict in (LOOK, FAIL):
-            lines.append(f"    {STATE_SYMBOL[target.tool_calls.verdict]} answers and tool calls: {clean(target.tool_calls.detail) or 'see the report'}")
+            lines.append(
+                f"    {STATE_SYMBOL[target.tool_calls.verdict]} answers and tool calls: "
+                f"{clean(target.tool_calls.detail) or 'see the report'}"
+            )
         if words := certificate_words(target):
             lines.append(f"    {clean(words, 600)}")
     return "\n".join(lines)

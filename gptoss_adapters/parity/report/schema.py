@@ -1,4 +1,5 @@
-"""report.json as dataclasses: everything that a parity run found, raw numbers included. The renderings are made from this alone.
+"""report.json as dataclasses: everything that a parity run found, raw numbers included. The renderings are made from
+this alone.
 
     >>> report = Report.load(path); report.save(path)
 
@@ -27,7 +28,12 @@ EXCEPT = "SAME EXCEPT"
 DIFFERENT = "DIFFERENT"
 NOT_COMPARABLE = "NOT COMPARABLE"
 VERDICTS = (SAME, WITHIN, EXCEPT, DIFFERENT, NOT_COMPARABLE)
-PASS, LOOK, FAIL, SKIPPED = "pass", "look", "fail", "skipped"  # of a family or check; skipped: did not apply, or could not be resolved
+PASS, LOOK, FAIL, SKIPPED = (
+    "pass",
+    "look",
+    "fail",
+    "skipped",
+)  # of a family or check; skipped: did not apply, or could not be resolved
 PASS_EXCESS, LOOK_EXCESS = 3.0, 10.0
 CONFIRMED, EXPECTED, ABSENT = "confirmed", "expected", "absent"
 
@@ -42,7 +48,9 @@ class Suspect:
     part: str = ""  # window, sinks, RoPE, ...
     what: str = ""  # one line for a reader
     excess_left: float | None = None  # worst excess against the reference that carries the fault
-    coefficient: float | None = None  # least-squares amount of the fault's effect in the target's error: 1 = all of it, 0 = none
+    coefficient: float | None = (
+        None  # least-squares amount of the fault's effect in the target's error: 1 = all of it, 0 = none
+    )
     coefficient_sd: float | None = None  # what the nulls give by chance
 
 
@@ -51,14 +59,17 @@ class Deviation:
     """A known deviation of the target's engine (deviations.py), and what this run says of it."""
 
     fault: str
-    status: str  # confirmed | expected (not resolvable above this run's noise) | absent (would have been seen, is not there)
+    # confirmed | expected (not resolvable above this run's noise) | absent (would have been seen, is not there)
+    status: str
     engine: str = ""
     versions: str = ""
     source: str = ""
     effect: str = ""
     excess_without: float | None = None  # worst excess against the plain reference
     excess_with: float | None = None  # ... against the reference that carries it
-    resolvable_from: int | None = None  # first position where its effect stands above the noise; None: nowhere in this run
+    resolvable_from: int | None = (
+        None  # first position where its effect stands above the noise; None: nowhere in this run
+    )
     longest_position: int | None = None  # last position that ran
     coefficient: float | None = None
     coefficient_sd: float | None = None
@@ -66,7 +77,9 @@ class Deviation:
 
 @dataclass
 class Metrics:
-    """The statistics of one probe family, target (or null) against reference. KL in nats; names as in llama.cpp where it has one."""
+    """The statistics of one probe family, target (or null) against reference. KL in nats; names as in llama.cpp
+    where it has one.
+    """
 
     positions: int = 0
     nmse_gmean: float | None = None  # geometric mean over positions
@@ -116,7 +129,9 @@ class Family:
 
 @dataclass
 class Strip:
-    """Per-position numbers of one prompt; `null_*` are the medians over the nulls. ticks: position -> label (W, original context)."""
+    """Per-position numbers of one prompt; `null_*` are the medians over the nulls. ticks: position -> label (W,
+    original context).
+    """
 
     family: str
     prompt: int
@@ -129,7 +144,9 @@ class Strip:
 
 @dataclass
 class Histogram:
-    """Counts of log10 KL over all positions: `edges` has one more entry than the counts; what lies outside is in the end bins."""
+    """Counts of log10 KL over all positions: `edges` has one more entry than the counts; what lies outside is in
+    the end bins.
+    """
 
     edges: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
@@ -138,7 +155,9 @@ class Histogram:
 
 @dataclass
 class Flip:
-    """The target chose other experts. Cheap when the gap between the last chosen and the first not chosen is within the noise."""
+    """The target chose other experts. Cheap when the gap between the last chosen and the first not chosen is within
+    the noise.
+    """
 
     layer: int
     prompt: int
@@ -210,7 +229,9 @@ class Check:
 
 @dataclass
 class TextLayer:
-    """Tokenizer, chat template, prompt token counts, stop ids. Filled by `text_layer.check_text_layer(checkpoint, backend)`."""
+    """Tokenizer, chat template, prompt token counts, stop ids. Filled by `text_layer.check_text_layer(checkpoint,
+    backend)`.
+    """
 
     checks: list[Check] = field(default_factory=list)
     verdict: str = SKIPPED
@@ -228,7 +249,9 @@ class ToolCall:
     recipient_equal: bool | None = None
     content_type_equal: bool | None = None
     round_trip_equal: bool | None = None  # rendered, parsed and rendered again: the same ids
-    server_equal: bool | None = None  # what the engine's own chat endpoint parsed, against our parse of the reference's answer
+    server_equal: bool | None = (
+        None  # what the engine's own chat endpoint parsed, against our parse of the reference's answer
+    )
     expected: str = ""
     got: str = ""
     detail: str = ""
@@ -286,7 +309,9 @@ class Certificate:
 
 @dataclass
 class Identity:
-    """Who computed. sha256: file name -> digest; settings: what the numbers depend on (dtype, threads, cache type, ...)."""
+    """Who computed. sha256: file name -> digest; settings: what the numbers depend on (dtype, threads, cache type,
+    ...).
+    """
 
     engine: str = ""
     version: str = ""
@@ -296,7 +321,9 @@ class Identity:
 
 @dataclass
 class Target:
-    """One target's result. `reason`: one sentence for the verdict; for NOT COMPARABLE what was missing or what happened."""
+    """One target's result. `reason`: one sentence for the verdict; for NOT COMPARABLE what was missing or what
+    happened.
+    """
 
     name: str  # as given: "llama_cpp=model.gguf"
     backend: str
@@ -304,7 +331,9 @@ class Target:
     reason: str = ""
     suspects: list[Suspect] = field(default_factory=list)
     deviations: list[Deviation] = field(default_factory=list)
-    null: str = ""  # the noise class that it was judged by, for example "ggml: dense bf16, experts q8_0 activations, cache f32"
+    null: str = (
+        ""  # the noise class that it was judged by, for example "ggml: dense bf16, experts q8_0 activations, cache f32"
+    )
     families: list[Family] = field(default_factory=list)
     worst_excess: float | None = None
     first_divergent: int | None = None
@@ -380,7 +409,9 @@ class Report:
 
 
 def exit_code(targets: Sequence[Target], strict: bool = False) -> int:
-    """0 when every target is the same; 1 for DIFFERENT (with `strict` for SAME EXCEPT too), else 3 for NOT COMPARABLE."""
+    """0 when every target is the same; 1 for DIFFERENT (with `strict` for SAME EXCEPT too), else 3 for NOT
+    COMPARABLE.
+    """
     found = {t.verdict for t in targets}
     if DIFFERENT in found or (strict and EXCEPT in found):
         return 1

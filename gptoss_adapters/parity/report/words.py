@@ -1,4 +1,6 @@
-"""What every rendering of a report shares: words, symbols, numbers, and the statistics that stand for a probe family."""
+"""What every rendering of a report shares: words, symbols, numbers, and the statistics that stand for a probe
+family.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +40,21 @@ VERDICT_MEANS = {
     DIFFERENT: "not the same model, or not computed right",
     NOT_COMPARABLE: "something was missing",
 }
-STATUS_MEANS = {CONFIRMED: "confirmed", EXPECTED: "expected, not resolvable above this run's noise", ABSENT: "not there: it would have been seen"}
+STATUS_MEANS = {
+    CONFIRMED: "confirmed",
+    EXPECTED: "expected, not resolvable above this run's noise",
+    ABSENT: "not there: it would have been seen",
+}
 TOOL_FIELDS = {
-    "name_equal": "name", "arguments_equal": "arguments", "channel_equal": "channel", "recipient_equal": "recipient",
-    "content_type_equal": "type", "stream_equal": "streamed", "round_trip_equal": "round trip", "server_equal": "own endpoint",
-}  # fmt: skip
+    "name_equal": "name",
+    "arguments_equal": "arguments",
+    "channel_equal": "channel",
+    "recipient_equal": "recipient",
+    "content_type_equal": "type",
+    "stream_equal": "streamed",
+    "round_trip_equal": "round trip",
+    "server_equal": "own endpoint",
+}
 DASH = "\u2013"
 _ORDER = (DIFFERENT, NOT_COMPARABLE, EXCEPT, WITHIN, SAME)
 
@@ -112,13 +124,20 @@ def headline(report: Report) -> str:
     if len(report.targets) == 1:
         return verdict_words(report.targets[0])
     found = [target.verdict for target in report.targets]
-    return ", ".join(f"{found.count(verdict)} {verdict}" for verdict in _ORDER if verdict in found) or "nothing was compared"
+    return (
+        ", ".join(f"{found.count(verdict)} {verdict}" for verdict in _ORDER if verdict in found)
+        or "nothing was compared"
+    )
 
 
 def verdict_words(target: Target) -> str:
     """The verdict with what it names: the deviations, or the first suspect."""
     if target.verdict == EXCEPT and target.deviations:
-        named = [f"{d.fault} ({STATUS_MEANS.get(d.status, d.status).partition(',')[0]})" for d in target.deviations if d.status != ABSENT]
+        named = [
+            f"{d.fault} ({STATUS_MEANS.get(d.status, d.status).partition(',')[0]})"
+            for d in target.deviations
+            if d.status != ABSENT
+        ]
         return f"{EXCEPT} {', '.join(map(clean, named))}" if named else EXCEPT
     if target.verdict == DIFFERENT and target.suspects:
         first = target.suspects[0]
@@ -129,10 +148,17 @@ def verdict_words(target: Target) -> str:
 def deviation_words(deviation: Deviation) -> str:
     """What this run says of a known deviation."""
     if deviation.status == EXPECTED:
-        below = deviation.resolvable_from if deviation.resolvable_from is not None else (deviation.longest_position or 0) + 1
+        below = (
+            deviation.resolvable_from
+            if deviation.resolvable_from is not None
+            else (deviation.longest_position or 0) + 1
+        )
         return f"expected, not resolvable below position {count(below)}"
     if deviation.status == CONFIRMED and deviation.excess_without is not None:
-        return f"confirmed: excess {times(deviation.excess_without)} without it in the reference, {times(deviation.excess_with)} with it"
+        return (
+            f"confirmed: excess {times(deviation.excess_without)} without it in the reference, "
+            f"{times(deviation.excess_with)} with it"
+        )
     return STATUS_MEANS.get(deviation.status, deviation.status)
 
 
@@ -160,10 +186,24 @@ def tool_counts(cases: Iterable[ToolCall]) -> dict[str, tuple[int, int]]:
 def llama_block(metrics: Metrics) -> list[tuple[str, str]]:
     """The statistics under llama.cpp's names, so that they can be set beside its own."""
     rows = [
-        ("Mean KLD", number(metrics.kl_mean) + (f" \u00b1 {number(metrics.kl_se, 2)}" if metrics.kl_se is not None else "")), ("Maximum KLD", number(metrics.kl_max)),
-        ("99.9% KLD", number(metrics.kl_p999)), ("99% KLD", number(metrics.kl_p99)), ("95% KLD", number(metrics.kl_p95)), ("Median KLD", number(metrics.kl_median)),
-        ("Mean \u0394p", share(metrics.dp_mean)), ("RMS \u0394p", share(metrics.dp_rms)), ("Same top p", share(metrics.same_top)),
-        ("Mean ln(PPL(Q)/PPL(base))", number(metrics.ln_ppl_ratio)), ("NMSE median", number(metrics.nmse_median)), ("NMSE 99%", number(metrics.nmse_p99)),
-        ("NMSE max", number(metrics.nmse_max)), ("\u0394logp mean", number(metrics.dlp_mean)), ("\u0394logp RMS", number(metrics.dlp_rms)), ("Top-10 overlap", share(metrics.overlap_10)),
-    ]  # fmt: skip
+        (
+            "Mean KLD",
+            number(metrics.kl_mean) + (f" \u00b1 {number(metrics.kl_se, 2)}" if metrics.kl_se is not None else ""),
+        ),
+        ("Maximum KLD", number(metrics.kl_max)),
+        ("99.9% KLD", number(metrics.kl_p999)),
+        ("99% KLD", number(metrics.kl_p99)),
+        ("95% KLD", number(metrics.kl_p95)),
+        ("Median KLD", number(metrics.kl_median)),
+        ("Mean \u0394p", share(metrics.dp_mean)),
+        ("RMS \u0394p", share(metrics.dp_rms)),
+        ("Same top p", share(metrics.same_top)),
+        ("Mean ln(PPL(Q)/PPL(base))", number(metrics.ln_ppl_ratio)),
+        ("NMSE median", number(metrics.nmse_median)),
+        ("NMSE 99%", number(metrics.nmse_p99)),
+        ("NMSE max", number(metrics.nmse_max)),
+        ("\u0394logp mean", number(metrics.dlp_mean)),
+        ("\u0394logp RMS", number(metrics.dlp_rms)),
+        ("Top-10 overlap", share(metrics.overlap_10)),
+    ]
     return [(label, value) for label, value in rows if value != DASH]

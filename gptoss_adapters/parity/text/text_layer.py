@@ -1,8 +1,9 @@
 """Does the target turn text into the same ids? Its tokenizer, chat template, prompts, token counts and stop ids.
 
-Each answer is a `schema.Check`: how many of how many cases agree with `gptoss_harmony`, and the first that do not. "look" means
-that every difference is explained: by llama.cpp's splitting rule, applied to the same strings; or by the template that goes
-with the model, which an independent Jinja engine reads the same way.
+Each answer is a `schema.Check`: how many of how many cases agree with `gptoss_harmony`, and the first that do not.
+"look" means
+that every difference is explained: by llama.cpp's splitting rule, applied to the same strings; or by the template that
+goes with the model, which an independent Jinja engine reads the same way.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def _short(value: object) -> str:
 
 @dataclass(frozen=True)
 class _Side:
-    """The target: its backend, what it was opened on, where that is a local file or folder, and else what it is said to serve."""
+    """The target: its backend, what it was opened on, where that is a local file or folder, and else what it is
+    said to serve.
+    """
 
     backend: Backend
     own: Checkpoint | None
@@ -84,7 +87,9 @@ class _Side:
 
 
 def check_text_layer(checkpoint: Checkpoint | None, backend: Backend, count: int = STRINGS, seed: int = 0) -> TextLayer:
-    """Every check that this target allows. checkpoint: what it is compared with; a server known by its URL is said to serve this one."""
+    """Every check that this target allows. checkpoint: what it is compared with; a server known by its URL is said
+    to serve this one.
+    """
     if backend.info.vocab_size < N_RANKS:
         why = f"the model has no gpt-oss vocabulary (it has {backend.info.vocab_size} tokens)"
         return TextLayer([Check("text layer", SKIPPED, detail=why)], SKIPPED)
@@ -144,7 +149,10 @@ def check_tokenizer(side: _Side, count: int, seed: int) -> Check:
         expected = vocabulary.encode(text)
         known = got != expected and side.splits_like_llama and got == llama_split.encode(text, False)
         tally.add(family, repr(text), expected, got, known)
-    return tally.decided("llama.cpp's own splitting rule (combining marks, letters outside ASCII), and five control tokens that it reads in any text")
+    return tally.decided(
+        "llama.cpp's own splitting rule (combining marks, letters outside ASCII), and five control tokens that "
+        "it reads in any text"
+    )
 
 
 def check_control(side: _Side, seed: int) -> Check:
@@ -154,7 +162,9 @@ def check_control(side: _Side, seed: int) -> Check:
     tally, vocabulary = Tally(_CONTROL, source), load_vocabulary()
     for text, got in zip(texts, tokenize(texts, True), strict=True):
         expected = text_ids(text, vocabulary)
-        if NAMELESS not in expected and all(i < N_RANKS or i in ADDED for i in expected):  # the published files name no others
+        if NAMELESS not in expected and all(
+            i < N_RANKS or i in ADDED for i in expected
+        ):  # the published files name no others
             known = got != expected and side.splits_like_llama and got == llama_split.encode(text, True)
             tally.add("published names", repr(text), expected, got, known)
     return tally.decided("llama.cpp's own splitting rule, between the control tokens")
@@ -194,8 +204,17 @@ def check_template(side: _Side) -> Check:
     template = side.own.chat_template if side.own else None
     if template is None:
         raise NotComparable("no chat template goes with the model")
-    published, ours = template.strip() == CHAT_TEMPLATE.read_text("utf-8").strip(), template.strip() == chat_template().strip()
-    name = "the published template" if published else "this package's template" if ours else f"a template with sha256 {_sha(template)}"
+    published, ours = (
+        template.strip() == CHAT_TEMPLATE.read_text("utf-8").strip(),
+        template.strip() == chat_template().strip(),
+    )
+    name = (
+        "the published template"
+        if published
+        else "this package's template"
+        if ours
+        else f"a template with sha256 {_sha(template)}"
+    )
     tally, vocabulary = Tally("chat template", name), load_vocabulary()
     for shape, request in requests():
         expected = expected_ids(request)
@@ -205,7 +224,9 @@ def check_template(side: _Side) -> Check:
             tally.add(shape, shape, *_parting(expected, got), known)
         except RenderError as error:
             tally.add(shape, shape, "a prompt", str(error), known)
-    return tally.decided("the published template's known deviations from the format" if published else "control tokens in a user's text")
+    return tally.decided(
+        "the published template's known deviations from the format" if published else "control tokens in a user's text"
+    )
 
 
 def _sha(text: str) -> str:
@@ -219,12 +240,18 @@ def expected_ids(request: Json) -> list[int]:
 
 
 def template_texts(template: str, request: Json) -> Iterator[str]:
-    """What a template makes of it: of the request as it is, then with arguments as objects, which llama.cpp's server makes of them."""
+    """What a template makes of it: of the request as it is, then with arguments as objects, which llama.cpp's
+    server makes of them.
+    """
     for messages in (request["messages"], list(_with_objects(request["messages"]))):
         yield apply_template(
-            _with_thinking(messages), request.get("tools"), template=template, reasoning_effort=request["reasoning_effort"],
-            conversation_start_date=request["date"], strftime_now=lambda form: request["date"],
-        )  # fmt: skip
+            _with_thinking(messages),
+            request.get("tools"),
+            template=template,
+            reasoning_effort=request["reasoning_effort"],
+            conversation_start_date=request["date"],
+            strftime_now=lambda form: request["date"],
+        )
 
 
 def _with_thinking(messages: Iterable[Json]) -> list[Json]:
@@ -234,7 +261,10 @@ def _with_thinking(messages: Iterable[Json]) -> list[Json]:
 
 def _with_objects(messages: Iterable[Json]) -> Iterator[Json]:
     for message in messages:
-        calls = [c | {"function": c["function"] | {"arguments": json.loads(c["function"]["arguments"])}} for c in message.get("tool_calls", ())]
+        calls = [
+            c | {"function": c["function"] | {"arguments": json.loads(c["function"]["arguments"])}}
+            for c in message.get("tool_calls", ())
+        ]
         yield message | ({"tool_calls": calls} if calls else {})
 
 
@@ -278,7 +308,10 @@ def _says(template: str, request: Json, text: str) -> bool:
 def _wire(request: Json) -> Json:
     """As a client sends it; the date for templates that take one."""
     body = {key: value for key, value in request.items() if key != "date"}
-    return body | {"messages": _with_thinking(body["messages"]), "chat_template_kwargs": {"conversation_start_date": request["date"]}}
+    return body | {
+        "messages": _with_thinking(body["messages"]),
+        "chat_template_kwargs": {"conversation_start_date": request["date"]},
+    }
 
 
 def check_counts(side: _Side) -> Check:

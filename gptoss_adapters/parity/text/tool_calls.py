@@ -1,8 +1,9 @@
 """Do tool calls survive the target? Its greedy answers to real requests, parsed, against the reference's answers.
 
-The model must have the real vocabulary and write Harmony (the pocket checkpoint does). Each case compares name, arguments as
-JSON, channel, recipient and content type; that streamed is whole in every chunking; that rendering, parsing and rendering again
-gives the same ids; and, where the engine has a chat endpoint of its own, what that makes of the same request.
+The model must have the real vocabulary and write Harmony (the pocket checkpoint does). Each case compares name,
+arguments as JSON, channel, recipient and content type; that streamed is whole in every chunking; that rendering,
+parsing and rendering again gives the same ids; and, where the engine has a chat endpoint of its own, what that makes of
+the same request.
 """
 
 from __future__ import annotations
@@ -25,16 +26,20 @@ from gptoss_adapters.parity.text.text_layer import expected_ids
 
 MAX_TOKENS = 96
 ALLOWED = 1.0  # nats: where the reference's own choice is as close as this, another token may be noise
-_MIN_GOOD = 0.5  # of the reference's answers must be finished Harmony, else the model does not speak it and nothing is compared
+_MIN_GOOD = (
+    0.5  # of the reference's answers must be finished Harmony, else the model does not speak it and nothing is compared
+)
 _FIELDS = ("name_equal", "arguments_equal", "channel_equal", "recipient_equal", "content_type_equal")
 Reference = Callable[[list[int]], tuple[list[int], list[float]]]
 
 
-def check_tool_calls(checkpoint: Checkpoint, backend: Backend, reference: Reference | None = None, allowed: float = ALLOWED) -> ToolCalls:
+def check_tool_calls(
+    checkpoint: Checkpoint, backend: Backend, reference: Reference | None = None, allowed: float = ALLOWED
+) -> ToolCalls:
     """The target's answers against the reference's.
 
-    reference: a prompt -> greedy ids, and by how many nats each led the next best (default: the torch model). allowed: a
-    different token is no fault where the lead was at most this.
+    reference: a prompt -> greedy ids, and by how many nats each led the next best (default: the torch model). allowed:
+    a different token is no fault where the lead was at most this.
     """
     if checkpoint.config.vocab_size < N_RANKS:
         return ToolCalls([], SKIPPED, "the model has no gpt-oss vocabulary")
@@ -53,7 +58,10 @@ def _detail(cases: Sequence[ToolCall]) -> str:
     missed = sum(case.server_equal is False for case in cases)
     if not missed:
         return ""
-    return f"{missed} answers of the engine's own chat endpoint differ: it makes its prompt by the template in the model, so the model is asked something else"
+    return (
+        f"{missed} answers of the engine's own chat endpoint differ: it makes its prompt by the template in the "
+        "model, so the model is asked something else"
+    )
 
 
 def _finished(ids: Sequence[int]) -> bool:
@@ -76,9 +84,14 @@ def torch_reference(checkpoint: Checkpoint) -> Reference:
     return answer
 
 
-def _case(backend: Backend, request: Json, prompt: list[int], expected: list[int], leads: list[float], allowed: float) -> tuple[ToolCall, str]:
+def _case(
+    backend: Backend, request: Json, prompt: list[int], expected: list[int], leads: list[float], allowed: float
+) -> tuple[ToolCall, str]:
     """One request, and the verdict on it."""
-    case = ToolCall(f"{request['messages'][-1]['content'][:40]} ({len(request.get('tools', ()))} tools, {request['reasoning_effort']})")
+    case = ToolCall(
+        f"{request['messages'][-1]['content'][:40]} ({len(request.get('tools', ()))} tools, "
+        f"{request['reasoning_effort']})"
+    )
     try:
         got = backend.generate(prompt, max_tokens=MAX_TOKENS).ids
     except GptOssError as error:
@@ -93,14 +106,18 @@ def _case(backend: Backend, request: Json, prompt: list[int], expected: list[int
 
 
 def _judge(case: ToolCall, expected: Sequence[int], got: Sequence[int], leads: Sequence[float], allowed: float) -> str:
-    """A text layer that disagrees with itself fails; an answer that differs fails where the reference was sure of its own."""
+    """A text layer that disagrees with itself fails; an answer that differs fails where the reference was sure of
+    its own.
+    """
     if case.stream_equal is False or case.round_trip_equal is False:
         return FAIL
     if all(getattr(case, name) for name in _FIELDS):
         return LOOK if case.server_equal is False else PASS
     at = next((i for i, (x, y) in enumerate(zip(expected, got, strict=False)) if x != y), min(len(expected), len(got)))
     lead = leads[at] if at < len(leads) else float("inf")
-    case.detail = f"the answers part at token {at}, where the reference's choice led by {lead:.2f} nats" + (f"; {case.detail}" if case.detail else "")
+    case.detail = f"the answers part at token {at}, where the reference's choice led by {lead:.2f} nats" + (
+        f"; {case.detail}" if case.detail else ""
+    )
     return FAIL if lead > allowed else LOOK
 
 
@@ -129,8 +146,13 @@ def _value(message: Message) -> Any:
 
 def show(messages: Sequence[Message]) -> str:
     """For readers: one message per line."""
-    head = [f"[{m.channel or '-'}{' to ' + m.recipient if m.recipient else ''}{' ' + m.content_type if m.content_type else ''}] " for m in messages]
-    return "\n".join(h + m.text for h, m in zip(head, messages, strict=True))
+    return "\n".join(_head(m) + m.text for m in messages)
+
+
+def _head(message: Message) -> str:
+    recipient = f" to {message.recipient}" if message.recipient else ""
+    content_type = f" {message.content_type}" if message.content_type else ""
+    return f"[{message.channel or '-'}{recipient}{content_type}] "
 
 
 # Streams and round trips ----------------------------------------------------------------------------------------------
@@ -194,11 +216,15 @@ def _bare(message: Mapping[str, Any]) -> Json:
 
 
 def round_trip(request: Json, got: list[int]) -> bool:
-    """The answer appended to the conversation renders to the ids that were written; and the canonical form, parsed, to itself."""
+    """The answer appended to the conversation renders to the ids that were written; and the canonical form, parsed,
+    to itself.
+    """
     body = {key: value for key, value in request.items() if key != "date"}
     before = to_conversation(body, date=request["date"]).messages
     prompt, messages = render(before, drop="none"), parse(got)
-    if render([*before, *messages], mode="plain", drop="none", headers="as_parsed") != prompt[:-2] + _starting(prompt[-2:], got):
+    if render([*before, *messages], mode="plain", drop="none", headers="as_parsed") != prompt[:-2] + _starting(
+        prompt[-2:], got
+    ):
         return False
     once = render(messages, mode="plain", drop="none")
     return render(parse(once, None), mode="plain", drop="none") == once
@@ -214,7 +240,11 @@ def _starting(opening: list[int], got: list[int]) -> list[int]:
 
 def _ask_server(case: ToolCall, backend: Backend, request: Json, expected: Sequence[Message]) -> None:
     body = {key: value for key, value in request.items() if key != "date"}
-    body |= {"temperature": 0, "max_tokens": MAX_TOKENS, "chat_template_kwargs": {"conversation_start_date": request["date"]}}
+    body |= {
+        "temperature": 0,
+        "max_tokens": MAX_TOKENS,
+        "chat_template_kwargs": {"conversation_start_date": request["date"]},
+    }
     try:
         answer = backend.chat(body)["message"]
     except NotComparable:
@@ -225,9 +255,14 @@ def _ask_server(case: ToolCall, backend: Backend, request: Json, expected: Seque
     wanted, given = _essence(from_messages(expected, request.get("tools"))), _essence(answer)
     case.server_equal = wanted == given
     if not case.server_equal:
-        case.detail = f"its own chat endpoint: expected {json.dumps(wanted, ensure_ascii=False)}, got {json.dumps(given, ensure_ascii=False)}"
+        case.detail = (
+            f"its own chat endpoint: expected {json.dumps(wanted, ensure_ascii=False)}, got "
+            f"{json.dumps(given, ensure_ascii=False)}"
+        )
 
 
 def _essence(message: Mapping[str, Any]) -> Json:
-    calls = [(c["function"]["name"], json.loads(c["function"]["arguments"] or "{}")) for c in message.get("tool_calls") or ()]
+    calls = [
+        (c["function"]["name"], json.loads(c["function"]["arguments"] or "{}")) for c in message.get("tool_calls") or ()
+    ]
     return {"content": message.get("content") or None, "calls": calls}

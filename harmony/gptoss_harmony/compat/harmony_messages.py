@@ -83,7 +83,9 @@ class ToolNamespaceConfig(ToolNamespace):
 
 @dataclass
 class SystemContent(OurSystemContent, Content):
-    channel_config: OurChannelConfig | None = field(default_factory=lambda: ChannelConfig.require_channels(list(CHANNELS)))
+    channel_config: OurChannelConfig | None = field(
+        default_factory=lambda: ChannelConfig.require_channels(list(CHANNELS))
+    )
 
     def __post_init__(self) -> None:
         if self.reasoning_effort is not None:
@@ -265,7 +267,11 @@ def from_ours(message: OurMessage) -> Message:
     return Message(Author(message.role, message.name), parts, message.channel, message.recipient, message.content_type)
 
 
-_PARTS: dict[object, type[Content]] = {"text": TextContent, "system_content": SystemContent, "developer_content": DeveloperContent}
+_PARTS: dict[object, type[Content]] = {
+    "text": TextContent,
+    "system_content": SystemContent,
+    "developer_content": DeveloperContent,
+}
 
 
 def _part(raw: Json) -> Content:
@@ -286,7 +292,9 @@ def _role(word: str) -> Role:
 
 
 def _made(kind: type[_M], value: Any) -> _M:
-    """`value` as `kind`, from an object or a dict whose unknown keys are ignored. ValueError if something is missing."""
+    """`value` as `kind`, from an object or a dict whose unknown keys are ignored. ValueError if something is
+    missing.
+    """
     if not isinstance(value, Mapping):
         return value  # type: ignore[no-any-return]
     known = {one.name: value[one.name] for one in fields(kind) if one.name in value}  # type: ignore[arg-type]
@@ -304,7 +312,11 @@ def _without_nulls(value: Any) -> Any:
     """Fields that are not None, nested; a JSON schema is left as it is."""
     if hasattr(value, "__dataclass_fields__"):
         found = {one.name: getattr(value, one.name) for one in fields(value)}
-        return {key: item if key == "parameters" else _without_nulls(item) for key, item in found.items() if item is not None}
+        return {
+            key: item if key == "parameters" else _without_nulls(item)
+            for key, item in found.items()
+            if item is not None
+        }
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items()}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value

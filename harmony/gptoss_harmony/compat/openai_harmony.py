@@ -110,7 +110,9 @@ class HarmonyEncoding:
         """Raises HarmonyError where the other three raise RuntimeError, as published."""
         return self._render(conversation, "completion", config, HarmonyError, next_turn_role)
 
-    def render_conversation(self, conversation: Conversation, config: RenderConversationConfig | None = None) -> list[int]:
+    def render_conversation(
+        self, conversation: Conversation, config: RenderConversationConfig | None = None
+    ) -> list[int]:
         return self._render(conversation, "plain", config, RuntimeError)
 
     def render_conversation_for_training(
@@ -129,9 +131,13 @@ class HarmonyEncoding:
         return ids
 
     def _render(
-        self, conversation: Conversation, mode: Mode, config: RenderConversationConfig | None, error_class: type[RuntimeError],
+        self,
+        conversation: Conversation,
+        mode: Mode,
+        config: RenderConversationConfig | None,
+        error_class: type[RuntimeError],
         next_role: Role = Role.ASSISTANT,
-    ) -> list[int]:  # fmt: skip
+    ) -> list[int]:
         drop: Literal["upstream", "none"] = "upstream" if config is None or config.auto_drop_analysis else "none"
         messages = cast(Iterable[ours.Message], conversation)
         try:
@@ -164,11 +170,15 @@ class HarmonyEncoding:
         allowed_special: Literal["all"] | AbstractSet[str] = frozenset(),
         disallowed_special: Literal["all"] | Collection[str] = "all",
     ) -> list[int]:
-        """Special tokens' text is an error unless it is allowed (then it becomes the token) or not disallowed (then it is text)."""
+        """Special tokens' text is an error unless it is allowed (then it becomes the token) or not disallowed (then
+        it is text).
+        """
         allowed = self.special_tokens_set if allowed_special == "all" else allowed_special
         disallowed = self.special_tokens_set - set(allowed) if disallowed_special == "all" else disallowed_special
         if disallowed and (found := _any_of(disallowed).search(text)):
-            raise HarmonyError(f"Encountered text corresponding to disallowed special token {found[0]!r}.", "disallowed_special")
+            raise HarmonyError(
+                f"Encountered text corresponding to disallowed special token {found[0]!r}.", "disallowed_special"
+            )
         ids: list[int] = []
         for i, piece in enumerate(_any_of(allowed).split(text) if allowed else [text]):
             ids += [SPECIAL_TOKENS[piece]] if i % 2 else self._inner.encode(piece)

@@ -32,9 +32,17 @@ def number_rule(bounds: Mapping[str, float]) -> str | None:
     open_high = high is not None and bounds.get("exclusiveMaximum") == high
     ways = []
     if low is None or low < 0:
-        ways += _magnitudes(0 if high is None or high > 0 else -high, None if low is None else -low, open_high and high is not None and high <= 0, open_low, '"-" ')
+        ways += _magnitudes(
+            0 if high is None or high > 0 else -high,
+            None if low is None else -low,
+            open_high and high is not None and high <= 0,
+            open_low,
+            '"-" ',
+        )
     if high is None or high >= 0:
-        ways += _magnitudes(0 if low is None or low < 0 else low, high, open_low and low is not None and low >= 0, open_high, "")
+        ways += _magnitudes(
+            0 if low is None or low < 0 else low, high, open_low and low is not None and low >= 0, open_high, ""
+        )
     return " | ".join(ways) or None
 
 

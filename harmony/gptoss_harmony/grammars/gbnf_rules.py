@@ -51,7 +51,9 @@ def times(low: int, high: int | None) -> str:
 
 
 def other_keys(known: Sequence[str]) -> str:
-    """A key other than `known`, up to its closing quote, without escapes: a trie of the known ones, left at any point."""
+    """A key other than `known`, up to its closing quote, without escapes: a trie of the known ones, left at any
+    point.
+    """
     tree: dict[str, Any] = {}
     for key in known:
         node = tree

@@ -68,7 +68,12 @@ def _calls(turn: Turn) -> Iterator[_Call]:
     for name in turn.builtins:
         space = builtin_namespace(name)
         for tool in space.tools:
-            yield _Call(f"{name}.{tool.name}", ("analysis", "commentary"), ("code", "<|constrain|>json", "json"), tool.parameters)
+            yield _Call(
+                f"{name}.{tool.name}",
+                ("analysis", "commentary"),
+                ("code", "<|constrain|>json", "json"),
+                tool.parameters,
+            )
         if not space.tools:
             yield _Call(name, ("analysis", "commentary"), ("code",), None)
 
@@ -93,7 +98,9 @@ class _Gbnf:
         bound = self.schemas.bound
         passages = _passages(turn)
         for channel in passages:
-            self.rules[channel] = self._spell(f"<|channel|>{channel}<|message|>", self._text(), "<|end|><|start|>assistant")
+            self.rules[channel] = self._spell(
+                f"<|channel|>{channel}<|message|>", self._text(), "<|end|><|start|>assistant"
+            )
         endings = [self._call(call) for call in _calls(turn)]
         if turn.final is not None:
             endings.append(self._final(turn.final))
@@ -162,10 +169,13 @@ def structural_tag(turn: Turn, *, bound: int | None = None) -> Json:
 
     `bound` limits what is open: tokens of a passage or a free answer, characters of a string, elements of a list.
     Schemas without lengths go to xgrammar as they are; what `gbnf` notes for the others is not enforced here either.
-    Compile it with ``GrammarCompiler(..., cache_enabled=False)``: up to 0.2.8 the cache of one compiler mixes up rules of one token, and
-    of two tags the second one then gets masks of the first.
+    Compile it with ``GrammarCompiler(..., cache_enabled=False)``: up to 0.2.8 the cache of one compiler mixes up rules
+    of one token, and of two tags the second one then gets masks of the first.
     """
-    passages = [_tag(f"<|channel|>{channel}<|message|>", _any_text(bound), "<|end|><|start|>assistant") for channel in _passages(turn)]
+    passages = [
+        _tag(f"<|channel|>{channel}<|message|>", _any_text(bound), "<|end|><|start|>assistant")
+        for channel in _passages(turn)
+    ]
     endings = [_call_tag(call, bound) for call in _calls(turn)]
     if turn.final is not None:
         endings.append(_final_tag(turn.final, bound))
@@ -183,13 +193,23 @@ def _call_tag(call: _Call, bound: int | None) -> Json:
     heads = [_tag(f" to={call.recipient}<|channel|>{channel}") for channel in call.channels]
     heads += [_tag(f"<|channel|>{channel} to={call.recipient}") for channel in call.channels]
     body = _any_text(bound) if call.schema is None else _json(call.schema, bound)
-    return _sequence(_one_of(heads), _maybe(_one_of([_tag(f" {kind}") for kind in call.types])), _tag("<|message|>", body), _maybe(_tag("<|call|>")))
+    return _sequence(
+        _one_of(heads),
+        _maybe(_one_of([_tag(f" {kind}") for kind in call.types])),
+        _tag("<|message|>", body),
+        _maybe(_tag("<|call|>")),
+    )
 
 
 def _final_tag(final: str | Json, bound: int | None) -> Json:
     if final == "text":
         return _sequence(_tag("<|channel|>final<|message|>", _any_text(bound)), _maybe(_tag("<|return|>")))
-    return _sequence(_tag("<|channel|>final"), _maybe(_tag(" <|constrain|>json")), _tag("<|message|>", _json(final, bound)), _maybe(_tag("<|return|>")))
+    return _sequence(
+        _tag("<|channel|>final"),
+        _maybe(_tag(" <|constrain|>json")),
+        _tag("<|message|>", _json(final, bound)),
+        _maybe(_tag("<|return|>")),
+    )
 
 
 def _tag(head: str, content: Json | None = None, tail: str = "") -> Json:
@@ -203,7 +223,11 @@ def _pieces_of_tag(text: str) -> Iterator[Json]:
 
 def _any_text(bound: int | None) -> Json:
     # The last special id has no row in the published embeddings, so engines do not know it.
-    return {"type": "any_tokens", "exclude_tokens": list(range(FIRST_SPECIAL, LAST_SPECIAL)), **({} if bound is None else {"max_tokens": bound})}
+    return {
+        "type": "any_tokens",
+        "exclude_tokens": list(range(FIRST_SPECIAL, LAST_SPECIAL)),
+        **({} if bound is None else {"max_tokens": bound}),
+    }
 
 
 def _json(schema: Any, bound: int | None) -> Json:

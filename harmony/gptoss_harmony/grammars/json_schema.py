@@ -67,7 +67,15 @@ def is_nested(value: Any) -> bool:
 
 
 def is_type(value: Any, kinds: str | list[str]) -> bool:
-    actual = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object", type(None): "null"}[type(value)]
+    actual = {
+        bool: "boolean",
+        int: "integer",
+        float: "number",
+        str: "string",
+        list: "array",
+        dict: "object",
+        type(None): "null",
+    }[type(value)]
     wanted = [kinds] if isinstance(kinds, str) else kinds
     return actual in wanted or (actual == "integer" and "number" in wanted)
 
@@ -84,7 +92,10 @@ def _differ(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
         return not any(value == other for value in values for other in others)
     if values is None and others is None:
         kinds = [first.get("type"), second.get("type")]
-        return all(isinstance(kind, str) for kind in kinds) and len({str(k).replace("integer", "number") for k in kinds}) == 2
+        return (
+            all(isinstance(kind, str) for kind in kinds)
+            and len({str(k).replace("integer", "number") for k in kinds}) == 2
+        )
     kind, values = (second.get("type"), values) if values is not None else (first.get("type"), others)
     return kind is not None and not any(is_type(value, kind) for value in values or ())
 

@@ -53,7 +53,9 @@ class Converter:
         self._any: dict[int | None, str] = {}
 
     def convert(self, schema: Any, name: str) -> str:
-        """Adds the rules of `schema`; returns the name of its rule. Raises LayoutError for what no value can satisfy."""
+        """Adds the rules of `schema`; returns the name of its rule. Raises LayoutError for what no value can
+        satisfy.
+        """
         self._root, self._refs, self._scope = schema, {}, name
         try:
             return self._visit(schema, name)
@@ -150,7 +152,9 @@ class Converter:
         if isinstance(value, dict):
             fields = {key: {"const": inner} for key, inner in value.items()}
             return self._object({"properties": fields, "required": list(value), "additionalProperties": False}, name)
-        return self._array({"prefixItems": [{"const": inner} for inner in value], "items": False, "maxItems": len(value)}, name)
+        return self._array(
+            {"prefixItems": [{"const": inner} for inner in value], "items": False, "maxItems": len(value)}, name
+        )
 
     def _one_of(self, schema: Mapping[str, Any], name: str) -> str:
         if not disjoint(schema["oneOf"]):
@@ -180,11 +184,17 @@ class Converter:
         if second is True:
             return first
         out = dict(first)
-        if "additionalProperties" in {**first, **second} and first.get("properties", {}).keys() != second.get("properties", {}).keys():
+        if (
+            "additionalProperties" in {**first, **second}
+            and first.get("properties", {}).keys() != second.get("properties", {}).keys()
+        ):
             self._note("", "additionalProperties is taken to be about the properties of all parts")
         for key, value in second.items():
             if key == "properties" and key in out:
-                out[key] = {**out[key], **{k: self._merge(out[key][k], v) if k in out[key] else v for k, v in value.items()}}
+                out[key] = {
+                    **out[key],
+                    **{k: self._merge(out[key][k], v) if k in out[key] else v for k, v in value.items()},
+                }
             elif key == "required" and key in out:
                 out[key] = list(dict.fromkeys([*out[key], *value]))
             else:
@@ -247,7 +257,9 @@ class Converter:
         return self._rule(name, f'"{{" ws {inside} ws "}}"' if inside else '"{" ws "}"')
 
     def _open_tail(self, schema: Any, properties: Mapping[str, Any], name: str) -> str | None:
-        """The rule of an undeclared pair: any other key, written without escapes, so that it cannot be a declared one."""
+        """The rule of an undeclared pair: any other key, written without escapes, so that it cannot be a declared
+        one.
+        """
         if schema is False:
             return None
         value = self._visit(schema, f"{name}-any")
@@ -257,7 +269,9 @@ class Converter:
 
     def _pairs(self, pairs: list[tuple[str, bool]], other: str | None, name: str) -> str:
         """Pairs in order, the optional ones left out at will; a comma exactly between two that are there."""
-        rest = self._more(other, 0, self.bound, name) if other else ""  # all pairs after this point, when one stands before them
+        rest = (
+            self._more(other, 0, self.bound, name) if other else ""
+        )  # all pairs after this point, when one stands before them
         first = self._rule(f"{name}-others", f"{other} {rest}") + "?" if other else ""  # the same when none does
         for i in range(len(pairs) - 1, -1, -1):
             pair, required = pairs[i]

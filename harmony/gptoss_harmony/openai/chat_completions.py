@@ -108,7 +108,9 @@ class _Body:
         elif role in _INSTRUCTING:
             self.messages.append(Message.developer(joined(parts)))
         else:
-            raise LayoutError(f"{where}.role", f"unknown role (expected system, developer, user, assistant or tool / got {role!r})")
+            raise LayoutError(
+                f"{where}.role", f"unknown role (expected system, developer, user, assistant or tool / got {role!r})"
+            )
 
     def _add_assistant(self, message: Json, parts: list[Text], where: str) -> None:
         reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
@@ -133,7 +135,9 @@ class _Body:
         if recipient is None and (name := optional(message, "name", str, where)):
             recipient = self._tools.recipient(name)
         if recipient is None:
-            raise LayoutError(f"{where}.tool_call_id", f"no call before it has this id (got {message.get('tool_call_id')!r})")
+            raise LayoutError(
+                f"{where}.tool_call_id", f"no call before it has this id (got {message.get('tool_call_id')!r})"
+            )
         return recipient
 
 
@@ -225,7 +229,12 @@ class Stream:
         self.parser = Parser("assistant", tools=table.namespaces())
         self.message: Json = {}
         self._reader = Reader(table, parallel, stops)
-        self._base = {"id": completion_id or new_id("chatcmpl"), "object": "chat.completion.chunk", "created": created, "model": model}
+        self._base = {
+            "id": completion_id or new_id("chatcmpl"),
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": model,
+        }
         self._n_calls = 0
         self._started = False
         self._fields: set[str] = set()  # the delta fields written so far
@@ -290,4 +299,6 @@ class Stream:
         if not self._started:
             self._started = True
             delta = {"role": "assistant"} | delta
-        return self._base | {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]}
+        return self._base | {
+            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]
+        }

@@ -244,7 +244,9 @@ def _broke_off(message: Message) -> bool:
 
 
 def was_closed(messages: Sequence[Message]) -> bool:
-    """True if the output ends where a model may stop; False if it just broke off, or ends with reasoning or a preamble."""
+    """True if the output ends where a model may stop; False if it just broke off, or ends with reasoning or a
+    preamble.
+    """
     if not messages or messages[-1].end is None:
         return False
     last = messages[-1]

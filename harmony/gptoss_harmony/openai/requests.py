@@ -47,7 +47,9 @@ _NOBODY = frozenset({None, "assistant", "user", "all", ""})
 
 
 class ToolTable:
-    """The tools of a request: `functions` under Harmony-safe names, `builtins` by namespace, names in both directions."""
+    """The tools of a request: `functions` under Harmony-safe names, `builtins` by namespace, names in both
+    directions.
+    """
 
     def __init__(self, tools: Sequence[Mapping[str, Any]] | None = None) -> None:
         self.functions: list[Tool] = []
@@ -58,7 +60,9 @@ class ToolTable:
             self._add(expect(tool, dict, f"tools[{i}]"), f"tools[{i}]")
         clash = next((name for name in self._safe_of if name.partition(".")[0] in self.builtins), None)
         if clash is not None:  # the API has one name for both, so an answer could not say which of them is called
-            raise LayoutError("tools", f"the name of a built-in tool is taken by the function {clash!r}: rename the function")
+            raise LayoutError(
+                "tools", f"the name of a built-in tool is taken by the function {clash!r}: rename the function"
+            )
 
     def _add(self, tool: Mapping[str, Any], where: str) -> None:
         kind = tool.get("type", "function")
@@ -69,7 +73,9 @@ class ToolTable:
                 raise LayoutError(f"{where}.type", f"unknown tool type (expected one of {known} / got {kind!r})")
             self.builtins[builtin] = builtin_namespace(builtin)
             return
-        spec = optional(tool, "function", dict, where) or tool  # Chat Completions nests the function, Responses does not
+        spec = (
+            optional(tool, "function", dict, where) or tool
+        )  # Chat Completions nests the function, Responses does not
         name = expect(spec.get("name"), str, f"{where}.name")
         if name in self._safe_of:
             raise LayoutError(f"{where}.name", f"two tools are called {name!r}")
@@ -246,7 +252,9 @@ def chosen(table: ToolTable, choice: Any, where: str = "tool_choice") -> tuple[T
         names = [_chosen_name(expect(tool, dict, where), where) for tool in tools]
         part = table.only(names)
     if must_call and not (part.functions or part.builtins):
-        raise LayoutError(where, f"no tool to call (expected one of the declared tools / got {choice if names is None else names!r})")
+        raise LayoutError(
+            where, f"no tool to call (expected one of the declared tools / got {choice if names is None else names!r})"
+        )
     return part, must_call
 
 

@@ -48,4 +48,11 @@ class OutputItem:
         if self.item.kind is Kind.REASONING:
             return {"id": self.id, "type": "reasoning", "status": status, "summary": summaries, "content": content}
         phase = "commentary" if self.item.kind is Kind.PREAMBLE else "final_answer"
-        return {"id": self.id, "type": "message", "role": "assistant", "status": status, "phase": phase, "content": content}
+        return {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "status": status,
+            "phase": phase,
+            "content": content,
+        }

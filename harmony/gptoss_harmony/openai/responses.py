@@ -41,24 +41,37 @@ from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
 _INSTRUCTING = ("system", "developer")
 
 
-def to_conversation(request: Mapping[str, Any], *, previous: Sequence[Json] = (), date: str | None = None) -> Conversation:
+def to_conversation(
+    request: Mapping[str, Any], *, previous: Sequence[Json] = (), date: str | None = None
+) -> Conversation:
     """The conversation to render for a request.
 
     `previous`: the input and output items of the earlier responses in the chain of `previous_response_id`, in order.
     `date` (YYYY-MM-DD) is shown to the model as today's. Raises LayoutError with the path of the bad value.
     """
     items = [*previous, *_input(request.get("input"))]
-    where = [f"previous[{i}]" for i in range(len(previous))] + [f"input[{i}]" for i in range(len(items) - len(previous))]
+    where = [f"previous[{i}]" for i in range(len(previous))] + [
+        f"input[{i}]" for i in range(len(items) - len(previous))
+    ]
     kinds = [_kind(item, place) for item, place in zip(items, where, strict=True)]
-    n_leading = next((i for i, kind in enumerate(kinds) if kind != "message" or items[i]["role"] not in _INSTRUCTING), len(items))
-    leading = [joined(text_parts(item.get("content"), f"{where[i]}.content")) for i, item in enumerate(items[:n_leading])]
+    n_leading = next(
+        (i for i, kind in enumerate(kinds) if kind != "message" or items[i]["role"] not in _INSTRUCTING), len(items)
+    )
+    leading = [
+        joined(text_parts(item.get("content"), f"{where[i]}.content")) for i, item in enumerate(items[:n_leading])
+    ]
     tools = ToolTable(request.get("tools"))
     body = _Body(tools, {str(item.get("id")): item for item in items if item.get("type") != "item_reference"})
     for i in range(n_leading, len(items)):
         body.add(items[i], where[i])
     offered = tools.only(()) if request.get("tool_choice") == "none" else tools
     _, section = response_format(_format(request), "text.format")
-    start = head(effort(_effort(request), "reasoning.effort"), date, offered, [optional(request, "instructions", str), *leading, section])
+    start = head(
+        effort(_effort(request), "reasoning.effort"),
+        date,
+        offered,
+        [optional(request, "instructions", str), *leading, section],
+    )
     conversation = without_finished_reasoning([*start, *body.messages])
     if _effort(request) == "none":
         conversation.messages.append(no_reasoning())
@@ -135,7 +148,9 @@ class _Body:
         elif role in _INSTRUCTING:
             self.messages.append(Message.developer(joined(parts)))
         else:
-            raise LayoutError(f"{where}.role", f"unknown role (expected user, assistant, system or developer / got {role!r})")
+            raise LayoutError(
+                f"{where}.role", f"unknown role (expected user, assistant, system or developer / got {role!r})"
+            )
 
     def _reasoning(self, item: Json, where: str) -> None:
         text = joined(text_parts(item.get("content"), f"{where}.content"))
@@ -188,9 +203,18 @@ def usage(prompt: int, completion: int, reasoning: int = 0, cached: int = 0) -> 
 
 
 _ECHOED = {
-    "instructions": None, "max_output_tokens": None, "metadata": {}, "parallel_tool_calls": True, "previous_response_id": None,
-    "temperature": None, "text": {"format": {"type": "text"}}, "tool_choice": "auto", "top_p": None, "truncation": "disabled", "user": None,
-}  # fmt: skip
+    "instructions": None,
+    "max_output_tokens": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "temperature": None,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "top_p": None,
+    "truncation": "disabled",
+    "user": None,
+}
 """Fields of a request that its response repeats, with their defaults."""
 
 _STANDARD_TOOLS = {
@@ -224,7 +248,12 @@ def finished(response: Json, output: list[Json], finish_reason: str, usage: Json
     """`response` with its output; `finish_reason` length makes it incomplete."""
     cut = finish_reason == "length"
     details = {"reason": "max_output_tokens"} if cut else None
-    return response | {"status": "incomplete" if cut else "completed", "incomplete_details": details, "output": output, "usage": usage}
+    return response | {
+        "status": "incomplete" if cut else "completed",
+        "incomplete_details": details,
+        "output": output,
+        "usage": usage,
+    }
 
 
 class Stream:
@@ -282,7 +311,11 @@ class Stream:
 
     def fail(self, message: str) -> list[Json]:
         """The last event instead, when the engine has failed; complete items stay in the response."""
-        self.response |= {"status": "failed", "error": {"code": "server_error", "message": message}, "output": self._done}
+        self.response |= {
+            "status": "failed",
+            "error": {"code": "server_error", "message": message},
+            "output": self._done,
+        }
         return [self._event("response.failed", response=self.response)]
 
     def _events(self, events: Iterable[Event], truncated: bool) -> list[Json]:
@@ -323,7 +356,10 @@ class Stream:
         events += self._summary(out)
         self._done.append(out.whole())
         self._open = None
-        return [*events, self._event("response.output_item.done", item=self._done[-1], output_index=len(self._done) - 1)]
+        return [
+            *events,
+            self._event("response.output_item.done", item=self._done[-1], output_index=len(self._done) - 1),
+        ]
 
     def _summary(self, out: OutputItem) -> list[Json]:
         text = out.summary
@@ -335,7 +371,10 @@ class Stream:
             "text.done": {"text": text},
             "part.done": {"part": {"type": "summary_text", "text": text}},
         }
-        return [self._at(f"response.reasoning_summary_{name}", index="summary_index", **step) for name, step in steps.items()]
+        return [
+            self._at(f"response.reasoning_summary_{name}", index="summary_index", **step)
+            for name, step in steps.items()
+        ]
 
     def _at(self, type: str, index: str | None = "content_index", **fields: Any) -> Json:
         """An event about the open item; `index` names the list in which its one part is number 0."""

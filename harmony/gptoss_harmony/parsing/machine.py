@@ -50,7 +50,12 @@ class Kind(StrEnum):
 
 
 STOP_REASONS: dict[int | None, str] = {END: "end", CALL: "call", RETURN: "return", ENDOFTEXT: "endoftext", None: "eos"}
-KINDS = {START: Kind.START, CHANNEL: Kind.CHANNEL, MESSAGE: Kind.MESSAGE, **dict.fromkeys((END, CALL, RETURN), Kind.STOP)}
+KINDS = {
+    START: Kind.START,
+    CHANNEL: Kind.CHANNEL,
+    MESSAGE: Kind.MESSAGE,
+    **dict.fromkeys((END, CALL, RETURN), Kind.STOP),
+}
 """Special tokens that mean something; all others are SPECIAL."""
 
 Item: TypeAlias = list[int] | str | int | None
@@ -82,7 +87,9 @@ def join_bytes(run: list[int]) -> bytes:
 
 @cache
 def deltas() -> dict[int, Delta]:
-    """Tokens seen so far that are whole characters: spares most tokens the decoder. Shared by all parsers, only grows."""
+    """Tokens seen so far that are whole characters: spares most tokens the decoder. Shared by all parsers, only
+    grows.
+    """
     return {}
 
 
@@ -103,13 +110,40 @@ def _is_utf8(data: bytes) -> bool:
 
 
 class Machine:
-    """The message that is being read, and the ones before it. Everything but `Parser`'s documented names is internal."""
+    """The message that is being read, and the ones before it. Everything but `Parser`'s documented names is
+    internal.
+    """
 
     __slots__ = (
-        "at", "closed_counts", "content_at", "current_channel", "current_content_type", "current_recipient", "current_role", "decoder",
-        "events", "fast", "flags", "formed", "has_channel", "header", "last_content_delta", "last_reason", "messages", "mode", "name", "next_role",
-        "parts", "role", "started", "state", "textual", "tokens", "told", "tools",
-    )  # fmt: skip
+        "at",
+        "closed_counts",
+        "content_at",
+        "current_channel",
+        "current_content_type",
+        "current_recipient",
+        "current_role",
+        "decoder",
+        "events",
+        "fast",
+        "flags",
+        "formed",
+        "has_channel",
+        "header",
+        "last_content_delta",
+        "last_reason",
+        "messages",
+        "mode",
+        "name",
+        "next_role",
+        "parts",
+        "role",
+        "started",
+        "state",
+        "textual",
+        "tokens",
+        "told",
+        "tools",
+    )
 
     def __init__(self, role: Role | None, mode: Mode, tools: frozenset[str]) -> None:
         self.role, self.mode, self.tools = role, mode, tools
@@ -219,9 +253,16 @@ class Machine:
         self.emit(self.decoder.flush())
         assert self.current_role is not None
         message = Message(
-            self.current_role, [Text("".join(self.parts))], self.name, self.current_channel, self.current_recipient,
-            self.current_content_type, self._form(), end, tuple(self.flags),
-        )  # fmt: skip
+            self.current_role,
+            [Text("".join(self.parts))],
+            self.name,
+            self.current_channel,
+            self.current_recipient,
+            self.current_content_type,
+            self._form(),
+            end,
+            tuple(self.flags),
+        )
         message.flags += tuple(flags_of(message, reason))
         self.count(self.closed_counts, self.at)
         self.messages.append(message)
@@ -236,8 +277,9 @@ class Machine:
         return HeaderForm(tuple(header), tuple(self.tokens[self.content_at : self.at]))  # type: ignore[arg-type]
 
     def count(self, counts: TokenCounts, end: int) -> None:
-        """Adds the content tokens of the open message, up to index `end`, to their kind. A content that the token at `end` both opened
-        and closed, for want of a ``<|message|>``, has none."""
+        """Adds the content tokens of the open message, up to index `end`, to their kind. A content that the token at
+        `end` both opened and closed, for want of a ``<|message|>``, has none.
+        """
         if self.current_role is not Role.ASSISTANT:
             kind = "other"
         elif self.current_recipient is not None:

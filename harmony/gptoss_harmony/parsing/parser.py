@@ -37,12 +37,15 @@ class Parser(Machine):
 
     Plain attributes, so that reading them costs nothing: `current_role`, `current_channel`, `current_recipient`,
     `current_content_type` of the open message (None in a header, but for a given role), `state`, `messages` (closed
-    ones), `tokens` (all ids fed), `last_content_delta` (text of the last call that belongs to the open message, or None).
+    ones), `tokens` (all ids fed), `last_content_delta` (text of the last call that belongs to the open message, or
+    None).
     """
 
     __slots__ = ("held",)
 
-    def __init__(self, role: Role | str | None = "assistant", strict: Strictness = False, tools: ToolNames | None = None) -> None:
+    def __init__(
+        self, role: Role | str | None = "assistant", strict: Strictness = False, tools: ToolNames | None = None
+    ) -> None:
         super().__init__(None if role is None else Role(role), _MODES[strict], tool_names(tools))
 
     def reset(self) -> None:
@@ -153,12 +156,26 @@ class Parser(Machine):
             return {"state": self.state.value, "header_tokens": list(self.header)}
         assert self.current_role is not None
         author = {"role": self.current_role.value} | ({} if self.name is None else {"name": self.name})
-        header = {"author": author, "recipient": self.current_recipient, "channel": self.current_channel, "content_type": self.current_content_type}
+        header = {
+            "author": author,
+            "recipient": self.current_recipient,
+            "channel": self.current_channel,
+            "content_type": self.current_content_type,
+        }
         encode = load_vocabulary().encode
-        return {"state": self.state.value, "header": header, "content_tokens": [i for part in self.parts for i in encode(part)]}
+        return {
+            "state": self.state.value,
+            "header": header,
+            "content_tokens": [i for part in self.parts for i in encode(part)],
+        }
 
 
-def parse(ids: Sequence[int], role: Role | str | None = "assistant", strict: Strictness = False, tools: ToolNames | None = None) -> list[Message]:
+def parse(
+    ids: Sequence[int],
+    role: Role | str | None = "assistant",
+    strict: Strictness = False,
+    tools: ToolNames | None = None,
+) -> list[Message]:
     """All messages of a complete stream; the arguments are those of `Parser`."""
     parser = Parser(role, strict, tools)
     parser.feed(ids)

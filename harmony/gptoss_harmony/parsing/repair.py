@@ -56,12 +56,16 @@ def tool_names(tools: ToolNames | None) -> frozenset[str]:
 
 
 def read_header(sections: list[Section], given: Role | None, tools: frozenset[str], started: bool = True) -> ReadHeader:
-    """`given`: the role known beforehand; `started`: False if ``<|start|>`` was missing, so that no role need follow."""
+    """`given`: the role known beforehand; `started`: False if ``<|start|>`` was missing, so that no role need
+    follow.
+    """
     return _Reader(tools).read(sections, given, started)
 
 
 def split_headless(sections: list[Section]) -> tuple[list[Section], str]:
-    """Header sections and content of a message that has no ``<|message|>``: the content follows the last header word."""
+    """Header sections and content of a message that has no ``<|message|>``: the content follows the last header
+    word.
+    """
     marker, text = sections[-1]
     if marker == CHANNEL:
         used = _end(_LEADING_CHANNEL, text, 0) or _prefix_channel(text)
@@ -75,7 +79,10 @@ def is_header_text(text: str) -> bool:
     """True if every word of `text` can stand before ``<|channel|>``; False for prose."""
     words = text.replace("to= ", "to=").split()
     return all(
-        word.startswith("to=") or word in CHANNELS or _TOOL_LIKE.fullmatch(word) or any(_begins_with_role(word, role) for role in Role)
+        word.startswith("to=")
+        or word in CHANNELS
+        or _TOOL_LIKE.fullmatch(word)
+        or any(_begins_with_role(word, role) for role in Role)
         for word in words
     )
 
@@ -264,7 +271,11 @@ class _Reader:
 
 
 def _begins_with_role(word: str, role: Role) -> bool:
-    return word == role or word.startswith((f"{role}:", role * 2, f"{role}to=")) or word in {role + name for name in CHANNELS}
+    return (
+        word == role
+        or word.startswith((f"{role}:", role * 2, f"{role}to="))
+        or word in {role + name for name in CHANNELS}
+    )
 
 
 def _known_channel(raw: str) -> str | None:

@@ -1,7 +1,8 @@
 """The parser of openai-harmony 0.0.8: its headers, its actions, its errors (`strict=True` and `strict="lax"`).
 
-Compared attribute by attribute after every token; what differs is two wordings. It quotes the words of extra_header_words
-in Rust's debug format, which escapes quotes and combining marks; for undecodable_header it quotes its decoder.
+Compared attribute by attribute after every token; what differs is two wordings. It quotes the words of
+extra_header_words in Rust's debug format, which escapes quotes and combining marks; for undecodable_header it quotes
+its decoder.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ CONSTRAIN_MARK = SPECIAL_NAMES[CONSTRAIN - FIRST_SPECIAL]
 ROLES = frozenset(role.value for role in Role)
 _SEPARATORS = re.compile(r"[ \t\n\f\r]+")
 # White_Space of Unicode: `str.isspace` also takes U+001C to U+001F, which must not count.
-_WHITE = "".join(chr(c) for c in (*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000))
+_WHITE = "".join(
+    chr(c)
+    for c in (*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
+)
 _CHANNEL_VALUE = re.compile(rf"[^<{_WHITE}]*")
 
 
@@ -53,12 +57,16 @@ def reference_header(text: str, given: Role | None) -> Header:
         content_type, recipient = words.pop(), words.pop()
         recipient = recipient.removeprefix("to=")
     if words:
-        raise ParseError(f'unexpected tokens remaining in message header: Some("{" ".join(words)}")', "extra_header_words")
+        raise ParseError(
+            f'unexpected tokens remaining in message header: Some("{" ".join(words)}")', "extra_header_words"
+        )
     return Header(role, name, channel, recipient, content_type)
 
 
 def reference_headless(text: str, given: Role) -> tuple[Header, str]:
-    """A message without ``<|message|>`` as `strict=False` of 0.0.8 reads it: header and content, whitespace collapsed."""
+    """A message without ``<|message|>`` as `strict=False` of 0.0.8 reads it: header and content, whitespace
+    collapsed.
+    """
     channel, words = _split(text)
     if words and words[0] == given.value:
         del words[0]
@@ -94,7 +102,9 @@ def _role(words: list[str]) -> tuple[Role, str | None]:
 
 def _header_text(machine: Machine) -> str:
     try:
-        return b"".join([piece.encode() if isinstance(piece, str) else token_bytes()[piece] for piece in machine.header]).decode()
+        return b"".join(
+            [piece.encode() if isinstance(piece, str) else token_bytes()[piece] for piece in machine.header]
+        ).decode()
     except (IndexError, UnicodeError):
         raise ParseError("could not decode header", "undecodable_header") from None
 

@@ -142,7 +142,9 @@ def _stop_in_header(machine: Machine, item: Item) -> None:
 def _close_headless(machine: Machine, end: int | None, reason: str) -> None:
     """The header ended without ``<|message|>``: its words and the content are told apart."""
     parts = sections(machine)
-    if end is None and machine.started and len(parts) == 1 and _is_only_role(parts):  # a prompt, ready for its completion
+    if (
+        end is None and machine.started and len(parts) == 1 and _is_only_role(parts)
+    ):  # a prompt, ready for its completion
         _drop_header(machine)
         _end(machine, end)
         return

@@ -58,7 +58,9 @@ def content_texts(message: Message, functions: bool) -> list[str]:
 
 
 def _check_place(part: SystemContent | DeveloperContent, role: Role) -> None:
-    kind, only = ("SystemContent", Role.SYSTEM) if isinstance(part, SystemContent) else ("DeveloperContent", Role.DEVELOPER)
+    kind, only = (
+        ("SystemContent", Role.SYSTEM) if isinstance(part, SystemContent) else ("DeveloperContent", Role.DEVELOPER)
+    )
     if role != only:
         found = Role(role).value.capitalize()
         raise RenderError(f"{kind} may only appear in {only.value} messages, found in {found}", "misplaced_content")

@@ -242,7 +242,9 @@ def _finish(out: list[_P], messages: Sequence[Message], mode: Mode, opening: lis
 def _stable(messages: Sequence[Message], kept: Sequence[bool], spans: Sequence[Span], drop: Drop) -> int:
     """Ids before the first message that the policy would drop once an answer is there."""
     answered = kept_messages([*messages, Message.assistant("", FINAL)], drop)
-    unstable = next((i for i, (now, then) in enumerate(zip(kept, answered, strict=False)) if now != then), len(messages))
+    unstable = next(
+        (i for i, (now, then) in enumerate(zip(kept, answered, strict=False)) if now != then), len(messages)
+    )
     return max((span.end for span in spans if span.message < unstable), default=0)
 
 

@@ -52,7 +52,9 @@ def _compile(template: str) -> Callable[[dict[str, Any]], str]:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError:
         raise RenderError("rendering a chat template needs jinja2: pip install jinja2", "missing_jinja2") from None
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
     compiled = environment.from_string(template)
@@ -60,13 +62,20 @@ def _compile(template: str) -> Callable[[dict[str, Any]], str]:
     def run(variables: dict[str, Any]) -> str:
         try:
             return compiled.render(**variables)
-        except (TemplateError, TypeError, ValueError, LookupError) as error:  # what a template meets in a message that it does not expect
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            LookupError,
+        ) as error:  # what a template meets in a message that it does not expect
             raise RenderError(f"the chat template failed: {error}", "template") from error
 
     return run
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False) -> str:
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -61,7 +61,10 @@ def _problems_of(message: Message, where: str) -> Iterator[Problem]:
     """What can be seen in one message."""
     if message.role is Role.ASSISTANT:
         if message.channel not in CHANNELS:
-            yield Problem(f"{where}.channel", f"{message.channel!r} is no channel of an assistant message (expected {', '.join(CHANNELS)})")
+            yield Problem(
+                f"{where}.channel",
+                f"{message.channel!r} is no channel of an assistant message (expected {', '.join(CHANNELS)})",
+            )
         if message.recipient is not None:
             yield from _call_problems(message, where)
         elif not message.text.strip():
@@ -72,20 +75,31 @@ def _problems_of(message: Message, where: str) -> Iterator[Problem]:
         yield Problem(f"{where}.recipient", "a tool's result goes to assistant: set recipient to 'assistant'")
     special = next((name for name in SPECIAL_TOKENS if name in message.text), None)
     if special:
-        yield Problem(f"{where}.content", f"contains {special} as text: it is encoded as ordinary text; was it meant as a token?")
+        yield Problem(
+            f"{where}.content", f"contains {special} as text: it is encoded as ordinary text; was it meant as a token?"
+        )
 
 
 def _call_problems(message: Message, where: str) -> Iterator[Problem]:
     if message.channel == FINAL:
-        yield Problem(f"{where}.channel", "a tool call on final: calls go to commentary (functions) or analysis (built-in tools)")
-    if str(message.recipient).startswith("functions.") and message.content_type in _JSON_TYPES and not is_json(message.text):
+        yield Problem(
+            f"{where}.channel", "a tool call on final: calls go to commentary (functions) or analysis (built-in tools)"
+        )
+    if (
+        str(message.recipient).startswith("functions.")
+        and message.content_type in _JSON_TYPES
+        and not is_json(message.text)
+    ):
         yield Problem(f"{where}.content", "the arguments of a function call are not one JSON value")
 
 
 def _problems_between(messages: list[Message]) -> Iterator[Problem]:
     """What can be seen only in the order of messages."""
     if messages and messages[-1].role is not Role.ASSISTANT:
-        yield Problem(f"messages[{len(messages) - 1}]", f"the last message is by {messages[-1].role.value}: nothing after it can be learned")
+        yield Problem(
+            f"messages[{len(messages) - 1}]",
+            f"the last message is by {messages[-1].role.value}: nothing after it can be learned",
+        )
     declared = _declared(messages)
     for i, message in enumerate(messages):
         name = message.recipient if message.role is Role.ASSISTANT else None
@@ -94,12 +108,18 @@ def _problems_between(messages: list[Message]) -> Iterator[Problem]:
         if name.startswith("functions.") and name not in declared:
             yield Problem(f"messages[{i}].recipient", f"calls {name}, which no developer message declares")
         following = messages[i + 1] if i + 1 < len(messages) else None
-        if following is not None and following.role is not Role.TOOL and not (following.role is Role.ASSISTANT and following.recipient):
+        if (
+            following is not None
+            and following.role is not Role.TOOL
+            and not (following.role is Role.ASSISTANT and following.recipient)
+        ):
             yield Problem(f"messages[{i}]", f"a call of {name} without a result: a tool message must follow")
 
 
 def _declared(messages: list[Message]) -> set[str]:
-    parts = [part for message in messages for part in message.content if isinstance(part, (SystemContent, DeveloperContent))]
+    parts = [
+        part for message in messages for part in message.content if isinstance(part, (SystemContent, DeveloperContent))
+    ]
     spaces = [(key, space) for part in parts for key, space in (part.tools or {}).items()]
     return {f"{key}.{tool.name}" for key, space in spaces for tool in space.tools}
 
@@ -107,15 +127,25 @@ def _declared(messages: list[Message]) -> set[str]:
 def _dropped(messages: list[Message], drop: Drop) -> Iterator[Problem]:
     for i, kept in enumerate(kept_messages(messages, drop)):
         if not kept and messages[i].channel == ANALYSIS:
-            yield Problem(f"messages[{i}]", "chain of thought that the drop rule leaves out: it would not be trained (use drop none)")
+            yield Problem(
+                f"messages[{i}]",
+                "chain of thought that the drop rule leaves out: it would not be trained (use drop none)",
+            )
 
 
 def checked_to_json(checked: Checked, line: int) -> str:
     """One line of JSON: problems, counts, and for each message the span of ids and where training begins."""
     rendering = checked.rendering
-    spans = [] if rendering is None else [
-        {"message": span.message, "start": span.start, "end": span.end, "trained_from": span.trained} for span in rendering.spans
-    ]  # fmt: skip
+    spans = (
+        []
+        if rendering is None
+        else [
+            {"message": span.message, "start": span.start, "end": span.end, "trained_from": span.trained}
+            for span in rendering.spans
+        ]
+    )
     problems = [{"where": problem.where, "what": problem.what} for problem in checked.problems]
     counts = {"tokens": 0 if rendering is None else len(rendering.ids), "trained": checked.trained}
-    return json.dumps({"line": line, "ok": not problems, "problems": problems, **counts, "spans": spans}, ensure_ascii=False)
+    return json.dumps(
+        {"line": line, "ok": not problems, "problems": problems, **counts, "spans": spans}, ensure_ascii=False
+    )

@@ -21,13 +21,19 @@ GOLD = Path(__file__).parents[2] / "data" / "gguf"
 BASE = GOLD / "gguf" / "tiny-mxfp4.gguf"
 CASES = gguf_cases()
 
+
 @pytest.mark.parametrize("path", sorted((GOLD / "gguf").glob("*.gguf")), ids=lambda p: p.stem)
 def test_agrees_with_gguf_py(path: Path) -> None:
     ours, theirs = GgufFile(path), gguf.GGUFReader(path)
     assert list(ours.tensors) == [t.name for t in theirs.tensors]
     for t in theirs.tensors:
         s = ours.tensors[t.name]
-        assert (s.dtype, s.shape[::-1], s.offset, s.nbytes) == (t.tensor_type.name, tuple(int(n) for n in t.shape), t.data_offset, t.n_bytes)
+        assert (s.dtype, s.shape[::-1], s.offset, s.nbytes) == (
+            t.tensor_type.name,
+            tuple(int(n) for n in t.shape),
+            t.data_offset,
+            t.n_bytes,
+        )
     fields = {k: f for k, f in theirs.fields.items() if not k.startswith("GGUF.")}
     assert list(ours.metadata) == list(fields)
     for key, f in fields.items():
@@ -49,7 +55,23 @@ def test_malformed_is_refused(tmp_path: Path, name: str) -> None:
         open_checkpoint(path)
     assert time.perf_counter() - begin < 1
     assert str(path) in str(e.value) and "\n" not in str(e.value)
-    if any(word in name for word in ("dimension", "offset", "overlap", "hole", "type 999", "row of 31", "2^63 x", "shape", "truncated")) and "UTF-8" not in name:
+    if (
+        any(
+            word in name
+            for word in (
+                "dimension",
+                "offset",
+                "overlap",
+                "hole",
+                "type 999",
+                "row of 31",
+                "2^63 x",
+                "shape",
+                "truncated",
+            )
+        )
+        and "UTF-8" not in name
+    ):
         assert e.value.tensor
 
 
@@ -64,7 +86,16 @@ def test_what_llama_cpp_rejects_we_reject(tmp_path: Path) -> None:
     assert sum(s != "accepts" for s in said) >= 40, dict(zip(CASES, said, strict=True))
 
 
-REQUIRED = ["context_length", "attention.sliding_window", "expert_feed_forward_length", "attention.layer_norm_rms_epsilon", "attention.key_length", "attention.value_length", "expert_used_count", "block_count"]
+REQUIRED = [
+    "context_length",
+    "attention.sliding_window",
+    "expert_feed_forward_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.key_length",
+    "attention.value_length",
+    "expert_used_count",
+    "block_count",
+]
 
 
 @pytest.mark.backend("llama_server")
@@ -100,7 +131,10 @@ def test_another_alignment_is_obeyed(tmp_path: Path) -> None:
         data += BASE.read_bytes()[s.offset : s.offset + s.nbytes]
         data += b"\0" * (-len(data) % 64)
     g.alignment, g.data = 64, data
-    assert compare(open_checkpoint(write(tmp_path / "a.gguf", g.bytes())), open_checkpoint(BASE)).counts["BYTES EQUAL"] == 71
+    assert (
+        compare(open_checkpoint(write(tmp_path / "a.gguf", g.bytes())), open_checkpoint(BASE)).counts["BYTES EQUAL"]
+        == 71
+    )
 
 
 def split(tmp_path: Path, parts: int, **change: int) -> Path:
@@ -145,8 +179,13 @@ def test_split_files_that_do_not_belong_together(tmp_path: Path) -> None:
 
 
 def real_vocabulary_file(path: Path) -> Path:
-    """A file with as many strings as the real vocabulary: 201,088 tokens and 446,189 merges of the real mean lengths."""
-    tokens, merges = b"".join(string(b"%010d" % i) for i in range(201088)), b"".join(string(b"%05d %05d" % (i % 99999, i % 77777)) for i in range(446189))
+    """A file with as many strings as the real vocabulary: 201,088 tokens and 446,189 merges of the real mean
+    lengths.
+    """
+    tokens, merges = (
+        b"".join(string(b"%010d" % i) for i in range(201088)),
+        b"".join(string(b"%05d %05d" % (i % 99999, i % 77777)) for i in range(446189)),
+    )
     g = Gguf.parse(BASE.read_bytes())
     g.set("tokenizer.ggml.tokens", 9, U32.pack(STRING) + U64.pack(201088) + tokens)
     g.set("tokenizer.ggml.merges", 9, U32.pack(STRING) + U64.pack(446189) + merges)
@@ -163,14 +202,17 @@ for _ in range(3):
     file = GgufFile(Path(sys.argv[1]))
     names = list(file.tensors), list(file.metadata)
     took.append(time.process_time() - begin)
-peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])  # ru_maxrss would include the parent's
+# ru_maxrss would include the parent's
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 print(json.dumps([min(took), peak / 1024, len(file.metadata["tokenizer.ggml.merges"])]))
 """
 
 
 def test_a_real_vocabulary_opens_quickly(tmp_path: Path) -> None:
     path = real_vocabulary_file(tmp_path / "v.gguf")
-    seconds, megabytes, merges = json.loads(subprocess.run([sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True).stdout)
+    seconds, megabytes, merges = json.loads(
+        subprocess.run([sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True).stdout
+    )
     assert merges == 446189 and seconds <= 0.3 and megabytes <= 150
 
 
@@ -202,4 +244,6 @@ def test_q8_0_is_decoded_as_gguf_py_does() -> None:
     stored = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors}
     assert np.array_equal(c.read("layers.1.q_proj.weight"), stored["blk.1.attn_q.weight"])
     assert np.array_equal(c.read("layers.1.experts.gate_up.weight")[:, 1::2], stored["blk.1.ffn_up_exps.weight"])
-    assert np.array_equal(c.read("layers.1.experts.gate_up.weight", expert=3), c.read("layers.1.experts.gate_up.weight")[3])
+    assert np.array_equal(
+        c.read("layers.1.experts.gate_up.weight", expert=3), c.read("layers.1.experts.gate_up.weight")[3]
+    )

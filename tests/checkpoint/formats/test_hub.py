@@ -18,15 +18,23 @@ from gptoss_adapters.errors import BadInput, UsageError
 
 GOLD = Path(__file__).parents[2] / "data" / "checkpoints" / "tiny" / "hf-mxfp4"
 REPO, COMMIT = "someone/tiny-gpt-oss", "c" * 40
-OPEN = "import sys; from gptoss_adapters.checkpoint import open_checkpoint; c = open_checkpoint(sys.argv[1]); print(c.kind, len(c.tensors), c.path)"
+OPEN = (
+    "import sys; from gptoss_adapters.checkpoint import open_checkpoint; c = open_checkpoint(sys.argv[1]); "
+    "print(c.kind, len(c.tensors), c.path)"
+)
 
 
 class Hub:
-    """The few addresses of the Hub that huggingface_hub asks for. `files` holds what is served, `stated` the hashes it claims."""
+    """The few addresses of the Hub that huggingface_hub asks for. `files` holds what is served, `stated` the hashes
+    it claims.
+    """
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
-        self.stated = {name: hashlib.sha256(data).hexdigest() if name.endswith(".safetensors") else git_hash(data) for name, data in files.items()}
+        self.stated = {
+            name: hashlib.sha256(data).hexdigest() if name.endswith(".safetensors") else git_hash(data)
+            for name, data in files.items()
+        }
         self.requests: list[str] = []
         self.break_off_after: int | None = None
         hub = self
@@ -52,7 +60,9 @@ class Hub:
 
     def answer(self, r: BaseHTTPRequestHandler, body: bool) -> None:
         path = r.path.partition("?")[0]
-        self.requests.append(f"{r.command} {path} {r.headers.get('Range', '')} {r.headers.get('Authorization', '')}".rstrip())
+        self.requests.append(
+            f"{r.command} {path} {r.headers.get('Range', '')} {r.headers.get('Authorization', '')}".rstrip()
+        )
         if path.startswith(f"/api/models/{REPO}"):
             answer = self.tree() if "/tree/" in path else self.info()
             self.send(r, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
@@ -61,7 +71,10 @@ class Hub:
         if name not in self.files:
             self.send(r, 404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
             return
-        data, headers = self.files[name], {"ETag": f'"{self.stated[name]}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        data, headers = (
+            self.files[name],
+            {"ETag": f'"{self.stated[name]}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"},
+        )
         begin = int(r.headers["Range"].removeprefix("bytes=").partition("-")[0]) if r.headers.get("Range") else 0
         if begin:
             headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
@@ -87,15 +100,27 @@ class Hub:
             if name.endswith(".safetensors"):
                 entry["lfs"] = {"sha256": self.stated[name], "size": len(data), "pointerSize": 130}
             siblings.append(entry)
-        return {"id": REPO, "sha": COMMIT, "private": False, "siblings": siblings, "tags": [], "downloads": 0, "likes": 0}
-
+        return {
+            "id": REPO,
+            "sha": COMMIT,
+            "private": False,
+            "siblings": siblings,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+        }
 
     def tree(self) -> list[dict[str, Any]]:
         return [
-            {"type": "file", "path": s["rfilename"], "size": s["size"], "oid": s["blobId"],
-             **({"lfs": {"oid": s["lfs"]["sha256"], "size": s["size"], "pointerSize": 130}} if "lfs" in s else {})}
+            {
+                "type": "file",
+                "path": s["rfilename"],
+                "size": s["size"],
+                "oid": s["blobId"],
+                **({"lfs": {"oid": s["lfs"]["sha256"], "size": s["size"], "pointerSize": 130}} if "lfs" in s else {}),
+            }
             for s in self.info()["siblings"]
-        ]  # fmt: skip
+        ]
 
 
 def git_hash(data: bytes) -> str:
@@ -105,15 +130,26 @@ def git_hash(data: bytes) -> str:
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     files = {p.name: p.read_bytes() for p in sorted(GOLD.iterdir())}
-    hub = Hub(files | {"pytorch_model.bin": b"\x80\x02", "original/model.safetensors": b"other folder", "README.md": b"# tiny"})
+    hub = Hub(
+        files
+        | {"pytorch_model.bin": b"\x80\x02", "original/model.safetensors": b"other folder", "README.md": b"# tiny"}
+    )
     yield hub
     hub.server.shutdown()
 
 
 def run(hub: Hub, home: Path, target: str = REPO, **more: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "XDG_CACHE_HOME": str(home / "cache"), "HF_HUB_DISABLE_XET": "1",
-                        "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # fmt: skip
-    return subprocess.run([sys.executable, "-c", OPEN, target], env=env | more, capture_output=True, text=True, timeout=120)
+    env = os.environ | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home / "hf"),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-c", OPEN, target], env=env | more, capture_output=True, text=True, timeout=120
+    )
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -123,7 +159,9 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 def test_a_repository_opens(hub: Hub, tmp_path: Path) -> None:
     done = run(hub, tmp_path, HF_TOKEN="hf_secret")
     assert done.stdout.startswith("hf-mxfp4 71 "), done.stderr
-    fetched = {line.split()[1].rpartition("/")[2] for line in hub.requests if line.startswith("GET") and "/resolve/" in line}
+    fetched = {
+        line.split()[1].rpartition("/")[2] for line in hub.requests if line.startswith("GET") and "/resolve/" in line
+    }
     assert fetched == {"config.json", "model.safetensors"}  # neither the pickle, nor the other folder, nor the card
     assert any("Bearer hf_secret" in line for line in hub.requests)
     assert all(f"/resolve/{COMMIT}/" in line for line in hub.requests if "/resolve/" in line)  # pinned to the commit
@@ -180,7 +218,11 @@ def test_unknown_repository(hub: Hub, tmp_path: Path) -> None:
 
 def test_hub_unreachable(hub: Hub, tmp_path: Path) -> None:
     done = run(hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
-    assert done.returncode and "OutputError" in last_line(done) and "no such file or folder here, and the Hub cannot be reached" in last_line(done)
+    assert (
+        done.returncode
+        and "OutputError" in last_line(done)
+        and "no such file or folder here, and the Hub cannot be reached" in last_line(done)
+    )
 
 
 def test_paths_come_before_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,12 +237,25 @@ def test_paths_come_before_repositories(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_what_is_fetched() -> None:
-    published = ["config.json", "model-00000-of-00001.safetensors", "model-00001-of-00001.safetensors", "model.safetensors.index.json",
-                 "tokenizer.json", "original/config.json", "original/model.safetensors", "metal/model.bin", "USAGE_POLICY", "LICENSE"]  # fmt: skip
+    published = [
+        "config.json",
+        "model-00000-of-00001.safetensors",
+        "model-00001-of-00001.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "original/config.json",
+        "original/model.safetensors",
+        "metal/model.bin",
+        "USAGE_POLICY",
+        "LICENSE",
+    ]
     assert wanted_files(published, "", REPO) == [*published[:5], "LICENSE"]
     assert wanted_files(published, "original", REPO) == ["original/config.json", "original/model.safetensors"]
     assert wanted_files(["a-F16.gguf", "b.gguf", "config.json"], "b.gguf", REPO) == ["b.gguf", "config.json"]
-    assert wanted_files(["x-00001-of-00002.gguf", "x-00002-of-00002.gguf"], "", REPO) == ["x-00001-of-00002.gguf", "x-00002-of-00002.gguf"]
+    assert wanted_files(["x-00001-of-00002.gguf", "x-00002-of-00002.gguf"], "", REPO) == [
+        "x-00001-of-00002.gguf",
+        "x-00002-of-00002.gguf",
+    ]
     with pytest.raises(BadInput, match="unclear"):
         wanted_files(["a-F16.gguf", "b.gguf"], "", REPO)
     with pytest.raises(BadInput, match="no safetensors or GGUF"):

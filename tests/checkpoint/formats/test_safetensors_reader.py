@@ -1,4 +1,6 @@
-"""Our safetensors reader: agrees with the library on good files, and refuses every malformed header, shard set and index."""
+"""Our safetensors reader: agrees with the library on good files, and refuses every malformed header, shard set and
+index.
+"""
 
 import json
 import os
@@ -19,7 +21,12 @@ from gptoss_adapters.checkpoint.formats.safetensors import INDEX, SafetensorsFil
 from gptoss_adapters.errors import BadInput, GptOssError
 
 GOLD = Path(__file__).parents[2] / "data" / "checkpoints" / "tiny"
-MIXED = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(5, dtype=np.uint8), "c": np.array(3, np.int64), "d": np.zeros((0, 4), np.float16)}
+MIXED = {
+    "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b": np.arange(5, dtype=np.uint8),
+    "c": np.array(3, np.int64),
+    "d": np.zeros((0, 4), np.float16),
+}
 
 
 @pytest.fixture
@@ -28,7 +35,9 @@ def base(tmp_path: Path) -> Safetensors:
     return Safetensors.parse((tmp_path / "base.safetensors").read_bytes())
 
 
-@pytest.mark.parametrize("path", sorted(GOLD.parent.rglob("*.safetensors")), ids=lambda p: f"{p.parts[-3]}-{p.parts[-2]}-{p.stem}")
+@pytest.mark.parametrize(
+    "path", sorted(GOLD.parent.rglob("*.safetensors")), ids=lambda p: f"{p.parts[-3]}-{p.parts[-2]}-{p.stem}"
+)
 def test_agrees_with_the_library(path: Path) -> None:
     file, theirs = SafetensorsFile(path), load_file(path)
     assert set(file.tensors) == set(theirs)
@@ -153,7 +162,11 @@ def test_malformed_is_refused(base: Safetensors, tmp_path: Path, name: str) -> N
     assert str(e.value).startswith(f"{path}: ") and str(e.value).isprintable()
 
 
-TENSORS = json.loads((GOLD / "hf-mxfp4" / "model.safetensors").read_bytes()[8:][: U64.unpack((GOLD / "hf-mxfp4" / "model.safetensors").read_bytes()[:8])[0]])
+TENSORS = json.loads(
+    (GOLD / "hf-mxfp4" / "model.safetensors").read_bytes()[8:][
+        : U64.unpack((GOLD / "hf-mxfp4" / "model.safetensors").read_bytes()[:8])[0]
+    ]
+)
 
 
 def sharded(root: Path, names: list[str], index: bool = True, total: int | None = None) -> Path:
@@ -245,28 +258,55 @@ INDEX_CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty name": (place_first(""), "plain name"),
     "name with a NUL": (place_first("model\0.safetensors"), "plain name"),
     "name with a newline": (place_first("a\nb"), "plain name"),
-    "missing shard": (lambda root: (root / NAMINGS["one-based"][1]).unlink(), "model-00002-of-00003.safetensors: no such file"),
+    "missing shard": (
+        lambda root: (root / NAMINGS["one-based"][1]).unlink(),
+        "model-00002-of-00003.safetensors: no such file",
+    ),
     "case clash": (place_first("MODEL-00001-of-00003.safetensors"), "no such file"),
     "tensor in another shard": (place_first(NAMINGS["one-based"][2]), "which does not hold it"),
-    "tensor in no shard": (change_index(lambda i: i["weight_map"].update(gone=NAMINGS["one-based"][0])), "gone: the index places"),
-    "tensor not in the index": (change_index(lambda i: i["weight_map"].pop("model.norm.weight")), "model.norm.weight: the tensor is not in"),
-    "shard a link to the outside": (replace_first_shard(lambda p: p.symlink_to(p.parent.parent / "outside.safetensors")), "leaves its folder"),
+    "tensor in no shard": (
+        change_index(lambda i: i["weight_map"].update(gone=NAMINGS["one-based"][0])),
+        "gone: the index places",
+    ),
+    "tensor not in the index": (
+        change_index(lambda i: i["weight_map"].pop("model.norm.weight")),
+        "model.norm.weight: the tensor is not in",
+    ),
+    "shard a link to the outside": (
+        replace_first_shard(lambda p: p.symlink_to(p.parent.parent / "outside.safetensors")),
+        "leaves its folder",
+    ),
     "shard a link to nowhere": (replace_first_shard(lambda p: p.symlink_to("nowhere")), "no such file"),
     "shard a link to itself": (replace_first_shard(lambda p: p.symlink_to(p.name)), "leads nowhere"),
     "shard a FIFO": (replace_first_shard(os.mkfifo), "not a regular file"),
     "shard a folder": (replace_first_shard(Path.mkdir), "not a regular file"),
     "shard a device": (replace_first_shard(lambda p: p.symlink_to("/dev/zero")), "leaves its folder"),
     "index a FIFO": (lambda root: ((root / INDEX).unlink(), os.mkfifo(root / INDEX)), "not a regular file"),
-    "index a link to the outside": (lambda root: ((root / INDEX).rename(root.parent / "i"), (root / INDEX).symlink_to("../i")), "leaves its folder"),
+    "index a link to the outside": (
+        lambda root: ((root / INDEX).rename(root.parent / "i"), (root / INDEX).symlink_to("../i")),
+        "leaves its folder",
+    ),
     "index not JSON": (lambda root: (root / INDEX).write_text("{"), "malformed"),
     "index a list": (lambda root: (root / INDEX).write_text("[]"), "must be an object"),
-    "index with duplicate keys": (lambda root: (root / INDEX).write_text('{"weight_map": {"a": "b", "a": "b"}}'), "duplicate key 'a'"),
-    "index nested too deeply": (lambda root: (root / INDEX).write_text('{"weight_map": ' + "[" * 70 + "]" * 70 + "}"), "too deeply"),
+    "index with duplicate keys": (
+        lambda root: (root / INDEX).write_text('{"weight_map": {"a": "b", "a": "b"}}'),
+        "duplicate key 'a'",
+    ),
+    "index nested too deeply": (
+        lambda root: (root / INDEX).write_text('{"weight_map": ' + "[" * 70 + "]" * 70 + "}"),
+        "too deeply",
+    ),
     "no weight_map": (change_index(lambda i: i.pop("weight_map")), "weight_map"),
     "empty weight_map": (change_index(lambda i: i.update(weight_map={})), "weight_map"),
     "weight_map with numbers": (change_index(lambda i: i["weight_map"].update(a=1)), "weight_map"),
-    "a shard twice": (lambda root: shutil.copy(root / NAMINGS["one-based"][0], root / NAMINGS["one-based"][1]), "the tensor stands in two files"),
-    "config.json a FIFO": (lambda root: ((root / "config.json").unlink(), os.mkfifo(root / "config.json")), "not a regular file"),
+    "a shard twice": (
+        lambda root: shutil.copy(root / NAMINGS["one-based"][0], root / NAMINGS["one-based"][1]),
+        "the tensor stands in two files",
+    ),
+    "config.json a FIFO": (
+        lambda root: ((root / "config.json").unlink(), os.mkfifo(root / "config.json")),
+        "not a regular file",
+    ),
     "config.json missing": (lambda root: (root / "config.json").unlink(), "config.json: no such file"),
 }
 
@@ -280,7 +320,12 @@ def test_bad_index_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(GptOssError) as e:
         open_checkpoint(root)
     assert time.perf_counter() - begin < 1
-    assert e.value.exit_code == 3 and said in str(e.value) and str(e.value).startswith(str(tmp_path)) and str(e.value).isprintable()
+    assert (
+        e.value.exit_code == 3
+        and said in str(e.value)
+        and str(e.value).startswith(str(tmp_path))
+        and str(e.value).isprintable()
+    )
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])

@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 
 from gptoss_adapters.checkpoint.formats import tokenizer_files
 
-PUBLISHED_SIZES = {"tokenizer_config.json": 4200, "special_tokens_map.json": 98, "generation_config.json": 177, "chat_template.jinja": 16738}
+PUBLISHED_SIZES = {
+    "tokenizer_config.json": 4200,
+    "special_tokens_map.json": 98,
+    "generation_config.json": 177,
+    "chat_template.jinja": 16738,
+}
 
 
 def sha256(text: str) -> str:
@@ -49,7 +54,10 @@ def test_sizes_are_those_of_the_published_files(folder: Path) -> None:
     assert {name: (folder / name).stat().st_size for name in PUBLISHED_SIZES} == PUBLISHED_SIZES
     # Published: 27 868 174 bytes. The one byte of difference is in a setting that does not change the ids.
     assert (folder / "tokenizer.json").stat().st_size == 27_868_175
-    assert sha256((folder / "chat_template.jinja").read_text()) == "a4c9919cbbd4acdd51ccffe22da049264b1b73e59055fa58811a99efbd7c8146"
+    assert (
+        sha256((folder / "chat_template.jinja").read_text())
+        == "a4c9919cbbd4acdd51ccffe22da049264b1b73e59055fa58811a99efbd7c8146"
+    )
 
 
 def test_tokenizer_json_is_what_its_tables_say(folder: Path) -> None:
@@ -60,7 +68,29 @@ def test_tokenizer_json_is_what_its_tables_say(folder: Path) -> None:
     assert [token["id"] for token in content["added_tokens"]] == list(range(199998, 200019))
 
 
-TEXTS = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(["Hello", " world", "'LL", " 1234567", "\r\n", "  ", "\u00a0", "ſ", "नमस्ते", "👩‍👩‍👧", "{\"a\":", "שלום", "<|start|>x"]), max_size=12).map("".join))  # fmt: skip
+TEXTS = st.one_of(
+    st.text(max_size=80),
+    st.lists(
+        st.sampled_from(
+            [
+                "Hello",
+                " world",
+                "'LL",
+                " 1234567",
+                "\r\n",
+                "  ",
+                "\u00a0",
+                "ſ",
+                "नमस्ते",
+                "👩‍👩‍👧",
+                '{"a":',
+                "שלום",
+                "<|start|>x",
+            ]
+        ),
+        max_size=12,
+    ).map("".join),
+)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

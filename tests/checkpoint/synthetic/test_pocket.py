@@ -1,4 +1,6 @@
-"""The pocket checkpoint keeps its promise on the committed prompts: well-formed Harmony, greedy margins of 2 nats and more."""
+"""The pocket checkpoint keeps its promise on the committed prompts: well-formed Harmony, greedy margins of 2 nats
+and more.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +160,9 @@ def gguf(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("engine", [pytest.param(name, marks=pytest.mark.backend(name)) for name in ("llama_cpp", "llama_server")])
+@pytest.mark.parametrize(
+    "engine", [pytest.param(name, marks=pytest.mark.backend(name)) for name in ("llama_cpp", "llama_server")]
+)
 def test_llama_cpp_says_the_same(engine: str, gguf: Path, answers: list[tuple[list[int], list[int]]]) -> None:
     """Greedy, token by token, on MXFP4 experts; llama.cpp computes with 8-bit activations."""
     from gptoss_adapters.backends import open_backend

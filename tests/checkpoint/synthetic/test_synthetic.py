@@ -63,12 +63,18 @@ def test_the_safetensors_library_reads_them(odd: dict[str, Checkpoint]) -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_any_thread_count_gives_the_same_bytes(tmp_path: Path, odd: dict[str, Checkpoint], threads: int) -> None:
     write(plan_new("odd-shape", tmp_path / "x"), threads=threads)
-    assert (tmp_path / "x" / "model.safetensors").read_bytes() == (odd["hf-mxfp4"].path / "model.safetensors").read_bytes()
+    assert (tmp_path / "x" / "model.safetensors").read_bytes() == (
+        odd["hf-mxfp4"].path / "model.safetensors"
+    ).read_bytes()
 
 
 def test_rows_do_not_depend_on_how_they_are_asked_for() -> None:
     made = SeedMade(GPT_OSS_20B, 3)
-    for name, what in (("layers.5.experts.down.weight", "blocks"), ("layers.5.experts.down.weight", "scales"), ("embedding.weight", "dense")):
+    for name, what in (
+        ("layers.5.experts.down.weight", "blocks"),
+        ("layers.5.experts.down.weight", "scales"),
+        ("embedding.weight", "dense"),
+    ):
         whole = made.rows(name, what, 0, 9000)
         assert np.array_equal(made.rows(name, what, 4321, 4323), whole[4321:4323])
         assert not np.array_equal(whole, SeedMade(GPT_OSS_20B, 4).rows(name, what, 0, 9000))
@@ -78,11 +84,16 @@ def test_20b_shape_has_the_published_sizes(tmp_path: Path) -> None:
     sizes = {f.path.name: f.size for f in plan_new("20b-shape", tmp_path).files}
     assert abs(sizes.pop("tokenizer.json") - 27_868_174) < 10  # the added tokens' names differ by a few characters
     assert sizes == {
-        "model-00000-of-00002.safetensors": 4_792_272_488, "model-00001-of-00002.safetensors": 4_798_702_184,
-        "model-00002-of-00002.safetensors": 4_170_342_232, "model.safetensors.index.json": 36_355, "config.json": 1806,
-        "generation_config.json": 177, "tokenizer_config.json": 4200, "special_tokens_map.json": 98,
+        "model-00000-of-00002.safetensors": 4_792_272_488,
+        "model-00001-of-00002.safetensors": 4_798_702_184,
+        "model-00002-of-00002.safetensors": 4_170_342_232,
+        "model.safetensors.index.json": 36_355,
+        "config.json": 1806,
+        "generation_config.json": 177,
+        "tokenizer_config.json": 4200,
+        "special_tokens_map.json": 98,
         "chat_template.jinja": 16_738,
-    }  # fmt: skip
+    }
 
 
 def test_20b_shape_in_openai_layout_has_the_published_sizes(tmp_path: Path) -> None:
@@ -102,7 +113,9 @@ def test_zero_based_shards_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write(plan_new("odd-shape", tmp_path / "x"))
     c = open_checkpoint(tmp_path / "x")
     assert [f.name for f in c.stored] == [f"model-0000{i}-of-00003.safetensors" for i in range(4)]
-    assert json.loads((tmp_path / "x" / "model.safetensors.index.json").read_text())["metadata"]["total_size"] > 1_500_000
+    assert (
+        json.loads((tmp_path / "x" / "model.safetensors.index.json").read_text())["metadata"]["total_size"] > 1_500_000
+    )
 
 
 def test_other_weights_in_the_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

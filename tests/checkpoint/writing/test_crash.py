@@ -17,7 +17,13 @@ KILLS = 50
 def test_50_kills_all_clean_all_resumed_identical(tmp_path: Path) -> None:
     driver = Path(__file__).parents[2] / "helpers" / "crash_driver.py"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(driver.parents[1]), *sys.path])}
-    done = subprocess.run([sys.executable, str(driver), str(tmp_path), str(KILLS), "1"], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, str(driver), str(tmp_path), str(KILLS), "1"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["files"] >= 4 and seen["killed between names"] >= 2 * (seen["files"] - 1) - 1, seen

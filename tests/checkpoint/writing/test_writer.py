@@ -1,4 +1,6 @@
-"""The writer: plan, temporary files, failures. What it writes is checked in test_to_gguf.py, going on in test_writer_resume.py."""
+"""The writer: plan, temporary files, failures. What it writes is checked in test_to_gguf.py, going on in
+test_writer_resume.py.
+"""
 
 import errno
 import os
@@ -28,7 +30,9 @@ from gptoss_adapters.errors import BadInput, CheckFailed, OutputError
 @pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.usefixtures("small_jobs")
 def test_writes_header_tensors_and_zero_gaps(threads: int, tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, Produced(ROWS, ROW_BYTES, content), Produced(7, 3, lambda b, e: np.full((e - b) * 3, 9, np.uint8)))
+    plan = make_plan(
+        tmp_path, Produced(ROWS, ROW_BYTES, content), Produced(7, 3, lambda b, e: np.full((e - b) * 3, 9, np.uint8))
+    )
     assert len(plan.jobs) > 60
     written = write(plan, threads=threads)
     expected = HEADER + content(0, ROWS).tobytes() + bytes(64) + b"\x09" * 21 + bytes(64)
@@ -89,13 +93,20 @@ def test_space_is_checked_before_it_starts(tmp_path: Path) -> None:
 
 def test_a_file_size_limit_is_an_output_error(tmp_path: Path) -> None:
     """RLIMIT_FSIZE stands in for a full disk: in a child, because it cannot be raised again."""
-    code = f"import sys; sys.path[:0] = {sys.path!r}; import test_writer as t; from pathlib import Path; t.write(t.make_plan(Path({str(tmp_path)!r})))"
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; import test_writer as t; from pathlib import Path; "
+        f"t.write(t.make_plan(Path({str(tmp_path)!r})))"
+    )
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     done = subprocess.run([sys.executable, "-c", code], preexec_fn=limit, capture_output=True, text=True, check=False)
-    assert "OutputError" in done.stderr and "cannot be written (File too large)" in done.stderr and "704" not in done.stdout
+    assert (
+        "OutputError" in done.stderr
+        and "cannot be written (File too large)" in done.stderr
+        and "704" not in done.stdout
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,7 +138,9 @@ def test_read_back_finds_a_flipped_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_read_back_of_repacked_rows_finds_a_flipped_bit(native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_back_of_repacked_rows_finds_a_flipped_bit(
+    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gptoss_adapters.checkpoint.writing import native_stream
     from gptoss_adapters.checkpoint.writing.fills import Repacked
 
@@ -181,7 +194,11 @@ def test_a_source_that_shrinks_is_refused(native: bool, tmp_path: Path, monkeypa
         monkeypatch.setattr("gptoss_adapters.checkpoint.writing.native_stream.available", lambda: False)
     source = tmp_path / "in"
     source.write_bytes(bytes(1_000_000))
-    plan = make_plan(tmp_path, Copied(SourceFile(source), 0, 1_000_000, Source(source, "t", "U8", (1_000_000,), 0, 1_000_000)), sources=[source])
+    plan = make_plan(
+        tmp_path,
+        Copied(SourceFile(source), 0, 1_000_000, Source(source, "t", "U8", (1_000_000,), 0, 1_000_000)),
+        sources=[source],
+    )
     os.truncate(source, 500_000)
     with pytest.raises(BadInput, match="in: the file shrank"):
         write(plan)

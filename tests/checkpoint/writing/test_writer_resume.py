@@ -117,13 +117,18 @@ def test_a_symlink_in_the_way_is_not_followed(tmp_path: Path) -> None:
 
 def make_files(folder: Path, count: int, function: Callable[[int, int], U8] = content) -> Plan:
     tensors = tuple(Tensor(f"t{n}", "U8", (ROWS, ROW_BYTES), ROWS * ROW_BYTES, "made") for n in range(count))
-    files = tuple(PlannedFile(folder / f"out-{n}.bin", HEADER, (t,), (len(HEADER),), len(HEADER) + t.nbytes) for n, t in enumerate(tensors))
+    files = tuple(
+        PlannedFile(folder / f"out-{n}.bin", HEADER, (t,), (len(HEADER),), len(HEADER) + t.nbytes)
+        for n, t in enumerate(tensors)
+    )
     return Plan(files, tuple(Work(Produced(ROWS, ROW_BYTES, function), (Place(n, 0),)) for n in range(count)), {})
 
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("renamed", range(4))
-def test_a_run_killed_between_two_names_is_finished_by_resume(renamed: int, force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_between_two_names_is_finished_by_resume(
+    renamed: int, force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan, rename, calls = make_files(tmp_path, 3), journal._rename, [renamed]
     if force:
         write(make_files(tmp_path, 3, lambda b, e: content(b, e) ^ 1))
@@ -142,7 +147,9 @@ def test_a_run_killed_between_two_names_is_finished_by_resume(renamed: int, forc
     monkeypatch.setattr(journal, "_rename", rename)
     written = write(plan, resume=True, force=force)
     assert renamed == 3 or written.resumed == 3 * ROWS * ROW_BYTES
-    assert {f.path.read_bytes() for f in plan.files} == {HEADER + content(0, ROWS).tobytes()} and left_behind(tmp_path) == []
+    assert {f.path.read_bytes() for f in plan.files} == {HEADER + content(0, ROWS).tobytes()} and left_behind(
+        tmp_path
+    ) == []
 
 
 KILLED = """
@@ -173,17 +180,29 @@ write(make_files(folder, 3), force=force)
 """
 
 
-@pytest.mark.parametrize(("point", "after", "force"), [
-    *(("rename", n, True) for n in range(3)),  # old files are replaced one by one; the kills without --force are in crash_driver.py
-    *((call, 0, force) for call in ("fdatasync", "fsync") for force in (False, True)),  # the journal says so; all have their names
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("point", "after", "force"),
+    [
+        *(
+            ("rename", n, True) for n in range(3)
+        ),  # old files are replaced one by one; the kills without --force are in crash_driver.py
+        *(
+            (call, 0, force) for call in ("fdatasync", "fsync") for force in (False, True)
+        ),  # the journal says so; all have their names
+    ],
+)
 def test_sigkill_between_the_names_of_several_files(point: str, after: int, force: bool, tmp_path: Path) -> None:
     old = HEADER + (content(0, ROWS) ^ 1).tobytes()
     whole = HEADER + content(0, ROWS).tobytes()
     if force:
         write(make_files(tmp_path, 3, lambda b, e: content(b, e) ^ 1))
     command = [sys.executable, "-c", KILLED, str(tmp_path), point, str(after), str(force)]
-    child = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, capture_output=True, text=True)
+    child = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+    )
     assert child.returncode == -signal.SIGKILL, child.stderr
     plan = make_files(tmp_path, 3)
     names = [f.path for f in plan.files]
@@ -195,7 +214,9 @@ def test_sigkill_between_the_names_of_several_files(point: str, after: int, forc
     assert {p.read_bytes() for p in names} == {whole} and left_behind(tmp_path) == []
 
 
-def test_killed_between_the_link_and_the_removal_of_the_other_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_between_the_link_and_the_removal_of_the_other_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan, unlink = make_plan(tmp_path), Path.unlink
     monkeypatch.setattr(Path, "unlink", lambda self, **_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -223,8 +244,12 @@ def test_publishing_that_fails_takes_its_names_back(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_part_that_another_run_replaced_before_the_lock_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between open and lock, another run removes our file and makes its own; the one that then holds the name's lock goes on."""
+def test_a_part_that_another_run_replaced_before_the_lock_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between open and lock, another run removes our file and makes its own; the one that then holds the name's
+    lock goes on.
+    """
     lock, other = journal._lock, []
 
     def late(fd: int) -> bool:
@@ -256,7 +281,9 @@ def test_a_part_that_was_replaced_is_not_published(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_jobs")
-@pytest.mark.parametrize("line", [b"{\n", b"\xff\n", b"[100000]\n", b"[-1]\n", b'["a"]\n', b"7\n", b'{"publishing": [[1, 2, 3]]}\n[[1]]\n'])
+@pytest.mark.parametrize(
+    "line", [b"{\n", b"\xff\n", b"[100000]\n", b"[-1]\n", b'["a"]\n', b"7\n", b'{"publishing": [[1, 2, 3]]}\n[[1]]\n']
+)
 def test_a_damaged_journal_is_not_believed(line: bytes, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write(make_plan(tmp_path, Stopping(True)))

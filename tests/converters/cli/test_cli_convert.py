@@ -56,10 +56,17 @@ def test_the_next_commands_can_be_pasted(tmp_path: Path) -> None:
     serve, create = lines[lines.index("next:") + 1 :]
     words = shlex.split(create)
     assert shlex.split(serve) == ["llama-server", "-m", str(first), "--jinja"]
-    assert subprocess.run(words[: words.index(">")], capture_output=True, text=True, check=True).stdout == f"FROM {first}\n"
+    assert (
+        subprocess.run(words[: words.index(">")], capture_output=True, text=True, check=True).stdout
+        == f"FROM {first}\n"
+    )
     assert words[-6:] == ["&&", "ollama", "create", "my-tune", "-f", "Modelfile"]
     bare = run("to-gguf", SOURCE, "-o", tmp_path / "bare.gguf", "--tokenizer", "none").stdout
-    assert f"gptoss-parity run {SOURCE} --target llama_cpp={tmp_path / 'bare.gguf'}\n" in bare and "llama-server" not in bare and "ollama" not in bare
+    assert (
+        f"gptoss-parity run {SOURCE} --target llama_cpp={tmp_path / 'bare.gguf'}\n" in bare
+        and "llama-server" not in bare
+        and "ollama" not in bare
+    )
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
@@ -73,13 +80,33 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_options_reach_the_file(tmp_path: Path) -> None:
-    said = data_of(run("to-gguf", SOURCE, "-o", tmp_path / "o.gguf", "--dense", "q8_0", "--experts", "f16", "--name", "My Model",
-                       "--split-max-size", "400K", "--sha256", "--threads", 3, "--json"))  # fmt: skip
+    said = data_of(
+        run(
+            "to-gguf",
+            SOURCE,
+            "-o",
+            tmp_path / "o.gguf",
+            "--dense",
+            "q8_0",
+            "--experts",
+            "f16",
+            "--name",
+            "My Model",
+            "--split-max-size",
+            "400K",
+            "--sha256",
+            "--threads",
+            3,
+            "--json",
+        )
+    )
     assert len(said["files"]) > 1 and all(Path(f).is_file() for f in said["files"])
     assert said["files"].pop().endswith("o.gguf.original-scales.mxfp4")  # the way back to every byte of the experts
     assert len(said["sha256"]) == 1 + len(said["files"])
     found = data_of(run("inspect", said["files"][0], "--json"))
-    assert found["parts"]["expert weights"]["encodings"] == ["f16"] and found["parts"]["embedding"]["encodings"] == ["q8_0"]
+    assert found["parts"]["expert weights"]["encodings"] == ["f16"] and found["parts"]["embedding"]["encodings"] == [
+        "q8_0"
+    ]
 
 
 def test_a_hub_source_is_named_by_its_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +135,11 @@ def test_a_revision_is_a_repository_s(tmp_path: Path, monkeypatch: pytest.Monkey
     assert asked == ["abc", "abc"]
     for command in (["inspect", SOURCE], ["to-gguf", SOURCE, "-o", tmp_path / "o.gguf"], ["verify", SOURCE, SOURCE]):
         done = run(*command, "--revision", "abc")
-        assert done.returncode == 2 and "is local: a revision is for a Hub repository" in done.stderr and len(done.stderr.splitlines()) == 1
+        assert (
+            done.returncode == 2
+            and "is local: a revision is for a Hub repository" in done.stderr
+            and len(done.stderr.splitlines()) == 1
+        )
 
 
 def test_verify_shows_the_worst_block_and_exits_1(tmp_path: Path) -> None:
@@ -128,7 +159,10 @@ def test_new_makes_and_refuses(tmp_path: Path) -> None:
     assert data_of(run("inspect", folder, "--json"))["kind"] == "openai"
     assert run("new", "odd-shape", "-o", folder).returncode == 4
     assert run("new", "odd-shape", "-o", folder, "--layers", 99, "--force").returncode == 2
-    assert run("new", "odd-shape", "-o", tmp_path / "other", "--layers", 99).returncode == 2 and not (tmp_path / "other").exists()
+    assert (
+        run("new", "odd-shape", "-o", tmp_path / "other", "--layers", 99).returncode == 2
+        and not (tmp_path / "other").exists()
+    )
 
 
 @pytest.mark.parametrize("command", [[], ["to-gguf"], ["verify"], ["inspect"], ["new"]])
@@ -234,19 +268,46 @@ def rename(old: str, new: str) -> Callable[[Path], object]:
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated file": (cut, r"model.safetensors: .*(truncated|past the end)"),
     "empty file": (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors"),
-    "header length beyond any": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 8 + b"{}"), "the header is too large"),
-    "header length past the end": (lambda f: (f / "model.safetensors").write_bytes(b"\x09" + bytes(7) + b"{}"), "header runs past the end of the file .expected 9 bytes, got 2"),
+    "header length beyond any": (
+        lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 8 + b"{}"),
+        "the header is too large",
+    ),
+    "header length past the end": (
+        lambda f: (f / "model.safetensors").write_bytes(b"\x09" + bytes(7) + b"{}"),
+        "header runs past the end of the file .expected 9 bytes, got 2",
+    ),
     "too short": (lambda f: (f / "model.safetensors").write_bytes(bytes(7)), "the file is too short for a checkpoint"),
     "trailing bytes": (lambda f: (f / "model.safetensors").open("ab").write(b"x"), "trailing bytes"),
-    "overlapping tensors": (lambda f: header(f, lambda h: h["lm_head.weight"].update(data_offsets=h["model.norm.weight"]["data_offsets"])), "lm_head|norm"),
-    "missing scales": (lambda f: with_tensors(f, lambda t: t.pop(f"{DOWN}_scales")), f"{DOWN}_scales: the tensor is missing"),
-    "missing blocks": (lambda f: with_tensors(f, lambda t: t.pop(f"{DOWN}_blocks")), f"{DOWN}_blocks: the tensor is missing"),
-    "missing sinks": (lambda f: with_tensors(f, lambda t: t.pop("model.layers.1.self_attn.sinks")), "layers.1.self_attn.sinks: the tensor is missing"),
-    "missing head": (lambda f: with_tensors(f, lambda t: t.pop("lm_head.weight")), "lm_head.weight: the tensor is missing"),
+    "overlapping tensors": (
+        lambda f: header(f, lambda h: h["lm_head.weight"].update(data_offsets=h["model.norm.weight"]["data_offsets"])),
+        "lm_head|norm",
+    ),
+    "missing scales": (
+        lambda f: with_tensors(f, lambda t: t.pop(f"{DOWN}_scales")),
+        f"{DOWN}_scales: the tensor is missing",
+    ),
+    "missing blocks": (
+        lambda f: with_tensors(f, lambda t: t.pop(f"{DOWN}_blocks")),
+        f"{DOWN}_blocks: the tensor is missing",
+    ),
+    "missing sinks": (
+        lambda f: with_tensors(f, lambda t: t.pop("model.layers.1.self_attn.sinks")),
+        "layers.1.self_attn.sinks: the tensor is missing",
+    ),
+    "missing head": (
+        lambda f: with_tensors(f, lambda t: t.pop("lm_head.weight")),
+        "lm_head.weight: the tensor is missing",
+    ),
     "unknown tensor": (rename("model.norm.weight", "model.norm.wait"), "model.norm.wait: unexpected tensor"),
-    "wrong dtype": (lambda f: header(f, lambda h: h["model.norm.weight"].update(dtype="U16")), "model.norm.weight: wrong dtype"),
+    "wrong dtype": (
+        lambda f: header(f, lambda h: h["model.norm.weight"].update(dtype="U16")),
+        "model.norm.weight: wrong dtype",
+    ),
     "transposed": (set_shape("lm_head.weight", [96, 512]), "lm_head.weight: the shape does not fit the config"),
-    "transposed blocks": (set_shape(f"{DOWN}_blocks", [8, 2, 96, 16]), f"{DOWN}_blocks: the shape does not fit the config"),
+    "transposed blocks": (
+        set_shape(f"{DOWN}_blocks", [8, 2, 96, 16]),
+        f"{DOWN}_blocks: the shape does not fit the config",
+    ),
     "scale byte 255": (scale_255, rf"model.safetensors: {DOWN}_scales: holds MXFP4 scale bytes of 255"),
     "NaN in a bias": (nan_in("model.layers.0.self_attn.q_proj.bias"), "q_proj.bias: holds NaN or Inf"),
     "NaN in the embedding": (nan_in("model.embed_tokens.weight"), "embed_tokens.weight: holds NaN or Inf"),
@@ -266,33 +327,87 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "theta is a word": (config(rope_theta="big"), "rope_theta must be a number"),
     "theta beyond float32": (config(rope_theta=1e300), "rope_theta must be a"),
     "eps below float32": (config(rms_norm_eps=1e-60), "rms_norm_eps must be a positive number that float32 holds"),
-    "a factor that shrinks": (lambda f: with_config(f, lambda c: c["rope_scaling"].update(factor=0.5)), "rope_scaling_factor must be at least 1"),
+    "a factor that shrinks": (
+        lambda f: with_config(f, lambda c: c["rope_scaling"].update(factor=0.5)),
+        "rope_scaling_factor must be at least 1",
+    ),
     "a factor of which YaRN makes 0": (
-        lambda f: with_config(f, lambda c: c["rope_scaling"].update(factor=math.exp(-10), attention_factor=1.0)), "rope_scaling_factor must be at least 1"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"no tokenizer.json beside the weights: add --tokenizer"),
-    "tokenizer of another family": (tokenizer(lambda t: t.update(pre_tokenizer=None)), "pre_tokenizer is not the one of gpt-oss"),
+        lambda f: with_config(f, lambda c: c["rope_scaling"].update(factor=math.exp(-10), attention_factor=1.0)),
+        "rope_scaling_factor must be at least 1",
+    ),
+    "no tokenizer": (
+        lambda f: (f / "tokenizer.json").unlink(),
+        r"no tokenizer.json beside the weights: add --tokenizer",
+    ),
+    "tokenizer of another family": (
+        tokenizer(lambda t: t.update(pre_tokenizer=None)),
+        "pre_tokenizer is not the one of gpt-oss",
+    ),
     "tokenizer without merges": (tokenizer(lambda t: t["model"].pop("merges")), "not a byte-level BPE tokenizer"),
-    "tokenizer with broken merges": (tokenizer(lambda t: t["model"]["merges"].append(["a", 1])), "merges is malformed after 224 merges"),
-    "tokenizer with ids past the vocabulary": (tokenizer(lambda t: t["model"]["vocab"].update(zzz=512)), "id lies outside the vocabulary"),
-    "tokenizer with one id twice": (tokenizer(lambda t: t["model"]["vocab"].update(zzz=5)), "two tokens have the same id"),
-    "tokenizer without list of added tokens": (tokenizer(lambda t: t.update(added_tokens=None)), "tokenizer.json: added_tokens is malformed"),
-    "added token without id": (tokenizer(lambda t: t["added_tokens"][0].pop("id")), "tokenizer.json: added_tokens is malformed"),
-    "added token that is a list": (tokenizer(lambda t: t["added_tokens"][0].update(content=["a"])), "tokenizer.json: added_tokens is malformed"),
-    "surrogate in a token": (tokenizer(lambda t: t["model"]["vocab"].update({"\ud800": 505})), "tokenizer.json: a token is not UTF-8"),
-    "surrogate in a merge": (tokenizer(lambda t: t["model"]["merges"].append(["a", "\ud800"])), "tokenizer.json: model.merges holds what is not UTF-8"),
+    "tokenizer with broken merges": (
+        tokenizer(lambda t: t["model"]["merges"].append(["a", 1])),
+        "merges is malformed after 224 merges",
+    ),
+    "tokenizer with ids past the vocabulary": (
+        tokenizer(lambda t: t["model"]["vocab"].update(zzz=512)),
+        "id lies outside the vocabulary",
+    ),
+    "tokenizer with one id twice": (
+        tokenizer(lambda t: t["model"]["vocab"].update(zzz=5)),
+        "two tokens have the same id",
+    ),
+    "tokenizer without list of added tokens": (
+        tokenizer(lambda t: t.update(added_tokens=None)),
+        "tokenizer.json: added_tokens is malformed",
+    ),
+    "added token without id": (
+        tokenizer(lambda t: t["added_tokens"][0].pop("id")),
+        "tokenizer.json: added_tokens is malformed",
+    ),
+    "added token that is a list": (
+        tokenizer(lambda t: t["added_tokens"][0].update(content=["a"])),
+        "tokenizer.json: added_tokens is malformed",
+    ),
+    "surrogate in a token": (
+        tokenizer(lambda t: t["model"]["vocab"].update({"\ud800": 505})),
+        "tokenizer.json: a token is not UTF-8",
+    ),
+    "surrogate in a merge": (
+        tokenizer(lambda t: t["model"]["merges"].append(["a", "\ud800"])),
+        "tokenizer.json: model.merges holds what is not UTF-8",
+    ),
     "token id beyond 32 bits": (
-        lambda f: (config(bos_token_id=5_000_000_000)(f), (f / "tokenizer_config.json").unlink()), "bos_token_id must be a token id"),
+        lambda f: (config(bos_token_id=5_000_000_000)(f), (f / "tokenizer_config.json").unlink()),
+        "bos_token_id must be a token id",
+    ),
     "missing shard": (missing_shard, "model-00002-of-00002.safetensors: no such file"),
-    "index names a file outside": (index(lambda i: i["weight_map"].update({"lm_head.weight": "../x.safetensors"})), "must be a plain name inside the folder"),
-    "index misplaces a tensor": (index(lambda i: i["weight_map"].update({"lm_head.weight": "model-00001-of-00002.safetensors"})), "lm_head.weight: the index places"),
-    "index forgets a tensor": (index(lambda i: i["weight_map"].pop("lm_head.weight")), "lm_head.weight: the tensor is not in"),
+    "index names a file outside": (
+        index(lambda i: i["weight_map"].update({"lm_head.weight": "../x.safetensors"})),
+        "must be a plain name inside the folder",
+    ),
+    "index misplaces a tensor": (
+        index(lambda i: i["weight_map"].update({"lm_head.weight": "model-00001-of-00002.safetensors"})),
+        "lm_head.weight: the index places",
+    ),
+    "index forgets a tensor": (
+        index(lambda i: i["weight_map"].pop("lm_head.weight")),
+        "lm_head.weight: the tensor is not in",
+    ),
     "a link out of the folder": (
-        lambda f: (shutil.move(f / "model.safetensors", f.parent / "m"), (f / "model.safetensors").symlink_to(f.parent / "m")), "link that leaves its folder"),
+        lambda f: (
+            shutil.move(f / "model.safetensors", f.parent / "m"),
+            (f / "model.safetensors").symlink_to(f.parent / "m"),
+        ),
+        "link that leaves its folder",
+    ),
     "pickle": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickle checkpoint"),
-    "pickle in disguise": (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04\x95" + bytes(40)), "model.safetensors"),
+    "pickle in disguise": (
+        lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04\x95" + bytes(40)),
+        "model.safetensors",
+    ),
     "empty folder": (lambda f: [p.unlink() for p in f.iterdir()], "no safetensors file in the folder"),
     "swiglu_limit": (config(swiglu_limit=5.0), "swiglu_limit is 5.*--allow-lossy"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -315,7 +430,11 @@ def refused(done: Done, code: int, words: str) -> None:
 
 def test_no_such_input(tmp_path: Path) -> None:
     refused(run("to-gguf", tmp_path / "nowhere", "-o", tmp_path / "x.gguf"), 3, "nowhere: no such file or folder")
-    refused(run("to-gguf", SOURCE, "-o", tmp_path / "x.gguf", "--tokenizer", tmp_path), 3, "tokenizer.json: no such tokenizer")
+    refused(
+        run("to-gguf", SOURCE, "-o", tmp_path / "x.gguf", "--tokenizer", tmp_path),
+        3,
+        "tokenizer.json: no such tokenizer",
+    )
 
 
 def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
@@ -344,14 +463,27 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    """A small tmpfs in a mount namespace of our own; where that is not allowed, the answer of a disk of its size stands in."""
-    command = [sys.executable, "-m", "gptoss_converters.cli.program", "to-gguf", str(SOURCE), "-o", f"{tmp_path}/x.gguf"]
+    """A small tmpfs in a mount namespace of our own; where that is not allowed, the answer of a disk of its size
+    stands in.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "gptoss_converters.cli.program",
+        "to-gguf",
+        str(SOURCE),
+        "-o",
+        f"{tmp_path}/x.gguf",
+    ]
     mount = f"mount -t tmpfs -o size=300k none {tmp_path}"
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode == 0:
         inside = f"{mount} && {shlex.join(command)}; code=$?; ls -A {tmp_path}; exit $code"
         done = subprocess.run(["unshare", "-rm", "sh", "-c", inside], capture_output=True, text=True, check=False)
     else:
-        small = "import os, sys; real = os.statvfs; os.statvfs = lambda p: os.statvfs_result((4096, 4096, 75, 75, 75, *real(p)[5:]))"
+        small = (
+            "import os, sys; real = os.statvfs; os.statvfs = lambda p: os.statvfs_result((4096, 4096, 75, 75, "
+            "75, *real(p)[5:]))"
+        )
         inside = f"{small}; sys.argv[1:] = {command[3:]!r}; from gptoss_converters.cli.program import main; main()"
         done = subprocess.run([sys.executable, "-c", inside], capture_output=True, text=True, check=False)
     refused(done, 4, "not enough space .expected 88.... bytes free")
@@ -361,7 +493,17 @@ def test_full_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals(number: signal.Signals, code: int, tmp_path: Path) -> None:
     """While it makes a big checkpoint: no traceback, nothing under a final name, and it goes on where it was."""
-    command = [sys.executable, "-m", "gptoss_converters.cli.program", "new", "20b-shape", "--layers", "1", "-o", str(tmp_path / "c")]
+    command = [
+        sys.executable,
+        "-m",
+        "gptoss_converters.cli.program",
+        "new",
+        "20b-shape",
+        "--layers",
+        "1",
+        "-o",
+        str(tmp_path / "c"),
+    ]
     heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a shell's background jobs inherit it ignored
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heard)
     while process.poll() is None and not list(tmp_path.glob("c/.*.part-*")):
@@ -371,7 +513,9 @@ def test_signals(number: signal.Signals, code: int, tmp_path: Path) -> None:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
     if number == signal.SIGINT:
-        assert re.fullmatch(r"error: .*c/.*: interrupted: what is done stays in \..*\.part-[0-9a-f]*: run again with --resume\n", stderr), stderr
+        assert re.fullmatch(
+            r"error: .*c/.*: interrupted: what is done stays in \..*\.part-[0-9a-f]*: run again with --resume\n", stderr
+        ), stderr
     else:
         assert stderr == ""
     assert [p for p in (tmp_path / "c").iterdir() if not p.name.startswith(".")] == []
@@ -379,9 +523,16 @@ def test_signals(number: signal.Signals, code: int, tmp_path: Path) -> None:
 
 def test_ctrl_c_while_packages_are_imported() -> None:
     """Some print tracebacks of their own when they are interrupted, and raise another error."""
-    program = "from gptoss_adapters import console\nwith console.loading():\n    print(flush=True)\n    while True: pass"
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
+    program = (
+        "from gptoss_adapters import console\nwith console.loading():\n    print(flush=True)\n    while True: pass"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None and process.stdout.readline() == "\n"
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
@@ -401,11 +552,17 @@ def test_stdout_that_nobody_reads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["to-hf", "to-openai", "to-mlx"])
 def test_float32_that_bf16_cannot_hold_is_not_rounded_in_silence(command: str, tmp_path: Path) -> None:
-    """The norms and biases of every GGUF are float32; those of a published model hold bfloat16 values, which come back without a word."""
+    """The norms and biases of every GGUF are float32; those of a published model hold bfloat16 values, which come
+    back without a word.
+    """
     plain, finer = tmp_path / "plain.gguf", tmp_path / "finer.gguf"
     data_of(run("to-gguf", SOURCE, "-o", plain, "--json"))
     raw = plain.read_bytes()
-    tensor = next(t for t in data_of(run("to-gguf", SOURCE, "-o", tmp_path / "x.gguf", "--dry-run", "--json"))["tensors"] if t["name"] == "blk.2.attn_norm.weight")
+    tensor = next(
+        t
+        for t in data_of(run("to-gguf", SOURCE, "-o", tmp_path / "x.gguf", "--dry-run", "--json"))["tensors"]
+        if t["name"] == "blk.2.attn_norm.weight"
+    )
     finer.write_bytes(raw[: tensor["offset"]] + b"\x01" + raw[tensor["offset"] + 1 :])  # the lowest bit of one float32
     for source, lossy in ((plain, False), (finer, True)):
         out = tmp_path / f"{source.stem}-out"

@@ -1,7 +1,8 @@
-"""Our GGUF files in llama.cpp: the logits are the model's. References: `data/gguf` (transformers), and our fp32 model for the rest.
+"""Our GGUF files in llama.cpp: the logits are the model's. References: `data/gguf` (transformers), and our fp32 model
+for the rest.
 
-llama.cpp always rounds YaRN's bounds, so a perfect export equals the model with rounded bounds, and differs from the exact one
-by a known gap.
+llama.cpp always rounds YaRN's bounds, so a perfect export equals the model with rounded bounds, and differs from the
+exact one by a known gap.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def test_f32_export_is_the_model_with_rounded_yarn(source: str, n: int, tmp_path
 
 @pytest.mark.parametrize("n", [48, 512])
 def test_mxfp4_experts_err_no_more_than_upstream_s_own_file(n: int, tmp_path: Path) -> None:
-    """The engine quantises activations to 8 bits there; the fact sheet's numbers for upstream's file, with some room for the build."""
+    """The engine quantises activations to 8 bits there; the fact sheet's numbers for upstream's file, with some
+    room for the build.
+    """
     ref = np.load(GOLD / f"tiny-ref-n{n}.npz")
     ours = in_llama_cpp(convert(GOLD / "src" / "tiny-mxfp4", tmp_path / "out.gguf"), ref["ids"])
     theirs = in_llama_cpp(GOLD / "gguf" / "tiny-mxfp4.gguf", ref["ids"])
@@ -87,24 +90,38 @@ def test_odd_shape_equals_transformers(tmp_path: Path) -> None:
     """hidden != intermediate, five experts, head_dim 32: nothing square hides a transpose."""
     ref = np.load(Path(__file__).parents[2] / "data" / "gguf_references" / "odd-shape.npz")
     folder = odd_shape(tmp_path / "c")
-    logits = in_llama_cpp(convert(folder, tmp_path / "f32.gguf", GgufOptions("f32", "f32", tokenizer="none")), ref["ids"])
+    logits = in_llama_cpp(
+        convert(folder, tmp_path / "f32.gguf", GgufOptions("f32", "f32", tokenizer="none")), ref["ids"]
+    )
     assert rel_rms(logits, ref["trunc_true"]) <= EXACT
     gap = rel_rms(ref["trunc_true"], ref["trunc_false"])
     assert rel_rms(logits, ref["trunc_false"]) == pytest.approx(gap, rel=0.1) and gap > 100 * EXACT
 
 
 def test_odd_shape_with_mxfp4_experts_is_upstream_s_own_file(tmp_path: Path) -> None:
-    """Every tensor has the type, shape and bytes of the file that upstream's converter makes of this checkpoint, so the engine errs equally."""
+    """Every tensor has the type, shape and bytes of the file that upstream's converter makes of this checkpoint, so
+    the engine errs equally.
+    """
     references = Path(__file__).parents[2] / "data" / "gguf_references"
-    upstream, ref = json.loads((references / "odd-shape-upstream.json").read_text()), np.load(references / "odd-shape.npz")
+    upstream, ref = (
+        json.loads((references / "odd-shape-upstream.json").read_text()),
+        np.load(references / "odd-shape.npz"),
+    )
     ours = convert(odd_shape(tmp_path / "c"), tmp_path / "mxfp4.gguf", GgufOptions(tokenizer="none"))
-    tensors = {t.name: [t.tensor_type.name, [int(n) for n in t.shape], hashlib.sha256(t.data.tobytes()).hexdigest()] for t in GGUFReader(ours).tensors}
+    tensors = {
+        t.name: [t.tensor_type.name, [int(n) for n in t.shape], hashlib.sha256(t.data.tobytes()).hexdigest()]
+        for t in GGUFReader(ours).tensors
+    }
     assert tensors == upstream["tensors"]
-    assert median_rms(in_llama_cpp(ours, ref["ids"]), ref["trunc_true"]) <= upstream["median rms"] * 1.25  # other CPUs sum in another order
+    assert (
+        median_rms(in_llama_cpp(ours, ref["ids"]), ref["trunc_true"]) <= upstream["median rms"] * 1.25
+    )  # other CPUs sum in another order
 
 
 CONFIGS: dict[str, Any] = {
-    "layer_types": lambda c: c.update(layer_types=["full_attention", "sliding_attention", "sliding_attention", "full_attention"]),
+    "layer_types": lambda c: c.update(
+        layer_types=["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    ),
     "all full": lambda c: c.update(layer_types=["full_attention"] * 4),
     "all sliding": lambda c: c.update(layer_types=["sliding_attention"] * 4),
     "window": lambda c: c.update(sliding_window=3),
@@ -131,7 +148,13 @@ def test_config_is_obeyed(name: str, tmp_path: Path) -> None:
 def test_a_file_without_vocabulary_computes(tmp_path: Path) -> None:
     ref = np.load(GOLD / "tiny-ref-n48.npz")
     options = GgufOptions("f32", "f32", tokenizer="none")
-    assert rel_rms(in_llama_cpp(convert(GOLD / "src" / "tiny-mxfp4", tmp_path / "out.gguf", options), ref["ids"]), ref["trunc_true"]) <= EXACT
+    assert (
+        rel_rms(
+            in_llama_cpp(convert(GOLD / "src" / "tiny-mxfp4", tmp_path / "out.gguf", options), ref["ids"]),
+            ref["trunc_true"],
+        )
+        <= EXACT
+    )
 
 
 def test_a_split_file_computes(tmp_path: Path) -> None:

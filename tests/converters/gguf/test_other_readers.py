@@ -36,12 +36,16 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[str
     options = VARIANTS[request.param]
     out = convert(GOLD / "src" / "tiny-mxfp4", tmp_path / "out.gguf", options)
     planned = plan_gguf(open_checkpoint(GOLD / "src" / "tiny-mxfp4"), out, options).plan.files[0]
-    return out, {t.name: (t.dtype, list(t.shape)[::-1], o) for t, o in zip(planned.tensors, planned.offsets, strict=True)}
+    return out, {
+        t.name: (t.dtype, list(t.shape)[::-1], o) for t, o in zip(planned.tensors, planned.offsets, strict=True)
+    }
 
 
 def ours(path: Path) -> dict[str, Any]:
     """Metadata as our own reader sees it, in plain types."""
-    return {k: list(v) if not isinstance(v, str | int | float | bool) else v for k, v in GgufFile(path).metadata.items()}
+    return {
+        k: list(v) if not isinstance(v, str | int | float | bool) else v for k, v in GgufFile(path).metadata.items()
+    }
 
 
 def test_gguf_py(made: tuple[Path, Any]) -> None:
@@ -51,7 +55,9 @@ def test_gguf_py(made: tuple[Path, Any]) -> None:
     seen = {k: f.contents() for k, f in reader.fields.items() if not k.startswith("GGUF.")}
     expected = ours(path)
     assert list(seen) == list(expected)
-    assert all(np.allclose(v, expected[k], rtol=1e-7) if isinstance(v, float) else v == expected[k] for k, v in seen.items())
+    assert all(
+        np.allclose(v, expected[k], rtol=1e-7) if isinstance(v, float) else v == expected[k] for k, v in seen.items()
+    )
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +68,12 @@ def npm_reader() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         npm = shutil.which("npm")
         assert npm, "npm is needed for this test"
-        subprocess.run([npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), NPM_PACKAGE], check=True, capture_output=True, timeout=240)
+        subprocess.run(
+            [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), NPM_PACKAGE],
+            check=True,
+            capture_output=True,
+            timeout=240,
+        )
     return folder
 
 
@@ -78,7 +89,9 @@ def test_huggingface_gguf(made: tuple[Path, Any], npm_reader: Path, tmp_path: Pa
     path, planned = made
     script = npm_reader / "read.mjs"
     script.write_text(SCRIPT)
-    done = subprocess.run(["node", str(script), str(path)], capture_output=True, text=True, cwd=npm_reader, timeout=120, check=False)
+    done = subprocess.run(
+        ["node", str(script), str(path)], capture_output=True, text=True, cwd=npm_reader, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)
     types = {v.value: k for k, v in gguf.GGMLQuantizationType.__members__.items()}
@@ -88,7 +101,9 @@ def test_huggingface_gguf(made: tuple[Path, Any], npm_reader: Path, tmp_path: Pa
     metadata = {k: v for k, v in read["metadata"].items() if k not in ("version", "tensor_count", "kv_count")}
     assert metadata.keys() == expected.keys()
     for key, value in metadata.items():
-        assert value == pytest.approx(expected[key], rel=1e-6) if isinstance(value, float) else value == expected[key], key
+        assert (
+            value == pytest.approx(expected[key], rel=1e-6) if isinstance(value, float) else value == expected[key]
+        ), key
 
 
 @pytest.mark.backend("llama_cpp")
@@ -103,7 +118,9 @@ print(json.dumps({"metadata": m.metadata, "tokens": hashlib.sha256("\\n".join(to
 """
     import sys
 
-    done = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(out)], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     read, expected = json.loads(done.stdout.splitlines()[-1]), ours(out)
     assert read["tokens"] == hashlib.sha256("\n".join(expected["tokenizer.ggml.tokens"]).encode()).hexdigest()

@@ -1,4 +1,6 @@
-"""GGUF -> canonical tensors -> Hugging Face layout gives back the source's bytes, for every preset and gold checkpoint."""
+"""GGUF -> canonical tensors -> Hugging Face layout gives back the source's bytes, for every preset and gold
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,11 @@ def as_stored(gguf: Checkpoint, name: str, parts: tuple[layouts.Part, ...]) -> l
 
 @pytest.mark.parametrize(
     "folder",
-    [*(CHECKPOINTS / m / k for m in ("tiny", "tiny-margin") for k in ("original", "hf-mxfp4", "hf-bf16")), GOLD / "src" / "tiny-mxfp4", GOLD / "src" / "tiny-bf16"],
+    [
+        *(CHECKPOINTS / m / k for m in ("tiny", "tiny-margin") for k in ("original", "hf-mxfp4", "hf-bf16")),
+        GOLD / "src" / "tiny-mxfp4",
+        GOLD / "src" / "tiny-bf16",
+    ],
     ids=lambda p: f"{p.parent.name}-{p.name}",
 )
 def test_gold(folder: Path, tmp_path: Path) -> None:
@@ -55,7 +61,9 @@ def test_gold(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", ["odd-shape", "pocket"])
 def test_presets(preset: str, kind: str, tmp_path: Path) -> None:
     write(plan_new(preset, tmp_path / "c", kind=kind), sync=False, read_back=False)
-    assert_comes_back(open_checkpoint(convert(tmp_path / "c", tmp_path / "out.gguf", NO_VOCABULARY)), open_checkpoint(tmp_path / "c"))
+    assert_comes_back(
+        open_checkpoint(convert(tmp_path / "c", tmp_path / "out.gguf", NO_VOCABULARY)), open_checkpoint(tmp_path / "c")
+    )
 
 
 @pytest.mark.slow
@@ -69,7 +77,12 @@ def test_true_shapes(preset: str, tmp_path: Path) -> None:
 
 
 def run(*arguments: object) -> str:
-    done = subprocess.run([sys.executable, "-m", "gptoss_converters.cli.program", *map(str, arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "gptoss_converters.cli.program", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -81,7 +94,12 @@ def sparse_120b(folder: Path) -> Path:
         with file.path.open("wb") as f:
             f.write(file.header)
             f.truncate(file.size)
-    small = {file.path.name: work.fill for work in plan.works for file in [plan.files[work.places[0].file]] if file.size < 100_000_000}
+    small = {
+        file.path.name: work.fill
+        for work in plan.works
+        for file in [plan.files[work.places[0].file]]
+        if file.size < 100_000_000
+    }
     for file in plan.files:
         if file.path.name in small:
             fill = small[file.path.name]
@@ -93,13 +111,19 @@ def sparse_120b(folder: Path) -> Path:
 def test_the_whole_120b_is_planned_in_seconds(tmp_path: Path) -> None:
     folder = sparse_120b(tmp_path / "c")
     checkpoint = open_checkpoint(folder)
-    assert checkpoint.config.num_hidden_layers == GPT_OSS_120B.num_hidden_layers and len(stored_names(checkpoint)) == 687
+    assert (
+        checkpoint.config.num_hidden_layers == GPT_OSS_120B.num_hidden_layers and len(stored_names(checkpoint)) == 687
+    )
     plan = plan_gguf(checkpoint, tmp_path / "out.gguf", NO_VOCABULARY).plan
     tensors = plan.files[0].tensors
     assert len(tensors) == 687 and sum(t.nbytes for t in tensors) == expected_bytes()
-    printed = json.loads(run("to-gguf", folder, "-o", tmp_path / "out.gguf", "--tokenizer", "none", "--dry-run", "--json"))
+    printed = json.loads(
+        run("to-gguf", folder, "-o", tmp_path / "out.gguf", "--tokenizer", "none", "--dry-run", "--json")
+    )
     assert printed["bytes"] == plan.nbytes and len(printed["tensors"]) == 687
-    split = plan_gguf(checkpoint, tmp_path / "out.gguf", GgufOptions(tokenizer="none", split_max_size=4_000_000_000)).plan
+    split = plan_gguf(
+        checkpoint, tmp_path / "out.gguf", GgufOptions(tokenizer="none", split_max_size=4_000_000_000)
+    ).plan
     assert len(split.files) >= 17 and all(sum(t.nbytes for t in f.tensors) <= 4_000_000_000 for f in split.files)
     assert not (tmp_path / "out.gguf").exists()
 

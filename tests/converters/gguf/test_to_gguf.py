@@ -1,4 +1,6 @@
-"""`to-gguf` against the upstream converter's files: same names, shapes, types, bytes and metadata, except what is listed here."""
+"""`to-gguf` against the upstream converter's files: same names, shapes, types, bytes and metadata, except what is
+listed here.
+"""
 
 import hashlib
 import json
@@ -30,7 +32,8 @@ VARIANTS = {
     "tiny-bf16-MXFP4_MOE": ("tiny-bf16", GgufOptions(dense="q8_0", experts="mxfp4")),
     "tiny-bf16-deq-MXFP4_MOE": ("tiny-bf16-deq", GgufOptions(dense="q8_0", experts="mxfp4")),
 }
-# Names that upstream guesses from the folder's: we write none, a wrong guess is worse. What only we write says where a file is from.
+# Names that upstream guesses from the folder's: we write none, a wrong guess is worse. What only we write says where a
+# file is from.
 ONLY_UPSTREAM = {"general.basename", "general.finetune"}
 ONLY_OURS = {"gptoss_adapters.version", "gptoss_adapters.source_kind", "gptoss_adapters.yarn_truncate"}
 
@@ -61,12 +64,19 @@ def test_equals_upstream(name: str, tmp_path: Path) -> None:
 
 
 def test_the_config_spelling_of_transformers_5(tmp_path: Path) -> None:
-    """The ninth of upstream's files: the weights of tiny-bf16-deq with `rope_parameters`; all but the model's name is the same."""
+    """The ninth of upstream's files: the weights of tiny-bf16-deq with `rope_parameters`; all but the model's name
+    is the same.
+    """
     shutil.copytree(GOLD / "src" / "tiny-bf16-deq-tf5", tmp_path / "c", copy_function=shutil.copyfile)
     shutil.copyfile(GOLD / "src" / "tiny-bf16-deq" / "model.safetensors", tmp_path / "c" / "model.safetensors")
-    ours, theirs = convert(tmp_path / "c", tmp_path / "out.gguf", GgufOptions(name="Tiny Bf16 Deq")), GOLD / "gguf" / "tiny-bf16-deq.gguf"
+    ours, theirs = (
+        convert(tmp_path / "c", tmp_path / "out.gguf", GgufOptions(name="Tiny Bf16 Deq")),
+        GOLD / "gguf" / "tiny-bf16-deq.gguf",
+    )
     assert tensors(ours) == tensors(theirs)
-    assert {k: v for k, v in metadata(ours).items() if k not in ONLY_OURS} == {k: v for k, v in metadata(theirs).items() if k not in ONLY_UPSTREAM}
+    assert {k: v for k, v in metadata(ours).items() if k not in ONLY_OURS} == {
+        k: v for k, v in metadata(theirs).items() if k not in ONLY_UPSTREAM
+    }
 
 
 @pytest.mark.parametrize("name", ["tiny-mxfp4", "tiny-bf16", "tiny-bf16-deq"])
@@ -88,7 +98,9 @@ def test_decoded_experts_equal_those_from_dequantised_weights(experts: str, tmp_
 @pytest.mark.parametrize("kind", ["original", "hf-mxfp4", "hf-bf16"])
 @pytest.mark.parametrize("model", ["tiny", "tiny-margin"])
 def test_every_kind_gives_the_same_values(model: str, kind: str, tmp_path: Path) -> None:
-    """Gold checkpoints with -0 codes, zero blocks and varied scales; from the original and HF MXFP4 they come back as bytes."""
+    """Gold checkpoints with -0 codes, zero blocks and varied scales; from the original and HF MXFP4 they come back
+    as bytes.
+    """
     source = open_checkpoint(CHECKPOINTS / model / kind)
     out = convert(CHECKPOINTS / model / kind, tmp_path / "out.gguf", GgufOptions(tokenizer="none"))
     report = compare(source, open_checkpoint(out))
@@ -96,7 +108,10 @@ def test_every_kind_gives_the_same_values(model: str, kind: str, tmp_path: Path)
 
 
 def test_original_and_hf_layout_give_the_same_file(tmp_path: Path) -> None:
-    files = [convert(CHECKPOINTS / "tiny" / kind, tmp_path / f"{kind}.gguf", GgufOptions(tokenizer="none")) for kind in ("original", "hf-mxfp4")]
+    files = [
+        convert(CHECKPOINTS / "tiny" / kind, tmp_path / f"{kind}.gguf", GgufOptions(tokenizer="none"))
+        for kind in ("original", "hf-mxfp4")
+    ]
     assert tensors(files[0]) == tensors(files[1])
 
 
@@ -107,9 +122,9 @@ def test_gguf_to_gguf_is_the_same_file(tmp_path: Path) -> None:
     assert tensors(out) == tensors(source)
     wide = convert(source, tmp_path / "wide.gguf", GgufOptions(dense="f32", experts="f32", tokenizer="none"))
     assert tensors(wide) == tensors(GOLD / "gguf" / "tiny-deq-f32.gguf")
-    assert tensors(convert(GOLD / "gguf" / "tiny-deq-q8_0.gguf", tmp_path / "q8.gguf", GgufOptions(tokenizer="none"))) == tensors(
-        GOLD / "gguf" / "tiny-deq-q8_0.gguf"
-    )
+    assert tensors(
+        convert(GOLD / "gguf" / "tiny-deq-q8_0.gguf", tmp_path / "q8.gguf", GgufOptions(tokenizer="none"))
+    ) == tensors(GOLD / "gguf" / "tiny-deq-q8_0.gguf")
 
 
 def test_gguf_to_gguf_keeps_its_name_and_vocabulary(tmp_path: Path) -> None:
@@ -135,7 +150,9 @@ BAD_VALUES = {
 @pytest.mark.parametrize("dense", [None, "f32"])
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("case", BAD_VALUES)
-def test_bad_values_of_a_gguf_are_refused(case: str, native: bool, dense: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_values_of_a_gguf_are_refused(
+    case: str, native: bool, dense: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Copied and decoded: neither brings a NaN of any stored type into a new file."""
     file, tensor, at, value, said = BAD_VALUES[case]
     raw = bytearray((GOLD / "gguf" / f"{file}.gguf").read_bytes())
@@ -158,16 +175,23 @@ def test_bad_values_of_a_gguf_are_refused(case: str, native: bool, dense: str | 
 def test_thread_count_does_not_change_a_byte(threads: int, tmp_path: Path) -> None:
     plan = plan_gguf(open_checkpoint(GOLD / "src" / "tiny-mxfp4"), tmp_path / "out.gguf", GgufOptions()).plan
     write(plan, threads=threads)
-    assert (tmp_path / "out.gguf").read_bytes() == convert(GOLD / "src" / "tiny-mxfp4", tmp_path / "b.gguf").read_bytes()
+    assert (tmp_path / "out.gguf").read_bytes() == convert(
+        GOLD / "src" / "tiny-mxfp4", tmp_path / "b.gguf"
+    ).read_bytes()
 
 
 def test_without_native_code_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gptoss_adapters.mxfp4 import codec
 
-    native = [convert(GOLD / "src" / name, tmp_path / f"{name}.gguf").read_bytes() for name in ("tiny-mxfp4", "tiny-bf16")]
+    native = [
+        convert(GOLD / "src" / name, tmp_path / f"{name}.gguf").read_bytes() for name in ("tiny-mxfp4", "tiny-bf16")
+    ]
     monkeypatch.setattr("gptoss_adapters.checkpoint.writing.native_stream.available", lambda: False)
     monkeypatch.setattr(codec, "library", lambda: None)
-    slow = [convert(GOLD / "src" / name, tmp_path / f"{name}-slow.gguf").read_bytes() for name in ("tiny-mxfp4", "tiny-bf16")]
+    slow = [
+        convert(GOLD / "src" / name, tmp_path / f"{name}-slow.gguf").read_bytes()
+        for name in ("tiny-mxfp4", "tiny-bf16")
+    ]
     assert native == slow
 
 
@@ -190,7 +214,9 @@ def test_hashes_are_of_the_sources_and_of_the_data(tmp_path: Path) -> None:
     source = GOLD / "src" / "tiny-mxfp4"
     out = convert(source, tmp_path / "out.gguf", GgufOptions(sha256=True))
     reader = gguf.GGUFReader(out)
-    said = {k: reader.fields[f"gptoss_adapters.{k}"].contents() for k in ("source.files", "source.sha256", "data.sha256")}
+    said = {
+        k: reader.fields[f"gptoss_adapters.{k}"].contents() for k in ("source.files", "source.sha256", "data.sha256")
+    }
     assert said["source.files"] == ["model.safetensors"]
     assert said["source.sha256"] == [hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()]
     assert said["data.sha256"] == [hashlib.sha256(out.read_bytes()[reader.data_offset :]).hexdigest()]
@@ -211,11 +237,17 @@ def test_the_real_vocabulary(tmp_path: Path) -> None:
     keys = {k.name: k for k in tokenizer_keys(find_tokenizer(checkpoint, str(tmp_path)), checkpoint)}
     assert time.process_time() - begin < 3  # 0.6 s on an idle core; bench/convert.py measures it
     assert keys["tokenizer.ggml.tokens"].count == 201088 and keys["tokenizer.ggml.merges"].count == 446189
-    for name, digest in (("tokens", "5ce1c946f3fc8c596d0a0e6d7fc415a80cdce7c8b204eb9d331eefbddfd6b8bf"),
-                         ("merges", "fbb4bf8ec1a0dec603d12b4f4f7ff2939ff6ae1a8d94e6df0380b74b1c90f66f")):  # fmt: skip
+    for name, digest in (
+        ("tokens", "5ce1c946f3fc8c596d0a0e6d7fc415a80cdce7c8b204eb9d331eefbddfd6b8bf"),
+        ("merges", "fbb4bf8ec1a0dec603d12b4f4f7ff2939ff6ae1a8d94e6df0380b74b1c90f66f"),
+    ):
         assert hashlib.sha256(b"\n".join(unpack(keys[f"tokenizer.ggml.{name}"].value))).hexdigest() == digest
     types = np.frombuffer(keys["tokenizer.ggml.token_type"].value, np.int32)
-    assert {int(t): int(n) for t, n in zip(*np.unique(types, return_counts=True), strict=True)} == {1: 199998, 3: 21, 5: 1069}
+    assert {int(t): int(n) for t, n in zip(*np.unique(types, return_counts=True), strict=True)} == {
+        1: 199998,
+        3: 21,
+        5: 1069,
+    }
     ids = {k: keys[f"tokenizer.ggml.{k}_token_id"].value for k in ("bos", "eos", "padding")}
     assert ids == {"bos": 199998, "eos": 200002, "padding": 199999}
 
@@ -238,4 +270,6 @@ def test_merges_in_both_spellings(written: str, tmp_path: Path) -> None:
         raw["model"]["merges"] = [" ".join(pair) for pair in raw["model"]["merges"]]
     file.write_text(json.dumps(raw, ensure_ascii=True))
     out = convert(tmp_path / "c", tmp_path / "out.gguf")
-    assert metadata(out)["tokenizer.ggml.merges"] == metadata(GOLD / "gguf" / "tiny-mxfp4.gguf")["tokenizer.ggml.merges"]
+    assert (
+        metadata(out)["tokenizer.ggml.merges"] == metadata(GOLD / "gguf" / "tiny-mxfp4.gguf")["tokenizer.ggml.merges"]
+    )

@@ -1,4 +1,6 @@
-"""What the upstream converter gets wrong without a word; each trap once. (Logits in llama.cpp: test_gguf_in_llama_cpp.py.)"""
+"""What the upstream converter gets wrong without a word; each trap once. (Logits in llama.cpp:
+test_gguf_in_llama_cpp.py.)
+"""
 
 from functools import cache
 from pathlib import Path
@@ -21,11 +23,16 @@ def is_kind(name: str, kind: str) -> bool:
     return name.endswith(f"{kind}_blocks") or name.endswith(f"{kind}_scales")
 
 
-# Which shard a tensor goes to. Upstream writes wrong experts with exit 0 for the second and third, and crashes on the first.
+# Which shard a tensor goes to. Upstream writes wrong experts with exit 0 for the second and third, and crashes on the
+# first.
 LAYOUTS = {
     "scales in a later shard": lambda n: 1 if n.endswith("_scales") else 0,
-    "down blocks, down scales, the rest": lambda n: 0 if n.endswith("down_proj_blocks") else 1 if n.endswith("down_proj_scales") else 2,
-    "gate_up blocks, gate_up scales, the rest": lambda n: 0 if n.endswith("up_proj_blocks") else 1 if n.endswith("up_proj_scales") else 2,
+    "down blocks, down scales, the rest": lambda n: (
+        0 if n.endswith("down_proj_blocks") else 1 if n.endswith("down_proj_scales") else 2
+    ),
+    "gate_up blocks, gate_up scales, the rest": lambda n: (
+        0 if n.endswith("up_proj_blocks") else 1 if n.endswith("up_proj_scales") else 2
+    ),
     "scales before blocks": lambda n: 0 if n.endswith("_scales") else 1,
     "one tensor to one shard": lambda n: tensor_names().index(n) * 37 % 79,
 }
@@ -93,7 +100,9 @@ def test_all_full_is_a_window_that_hides_nothing(tmp_path: Path) -> None:
     assert "gpt-oss.attention.sliding_window_pattern" not in keys
     assert keys["gpt-oss.attention.sliding_window"] >= keys["gpt-oss.context_length"]
     assert keys["gptoss_adapters.sliding_window_pattern"] == [False] * 4
-    assert open_checkpoint(tmp_path / "out.gguf").config.layer_types == ("full_attention",) * 4  # what the source says, not what llama.cpp is told
+    assert (
+        open_checkpoint(tmp_path / "out.gguf").config.layer_types == ("full_attention",) * 4
+    )  # what the source says, not what llama.cpp is told
 
 
 def test_eps_is_written(tmp_path: Path) -> None:

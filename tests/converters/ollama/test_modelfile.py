@@ -20,12 +20,19 @@ HARMONY = 'TEMPLATE """<|start|>{{ range .Messages }}{{ .Content }}{{ end }}<|en
 
 
 def test_a_modelfile_is_read_as_ollama_reads_it() -> None:
-    text = '\ufeff# one\nfrom ./a.gguf\n\n  PARAMETER stop "a # b"\nPARAMETER temperature 1\r\nSYSTEM """two\n"""in""" more\nlines"""\nMESSAGE user hi # there\n LICENSE ""\n'
+    text = (
+        '\ufeff# one\nfrom ./a.gguf\n\n  PARAMETER stop "a # b"\nPARAMETER temperature 1\r\nSYSTEM """two\n'
+        '"""in""" more\nlines"""\nMESSAGE user hi # there\n LICENSE ""\n'
+    )
     found = [(c.name, c.key, c.value, c.line) for c in read(text)]
     assert found == [
-        ("from", "", "./a.gguf", 2), ("parameter", "stop", "a # b", 4), ("parameter", "temperature", "1", 5),
-        ("system", "", 'two\n"""in""" more\nlines', 6), ("message", "user", "hi # there", 9), ("license", "", "", 10),
-    ]  # fmt: skip
+        ("from", "", "./a.gguf", 2),
+        ("parameter", "stop", "a # b", 4),
+        ("parameter", "temperature", "1", 5),
+        ("system", "", 'two\n"""in""" more\nlines', 6),
+        ("message", "user", "hi # there", 9),
+        ("license", "", "", 10),
+    ]
     assert parameters(read("FROM x\nPARAMETER stop a\nPARAMETER stop b\n")) == {"stop": ["a", "b"]}
 
 
@@ -123,12 +130,23 @@ BAD: list[tuple[str, int, str]] = [
 def test_bad_modelfiles_name_line_and_rule(text: str, line: int, rule: str, tmp_path: Path) -> None:
     assert len(BAD) >= 50
     shutil.copyfile(GGUF, tmp_path / "m.gguf")
-    found = [f for f in check_text(text.replace("{}", "./m.gguf", 2), tmp_path) if not f.warning and f.rule != "gguf-stop-token"]
+    found = [
+        f
+        for f in check_text(text.replace("{}", "./m.gguf", 2), tmp_path)
+        if not f.warning and f.rule != "gguf-stop-token"
+    ]
     assert found and (found[0].line, found[0].rule) == (line, rule), found
     assert "\n" not in found[0].what
 
 
-@pytest.mark.parametrize("text,rule", [("PARAMETER mirostat 1", "deprecated-parameter"), ("DRAFT x", "draft"), ('TEMPLATE "<|start|>{{ .Prompt }}<|end|>"', "template-messages")])
+@pytest.mark.parametrize(
+    "text,rule",
+    [
+        ("PARAMETER mirostat 1", "deprecated-parameter"),
+        ("DRAFT x", "draft"),
+        ('TEMPLATE "<|start|>{{ .Prompt }}<|end|>"', "template-messages"),
+    ],
+)
 def test_warnings_are_no_errors(text: str, rule: str, tmp_path: Path) -> None:
     found = check_text(f"FROM gpt-oss:20b\n{text}\n", tmp_path)
     assert [(f.line, f.rule, f.warning) for f in found] == [(2, rule, True)]
@@ -154,7 +172,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "Modelfile").write_text("FROM gpt-oss\nPARSER harmony\nRENDERER harmony\n")
-    done = subprocess.run([sys.executable, "-m", "gptoss_converters.cli.program", "check-modelfile", tmp_path / "Modelfile"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "gptoss_converters.cli.program", "check-modelfile", tmp_path / "Modelfile"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [f"error: {tmp_path}/Modelfile: line 2: parser-without-template: PARSER harmony without TEMPLATE sends the bare prompt: remove the line, or add a Harmony TEMPLATE"]
+    assert done.stderr.splitlines() == [
+        f"error: {tmp_path}/Modelfile: line 2: parser-without-template: PARSER harmony without TEMPLATE sends "
+        "the bare prompt: remove the line, or add a Harmony TEMPLATE"
+    ]
     assert f"{tmp_path}/Modelfile:3: error: renderer-harmony: " in done.stdout

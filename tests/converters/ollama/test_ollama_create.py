@@ -32,7 +32,9 @@ def make(server: FakeOllama, exported: OllamaModel, **changes: str) -> list[str]
 
 def test_upload_and_create(server: FakeOllama, model: OllamaModel) -> None:
     steps: list[tuple[str, int, int]] = []
-    said = create(server.url, list(model.files), lambda digests: request(model, digests), lambda *step: steps.append(step))
+    said = create(
+        server.url, list(model.files), lambda digests: request(model, digests), lambda *step: steps.append(step)
+    )
     size = model.files[0].stat().st_size
     assert said[-1] == "success" and ("upload", size, size) in steps and ("hash", size, size) in steps
     assert list(server.blobs.values()) == [model.files[0].read_bytes()]
@@ -57,7 +59,9 @@ def test_what_is_there_is_not_sent_again(server: FakeOllama, model: OllamaModel)
         ("lose", CheckFailed, "does not have the file"),
     ],
 )
-def test_faults_of_an_upload_and_the_next_run(server: FakeOllama, model: OllamaModel, fault: str, error: type[GptOssError], text: str) -> None:
+def test_faults_of_an_upload_and_the_next_run(
+    server: FakeOllama, model: OllamaModel, fault: str, error: type[GptOssError], text: str
+) -> None:
     server.faults.append(fault)
     with pytest.raises(error, match=text) as caught:
         make(server, model)
@@ -93,12 +97,18 @@ def test_no_server(model: OllamaModel) -> None:
 
 
 def test_the_command(server: FakeOllama, tmp_path: Path) -> None:
-    done = run("to-ollama", SOURCE, "-o", tmp_path / "out", "--num-ctx", 64, "--name", "tune:v2", "--create", server.url)
+    done = run(
+        "to-ollama", SOURCE, "-o", tmp_path / "out", "--num-ctx", 64, "--name", "tune:v2", "--create", server.url
+    )
     assert done.returncode == 0 and "ollama run tune:v2" in done.stdout and "tune:v2" in server.models
     server.faults.append("disconnect")
     server.blobs.clear()
     failed = run("to-ollama", SOURCE, "-o", tmp_path / "out", "--num-ctx", 64, "--create", server.url, "--force")
-    assert failed.returncode == 4 and failed.stderr.splitlines()[-1].startswith("error: http") and "Traceback" not in failed.stderr
+    assert (
+        failed.returncode == 4
+        and failed.stderr.splitlines()[-1].startswith("error: http")
+        and "Traceback" not in failed.stderr
+    )
 
 
 def test_the_ollama_client_reads_it_back(server: FakeOllama, model: OllamaModel) -> None:

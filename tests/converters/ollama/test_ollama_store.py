@@ -18,7 +18,11 @@ from gptoss_adapters.errors import BadInput, CheckFailed
 def stored(tmp_path: Path, **options: object) -> tuple[Path, Path, bytes]:
     model = export(tmp_path / "out", num_ctx=64, **options)
     data = model.files[0].read_bytes()
-    return tmp_path / "store", write_store(tmp_path / "store", model.name, model.files[0], model.parts, open_checkpoint(SOURCE)), data
+    return (
+        tmp_path / "store",
+        write_store(tmp_path / "store", model.name, model.files[0], model.parts, open_checkpoint(SOURCE)),
+        data,
+    )
 
 
 def test_manifest_and_blobs(tmp_path: Path) -> None:
@@ -32,13 +36,26 @@ def test_manifest_and_blobs(tmp_path: Path) -> None:
         assert layer["digest"] == f"sha256:{hashlib.sha256(data).hexdigest()}" and layer["size"] == len(data)
         contents[layer["mediaType"].rpartition(".")[2]] = data
     assert list(contents)[1:] == ["model", "template", "system", "params", "messages"]
-    assert contents["model"] == gguf and contents["template"].decode() == harmony_template() and contents["system"] == b"S"
-    assert json.loads(contents["params"]) == {"num_ctx": 64, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "stop": ["<|return|>", "<|call|>"]}
+    assert (
+        contents["model"] == gguf and contents["template"].decode() == harmony_template() and contents["system"] == b"S"
+    )
+    assert json.loads(contents["params"]) == {
+        "num_ctx": 64,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "stop": ["<|return|>", "<|call|>"],
+    }
     assert json.loads(contents["messages"]) == [{"role": "user", "content": "hi"}]
     config = json.loads(contents["v1+json"])
     assert config["model_format"] == "gguf" and config["model_family"] == "gpt-oss" and config["file_type"] == "MXFP4"
-    assert config["rootfs"]["diff_ids"] == [layer["digest"] for layer in found["layers"]] and config["requires"] == "0.30.0"
-    assert {p.name for p in (store / "blobs").iterdir()} == {layer["digest"].replace(":", "-") for layer in [found["config"], *found["layers"]]}
+    assert (
+        config["rootfs"]["diff_ids"] == [layer["digest"] for layer in found["layers"]]
+        and config["requires"] == "0.30.0"
+    )
+    assert {p.name for p in (store / "blobs").iterdir()} == {
+        layer["digest"].replace(":", "-") for layer in [found["config"], *found["layers"]]
+    }
     assert check_store(store, manifest) == found
 
 
@@ -71,4 +88,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert check_store(tmp_path / "store", manifest) and not (tmp_path / "out").exists()
     again = run("to-ollama", SOURCE, "-o", tmp_path / "out", "--store", tmp_path / "store", "--num-ctx", 64)
     assert again.returncode == 0 and len(list((tmp_path / "store" / "blobs").iterdir())) == 4
-    assert run("to-ollama", SOURCE, "-o", tmp_path / "out", "--store", tmp_path / "store", "--create", "http://x").returncode == 2
+    assert (
+        run(
+            "to-ollama", SOURCE, "-o", tmp_path / "out", "--store", tmp_path / "store", "--create", "http://x"
+        ).returncode
+        == 2
+    )

@@ -30,7 +30,12 @@ SOURCE = GOLD / "src" / "tiny-mxfp4"
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gptoss_converters.cli.program", *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, "-m", "gptoss_converters.cli.program", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
 
 
 def export(folder: Path, gguf: GgufOptions = GgufOptions(), source: Path = SOURCE, **options: Any) -> OllamaModel:  # noqa: B008
@@ -42,12 +47,39 @@ def export(folder: Path, gguf: GgufOptions = GgufOptions(), source: Path = SOURC
 
 
 def test_harmony_mode(tmp_path: Path) -> None:
-    model = export(tmp_path / "out", name="my-tune:v1", system='Be "brief".\nAlways.', messages=(("user", "hi"), ("assistant", "Hello."), ), num_ctx=256)
+    model = export(
+        tmp_path / "out",
+        name="my-tune:v1",
+        system='Be "brief".\nAlways.',
+        messages=(
+            ("user", "hi"),
+            ("assistant", "Hello."),
+        ),
+        num_ctx=256,
+    )
     commands = read((tmp_path / "out" / "Modelfile").read_text())
     said = [(c.name, c.key, c.value) for c in commands]
-    assert said[:3] == [("from", "", "./my-tune-v1.gguf"), ("requires", "", "0.30.0"), ("template", "", harmony_template())]
-    assert said[3:9] == [("parameter", *p) for p in (("num_ctx", "256"), ("temperature", "1.0"), ("top_p", "1.0"), ("top_k", "0"), ("stop", "<|return|>"), ("stop", "<|call|>"))]
-    assert said[9:] == [("system", "", 'Be "brief".\nAlways.'), ("message", "user", "hi"), ("message", "assistant", "Hello.")]
+    assert said[:3] == [
+        ("from", "", "./my-tune-v1.gguf"),
+        ("requires", "", "0.30.0"),
+        ("template", "", harmony_template()),
+    ]
+    assert said[3:9] == [
+        ("parameter", *p)
+        for p in (
+            ("num_ctx", "256"),
+            ("temperature", "1.0"),
+            ("top_p", "1.0"),
+            ("top_k", "0"),
+            ("stop", "<|return|>"),
+            ("stop", "<|call|>"),
+        )
+    ]
+    assert said[9:] == [
+        ("system", "", 'Be "brief".\nAlways.'),
+        ("message", "user", "hi"),
+        ("message", "assistant", "Hello."),
+    ]
     assert check(tmp_path / "out" / "Modelfile") == []
     assert "ollama create my-tune:v1 -f Modelfile" in (tmp_path / "out" / "README.md").read_text()
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["Modelfile", "README.md", "my-tune-v1.gguf"]
@@ -80,12 +112,20 @@ def test_split_files_are_named_by_a_wildcard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options,error",
     [
-        ({"name": "My Tune"}, UsageError), ({"name": "a/b"}, UsageError), ({"num_ctx": 0}, UsageError), ({"num_ctx": 10**9}, UsageError),
-        ({"system": "a\u00a0b"}, BadInput), ({"system": 'x\n"""\n"y"\nz'}, BadInput), ({"requires": "latest"}, BadInput), ({"requires": "0.11.5"}, BadInput),
+        ({"name": "My Tune"}, UsageError),
+        ({"name": "a/b"}, UsageError),
+        ({"num_ctx": 0}, UsageError),
+        ({"num_ctx": 10**9}, UsageError),
+        ({"system": "a\u00a0b"}, BadInput),
+        ({"system": 'x\n"""\n"y"\nz'}, BadInput),
+        ({"requires": "latest"}, BadInput),
+        ({"requires": "0.11.5"}, BadInput),
         ({"messages": (("tool", "x"),)}, BadInput),
     ],
-)  # fmt: skip
-def test_what_would_be_a_bad_modelfile_is_refused_before_anything_is_written(options: Any, error: type[Exception], tmp_path: Path) -> None:
+)
+def test_what_would_be_a_bad_modelfile_is_refused_before_anything_is_written(
+    options: Any, error: type[Exception], tmp_path: Path
+) -> None:
     with pytest.raises(error):
         plan_ollama(open_checkpoint(SOURCE), tmp_path, GgufOptions(), OllamaOptions(**{"num_ctx": 64, **options}))
     assert list(tmp_path.iterdir()) == []
@@ -110,14 +150,18 @@ def test_the_recipe_runs(tmp_path: Path) -> None:
     with fake_ollama() as server:
         ran = 0
         for line in lines:
-            program, *arguments = shlex.split(line.replace("~/.ollama", str(tmp_path / "store")).replace("http://localhost:11434", server.url))
+            program, *arguments = shlex.split(
+                line.replace("~/.ollama", str(tmp_path / "store")).replace("http://localhost:11434", server.url)
+            )
             if program == "gptoss-convert":
                 context = ["--num-ctx", "64"] if arguments[0] == "to-ollama" else []
                 done = run(*arguments, *context, cwd=tmp_path)
                 assert done.returncode == 0, (line, done.stderr)
                 ran += 1
         assert ran == 6 and "my-tune" in server.models
-    assert (tmp_path / "store" / "models" / "manifests" / "registry.ollama.ai" / "library" / "my-tune" / "latest").is_file()
+    assert (
+        tmp_path / "store" / "models" / "manifests" / "registry.ollama.ai" / "library" / "my-tune" / "latest"
+    ).is_file()
 
 
 # Bad exports ----------------------------------------------------------------------------------------------------------
@@ -163,7 +207,10 @@ BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "no start token": (replaced(packed("<|start|>"), packed("<|st4rt|>")), "gguf-harmony-token"),
     "end of sequence outside the vocabulary": (eos, "gguf-eos"),
     "no chat template": (replaced(b"tokenizer.chat_template", b"tokenizer.chat_templatx"), "gguf-chat-template"),
-    "a chat template without Harmony": (lambda d: d.replace(b"<|channel|>", b"<|chann31|>").replace(packed("<|chann31|>"), packed("<|channel|>")), "gguf-not-harmony"),
+    "a chat template without Harmony": (
+        lambda d: d.replace(b"<|channel|>", b"<|chann31|>").replace(packed("<|chann31|>"), packed("<|channel|>")),
+        "gguf-not-harmony",
+    ),
 }
 
 

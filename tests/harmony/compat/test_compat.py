@@ -1,4 +1,6 @@
-"""gptoss_harmony.compat.openai_harmony against the installed openai_harmony: names, signatures, results, error classes."""
+"""gptoss_harmony.compat.openai_harmony against the installed openai_harmony: names, signatures, results, error
+classes.
+"""
 
 import gzip
 import inspect
@@ -16,7 +18,14 @@ from pydantic import BaseModel
 
 DATA = Path(__file__).parents[2] / "data/harmony"
 ENCODING = compat.load_harmony_encoding("HarmonyGptOss")
-NAMES = [*published.__all__, "ReasoningEffort", "ChannelConfig", "ToolNamespaceConfig", "RenderConversationConfig", "RenderOptions"]
+NAMES = [
+    *published.__all__,
+    "ReasoningEffort",
+    "ChannelConfig",
+    "ToolNamespaceConfig",
+    "RenderConversationConfig",
+    "RenderOptions",
+]
 CLASSES = [name for name in NAMES if inspect.isclass(getattr(published, name)) and name != "HarmonyError"]
 
 
@@ -32,7 +41,12 @@ def gold(name: str) -> list[dict]:
 def own_members(cls: type) -> dict[str, object]:
     """Public members that the package itself defines: not pydantic's, not enum's."""
     mro = [base for base in cls.__mro__ if base.__module__.startswith("openai_harmony")]
-    return {name: member for base in reversed(mro) for name, member in vars(base).items() if not name.startswith(("_", "model_"))}
+    return {
+        name: member
+        for base in reversed(mro)
+        for name, member in vars(base).items()
+        if not name.startswith(("_", "model_"))
+    }
 
 
 def test_every_public_name() -> None:
@@ -60,7 +74,9 @@ def test_fields_and_defaults(name: str) -> None:
         return
     assert list(ours.__dataclass_fields__) == list(theirs.model_fields)
     required = {key: [] if key == "tools" else key for key, field in theirs.model_fields.items() if field.is_required()}
-    without = {key for key, field in ours.__dataclass_fields__.items() if field.default is field.default_factory is MISSING}
+    without = {
+        key for key, field in ours.__dataclass_fields__.items() if field.default is field.default_factory is MISSING
+    }
     assert without == required.keys()
     assert json_of(ours(**required)) == json_of(theirs.model_construct(**required))
 
@@ -84,7 +100,9 @@ def outcome(call) -> object:
     try:
         result = call()
     except Exception as error:
-        builtin = next(c.__name__ for c in type(error).__mro__ if c.__module__ == "builtins" and c.__name__ != "HarmonyError")
+        builtin = next(
+            c.__name__ for c in type(error).__mro__ if c.__module__ == "builtins" and c.__name__ != "HarmonyError"
+        )
         kind = "ValueError" if issubclass(type(error), ValueError) else builtin  # pydantic's ValidationError is one
         return (kind, type(error).__name__ == "HarmonyError")
     if isinstance(result, list) and result and hasattr(result[0], "to_dict"):
@@ -104,7 +122,9 @@ CALLS = {
     "encode disallowed": lambda h, e: e.encode("a<|start|>"),
     "encode as text": lambda h, e: e.encode("a<|start|>", disallowed_special=()),
     "encode allowed": lambda h, e: e.encode("a<|start|><|end|>b <|call|>", allowed_special="all"),
-    "encode one allowed": lambda h, e: e.encode("a<|start|>b<|end|>", allowed_special={"<|start|>"}, disallowed_special=()),
+    "encode one allowed": lambda h, e: e.encode(
+        "a<|start|>b<|end|>", allowed_special={"<|start|>"}, disallowed_special=()
+    ),
     "encode other allowed": lambda h, e: e.encode("a<|start|>b<|end|>", allowed_special={"<|start|>"}),
     "decode": lambda h, e: e.decode([200006, 1428, 9552]),
     "decode strictly": lambda h, e: e.decode([9552], errors="strict"),
@@ -117,10 +137,16 @@ CALLS = {
     "unknown role": lambda h, e: h.Message.from_dict({"role": "robot", "content": "x"}),
     "no role": lambda h, e: h.Message.from_dict({"content": "x"}),
     "unknown part": lambda h, e: h.Message.from_dict({"role": "user", "content": [{"type": "image"}]}),
-    "bad effort": lambda h, e: h.Message.from_dict({"role": "system", "content": [{"type": "system_content", "reasoning_effort": "low"}]}),
-    "tool without description": lambda h, e: h.DeveloperContent.from_dict({"tools": {"f": {"name": "f", "tools": [{"name": "x"}]}}}),
+    "bad effort": lambda h, e: h.Message.from_dict(
+        {"role": "system", "content": [{"type": "system_content", "reasoning_effort": "low"}]}
+    ),
+    "tool without description": lambda h, e: h.DeveloperContent.from_dict(
+        {"tools": {"f": {"name": "f", "tools": [{"name": "x"}]}}}
+    ),
     "tool without name": lambda h, e: e.render(h.Message.from_role_and_content(h.Role.TOOL, "x")),
-    "tool without name, completion": lambda h, e: e.render_conversation_for_completion(tool_message(h), h.Role.ASSISTANT),
+    "tool without name, completion": lambda h, e: e.render_conversation_for_completion(
+        tool_message(h), h.Role.ASSISTANT
+    ),
     "tool without name, training": lambda h, e: e.render_conversation_for_training(tool_message(h)),
     "tool without name, conversation": lambda h, e: e.render_conversation(tool_message(h)),
     "misplaced": lambda h, e: e.render(h.Message.from_role_and_content(h.Role.USER, h.SystemContent())),
@@ -132,19 +158,27 @@ CALLS = {
     "tools": lambda h, e: e.render(developer(h)),
     "tools dict": lambda h, e: json.loads(developer(h).to_json()),
     "message": lambda h, e: called(h).to_dict(),
-    "keep analysis": lambda h, e: e.render_conversation_for_training(finished(h), h.RenderConversationConfig(auto_drop_analysis=False)),
+    "keep analysis": lambda h, e: e.render_conversation_for_training(
+        finished(h), h.RenderConversationConfig(auto_drop_analysis=False)
+    ),
     "drop analysis": lambda h, e: e.render_conversation_for_training(finished(h)),
     "conversation json": lambda h, e: json.loads(h.Conversation.from_json(finished(h).to_json()).to_json()),
     "not messages": lambda h, e: h.Conversation.from_messages([h.SystemContent.new()]),
     "iterate": lambda h, e: [m.channel for m in finished(h)],
-    "parse": lambda h, e: e.parse_messages_from_completion_tokens(e.encode("<|channel|>final<|message|>hi<|return|>", allowed_special="all"), h.Role.ASSISTANT),
+    "parse": lambda h, e: e.parse_messages_from_completion_tokens(
+        e.encode("<|channel|>final<|message|>hi<|return|>", allowed_special="all"), h.Role.ASSISTANT
+    ),
     "parse without role": lambda h, e: e.parse_messages_from_completion_tokens([5]),
-    "parse lax": lambda h, e: e.parse_messages_from_completion_tokens(e.encode("refused<|end|>", allowed_special="all"), h.Role.ASSISTANT, strict=False),
+    "parse lax": lambda h, e: e.parse_messages_from_completion_tokens(
+        e.encode("refused<|end|>", allowed_special="all"), h.Role.ASSISTANT, strict=False
+    ),
     "parse no id": lambda h, e: h.StreamableParser(e, None).process(-1),
     "parse huge id": lambda h, e: h.StreamableParser(e, None).process(2**32),
     "eos in header": lambda h, e: h.StreamableParser(e, h.Role.USER).process_eos(),
-    "chained": lambda h, e: h.StreamableParser(e, None).process(200006).process(173781).process(200008).process(87).process_eos().messages,
-}  # fmt: skip
+    "chained": lambda h, e: (
+        h.StreamableParser(e, None).process(200006).process(173781).process(200008).process(87).process_eos().messages
+    ),
+}
 
 
 def tool_message(h):
@@ -157,25 +191,44 @@ def surrogate(h):
 
 def system(h):
     content = (
-        h.SystemContent.new().with_model_identity("I").with_reasoning_effort(h.ReasoningEffort.HIGH).with_conversation_start_date("2025-01-01")
-        .with_knowledge_cutoff("2024").with_required_channels(["final"]).with_browser_tool().with_python_tool()
-    )  # fmt: skip
-    return h.Message.from_role_and_content(h.Role.SYSTEM, content.with_channel_config(h.ChannelConfig.require_channels(["final"])))
+        h.SystemContent.new()
+        .with_model_identity("I")
+        .with_reasoning_effort(h.ReasoningEffort.HIGH)
+        .with_conversation_start_date("2025-01-01")
+        .with_knowledge_cutoff("2024")
+        .with_required_channels(["final"])
+        .with_browser_tool()
+        .with_python_tool()
+    )
+    return h.Message.from_role_and_content(
+        h.Role.SYSTEM, content.with_channel_config(h.ChannelConfig.require_channels(["final"]))
+    )
 
 
 def developer(h):
-    tools = [h.ToolDescription.new("f", "does f", parameters={"type": "object", "properties": {"a": {"default": None}}}), h.ToolDescription.new("g", "")]
+    tools = [
+        h.ToolDescription.new("f", "does f", parameters={"type": "object", "properties": {"a": {"default": None}}}),
+        h.ToolDescription.new("g", ""),
+    ]
     content = h.DeveloperContent.new().with_instructions("be brief").with_function_tools(tools)
     return h.Message.from_role_and_contents(h.Role.DEVELOPER, [content, h.TextContent(text="more")])
 
 
 def called(h):
     author = h.Author.new(h.Role.ASSISTANT, "x")
-    return h.Message.from_author_and_content(author, "{").adding_content("}").with_channel("commentary").with_recipient("f").with_content_type("json")
+    return (
+        h.Message.from_author_and_content(author, "{")
+        .adding_content("}")
+        .with_channel("commentary")
+        .with_recipient("f")
+        .with_content_type("json")
+    )
 
 
 def finished(h):
-    analysis, final = (h.Message.from_role_and_content(h.Role.ASSISTANT, t).with_channel(t) for t in ("analysis", "final"))
+    analysis, final = (
+        h.Message.from_role_and_content(h.Role.ASSISTANT, t).with_channel(t) for t in ("analysis", "final")
+    )
     return h.Conversation.from_messages([h.Message.from_role_and_content(h.Role.USER, "q"), analysis, final])
 
 
@@ -213,12 +266,19 @@ def test_gold_parses(file: str) -> None:
             want = expected.get("strict", expected)
             assert error == (want["error"] and want["error"]["code"]), case["id"]
             assert deltas == expected["deltas"], case["id"]
-            got = [{"name": None, "channel": None, "recipient": None, "content_type": None, **m.to_dict()} for m in parser.messages]
+            got = [
+                {"name": None, "channel": None, "recipient": None, "content_type": None, **m.to_dict()}
+                for m in parser.messages
+            ]
             assert normal(got) == normal(want["messages"]), case["id"]
 
 
 def normal(messages: list[dict]) -> list[dict]:
     """Content as a list of parts, nulls explicit."""
     keys = ("role", "name", "channel", "recipient", "content_type")
-    parts = [[{"type": "text", "text": m["content"]}] if isinstance(m["content"], str) else m["content"] for m in messages]
-    return [{**{key: m.get(key) for key in keys}, "content": content} for m, content in zip(messages, parts, strict=True)]
+    parts = [
+        [{"type": "text", "text": m["content"]}] if isinstance(m["content"], str) else m["content"] for m in messages
+    ]
+    return [
+        {**{key: m.get(key) for key in keys}, "content": content} for m, content in zip(messages, parts, strict=True)
+    ]

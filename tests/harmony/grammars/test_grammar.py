@@ -38,11 +38,16 @@ WEATHER = Tool(
 TURN = Turn((WEATHER, Tool("get_location")), ("browser", "python"))
 
 GOOD = [
-    '<|channel|>analysis<|message|>Need a < b and x <- y |> z.<|end|><|start|>assistant to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>{"location": "San Francisco"}<|call|>',
-    '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"location":"SF","format":"celsius","days":14}<|call|>',
-    '<|channel|>commentary to=functions.get_weather json<|message|>{\n  "location": "\\u00e9\\n日本 < > \\"",\n  "parts": ["a", "b"]\n}<|call|>',
+    "<|channel|>analysis<|message|>Need a < b and x <- y |> z.<|end|><|start|>assistant "
+    'to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>{"location": "San '
+    'Francisco"}<|call|>',
+    "<|channel|>commentary to=functions.get_weather "
+    '<|constrain|>json<|message|>{"location":"SF","format":"celsius","days":14}<|call|>',
+    '<|channel|>commentary to=functions.get_weather json<|message|>{\n  "location": "\\u00e9\\n日本 < > \\"",\n  '
+    '"parts": ["a", "b"]\n}<|call|>',
     '<|channel|>commentary to=functions.get_weather<|message|>{"location": "", "parts": []}<|call|>',
-    "<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant<|channel|>commentary to=functions.get_location<|message|>{}<|call|>",
+    "<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant<|channel|>commentary "
+    "to=functions.get_location<|message|>{}<|call|>",
     " to=functions.get_location<|channel|>commentary<|message|>{ }<|call|>",
     "<|channel|>analysis to=python code<|message|>print([i for i in range(3)])\n<|call|>",
     " to=python<|channel|>analysis code<|message|>x = 1 | 2<|call|>",
@@ -63,7 +68,8 @@ BAD = [
     _CALL.replace("<|constrain|>json", "<|constrain|>get_weather") + '{"location": "x"}<|call|>',
     _CALL.replace("<|message|>", "") + '{"location": "x"}<|call|>',
     ' to=functions.get_weather<|channel|>commentary<|channel|>commentary json<|message|>{"location": "x"}<|call|>',
-    '<|channel|>commentary to=assistant<|channel|>commentary to=functions.get_weather json<|message|>{"location": "x"}<|call|>',
+    "<|channel|>commentary to=assistant<|channel|>commentary to=functions.get_weather "
+    'json<|message|>{"location": "x"}<|call|>',
     '<|channel|>commentary to=functions.get_weather to=functions.get_weather<|message|>{"location": "x"}<|call|>',
     "<|channel|>final json<|message|>4<|return|>",
     "<|channel|><|message|>4<|return|>",
@@ -74,7 +80,11 @@ BAD = [
     "<|channel|>analysis<|message|>think<|end|><|channel|>final<|message|>ok<|return|>",
     "<|channel|>analysis<|message|>think<|end|>assistant<|channel|>final<|message|>ok<|return|>",
     "<|channel|>final<|message|>ok<|end|><|start|>user<|message|>more<|end|>",
-    _CALL + '{"location": "x"}<|call|><|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>sunny<|end|>',
+    _CALL
+    + (
+        '{"location": "x"}<|call|><|start|>functions.get_weather '
+        "to=assistant<|channel|>commentary<|message|>sunny<|end|>"
+    ),
     "<|channel|>analysis<|message|>think<|end|>",
     # arguments
     _CALL + "{}<|call|>",
@@ -146,7 +156,14 @@ DECODED = Tool(
     {
         "type": "object",
         "properties": {
-            "who": {"type": "object", "properties": {"name": {"type": "string", "minLength": 1}, "age": {"type": "integer", "minimum": 0, "maximum": 130}}, "required": ["name"]},
+            "who": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "minLength": 1},
+                    "age": {"type": "integer", "minimum": 0, "maximum": 130},
+                },
+                "required": ["name"],
+            },
             "kind": {"enum": ["a", "b", None, 3]},
             "price": {"type": "number", "minimum": 0},
             "tags": {"type": "array", "items": {"type": "string", "maxLength": 6}, "maxItems": 2},
@@ -206,7 +223,12 @@ def test_even_choices_under_the_structural_tag_make_valid_calls(runs: int) -> No
 @pytest.mark.backend("llama_cpp")
 def test_response_format_end_to_end(llama: Llama) -> None:
     """Request -> prompt with the format's section -> constrained decoding -> parse -> message -> valid JSON."""
-    schema = {"type": "object", "properties": {"answer": {"type": "integer"}, "sure": {"type": "boolean"}}, "required": ["answer", "sure"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"answer": {"type": "integer"}, "sure": {"type": "boolean"}},
+        "required": ["answer", "sure"],
+        "additionalProperties": False,
+    }
     request = {
         "messages": [{"role": "user", "content": "How many?"}],
         "response_format": {"type": "json_schema", "json_schema": {"name": "count", "schema": schema, "strict": True}},
@@ -230,9 +252,20 @@ def test_xllamacpp_decodes_under_the_grammar(gguf_file: Path) -> None:
     params.model.path, params.n_ctx, params.warmup, params.port = str(gguf_file), 512, False, port
     params.cpuparams.n_threads = 1
     server = xllamacpp.Server(params)
-    body = {"prompt": PROMPT, "grammar": gbnf(TURN, bound=8).text, "n_predict": 12, "return_tokens": True, "seed": 1, "top_k": 0}
-    request = urllib.request.Request(f"{server.listening_address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    body = {
+        "prompt": PROMPT,
+        "grammar": gbnf(TURN, bound=8).text,
+        "n_predict": 12,
+        "return_tokens": True,
+        "seed": 1,
+        "top_k": 0,
+    }
+    request = urllib.request.Request(
+        f"{server.listening_address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=240) as reply:
         ids = json.load(reply)["tokens"]
-    matcher = xgrammar.GrammarMatcher(compiler().compile_grammar(xgrammar.Grammar.from_ebnf(gbnf(TURN, bound=8, control="text").text)))
+    matcher = xgrammar.GrammarMatcher(
+        compiler().compile_grammar(xgrammar.Grammar.from_ebnf(gbnf(TURN, bound=8, control="text").text))
+    )
     assert ids and all(matcher.accept_token(token) for token in ids)

@@ -31,7 +31,10 @@ def schema_grammar(schema: str, bound: int | None) -> Any:
     return xgrammar.Grammar.from_ebnf("\n".join(lines))
 
 
-@pytest.mark.parametrize(("low", "high"), [(None, None), (0, None), (None, 0), (1, 9), (-5, 5), (7, 123), (-250, -13), (99, 100), (-1, 1000), (1000, 1000)])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(None, None), (0, None), (None, 0), (1, 9), (-5, 5), (7, 123), (-250, -13), (99, 100), (-1, 1000), (1000, 1000)],
+)
 def test_integers(low: int | None, high: int | None) -> None:
     grammar = xgrammar.Grammar.from_ebnf(f"root ::= {integer_rule(low, high)}")
     for number in [*range(-1101, 1102, 7), *range(-30, 131), -250, -13, 999, 1000, 1001, 10**15]:
@@ -58,7 +61,11 @@ def test_numbers_stay_within_bounds(bounds: dict[str, float]) -> None:
     assert rule is not None
     grammar = xgrammar.Grammar.from_ebnf(f"root ::= {rule}")
     rng = random.Random(3)
-    texts = [str(i) for i in range(-12, 12)] + [f"{rng.uniform(-12, 12):.{rng.randrange(1, 6)}f}" for _ in range(400)] + ["0.0", "-0.0", "2.00", "-3.0"]
+    texts = (
+        [str(i) for i in range(-12, 12)]
+        + [f"{rng.uniform(-12, 12):.{rng.randrange(1, 6)}f}" for _ in range(400)]
+        + ["0.0", "-0.0", "2.00", "-3.0"]
+    )
     accepted = [text for text in texts if _is_grammar_accept_string(grammar, text)]
     assert accepted
     for text in accepted:
@@ -74,37 +81,117 @@ def test_numbers_that_have_no_rule_are_reported() -> None:
 
 SCHEMAS: list[tuple[Any, list[Any], list[Any]]] = [
     (True, [1, "a", None, [], {"a": [{}]}, 1.5e3], []),
-    ({"type": "string"}, ["", "a\"b\\c\n", "é日本\U0001f600", "a<b|c<|"], [1, None]),
+    ({"type": "string"}, ["", 'a"b\\c\n', "é日本\U0001f600", "a<b|c<|"], [1, None]),
     ({"type": "string", "minLength": 2, "maxLength": 3}, ["ab", "日本語"], ["a", "abcd"]),
     ({"type": "string", "maxLength": 0}, [""], ["a"]),
     ({"const": {"a": [1]}}, [{"a": [1]}], [{"a": [2]}]),
     ({"enum": [1, "a", None, "<|end|>"]}, [1, "a", None], [2, "b"]),
     ({"type": "integer", "enum": [1, 2, "3"]}, [1, 2], [3, "3"]),
     ({"type": ["integer", "null"]}, [1, None], ["a", 1.5]),
-    ({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "boolean"}}]}, ["a", [True, False], []], [1, [1]]),
+    (
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "boolean"}}]},
+        ["a", [True, False], []],
+        [1, [1]],
+    ),
     ({"oneOf": [{"type": "string"}, {"type": "number"}]}, ["a", 1.5], [None]),
-    ({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}, "c": {"type": "null"}}, "required": ["b"]},
-     [{"b": "x"}, {"a": 1, "b": "x"}, {"b": "x", "c": None}, {"a": 1, "b": "x", "c": None}], [{}, {"a": 1}, {"b": "x", "d": 1}, {"b": 1}]),
-    ({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}, [{}, {"a": 1}, {"b": 1}, {"a": 1, "b": 2}], [{"c": 1}]),
+    (
+        {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "string"}, "c": {"type": "null"}},
+            "required": ["b"],
+        },
+        [{"b": "x"}, {"a": 1, "b": "x"}, {"b": "x", "c": None}, {"a": 1, "b": "x", "c": None}],
+        [{}, {"a": 1}, {"b": "x", "d": 1}, {"b": 1}],
+    ),
+    (
+        {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
+        [{}, {"a": 1}, {"b": 1}, {"a": 1, "b": 2}],
+        [{"c": 1}],
+    ),
     ({"type": "object", "properties": {}}, [{}], [{"a": 1}]),
     ({"type": "object"}, [{}, {"a": {"b": []}}], [[]]),
     ({"type": "object", "additionalProperties": {"type": "integer"}}, [{}, {"a": 1, "b": 2}], [{"a": "x"}]),
-    ({"type": "object", "properties": {"ab": {"type": "string"}, "a": {"type": "null"}}, "additionalProperties": {"type": "integer"}},
-     [{}, {"ab": "x"}, {"ab": "x", "a": None, "b": 1, "abc": 2, "": 3, "ac": 4}, {"q": 1}], [{"ab": 1}, {"a": 1}, {"x": "y"}]),
-    ({"type": "object", "required": ["z"], "additionalProperties": {"type": "integer"}}, [{"z": 1}, {"z": 1, "y": 2}], [{}, {"z": "a"}]),
-    ({"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 3}, [[1, 2], [1, 2, 3]], [[1], [1, 2, 3, 4], [1, "a"]]),
+    (
+        {
+            "type": "object",
+            "properties": {"ab": {"type": "string"}, "a": {"type": "null"}},
+            "additionalProperties": {"type": "integer"},
+        },
+        [{}, {"ab": "x"}, {"ab": "x", "a": None, "b": 1, "abc": 2, "": 3, "ac": 4}, {"q": 1}],
+        [{"ab": 1}, {"a": 1}, {"x": "y"}],
+    ),
+    (
+        {"type": "object", "required": ["z"], "additionalProperties": {"type": "integer"}},
+        [{"z": 1}, {"z": 1, "y": 2}],
+        [{}, {"z": "a"}],
+    ),
+    (
+        {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 3},
+        [[1, 2], [1, 2, 3]],
+        [[1], [1, 2, 3, 4], [1, "a"]],
+    ),
     ({"type": "array", "maxItems": 0}, [[]], [[1]]),
     ({"type": "array", "minItems": 1}, [[1], ["a", None]], [[]]),
-    ({"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}], "items": False}, [["a", 1]], [["a", "b"], ["a", 1, 2]]),
-    ({"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": [{"type": "string"}], "additionalItems": False}, [["a"]], [[1], ["a", 1]]),
-    ({"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer", "minimum": 3, "exclusiveMinimum": True}, [4], [3]),
-    ({"$defs": {"node": {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}}, "required": ["next"]}}, "$ref": "#/$defs/node"},
-     [{"next": None}, {"next": {"next": {"next": None}}}], [{}, {"next": 1}]),
-    ({"allOf": [{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}, {"properties": {"b": {"type": "string"}}, "required": ["b"]}]},
-     [{"a": 1, "b": "x"}], [{"a": 1}, {"b": "x"}]),
-    ({"type": "object", "properties": {'we"ird\\ <|end|> é': {"type": "integer"}}, "required": ['we"ird\\ <|end|> é']}, [], [{}]),
+    (
+        {"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}], "items": False},
+        [["a", 1]],
+        [["a", "b"], ["a", 1, 2]],
+    ),
+    (
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "type": "array",
+            "items": [{"type": "string"}],
+            "additionalItems": False,
+        },
+        [["a"]],
+        [[1], ["a", 1]],
+    ),
+    (
+        {
+            "$schema": "http://json-schema.org/draft-04/schema#",
+            "type": "integer",
+            "minimum": 3,
+            "exclusiveMinimum": True,
+        },
+        [4],
+        [3],
+    ),
+    (
+        {
+            "$defs": {
+                "node": {
+                    "type": "object",
+                    "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
+                    "required": ["next"],
+                }
+            },
+            "$ref": "#/$defs/node",
+        },
+        [{"next": None}, {"next": {"next": {"next": None}}}],
+        [{}, {"next": 1}],
+    ),
+    (
+        {
+            "allOf": [
+                {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+                {"properties": {"b": {"type": "string"}}, "required": ["b"]},
+            ]
+        },
+        [{"a": 1, "b": "x"}],
+        [{"a": 1}, {"b": "x"}],
+    ),
+    (
+        {
+            "type": "object",
+            "properties": {'we"ird\\ <|end|> é': {"type": "integer"}},
+            "required": ['we"ird\\ <|end|> é'],
+        },
+        [],
+        [{}],
+    ),
     ({"type": "boolean"}, [True, False], [0, "true"]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("schema", "good", "bad"), SCHEMAS, ids=[json.dumps(row[0])[:60] for row in SCHEMAS])
@@ -119,15 +206,25 @@ def test_schemas(schema: Any, good: list[Any], bad: list[Any], bound: int | None
 
 
 def spellings(value: Any, escape_bars: bool) -> list[str]:
-    texts = [json.dumps(value, ensure_ascii=False), json.dumps(value, ensure_ascii=False, separators=(",", ":")), json.dumps(value, ensure_ascii=False, indent=2)]
+    texts = [
+        json.dumps(value, ensure_ascii=False),
+        json.dumps(value, ensure_ascii=False, separators=(",", ":")),
+        json.dumps(value, ensure_ascii=False, indent=2),
+    ]
     return [text.replace("|", "\\u007c") if escape_bars else text.replace("<|end", "\\u003c|end") for text in texts]
 
 
 def test_control_tokens_cannot_stand_in_strings() -> None:
-    for schema in ({"type": "string"}, {"type": "string", "maxLength": 40}, {"type": "object", "additionalProperties": True}):
+    for schema in (
+        {"type": "string"},
+        {"type": "string", "maxLength": 40},
+        {"type": "object", "additionalProperties": True},
+    ):
         for text in ('"a<|end|>b"', '"<|call|>"', '"<<|start|>"', '{"<|end|>": 1}', '{"a": "<|reserved_200013|>"}'):
             assert not accepts_json(schema, text) and not accepts_json(schema, text, 32)
-    assert accepts_json({"enum": ["<|end|>"]}, '"\\u003c|end|>"') and not accepts_json({"enum": ["<|end|>"]}, '"<|end|>"')
+    assert accepts_json({"enum": ["<|end|>"]}, '"\\u003c|end|>"') and not accepts_json(
+        {"enum": ["<|end|>"]}, '"<|end|>"'
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,13 +316,38 @@ def random_schema(rng: random.Random, depth: int = 3) -> Any:
     low = rng.randrange(-20, 20)
     if kind == "string":
         least = rng.randrange(3)
-        return {"type": "string", **rng.choice([{}, {"minLength": least}, {"maxLength": 4}, {"minLength": least, "maxLength": least + rng.randrange(3)}])}
+        return {
+            "type": "string",
+            **rng.choice(
+                [
+                    {},
+                    {"minLength": least},
+                    {"maxLength": 4},
+                    {"minLength": least, "maxLength": least + rng.randrange(3)},
+                ]
+            ),
+        }
     if kind == "integer":
-        return {"type": "integer", **rng.choice([{}, {"minimum": low}, {"maximum": low}, {"minimum": low, "exclusiveMaximum": low + rng.randrange(1, 300)}])}
+        return {
+            "type": "integer",
+            **rng.choice(
+                [
+                    {},
+                    {"minimum": low},
+                    {"maximum": low},
+                    {"minimum": low, "exclusiveMaximum": low + rng.randrange(1, 300)},
+                ]
+            ),
+        }
     if kind == "number":
-        return {"type": "number", **rng.choice([{}, {"minimum": low}, {"exclusiveMinimum": low}, {"minimum": low + 0.5, "maximum": low + 9}])}
+        return {
+            "type": "number",
+            **rng.choice([{}, {"minimum": low}, {"exclusiveMinimum": low}, {"minimum": low + 0.5, "maximum": low + 9}]),
+        }
     if kind in ("enum", "const"):
-        values = rng.sample([1, 0, -2.5, "x", "a\"b\\", "", "é<|end|>", None, True, [1, {"k": "v"}], {}, {"a": [None]}], 3)
+        values = rng.sample(
+            [1, 0, -2.5, "x", 'a"b\\', "", "é<|end|>", None, True, [1, {"k": "v"}], {}, {"a": [None]}], 3
+        )
         return {"enum": values} if kind == "enum" else {"const": values[0]}
     if kind in ("boolean", "null"):
         return {"type": kind}
@@ -235,12 +357,26 @@ def random_schema(rng: random.Random, depth: int = 3) -> Any:
     if kind == "anyOf":
         return {"anyOf": inner}
     if kind == "tuple":
-        return {"type": "array", "prefixItems": inner, "items": rng.choice([False, {"type": "null"}]), "minItems": len(inner), "maxItems": len(inner) + 1}
+        return {
+            "type": "array",
+            "prefixItems": inner,
+            "items": rng.choice([False, {"type": "null"}]),
+            "minItems": len(inner),
+            "maxItems": len(inner) + 1,
+        }
     if kind == "array":
         least = rng.randrange(3)
-        return {"type": "array", "items": inner[0], **rng.choice([{}, {"minItems": least}, {"minItems": least, "maxItems": least + 2}])}
+        return {
+            "type": "array",
+            "items": inner[0],
+            **rng.choice([{}, {"minItems": least}, {"minItems": least, "maxItems": least + 2}]),
+        }
     names = rng.sample(["a", "ab", "b c", 'q"', "é", "", "x|y", "<|end|>", "a-b", "x]y[", "^", "\\"], len(inner))
-    fields = {"type": "object", "properties": dict(zip(names, inner, strict=True)), "required": rng.sample(names, rng.randrange(len(names) + 1))}
+    fields = {
+        "type": "object",
+        "properties": dict(zip(names, inner, strict=True)),
+        "required": rng.sample(names, rng.randrange(len(names) + 1)),
+    }
     more = rng.choice([{}, {"additionalProperties": False}, {"additionalProperties": {"type": "integer"}}])
     return {"allOf": [fields, {"title": "t"}]} if kind == "allOf" else fields | more
 
@@ -249,7 +385,9 @@ def random_schema(rng: random.Random, depth: int = 3) -> Any:
 def byte_compiler() -> xgrammar.GrammarCompiler:
     """A vocabulary of the 256 bytes and a stop token: masks are made in no time."""
     pieces = [bytes([i]) for i in range(256)] + [b"<stop>"]
-    return xgrammar.GrammarCompiler(xgrammar.TokenizerInfo(pieces, xgrammar.VocabType.RAW, vocab_size=257, stop_token_ids=[256]))
+    return xgrammar.GrammarCompiler(
+        xgrammar.TokenizerInfo(pieces, xgrammar.VocabType.RAW, vocab_size=257, stop_token_ids=[256])
+    )
 
 
 def generate(schema: Any, bound: int, rng: random.Random) -> str:

@@ -58,7 +58,13 @@ def check(kind: type[BaseModel], data: dict[str, Any]) -> None:
 
 def assemble(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     """What a client makes of a stream: the deltas added up."""
-    message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None, "reasoning_content": None, "reasoning": None}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "reasoning_content": None,
+        "reasoning": None,
+    }
     for chunk in chunks:
         check(ChatCompletionChunk, chunk)
         for choice in chunk["choices"]:
@@ -94,8 +100,10 @@ def streamed(ids: list[int], cuts: list[int], tools: Any = None, **kwargs: Any) 
 def test_a_plain_request() -> None:
     conversation = to_conversation({"messages": [{"role": "user", "content": "hi"}]}, date="2025-06-28")
     assert render_text(conversation) == (
-        "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06\n"
-        "Current date: 2025-06-28\n\nReasoning: medium\n\n# Valid channels: analysis, commentary, final. Channel must be "
+        "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: "
+        "2024-06\n"
+        "Current date: 2025-06-28\n\nReasoning: medium\n\n# Valid channels: analysis, commentary, final. Channel "
+        "must be "
         "included for every message.<|end|><|start|>user<|message|>hi<|end|><|start|>assistant"
     )
 
@@ -127,19 +135,38 @@ def test_an_agent_turn_keeps_its_reasoning_and_a_finished_turn_does_not() -> Non
 
 
 def test_parallel_results_find_their_calls_by_id() -> None:
-    calls = [{"id": f"c{i}", "type": "function", "function": {"name": name, "arguments": "{}"}} for i, name in enumerate("ab")]
+    calls = [
+        {"id": f"c{i}", "type": "function", "function": {"name": name, "arguments": "{}"}}
+        for i, name in enumerate("ab")
+    ]
     results = [{"role": "tool", "tool_call_id": f"c{i}", "content": str(i)} for i in (1, 0)]
-    got = shape({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": calls}, *results]})
+    got = shape(
+        {
+            "messages": [
+                {"role": "user", "content": "x"},
+                {"role": "assistant", "content": None, "tool_calls": calls},
+                *results,
+            ]
+        }
+    )
     assert [(m[0], m[3]) for m in got[-2:]] == [("functions.b", "1"), ("functions.a", "0")]
 
 
 def test_content_none_and_empty() -> None:
-    rows = [{"role": "assistant", "content": None, "reasoning": "r"}, {"role": "assistant", "content": None}, {"role": "user", "content": ""}]
+    rows = [
+        {"role": "assistant", "content": None, "reasoning": "r"},
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": ""},
+    ]
     assert shape({"messages": rows}) == [("assistant", "analysis", None, "r"), ("user", None, None, "")]
 
 
 def test_later_instructions_stay_in_place() -> None:
-    rows = [{"role": "user", "content": "a"}, {"role": "system", "content": "Now in French."}, {"role": "user", "content": "b"}]
+    rows = [
+        {"role": "user", "content": "a"},
+        {"role": "system", "content": "Now in French."},
+        {"role": "user", "content": "b"},
+    ]
     messages = to_conversation({"messages": rows}).messages
     assert [str(m.role) for m in messages] == ["system", "user", "developer", "user"]
     assert messages[2].content == [DeveloperContent("Now in French.")]
@@ -147,7 +174,15 @@ def test_later_instructions_stay_in_place() -> None:
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(None, "Medium"), ("none", "Low"), ("minimal", "Low"), ("low", "Low"), ("medium", "Medium"), ("high", "High"), ("xhigh", "High")],
+    [
+        (None, "Medium"),
+        ("none", "Low"),
+        ("minimal", "Low"),
+        ("low", "Low"),
+        ("medium", "Medium"),
+        ("high", "High"),
+        ("xhigh", "High"),
+    ],
 )
 def test_effort(given: str | None, expected: str) -> None:
     request = {"messages": [{"role": "user", "content": "x"}], "reasoning_effort": given}
@@ -163,16 +198,27 @@ def test_built_in_tools_come_and_go_as_calls() -> None:
     tools = [{"type": "browser"}, {"type": "python"}]
     request: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "tools": tools}
     system = to_conversation(request).messages[0].content[0]
-    assert isinstance(system, SystemContent) and system.tools is not None and list(system.tools) == ["browser", "python"]
+    assert (
+        isinstance(system, SystemContent) and system.tools is not None and list(system.tools) == ["browser", "python"]
+    )
     out = from_messages(parse(ids_of('<|channel|>analysis to=python code<|message|>print("é\n")<|call|>')), tools)
-    assert [c["function"] for c in out["tool_calls"]] == [{"name": "python", "arguments": '{"code": "print(\\"é\\n\\")"}'}]
+    assert [c["function"] for c in out["tool_calls"]] == [
+        {"name": "python", "arguments": '{"code": "print(\\"é\\n\\")"}'}
+    ]
     request["messages"] += [out, {"role": "tool", "tool_call_id": out["tool_calls"][0]["id"], "content": "é"}]
-    assert shape(request)[1:] == [("assistant", "analysis", "python", 'print("é\n")'), ("python", "analysis", "assistant", "é")]
-    out = from_messages(parse(ids_of('<|channel|>analysis to=browser.search code<|message|>{"query":"x"}<|call|>')), tools)
+    assert shape(request)[1:] == [
+        ("assistant", "analysis", "python", 'print("é\n")'),
+        ("python", "analysis", "assistant", "é"),
+    ]
+    out = from_messages(
+        parse(ids_of('<|channel|>analysis to=browser.search code<|message|>{"query":"x"}<|call|>')), tools
+    )
     assert out["tool_calls"][0]["function"] == {"name": "browser.search", "arguments": '{"query":"x"}'}
 
 
-@pytest.mark.parametrize(("kind", "name"), [("python", "python"), ("code_interpreter", "python"), ("web_search", "browser.search")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("python", "python"), ("code_interpreter", "python"), ("web_search", "browser.search")]
+)
 def test_a_function_with_the_name_of_a_declared_builtin_is_refused(kind: str, name: str) -> None:
     function = {"type": "function", "function": {"name": name}}
     for tools in ([function, {"type": kind}], [{"type": kind}, function]):
@@ -187,7 +233,10 @@ def test_arguments_that_python_cannot_read_are_code() -> None:
 
 
 def test_names_that_no_header_can_carry() -> None:
-    tools = [{"type": "function", "function": {"name": name}} for name in ("mcp: read", "mcp__read", "mcp_/read", "a-b", "<|end|>")]
+    tools = [
+        {"type": "function", "function": {"name": name}}
+        for name in ("mcp: read", "mcp__read", "mcp_/read", "a-b", "<|end|>")
+    ]
     table = ToolTable(tools)
     assert [tool.name for tool in table.functions] == ["mcp__read", "mcp__read_2", "mcp__read_3", "a-b", "__end__"]
     for tool in tools:
@@ -197,7 +246,10 @@ def test_names_that_no_header_can_carry() -> None:
 
 def test_tool_choice() -> None:
     other = {"type": "function", "function": {"name": "other"}}
-    request: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "tools": [WEATHER, other, {"type": "python"}]}
+    request: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "x"}],
+        "tools": [WEATHER, other, {"type": "python"}],
+    }
 
     def allowed(choice: Any) -> tuple[list[str], tuple[str, ...], Any]:
         spec = turn(request | {"tool_choice": choice})
@@ -209,9 +261,14 @@ def test_tool_choice() -> None:
     assert allowed("required") == (everything, ("python",), None)
     assert allowed({"type": "function", "function": {"name": "other"}}) == (["other"], (), None)
     assert allowed({"type": "python"}) == ([], ("python",), None)
-    subset = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "other"}}]}}
+    subset = {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "other"}}]},
+    }
     assert allowed(subset) == (["other"], (), "text")
-    assert len(to_conversation(request | {"tool_choice": "none"}).messages) == 2  # no developer message: no tools offered
+    assert (
+        len(to_conversation(request | {"tool_choice": "none"}).messages) == 2
+    )  # no developer message: no tools offered
     with pytest.raises(LayoutError, match="no tool to call"):
         allowed({"type": "function", "function": {"name": "absent"}})
     with pytest.raises(LayoutError, match="no tool to call"):
@@ -220,8 +277,14 @@ def test_tool_choice() -> None:
 
 def test_response_format_is_the_last_section_of_the_instructions() -> None:
     schema = {"type": "object", "properties": {"items": {"type": "array", "items": {"type": "string"}}}}
-    spec = {"type": "json_schema", "json_schema": {"name": "shopping_list", "description": "What to buy", "schema": schema}}
-    request = {"messages": [{"role": "system", "content": "Help."}, {"role": "user", "content": "x"}], "response_format": spec}
+    spec = {
+        "type": "json_schema",
+        "json_schema": {"name": "shopping_list", "description": "What to buy", "schema": schema},
+    }
+    request = {
+        "messages": [{"role": "system", "content": "Help."}, {"role": "user", "content": "x"}],
+        "response_format": spec,
+    }
     assert (
         "# Instructions\n\nHelp.\n\n# Response Formats\n\n## shopping_list\n\n// What to buy\n"
         '{"type":"object","properties":{"items":{"type":"array","items":{"type":"string"}}}}<|end|>'
@@ -235,7 +298,10 @@ def test_response_format_is_the_last_section_of_the_instructions() -> None:
         ({"messages": None}, "messages"),
         ({"messages": ["x"]}, "messages[0]"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages[0].content[0]"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content[0]",
+        ),
         ({"messages": [{"role": "tool", "tool_call_id": "nope", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]}, "messages[0].tool_calls[0].function"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
@@ -251,32 +317,79 @@ def test_bad_requests_name_the_place(change: dict[str, Any], where: str) -> None
 
 
 ANSWERS = {
-    "answer": ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>42<|return|>", "hm", "42", [], "stop"),
+    "answer": (
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>42<|return|>",
+        "hm",
+        "42",
+        [],
+        "stop",
+    ),
     "no reasoning": ("<|channel|>final<|message|>42<|return|>", None, "42", [], "stop"),
     "cut off": ("<|channel|>final<|message|>4", None, "4", [], "length"),
-    "cut off in a header": ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>", "hm", None, [], "length"),
+    "cut off in a header": (
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>",
+        "hm",
+        None,
+        [],
+        "length",
+    ),
     "call": (
-        '<|channel|>analysis<|message|>hm<|end|><|start|>assistant to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>{"city": "SF"}<|call|>',
-        "hm", None, [("get_weather", '{"city": "SF"}')], "tool_calls",
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant to=functions.get_weather<|channel|>commentary "
+        '<|constrain|>json<|message|>{"city": "SF"}<|call|>',
+        "hm",
+        None,
+        [("get_weather", '{"city": "SF"}')],
+        "tool_calls",
     ),
     "preamble": (
-        '<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather<|message|>{}<|call|>',
-        None, "Let me see.", [("get_weather", "{}")], "tool_calls",
+        "<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant<|channel|>commentary "
+        "to=functions.get_weather<|message|>{}<|call|>",
+        None,
+        "Let me see.",
+        [("get_weather", "{}")],
+        "tool_calls",
     ),
     "two calls": (
-        '<|channel|>commentary to=functions.a<|message|>{"x":1}<|call|><|start|>assistant<|channel|>commentary to=functions.b<|message|>{}<|call|>',
-        None, None, [("a", '{"x":1}'), ("b", "{}")], "tool_calls",
+        '<|channel|>commentary to=functions.a<|message|>{"x":1}<|call|><|start|>assistant<|channel|>commentary '
+        "to=functions.b<|message|>{}<|call|>",
+        None,
+        None,
+        [("a", '{"x":1}'), ("b", "{}")],
+        "tool_calls",
     ),
     "made up result": (
-        '<|channel|>commentary to=functions.a<|message|>{}<|call|><|start|>functions.a to=assistant<|channel|>commentary<|message|>7<|end|><|start|>assistant<|channel|>final<|message|>It is 7<|return|>',
-        None, None, [("a", "{}")], "tool_calls",
+        "<|channel|>commentary to=functions.a<|message|>{}<|call|><|start|>functions.a "
+        "to=assistant<|channel|>commentary<|message|>7<|end|><|start|>assistant<|channel|>final<|message|>It "
+        "is 7<|return|>",
+        None,
+        None,
+        [("a", "{}")],
+        "tool_calls",
     ),
-    "text after the arguments": ('<|channel|>commentary to=functions.a<|message|>{"x":"}{"}{"y":2} ok<|call|>', None, None, [("a", '{"x":"}{"}')], "tool_calls"),
-    "no arguments": ("<|channel|>commentary to=functions.a<|message|><|call|>", None, None, [("a", "{}")], "tool_calls"),
+    "text after the arguments": (
+        '<|channel|>commentary to=functions.a<|message|>{"x":"}{"}{"y":2} ok<|call|>',
+        None,
+        None,
+        [("a", '{"x":"}{"}')],
+        "tool_calls",
+    ),
+    "no arguments": (
+        "<|channel|>commentary to=functions.a<|message|><|call|>",
+        None,
+        None,
+        [("a", "{}")],
+        "tool_calls",
+    ),
     "arguments cut off": ('<|channel|>commentary to=functions.a<|message|>{"x', None, None, [("a", '{"x')], "length"),
-    "two answers": ("<|channel|>final<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>", None, "a\nb", [], "stop"),
+    "two answers": (
+        "<|channel|>final<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>",
+        None,
+        "a\nb",
+        [],
+        "stop",
+    ),
     "nothing": ("", None, None, [], "length"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", ANSWERS)
@@ -284,7 +397,12 @@ def test_answers(case: str) -> None:
     text, reasoning, content, calls, finish = ANSWERS[case]
     message = from_messages(parse(ids_of(text)), [WEATHER])
     got = [(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls", [])]
-    assert (message["reasoning_content"], message["content"], got, message["finish_reason"]) == (reasoning, content, calls, finish)
+    assert (message["reasoning_content"], message["content"], got, message["finish_reason"]) == (
+        reasoning,
+        content,
+        calls,
+        finish,
+    )
     assert message["reasoning"] == reasoning and ("tool_calls" in message) is bool(calls)
     check(ChatCompletion, completion(message, "gpt-oss", 1, usage(10, 5, 2, 4)))
 
@@ -315,7 +433,9 @@ def test_usage_in_the_last_chunk() -> None:
     counts = stream.parser.counts
     last = stream.finish(usage=usage(3, counts.total, counts.reasoning))[-1]
     check(ChatCompletionChunk, last)
-    assert last["choices"] == [] and last["usage"]["completion_tokens_details"]["reasoning_tokens"] == counts.reasoning > 0
+    assert (
+        last["choices"] == [] and last["usage"]["completion_tokens_details"]["reasoning_tokens"] == counts.reasoning > 0
+    )
 
 
 def test_what_the_api_gives_back_is_what_the_model_said() -> None:
@@ -343,8 +463,13 @@ def test_streamed_is_whole() -> None:
 
 def test_no_answer_is_lost_on_random_tokens() -> None:
     rng = random.Random(2)
-    marks = [SPECIAL_TOKENS[f"<|{name}|>"] for name in ("start", "channel", "message", "end", "call", "return", "constrain")]
-    words = [load_vocabulary().encode(word) for word in ("assistant", "final", "analysis", "commentary", " to=functions.f", "{}", " x", '{"a":')]
+    marks = [
+        SPECIAL_TOKENS[f"<|{name}|>"] for name in ("start", "channel", "message", "end", "call", "return", "constrain")
+    ]
+    words = [
+        load_vocabulary().encode(word)
+        for word in ("assistant", "final", "analysis", "commentary", " to=functions.f", "{}", " x", '{"a":')
+    ]
     for _ in range(1000):
         parts = [[rng.choice(marks)] if rng.random() < 0.5 else rng.choice(words) for _ in range(rng.randrange(30))]
         ids = [token for part in parts for token in part]

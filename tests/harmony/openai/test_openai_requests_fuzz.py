@@ -1,4 +1,6 @@
-"""Requests with anything in any place: a conversation that renders, or a LayoutError that names the place. Nothing else."""
+"""Requests with anything in any place: a conversation that renders, or a LayoutError that names the place. Nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ from gptoss_harmony.openai import chat_completions, responses
 
 SCHEMA = {
     "type": "object",
-    "properties": {"a": {"type": "string", "minLength": 1}, "b": {"type": "array", "items": {"enum": [1, None]}, "maxItems": 2}, "c": {"anyOf": [{"$ref": "#/$defs/d"}]}},
+    "properties": {
+        "a": {"type": "string", "minLength": 1},
+        "b": {"type": "array", "items": {"enum": [1, None]}, "maxItems": 2},
+        "c": {"anyOf": [{"$ref": "#/$defs/d"}]},
+    },
     "required": ["a"],
     "additionalProperties": False,
     "$defs": {"d": {"type": "integer", "minimum": 1}},
@@ -30,8 +36,14 @@ CHAT: dict[str, Any] = {
         {"role": "assistant", "content": "done"},
         {"role": "user", "content": "again"},
     ],
-    "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": SCHEMA}}, {"type": "python"}],
-    "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]}},
+    "tools": [
+        {"type": "function", "function": {"name": "f", "description": "d", "parameters": SCHEMA}},
+        {"type": "python"},
+    ],
+    "tool_choice": {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]},
+    },
     "response_format": {"type": "json_schema", "json_schema": {"name": "n", "description": "d", "schema": SCHEMA}},
     "reasoning_effort": "low",
     "reasoning": {"effort": "high"},
@@ -52,7 +64,26 @@ RESPONSES: dict[str, Any] = {
     "text": {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}},
     "reasoning": {"effort": "low", "summary": "auto"},
 }
-JUNK: list[Any] = [None, True, 0, -1, 2.5, "", "x", "<|end|>", "\ud800", [], [None], [[]], ["x"], {}, {"type": "function"}, {"x": {}}, {"type": []}, 10**30]
+JUNK: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    2.5,
+    "",
+    "x",
+    "<|end|>",
+    "\ud800",
+    [],
+    [None],
+    [[]],
+    ["x"],
+    {},
+    {"type": "function"},
+    {"x": {}},
+    {"type": []},
+    10**30,
+]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -71,14 +102,20 @@ def replaced(request: dict[str, Any], path: tuple[Any, ...], junk: Any) -> dict[
 
 
 def use(to_conversation: Callable[[Any], Conversation], turn: Callable[[Any], Turn], request: dict[str, Any]) -> None:
-    for step in (lambda: render_text(to_conversation(request)), lambda: gbnf(turn(request)), lambda: structural_tag(turn(request), bound=9)):
+    for step in (
+        lambda: render_text(to_conversation(request)),
+        lambda: gbnf(turn(request)),
+        lambda: structural_tag(turn(request), bound=9),
+    ):
         try:
             step()
         except LayoutError as error:
             assert str(error) and "\n" not in str(error)
 
 
-@pytest.mark.parametrize(("api", "request_"), [(chat_completions, CHAT), (responses, RESPONSES)], ids=["chat", "responses"])
+@pytest.mark.parametrize(
+    ("api", "request_"), [(chat_completions, CHAT), (responses, RESPONSES)], ids=["chat", "responses"]
+)
 def test_any_junk_in_any_place(api: Any, request_: dict[str, Any]) -> None:
     use(api.to_conversation, api.turn, request_)
     for path in places(request_):
@@ -86,7 +123,9 @@ def test_any_junk_in_any_place(api: Any, request_: dict[str, Any]) -> None:
             use(api.to_conversation, api.turn, replaced(request_, path, junk))
 
 
-@pytest.mark.parametrize(("api", "request_"), [(chat_completions, CHAT), (responses, RESPONSES)], ids=["chat", "responses"])
+@pytest.mark.parametrize(
+    ("api", "request_"), [(chat_completions, CHAT), (responses, RESPONSES)], ids=["chat", "responses"]
+)
 def test_much_junk(api: Any, request_: dict[str, Any]) -> None:
     rng = random.Random(4)
     for _ in range(300):
@@ -99,4 +138,8 @@ def test_much_junk(api: Any, request_: dict[str, Any]) -> None:
 def test_the_responses_object_echoes_only_what_was_asked() -> None:
     for junk in JUNK:
         for key in ("reasoning", "tools", "metadata"):
-            responses.response({"input": "x", key: junk} if isinstance(junk, dict | None) and key == "reasoning" else {"input": "x"}, "m", 1)
+            responses.response(
+                {"input": "x", key: junk} if isinstance(junk, dict | None) and key == "reasoning" else {"input": "x"},
+                "m",
+                1,
+            )

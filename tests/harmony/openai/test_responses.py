@@ -91,7 +91,11 @@ def streamed(ids: list[int], cuts: list[int], **kwargs: Any) -> list[dict[str, A
 def shape(request: dict[str, Any], **kwargs: Any) -> list[tuple[str, str | None, str | None, str]]:
     messages = to_conversation(request, **kwargs).messages
     heads = (SystemContent, DeveloperContent)
-    return [(m.name or str(m.role), m.channel, m.recipient, m.text) for m in messages if not isinstance((m.content or [None])[0], heads)]
+    return [
+        (m.name or str(m.role), m.channel, m.recipient, m.text)
+        for m in messages
+        if not isinstance((m.content or [None])[0], heads)
+    ]
 
 
 def test_a_whole_agent_loop() -> None:
@@ -114,15 +118,24 @@ def test_a_whole_agent_loop() -> None:
 
 
 def test_instructions_and_leading_messages_are_one_developer_message() -> None:
-    items = [{"role": "system", "content": "b"}, {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "c"}]}]
+    items = [
+        {"role": "system", "content": "b"},
+        {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "c"}]},
+    ]
     messages = to_conversation({"instructions": "a", "input": [*items, {"role": "user", "content": "x"}]}).messages
     assert messages[1].content == [DeveloperContent("a\n\nb\n\nc")]
 
 
 def test_summaries_are_read_where_there_is_no_content() -> None:
-    item = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "s1"}, {"type": "summary_text", "text": "s2"}]}
+    item = {
+        "type": "reasoning",
+        "id": "rs_1",
+        "summary": [{"type": "summary_text", "text": "s1"}, {"type": "summary_text", "text": "s2"}],
+    }
     assert shape({"input": [item]}) == [("assistant", "analysis", None, "s1\ns2")]
-    assert shape({"input": [item | {"content": [{"type": "reasoning_text", "text": "all"}]}]}) == [("assistant", "analysis", None, "all")]
+    assert shape({"input": [item | {"content": [{"type": "reasoning_text", "text": "all"}]}]}) == [
+        ("assistant", "analysis", None, "all")
+    ]
 
 
 def test_phases_are_channels() -> None:
@@ -165,7 +178,11 @@ def test_bad_requests_name_the_place(change: dict[str, Any], where: str) -> None
 
 
 def test_response_objects_are_valid() -> None:
-    request = REQUEST | {"tools": [WEATHER, {"type": "browser"}, {"type": "python"}], "temperature": 0.5, "reasoning": {"effort": "low"}}
+    request = REQUEST | {
+        "tools": [WEATHER, {"type": "browser"}, {"type": "python"}],
+        "temperature": 0.5,
+        "reasoning": {"effort": "low"},
+    }
     start = response(request, "gpt-oss", 1)
     check_response(start)
     for text, *_ in ANSWERS.values():
@@ -178,7 +195,9 @@ def test_response_objects_are_valid() -> None:
 
 def test_a_cut_off_item_is_incomplete() -> None:
     assert [item["status"] for item in from_messages(parse(ids_of(ANSWERS["arguments cut off"][0])))] == ["incomplete"]
-    output = from_messages(parse(ids_of("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b")))
+    output = from_messages(
+        parse(ids_of("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b"))
+    )
     assert [item["status"] for item in output] == ["completed", "incomplete"]
 
 

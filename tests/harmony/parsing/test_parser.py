@@ -47,9 +47,14 @@ def test_events() -> None:
         MessageEnd("call", second),
     ]
     assert second == Message(
-        Role.ASSISTANT, [Text("{}")], None, "commentary", "functions.f",
-        header=HeaderForm((ASSISTANT, *TO_F, CHANNEL, *COMMENTARY), (12083,)), end=CALL,
-    )  # fmt: skip
+        Role.ASSISTANT,
+        [Text("{}")],
+        None,
+        "commentary",
+        "functions.f",
+        header=HeaderForm((ASSISTANT, *TO_F, CHANNEL, *COMMENTARY), (12083,)),
+        end=CALL,
+    )
     assert first.header == HeaderForm((ASSISTANT, CHANNEL, ANALYSIS), (HI, HI))  # the role was in the prompt
 
 
@@ -57,13 +62,27 @@ def test_attributes_while_reading() -> None:
     parser = Parser()
     assert (parser.state, parser.current_role, parser.messages) == (State.HEADER, Role.ASSISTANT, [])
     parser.feed(STREAM[:4])
-    assert (parser.state, parser.current_channel, parser.current_content, parser.last_content_delta) == (State.CONTENT, "analysis", "hi", "hi")
+    assert (parser.state, parser.current_channel, parser.current_content, parser.last_content_delta) == (
+        State.CONTENT,
+        "analysis",
+        "hi",
+        "hi",
+    )
     parser.feed([HI])
     assert (parser.current_content, parser.last_content_delta) == ("hihi", "hi")
     parser.feed([END])
-    assert (parser.state, parser.current_role, parser.current_channel, parser.last_content_delta) == (State.EXPECT_START, None, None, None)
+    assert (parser.state, parser.current_role, parser.current_channel, parser.last_content_delta) == (
+        State.EXPECT_START,
+        None,
+        None,
+        None,
+    )
     parser.feed(STREAM[6:-1])
-    assert (parser.current_recipient, parser.current_content_type, parser.last_content_delta) == ("functions.f", None, "{}")
+    assert (parser.current_recipient, parser.current_content_type, parser.last_content_delta) == (
+        "functions.f",
+        None,
+        "{}",
+    )
     assert parser.finish()[-1].reason == "eos"  # type: ignore[union-attr]
     assert parser.tokens == STREAM[:-1]
 
@@ -85,7 +104,10 @@ def test_a_character_in_parts_waits() -> None:
     assert parser.feed([222]) == [Delta("🚀")]
 
 
-@pytest.mark.parametrize(("stop", "reason"), [(END, "end"), (CALL, "call"), (RETURN, "return"), (ENDOFTEXT, "endoftext"), (None, "eos"), (START, "cut")])
+@pytest.mark.parametrize(
+    ("stop", "reason"),
+    [(END, "end"), (CALL, "call"), (RETURN, "return"), (ENDOFTEXT, "endoftext"), (None, "eos"), (START, "cut")],
+)
 def test_reasons(stop: int | None, reason: str) -> None:
     parser = Parser()
     events = parser.feed([CHANNEL, FINAL, MESSAGE, HI, *([] if stop is None else [stop])])
@@ -118,7 +140,9 @@ def test_counts_by_kind() -> None:
     ],
 )
 def test_a_content_that_its_own_end_opened_counts_nothing(ids: list[int]) -> None:
-    """Without a ``<|message|>`` the end token both opens and closes the content: once that counted as minus one token."""
+    """Without a ``<|message|>`` the end token both opens and closes the content: once that counted as minus one
+    token.
+    """
     parser = Parser("assistant")
     for token in ids:
         parser.feed([token])
@@ -126,7 +150,6 @@ def test_a_content_that_its_own_end_opened_counts_nothing(ids: list[int]) -> Non
         assert min(counts.reasoning, counts.final, counts.tool_call, counts.other, counts.header) >= 0
     parser.finish()
     assert parser.counts.total == len(ids) and parser.counts.final == parser.counts.tool_call == 0
-
 
 
 def test_reset() -> None:
@@ -189,10 +212,30 @@ def test_what_is_no_id_is_refused(ids: list[int], strict: bool) -> None:
 def test_marks_is_its_oracle() -> None:
     """The search in packed bytes finds what the loop finds, around every boundary of its byte."""
     rng = Random(0)
-    edges = [0, 3 << 16, (3 << 16) - 1, 768, 1023, N_RANKS - 1, N_RANKS, STARTOFTEXT, RETURN, 201_088, 201_089, 2**18, 2**24 - 1, 2**24, 2**24 + 5, 2**32 - 1]
+    edges = [
+        0,
+        3 << 16,
+        (3 << 16) - 1,
+        768,
+        1023,
+        N_RANKS - 1,
+        N_RANKS,
+        STARTOFTEXT,
+        RETURN,
+        201_088,
+        201_089,
+        2**18,
+        2**24 - 1,
+        2**24,
+        2**24 + 5,
+        2**32 - 1,
+    ]
     for length in (0, 1, 63, 64, 65, 500):
         for top in (2**18, 2**32):
-            ids = [rng.choice([edge for edge in edges if edge < top]) if rng.random() < 0.5 else rng.randrange(N_RANKS) for _ in range(length)]
+            ids = [
+                rng.choice([edge for edge in edges if edge < top]) if rng.random() < 0.5 else rng.randrange(N_RANKS)
+                for _ in range(length)
+            ]
             assert _marks(ids) == [at for at, token in enumerate(ids) if token >= N_RANKS]
 
 
@@ -211,8 +254,16 @@ def test_tool_names() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value", "rest"),
-    [('{"a": 1}', {"a": 1}, ""), ('{"a":1}{"b":2}', {"a": 1}, '{"b":2}'), (' [1] \n', [1], ""), ("oops", None, "oops"), ("", None, ""), ("[" * 100_000, None, "[" * 100_000), ('{"a":', None, '{"a":')],
-)  # fmt: skip
+    [
+        ('{"a": 1}', {"a": 1}, ""),
+        ('{"a":1}{"b":2}', {"a": 1}, '{"b":2}'),
+        (" [1] \n", [1], ""),
+        ("oops", None, "oops"),
+        ("", None, ""),
+        ("[" * 100_000, None, "[" * 100_000),
+        ('{"a":', None, '{"a":'),
+    ],
+)
 def test_first_json_value(text: str, value: object, rest: str) -> None:
     assert first_json_value(text) == (value, rest)
 

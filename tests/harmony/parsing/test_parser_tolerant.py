@@ -34,10 +34,14 @@ DESIRED: dict[str, list[tuple[Any, ...]]] = {
     "double channel": [(C, "functions.f", "json", "{}", ["repeated_channel:commentary"])],
     "tool name read with channel glued": [(C, "functions.read", "json", "{}", ["repeated_channel:commentary"])],
     "channel final analysis glued": [(F, None, None, "hi", ["repeated_channel:analysisassistant"])],
-    "recipient then channel x2": [(C, "functions.f", "json", "{}", ["repeated_channel:commentary", "repeated_recipient:assistant"])],
+    "recipient then channel x2": [
+        (C, "functions.f", "json", "{}", ["repeated_channel:commentary", "repeated_recipient:assistant"])
+    ],
     "double to=": [(C, "functions.f", None, "{}", ["repeated_recipient:functions.f"])],
     "to= twice role+channel": [(C, "functions.f", "json", "{}", ["repeated_recipient:functions.f"])],
-    "duplicate recipient, hyphenated name": [(C, "functions.web-browsing", JSON, "{}", ["repeated_recipient:functions.web-browsing"])],
+    "duplicate recipient, hyphenated name": [
+        (C, "functions.web-browsing", JSON, "{}", ["repeated_recipient:functions.web-browsing"])
+    ],
     "channel commentary?": [(C, None, None, "hi", ["repaired_channel:commentary?"])],
     "channel ??": [(None, None, None, "hi", ["unknown_channel:??"])],
     "comment channel": [(C, None, None, "hi", ["repaired_channel:comment"])],
@@ -57,7 +61,10 @@ DESIRED: dict[str, list[tuple[Any, ...]]] = {
     "double stop": [(F, None, None, "ok", ["extra_special:<|return|>"])],
     "end then call": [(C, "functions.f", "json", "{}", ["unclosed_call", "extra_special:<|call|>"])],
     "return after return new msg": [(F, None, None, "ok", []), (F, None, None, "again", ["after_return"])],
-    "text after return": [(F, None, None, "ok", []), (None, None, None, " trailing text", ["stray_text", "after_return"])],
+    "text after return": [
+        (F, None, None, "ok", []),
+        (None, None, None, " trailing text", ["stray_text", "after_return"]),
+    ],
     "stray <|message|> after return": [(F, None, None, "hi", ["extra_special:<|message|>"])],
     "stray text after end": [(F, None, None, "hi", []), (None, None, None, " and more", ["stray_text"])],
     "final constrain json": [(F, None, JSON, '{"a":1}', [])],
@@ -102,7 +109,10 @@ DESIRED: dict[str, list[tuple[Any, ...]]] = {
     "startoftext first": [(F, None, None, "a", ["extra_special:<|startoftext|>"])],
     "special in content": [(F, None, None, "a<|constrain|>b", ["special_in_content"])],
     "unknown id in content": [(None, None, None, "Hi\ufffdlost", ["unknown_token"])],
-    "second message without message token is lost when strict=False": [(None, None, None, "a", []), (F, None, None, "LOST TEXT", ["missing_message"])],
+    "second message without message token is lost when strict=False": [
+        (None, None, None, "a", []),
+        (F, None, None, "LOST TEXT", ["missing_message"]),
+    ],
 }
 BY_ID = {case["id"]: case for case in gold_cases()}
 FIXED = [case for case in gold_cases() if case["kind"] in ("malformed", "variant", "upstream")]
@@ -131,7 +141,11 @@ def test_desired(name: str) -> None:
 
 def test_every_pattern_is_covered() -> None:
     assert {BY_ID[name]["pattern"] for name in DESIRED} >= set(range(1, 21))
-    assert {case["id"] for case in FIXED if case["pattern"] and not case["id"].endswith("[role=None]")} <= {*DESIRED, "commentary text without message token", "missing message token, three messages"}
+    assert {case["id"] for case in FIXED if case["pattern"] and not case["id"].endswith("[role=None]")} <= {
+        *DESIRED,
+        "commentary text without message token",
+        "missing message token, three messages",
+    }
 
 
 def test_every_flag_is_declared() -> None:
@@ -193,7 +207,22 @@ def test_undeclared_tools() -> None:
     assert (bare.recipient, bare.flags) == ("execute_bash", ())
 
 
-LOOPS = ["<|start|>", "<|start|>assistant", "<|channel|>", "<|channel|>analysis", "<|message|>", "<|constrain|>", "<|end|>", "<|reserved_200013|>", " to=f", "x", "\n", "<|start|>assistant<|message|>", "<|start|>assistant<|channel|>x", "x<|end|>"]  # fmt: skip
+LOOPS = [
+    "<|start|>",
+    "<|start|>assistant",
+    "<|channel|>",
+    "<|channel|>analysis",
+    "<|message|>",
+    "<|constrain|>",
+    "<|end|>",
+    "<|reserved_200013|>",
+    " to=f",
+    "x",
+    "\n",
+    "<|start|>assistant<|message|>",
+    "<|start|>assistant<|channel|>x",
+    "x<|end|>",
+]
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -235,10 +264,17 @@ def test_a_content_type_of_many_parameters_costs_linear_time() -> None:
         ("<|start|>user:bob<|message|>hi<|end|>", "user", "bob", None),
         ("<|start|>assistant:x to=all<|message|>hi<|call|>", "assistant", "x", "all"),
         ("<|start|>functions.f<|channel|>commentary<|message|>hi<|end|>", "tool", "functions.f", None),
-        ("<|start|>functions.f to=assistant<|channel|>commentary<|message|>hi<|end|>", "tool", "functions.f", "assistant"),
+        (
+            "<|start|>functions.f to=assistant<|channel|>commentary<|message|>hi<|end|>",
+            "tool",
+            "functions.f",
+            "assistant",
+        ),
     ],
 )
-def test_headers_that_render_makes_and_strict_refuses(text: str, role: str, name: str | None, recipient: str | None) -> None:
+def test_headers_that_render_makes_and_strict_refuses(
+    text: str, role: str, name: str | None, recipient: str | None
+) -> None:
     (message,) = parse(ids_of(text), None)
     assert (message.role, message.name, message.recipient, message.flags) == (role, name, recipient, ())
 
@@ -246,10 +282,27 @@ def test_headers_that_render_makes_and_strict_refuses(text: str, role: str, name
 @pytest.mark.parametrize("special", [*SPECIAL_NAMES[:16], SPECIAL_NAMES[-1]])
 def test_specials_do_not_leak_into_fields(special: str) -> None:
     """A special token anywhere in a header stands in no field but as the constrain marker."""
-    pieces = ["<|start|>", "assistant", "<|channel|>", "commentary", " to=functions.f", " json", "<|message|>", "{}", "<|call|>"]
+    pieces = [
+        "<|start|>",
+        "assistant",
+        "<|channel|>",
+        "commentary",
+        " to=functions.f",
+        " json",
+        "<|message|>",
+        "{}",
+        "<|call|>",
+    ]
     for at in range(1, len(pieces)):
         for message in parse(ids_of("".join([*pieces[:at], special, *pieces[at:]])), None):
-            fields = json.dumps([message.name, message.channel, message.recipient, (message.content_type or "").removeprefix("<|constrain|>")])
+            fields = json.dumps(
+                [
+                    message.name,
+                    message.channel,
+                    message.recipient,
+                    (message.content_type or "").removeprefix("<|constrain|>"),
+                ]
+            )
             assert "<|" not in fields, (at, message)
 
 
@@ -259,22 +312,45 @@ def test_prose_before_an_unannounced_channel_is_kept_as_a_message() -> None:
 
 
 def test_whitespace_between_messages_is_no_message() -> None:
-    messages = parse(ids_of("<|channel|>analysis<|message|>a<|end|>\n\n<|start|>assistant<|channel|>final<|message|>b<|return|>\n"))
-    assert [(message.text, message.flags) for message in messages] == [("a", ()), ("b", ("repeated_start:\n\n", "stray_text:\n"))]
+    messages = parse(
+        ids_of("<|channel|>analysis<|message|>a<|end|>\n\n<|start|>assistant<|channel|>final<|message|>b<|return|>\n")
+    )
+    assert [(message.text, message.flags) for message in messages] == [
+        ("a", ()),
+        ("b", ("repeated_start:\n\n", "stray_text:\n")),
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('<|channel|>commentary to=functions.f<|constrain|>json{"a":1}<|call|>', (C, "functions.f", JSON, '{"a":1}', ["missing_message"])),
-        ('<|channel|>commentary to=functions.f code {"a":1}<|call|>', (C, "functions.f", "code", '{"a":1}', ["missing_message"])),
-        ("<|channel|>commentaryto=functions.f{}<|call|>", (C, "functions.f", None, "{}", ["missing_space", "missing_message"])),
+        (
+            '<|channel|>commentary to=functions.f<|constrain|>json{"a":1}<|call|>',
+            (C, "functions.f", JSON, '{"a":1}', ["missing_message"]),
+        ),
+        (
+            '<|channel|>commentary to=functions.f code {"a":1}<|call|>',
+            (C, "functions.f", "code", '{"a":1}', ["missing_message"]),
+        ),
+        (
+            "<|channel|>commentaryto=functions.f{}<|call|>",
+            (C, "functions.f", None, "{}", ["missing_space", "missing_message"]),
+        ),
         ("<|channel|>finalHello<|end|>", (F, None, None, "Hello", ["missing_message"])),
-        ("<|channel|>We need to think<|end|>", (None, None, None, "We need to think", ["empty_channel", "missing_message"])),
+        (
+            "<|channel|>We need to think<|end|>",
+            (None, None, None, "We need to think", ["empty_channel", "missing_message"]),
+        ),
         ("analysis<|message|>x<|end|>", (A, None, None, "x", ["missing_channel_marker"])),
         ("assistant<|channel|>final<|message|>x<|end|>", (F, None, None, "x", ["repeated_role:assistant"])),
-        ("assistantfinal<|message|>x<|end|>", (F, None, None, "x", ["repeated_role:assistant", "missing_space", "missing_channel_marker"])),
-        (" to=functions.f <|constrain|>json<|channel|>commentary<|message|>{}<|call|>", (C, "functions.f", JSON, "{}", [])),
+        (
+            "assistantfinal<|message|>x<|end|>",
+            (F, None, None, "x", ["repeated_role:assistant", "missing_space", "missing_channel_marker"]),
+        ),
+        (
+            " to=functions.f <|constrain|>json<|channel|>commentary<|message|>{}<|call|>",
+            (C, "functions.f", JSON, "{}", []),
+        ),
         ("<|channel|>commentary to=assistant<|message|>x<|end|>", (C, "assistant", None, "x", ["unclosed_call"])),
         ("<|channel|>Final<|message|>x<|end|>", (F, None, None, "x", ["repaired_channel:Final"])),
         ("<|channel|>final<|message|><|message|>x<|end|>", (F, None, None, "x", ["repeated_message"])),

@@ -41,7 +41,13 @@ def test_conversations() -> None:
 def test_render_errors_are_the_same() -> None:
     texts = [{"type": "text", "text": "x"}]
     system, developer = {"type": "system_content"}, {"type": "developer_content"}
-    bad = [("tool", texts), ("user", [system]), ("assistant", [developer]), ("developer", [*texts, system]), ("system", [developer])]
+    bad = [
+        ("tool", texts),
+        ("user", [system]),
+        ("assistant", [developer]),
+        ("developer", [*texts, system]),
+        ("system", [developer]),
+    ]
     for role, content in bad:
         data = {"messages": [{"role": role, "content": content, "name": None}]}
         try:

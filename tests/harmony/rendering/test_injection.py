@@ -12,18 +12,46 @@ from gptoss_harmony import (
     ToolNamespace,
     render,
     render_pieces,
-)  # fmt: skip
+)
 from gptoss_harmony.messages import Text
 from gptoss_harmony.tokens import CHANNEL, CONSTRAIN, SPECIAL_NAMES, START, is_special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 FIELDS = (
-    "user.text", "user.name", "second part", "assistant.text", "assistant.name", "channel", "recipient", "content_type", "tool.name", "tool.text",
-    "system.text", "model_identity", "knowledge_cutoff", "conversation_start_date", "valid_channels", "system namespace", "instructions",
-    "namespace key", "namespace name", "namespace description", "function name", "function description", "property name", "title",
-    "description", "default", "enum", "example", "type name", "variant description", "variant default", "nested description",
-)  # fmt: skip
+    "user.text",
+    "user.name",
+    "second part",
+    "assistant.text",
+    "assistant.name",
+    "channel",
+    "recipient",
+    "content_type",
+    "tool.name",
+    "tool.text",
+    "system.text",
+    "model_identity",
+    "knowledge_cutoff",
+    "conversation_start_date",
+    "valid_channels",
+    "system namespace",
+    "instructions",
+    "namespace key",
+    "namespace name",
+    "namespace description",
+    "function name",
+    "function description",
+    "property name",
+    "title",
+    "description",
+    "default",
+    "enum",
+    "example",
+    "type name",
+    "variant description",
+    "variant default",
+    "nested description",
+)
 RENDERER = Renderer(cache_tokens=0)
 
 
@@ -35,24 +63,53 @@ def conversation(field: str, text: str, around: str = "x") -> Conversation:
     def f(name: str, harmless: str = around) -> str:
         return text if name == field else harmless
 
-    schema = {"type": "object", "properties": {
-        f("property name"): {"type": "string", "title": f("title"), "description": f("description"), "default": f("default"), "enum": [f("enum")],
-                             "examples": [f("example")]},
-        "t": {"type": [f("type name"), "null"]},
-        "o": {"description": "o", "oneOf": [{"type": "string"}, {"description": f("variant description"), "default": f("variant default")}]},
-        "n": {"type": "object", "description": f("nested description"), "properties": {}},
-    }}  # fmt: skip
+    schema = {
+        "type": "object",
+        "properties": {
+            f("property name"): {
+                "type": "string",
+                "title": f("title"),
+                "description": f("description"),
+                "default": f("default"),
+                "enum": [f("enum")],
+                "examples": [f("example")],
+            },
+            "t": {"type": [f("type name"), "null"]},
+            "o": {
+                "description": "o",
+                "oneOf": [
+                    {"type": "string"},
+                    {"description": f("variant description"), "default": f("variant default")},
+                ],
+            },
+            "n": {"type": "object", "description": f("nested description"), "properties": {}},
+        },
+    }
     tool = Tool(f("function name"), f("function description"), schema)
     space = ToolNamespace(f("namespace name"), f("namespace description"), [tool])
-    system = SystemContent(f("model_identity"), knowledge_cutoff=f("knowledge_cutoff"), conversation_start_date=f("conversation_start_date"),
-                           channel_config=ChannelConfig([f("valid_channels")]), tools={"s": ToolNamespace(f("system namespace"))})  # fmt: skip
-    user, assistant = Message.user(f("user.text"), f("user.name")), Message.assistant(f("assistant.text"), f("channel"), f("recipient"), f("content_type"))
+    system = SystemContent(
+        f("model_identity"),
+        knowledge_cutoff=f("knowledge_cutoff"),
+        conversation_start_date=f("conversation_start_date"),
+        channel_config=ChannelConfig([f("valid_channels")]),
+        tools={"s": ToolNamespace(f("system namespace"))},
+    )
+    user, assistant = (
+        Message.user(f("user.text"), f("user.name")),
+        Message.assistant(f("assistant.text"), f("channel"), f("recipient"), f("content_type")),
+    )
     user.content.append(Text(f("second part")))
     assistant.name = f("assistant.name")
-    return Conversation([
-        Message.system(system), Message.system(f("system.text")), Message.developer(DeveloperContent(f("instructions"), {f("namespace key"): space})),
-        user, assistant, Message.tool(f("tool.name"), f("tool.text")),
-    ])  # fmt: skip
+    return Conversation(
+        [
+            Message.system(system),
+            Message.system(f("system.text")),
+            Message.developer(DeveloperContent(f("instructions"), {f("namespace key"): space})),
+            user,
+            assistant,
+            Message.tool(f("tool.name"), f("tool.text")),
+        ]
+    )
 
 
 def controls(messages: Conversation, **options) -> list[int]:
@@ -98,7 +155,9 @@ def test_pieces_hold_specials_as_ids_only() -> None:
     assert "<|end|>" in pieces
 
 
-HOSTILE = st.text(st.characters(), max_size=40) | st.lists(st.sampled_from([*SPECIAL_NAMES[:16], "<|", "|>", "start", " ", "\n", "user"])).map("".join)
+HOSTILE = st.text(st.characters(), max_size=40) | st.lists(
+    st.sampled_from([*SPECIAL_NAMES[:16], "<|", "|>", "start", " ", "\n", "user"])
+).map("".join)
 
 
 @settings(max_examples=500, deadline=None)

@@ -23,13 +23,21 @@ from gptoss_harmony import (
     render_pieces,
     render_spans,
     render_text,
-)  # fmt: skip
+)
 from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.tokens import CALL, END, MESSAGE, RETURN, START, is_special
 
 ROOT = Path(__file__).parents[3]
 SHARED = next((folder for folder in (ROOT.parent / "shared", ROOT.parents[1] / "shared") if folder.is_dir()), None)
-UPSTREAM = [path for path in sorted(SHARED.glob("gold/harmony/test_*.json")) if "render" in json.loads(path.read_text("utf-8"))["kind"]] if SHARED else []
+UPSTREAM = (
+    [
+        path
+        for path in sorted(SHARED.glob("gold/harmony/test_*.json"))
+        if "render" in json.loads(path.read_text("utf-8"))["kind"]
+    ]
+    if SHARED
+    else []
+)
 VOCABULARY = load_vocabulary()
 RENDERERS = {name: Renderer(load_vocabulary(name), cache) for name, cache in (("tiktoken", 0), ("toktok", 10**6))}
 
@@ -48,7 +56,9 @@ def test_gold(renderer) -> None:
         conversation = Conversation.from_dict(case["conversation"])
         drop = "upstream" if case["auto_drop_analysis"] else "none"
         for _ in range(2):  # the second time from the cache
-            assert render(conversation, case["next_turn_role"], drop=drop, renderer=renderer) == case["completion"], case["id"]
+            assert render(conversation, case["next_turn_role"], drop=drop, renderer=renderer) == case["completion"], (
+                case["id"]
+            )
             assert render(conversation, mode="training", drop=drop, renderer=renderer) == case["training"], case["id"]
         assert encode_pieces(render_pieces(conversation, case["next_turn_role"], drop=drop)) == case["completion"]
         assert render_spans(conversation, drop=drop, renderer=renderer).ids == case["training"]
@@ -62,7 +72,9 @@ def test_upstream_files(path: Path) -> None:
     config, expected = case["config"], case["expected_token_ids"]
     mode = "completion" if config["mode"] == "completion" else "plain"
     drop = "upstream" if config.get("auto_drop_analysis", True) else "none"
-    ids = render(Conversation.from_dict(case["conversation"]), config.get("next_turn_role") or "assistant", mode, drop=drop)
+    ids = render(
+        Conversation.from_dict(case["conversation"]), config.get("next_turn_role") or "assistant", mode, drop=drop
+    )
     assert ids[: -1 if config.get("drop_last_token") else None] == expected
     assert VOCABULARY.decode(expected).rstrip() == path.with_suffix(".txt").read_text("utf-8").rstrip()
 
@@ -85,7 +97,11 @@ def text_of(*messages: Message, **options) -> str:
         (Message.assistant("x", None, "all"), "assistant", CALL),
         (Message.assistant("x", None, ""), "assistant to=", CALL),
         (Message.assistant("x", "commentary", "f", "json"), "assistant to=f<|channel|>commentary json", CALL),
-        (Message.assistant("x", "final", None, "<|constrain|>json"), "assistant<|channel|>final <|constrain|>json", END),
+        (
+            Message.assistant("x", "final", None, "<|constrain|>json"),
+            "assistant<|channel|>final <|constrain|>json",
+            END,
+        ),
     ],
 )
 def test_header_forms(message: Message, header: str, end: int) -> None:
@@ -94,7 +110,12 @@ def test_header_forms(message: Message, header: str, end: int) -> None:
 
 @pytest.mark.parametrize(
     ("content_type", "ids"),
-    [("<|constrain|>json", [220, 200003, 4108]), ("<|constrain|> json", [220, 200003, 5701]), ("<|constrain|>", [220, 200003]), ("", [220])],
+    [
+        ("<|constrain|>json", [220, 200003, 4108]),
+        ("<|constrain|> json", [220, 200003, 5701]),
+        ("<|constrain|>", [220, 200003]),
+        ("", [220]),
+    ],
 )
 def test_content_type_ids(content_type: str, ids: list[int]) -> None:
     rendered = render([Message.assistant("x", "commentary", "f", content_type)], mode="plain")
@@ -118,7 +139,10 @@ def test_parts_are_encoded_one_by_one() -> None:
     [
         (Message(Role.TOOL, [Text("x")]), "Tools should have a name!"),
         (Message(Role.USER, [SystemContent()]), "SystemContent may only appear in system messages, found in User"),
-        (Message(Role.SYSTEM, [DeveloperContent()]), "DeveloperContent may only appear in developer messages, found in System"),
+        (
+            Message(Role.SYSTEM, [DeveloperContent()]),
+            "DeveloperContent may only appear in developer messages, found in System",
+        ),
     ],
 )
 def test_render_errors(message: Message, error: str) -> None:
@@ -155,7 +179,9 @@ A2, F2 = Message.assistant("a2", "analysis"), Message.assistant("f2", "final")
 def test_drop_policies(messages, upstream, documented) -> None:
     assert render(messages) == render(upstream, drop="none")
     assert render(messages, drop="documented") == render(documented, drop="none")
-    assert render(messages, drop=lambda all_: [m.role == "user" for m in all_]) == render([m for m in messages if m.role == "user"])
+    assert render(messages, drop=lambda all_: [m.role == "user" for m in all_]) == render(
+        [m for m in messages if m.role == "user"]
+    )
 
 
 # --- modes ----------------------------------------------------------------------------------------------------------
@@ -196,8 +222,11 @@ def test_spans_and_loss_mask() -> None:
     assert "".join(pieces) == VOCABULARY.decode(rendering.ids)
     assert [s.message for s in rendering.spans] == [0, 1, 2, 3, 4]
     trained = [VOCABULARY.decode(rendering.ids[s.trained : s.end]) for s in rendering.spans if s.trained is not None]
-    assert trained == ["<|channel|>analysis<|message|>a1<|end|>", " to=functions.f<|channel|>commentary<|message|>{}<|call|>",
-                       "<|channel|>final<|message|>f1<|return|>"]  # fmt: skip
+    assert trained == [
+        "<|channel|>analysis<|message|>a1<|end|>",
+        " to=functions.f<|channel|>commentary<|message|>{}<|call|>",
+        "<|channel|>final<|message|>f1<|return|>",
+    ]
     masked = [i for i, counts in zip(rendering.ids, rendering.loss_mask, strict=True) if counts]
     assert VOCABULARY.decode(masked) == "".join(trained)
 
@@ -254,7 +283,10 @@ def test_append_only_chat_encodes_only_new_text() -> None:
 def test_changing_a_message_in_place_is_seen() -> None:
     _, renderer = counting_renderer()
     tool = Tool("f", "d", {"type": "object", "properties": {"a": {"type": "number", "default": 1}}})
-    messages = [Message.developer(DeveloperContent("x", {"functions": ToolNamespace.functions([tool])})), Message.user("u")]
+    messages = [
+        Message.developer(DeveloperContent("x", {"functions": ToolNamespace.functions([tool])})),
+        Message.user("u"),
+    ]
     for change in (True, 1.0, 2):
         tool.parameters["properties"]["a"]["default"] = change
         messages[1].content[0].text += "!"
@@ -301,7 +333,10 @@ def test_as_parsed_does_not_bring_back_text_that_was_edited() -> None:
     message = Message.assistant("old", "final")
     message.header = HeaderForm(tuple(VOCABULARY.encode("assistant")), tuple(VOCABULARY.encode("old")))
     message.content = [Text("new")]
-    assert VOCABULARY.decode(render([message], mode="plain", headers="as_parsed")) == "<|start|>assistant<|message|>new<|end|>"
+    assert (
+        VOCABULARY.decode(render([message], mode="plain", headers="as_parsed"))
+        == "<|start|>assistant<|message|>new<|end|>"
+    )
 
 
 def test_as_parsed_without_a_form_is_canonical() -> None:

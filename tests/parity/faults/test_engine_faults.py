@@ -1,4 +1,6 @@
-"""Faults in what real engines load: DIFFERENT, and the right suspect named. The weights' bytes would tell too; here the logits do."""
+"""Faults in what real engines load: DIFFERENT, and the right suspect named. The weights' bytes would tell too; here
+the logits do.
+"""
 
 from __future__ import annotations
 

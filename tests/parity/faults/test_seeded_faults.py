@@ -1,4 +1,6 @@
-"""The 41 seeded faults in noisy runs, one seed here; `bench/parity_faults.py` does ten and writes bench/results/parity_faults.json."""
+"""The 41 seeded faults in noisy runs, one seed here; `bench/parity_faults.py` does ten and writes
+bench/results/parity_faults.json.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Campaign]:
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("seeded")
     p1, p2 = (open_checkpoint(checkpoint(root / p, p, SEED)) for p in ("p1", "p2"))
-    return {"float32": Campaign(p1, Noise(), SEED), "bfloat16": Campaign(p1, Noise("bfloat16"), SEED), "p2 forced": Campaign(p2, Noise("bfloat16"), SEED, forced=True)}
+    return {
+        "float32": Campaign(p1, Noise(), SEED),
+        "bfloat16": Campaign(p1, Noise("bfloat16"), SEED),
+        "p2 forced": Campaign(p2, Noise("bfloat16"), SEED, forced=True),
+    }
 
 
 def test_the_sheet_s_41_faults() -> None:
@@ -62,7 +68,11 @@ def test_no_false_alarm_and_no_control(campaigns: dict[str, Campaign]) -> None:
 @pytest.mark.parametrize("part", ["summary", "independent"])
 def test_committed_figures(part: str) -> None:
     made = json.loads(RESULTS.read_text())
-    assert len(made["seeds"]) >= 10 and made["summary"] == bench.summary(made["seeds"]) and made["independent"] == bench.summary(bench.independent(made["seeds"]))
+    assert (
+        len(made["seeds"]) >= 10
+        and made["summary"] == bench.summary(made["seeds"])
+        and made["independent"] == bench.summary(bench.independent(made["seeds"]))
+    )
     summary = made[part]
     assert summary["worst_caught"]["p1 float32"] == 41 and summary["worst_caught"]["p1 bfloat16"] >= 37
     assert summary["worst_p1_and_p2_forced_bfloat16"] >= 39

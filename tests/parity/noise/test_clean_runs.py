@@ -1,4 +1,6 @@
-"""No false alarms: one clean run in each engine on a checkpoint that is not among the committed ones, and those of bench/parity_clean.py."""
+"""No false alarms: one clean run in each engine on a checkpoint that is not among the committed ones, and those of
+bench/parity_clean.py.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
 
     torch.set_num_threads(1)
     chosen = clean.cases([SEED], ["p3"], runs=1)
-    return {c.backend: row for c, row in zip(chosen, clean.results(chosen, tmp_path_factory.mktemp("clean")), strict=True)}
+    return {
+        c.backend: row for c, row in zip(chosen, clean.results(chosen, tmp_path_factory.mktemp("clean")), strict=True)
+    }
 
 
 @pytest.mark.parametrize("backend", [pytest.param(b, marks=pytest.mark.backend(b)) for b in clean.SETTINGS])
@@ -42,7 +46,7 @@ def test_sample(backend: str, rows: dict[str, dict[str, Any]]) -> None:
         ({"verdict": "DIFFERENT", "suspects": [], "deviations": []}, True),
         ({"verdict": "NOT COMPARABLE", "suspects": [], "deviations": []}, True),
     ],
-)  # fmt: skip
+)
 def test_what_an_alarm_is(row: dict[str, Any], expected: bool) -> None:
     assert clean.alarm(row) is expected
 
@@ -54,9 +58,14 @@ def test_committed_runs() -> None:
     count = Counter(r["backend"] for r in rows)
     assert set(count) == set(clean.SETTINGS) and min(count.values()) >= 20
     assert {r["preset"] for r in rows} >= set(clean.PRESETS[:6])
-    assert {tuple(sorted(r["settings"].items())) for r in rows} == {tuple(sorted(s.items())) for choice in clean.SETTINGS.values() for s in choice}
+    assert {tuple(sorted(r["settings"].items())) for r in rows} == {
+        tuple(sorted(s.items())) for choice in clean.SETTINGS.values() for s in choice
+    }
     simulated = json.loads((clean.matrix.RESULTS / "parity_faults.json").read_text())["summary"]
-    assert made["summary"]["total"] + simulated["clean_runs"] >= 200 and made["summary"]["total_false_alarms"] + simulated["false_alarms"] == 0
+    assert (
+        made["summary"]["total"] + simulated["clean_runs"] >= 200
+        and made["summary"]["total_false_alarms"] + simulated["false_alarms"] == 0
+    )
     assert not any(clean.alarm(r) for r in rows)
 
 
@@ -68,5 +77,11 @@ def test_every_run_of_another_seed(preset: str, tmp_path: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    alarms = [r for r in clean.results(clean.cases([22], [preset], 1 if preset in ("pocket", "gold") else clean.AT_ONCE), tmp_path) if r["false_alarm"]]
+    alarms = [
+        r
+        for r in clean.results(
+            clean.cases([22], [preset], 1 if preset in ("pocket", "gold") else clean.AT_ONCE), tmp_path
+        )
+        if r["false_alarm"]
+    ]
     assert not alarms

@@ -28,22 +28,43 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("nulls")
     checkpoint(root / "p1")
     for name, experts in (("f32", "f32"), ("mxfp4", None)):
-        write(plan_gguf(open_checkpoint(root / "p1"), root / f"{name}.gguf", GgufOptions("f32" if experts else None, experts, "none")).plan, sync=False)
+        write(
+            plan_gguf(
+                open_checkpoint(root / "p1"),
+                root / f"{name}.gguf",
+                GgufOptions("f32" if experts else None, experts, "none"),
+            ).plan,
+            sync=False,
+        )
     return root
 
 
 @pytest.mark.backend("llama_cpp")
-@pytest.mark.parametrize("options", ["cache_type=f16", "cache_type=bf16", "flash_attn=true", "cache_type=f16,flash_attn=true", "cache_type=q8_0,flash_attn=true"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "cache_type=f16",
+        "cache_type=bf16",
+        "flash_attn=true",
+        "cache_type=f16,flash_attn=true",
+        "cache_type=q8_0,flash_attn=true",
+    ],
+)
 @pytest.mark.parametrize("file", ["f32", "mxfp4"])
 def test_the_plain_null_is_llama_cpp(file: str, options: str, folder: Path) -> None:
-    """What is left between the two is far smaller than what both round: float32's own noise, and a rounding that it tips over."""
+    """What is left between the two is far smaller than what both round: float32's own noise, and a rounding that it
+    tips over.
+    """
     reference = Reference(open_checkpoint(folder / "p1"), ("yarn_truncate",))
     target = Target.open(f"llama_cpp[{options}]={folder / file}.gguf", reference.checkpoint, 60.0)
     null = next(realisations(target.noise(reference.checkpoint))).apply(reference.model)
     try:
         left, rounded = [], []
         for ids in (*([i] for i in range(0, 480, 20)), [5, 77, 300, 12, 9, 44]):
-            truth, own, theirs = (x.astype(np.float64) for x in (logits(reference.model, ids).numpy(), target.backend.logits(ids), logits(null, ids).numpy()))
+            truth, own, theirs = (
+                x.astype(np.float64)
+                for x in (logits(reference.model, ids).numpy(), target.backend.logits(ids), logits(null, ids).numpy())
+            )
             left.append(((own - theirs) ** 2).mean(-1))
             rounded.append(((theirs - truth) ** 2).mean(-1))
     finally:
@@ -52,7 +73,9 @@ def test_the_plain_null_is_llama_cpp(file: str, options: str, folder: Path) -> N
 
 
 def test_q8_0_is_rounded_as_ggml_rounds_it() -> None:
-    """Codes by the exact scale, values by the stored one: 127 codes of 1/127 are 0.99979, the nearest float16 of the scale times 127."""
+    """Codes by the exact scale, values by the stored one: 127 codes of 1/127 are 0.99979, the nearest float16 of
+    the scale times 127.
+    """
     x = torch.zeros(1, 32, dtype=torch.float64)
     x[0, 0] = 1.0
     assert float(to_q8_0(x)[0, 0]) == 127 * float(np.float16(1 / 127))
@@ -81,11 +104,15 @@ def test_lots_are_drawn_among_ties_only(folder: Path) -> None:
     [
         ("torch", "torch", {}),
         ("torch[dtype=bfloat16]", "torch", {"dtype": "bfloat16"}),
-        ("llama_cpp[cache_type=f16, flash_attn=true,n_threads=2]=a[1].gguf", "llama_cpp=a[1].gguf", {"cache_type": "f16", "flash_attn": True, "n_threads": 2}),
+        (
+            "llama_cpp[cache_type=f16, flash_attn=true,n_threads=2]=a[1].gguf",
+            "llama_cpp=a[1].gguf",
+            {"cache_type": "f16", "flash_attn": True, "n_threads": 2},
+        ),
         ("vllm[dtype=bfloat16]@/x/python=/a", "vllm@/x/python=/a", {"dtype": "bfloat16"}),
         ("llama_cpp=a[b=c].gguf", "llama_cpp=a[b=c].gguf", {}),
     ],
-)  # fmt: skip
+)
 def test_options_in_a_spec(spec: str, plain: str, options: dict[str, Any]) -> None:
     assert parse_spec(spec) == (plain, options)
 

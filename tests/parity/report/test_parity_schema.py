@@ -15,9 +15,24 @@ from gptoss_adapters.parity.report.schema import Family, Flip, Layers, Metrics, 
 
 
 def _report() -> Report:
-    family = Family("kitchen", "everything", 1, 2, Metrics(2, nmse_mean=np.float64(1e-9), kl_max=math.inf), {"fp32": Metrics(2)}, {"nmse_mean": 2.0})
+    family = Family(
+        "kitchen",
+        "everything",
+        1,
+        2,
+        Metrics(2, nmse_mean=np.float64(1e-9), kl_max=math.inf),
+        {"fp32": Metrics(2)},
+        {"nmse_mean": 2.0},
+    )
     layers = Layers(0, [[1.0, None]], [[0.5, 0.5]], flips=[Flip(0, 0, 1, 0.1, 0.2)])
-    target = Target("torch=x", "torch", schema.DIFFERENT, suspects=[Suspect("win_plus1", True, 0.9)], families=[family], layers=layers)
+    target = Target(
+        "torch=x",
+        "torch",
+        schema.DIFFERENT,
+        suspects=[Suspect("win_plus1", True, 0.9)],
+        families=[family],
+        layers=layers,
+    )
     return Report("x", targets=[target])
 
 
@@ -37,7 +52,9 @@ def test_fields_of_a_later_minor_version_are_ignored() -> None:
     assert Report.from_json(raw).targets[0].name == "torch=x"
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"version": 99, "targets": []}', "no", '{"version": 1, "checkpoint": "x", "targets": [1]}'])
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"version": 99, "targets": []}', "no", '{"version": 1, "checkpoint": "x", "targets": [1]}']
+)
 def test_no_report(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(BadInput, match=r"r\.json: "):

@@ -20,7 +20,23 @@ from gptoss_adapters.parity.report.files import write_report
 from gptoss_adapters.parity.report.words import number
 
 VOID = {"meta", "br", "img", "hr", "input", "link"}
-SCRIPTING = {"script", "iframe", "object", "embed", "form", "link", "base", "a", "img", "video", "audio", "input", "button", "foreignobject", "use"}
+SCRIPTING = {
+    "script",
+    "iframe",
+    "object",
+    "embed",
+    "form",
+    "link",
+    "base",
+    "a",
+    "img",
+    "video",
+    "audio",
+    "input",
+    "button",
+    "foreignobject",
+    "use",
+}
 
 
 class Reader(HTMLParser):
@@ -65,7 +81,9 @@ def test_the_page_is_well_formed_and_self_contained(page: str) -> None:
     for tag, name, value in read.attributes:
         assert not name.startswith("on"), (tag, name)
         if name in ("href", "src", "xlink:href", "style", "content") or "url(" in value:
-            assert value.startswith("data:image/png;base64,") or name in ("content",) or re.fullmatch(r"width:\d+%", value), (tag, name, value[:80])
+            assert (
+                value.startswith("data:image/png;base64,") or name in ("content",) or re.fullmatch(r"width:\d+%", value)
+            ), (tag, name, value[:80])
     assert "default-src 'none'" in page and "@import" not in page and "url(" not in page
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page)
     assert len(page) < 400_000
@@ -85,7 +103,9 @@ def test_names_and_tokens_are_escaped(page: str) -> None:
 def test_the_page_says_what_the_report_holds(page: str) -> None:
     sample = report()
     text = " ".join("".join(Reader(page).texts).split())
-    assert text.index("1 DIFFERENT, 1 NOT COMPARABLE, 1 SAME EXCEPT, 1 SAME WITHIN NUMERICS, 1 SAME") < 400  # the verdict line comes first
+    assert (
+        text.index("1 DIFFERENT, 1 NOT COMPARABLE, 1 SAME EXCEPT, 1 SAME WITHIN NUMERICS, 1 SAME") < 400
+    )  # the verdict line comes first
     for target in sample.targets:
         assert target.verdict in text and target.reason in text
         for family in target.families:
@@ -129,7 +149,9 @@ def test_markdown_is_inert() -> None:
         if line.startswith("|"):
             cells = re.split(r"(?<!\\)\|", line)
             assert len(cells) > 3
-    assert "SAME EXCEPT yarn\\_truncate (confirmed)" in text and "win\\_plus1 confirmed" in text and len(text) < 60_000  # a comment holds 65 536
+    assert (
+        "SAME EXCEPT yarn\\_truncate (confirmed)" in text and "win\\_plus1 confirmed" in text and len(text) < 60_000
+    )  # a comment holds 65 536
 
 
 def test_show_renders_again_and_exits_as_the_run_did(tmp_path: Path) -> None:
@@ -148,9 +170,15 @@ def test_show_renders_again_and_exits_as_the_run_did(tmp_path: Path) -> None:
     for verdict, code in codes.items():
         one = schema.Report("x", targets=[schema.Target("t", "torch", verdict)])
         one.save(tmp_path / "one.json")
-        done = subprocess.run([*command, str(tmp_path / "one.json"), "--format", "md"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, str(tmp_path / "one.json"), "--format", "md"], capture_output=True, text=True, check=False
+        )
         assert done.returncode == code and done.stdout == markdown.render(one)
-    for bad, line in (("{", "not JSON"), ("[]", "not a parity report"), ('{"version": 99, "targets": []}', "later version")):
+    for bad, line in (
+        ("{", "not JSON"),
+        ("[]", "not a parity report"),
+        ('{"version": 99, "targets": []}', "later version"),
+    ):
         (tmp_path / "bad.json").write_text(bad)
         done = subprocess.run([*command, str(tmp_path / "bad.json")], capture_output=True, text=True, check=False)
         assert done.returncode == 3 and line in done.stderr and "Traceback" not in done.stderr
@@ -164,7 +192,12 @@ def test_json_round_trip() -> None:
 
 def test_axes_and_pixels() -> None:
     axis = svg.log_axis([None, 3e-7, 0.02, 0.0], "x")
-    assert (axis.low, axis.high) == (pytest.approx(1e-7), pytest.approx(0.1)) and axis.at(1e-7) == 0 and axis.at(0.1) == 1 and axis.at(9) == 1
+    assert (
+        (axis.low, axis.high) == (pytest.approx(1e-7), pytest.approx(0.1))
+        and axis.at(1e-7) == 0
+        and axis.at(0.1) == 1
+        and axis.at(9) == 1
+    )
     assert [words for _, words in svg.Axis(0, 300).ticks()] == ["0", "100", "200", "300"]
     assert svg.Axis(1, 131072, log=True).ticks()[-1][1] == "10\u2075"
     data = svg.png([[0.0, 1.0], [None, 0.5]])
@@ -175,17 +208,24 @@ def test_axes_and_pixels() -> None:
     assert pixels[1:7] == bytes((*svg.RAMP[0], *svg.RAMP[-1])) and pixels[8:11] == bytes((128, 128, 128))
     light = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in svg.RAMP]
     assert light == sorted(light)  # readable without colours
-    assert running_median([1, 1, 1, 1, 9, 9, 9, 9]) == [1, 1, 1, 1, 9, 9, 9, 9] and running_median([1, 9, 1, None])[1] == 1
+    assert (
+        running_median([1, 1, 1, 1, 9, 9, 9, 9]) == [1, 1, 1, 1, 9, 9, 9, 9] and running_median([1, 9, 1, None])[1] == 1
+    )
 
 
-# In a browser -----------------------------------------------------------------------------------------------------------
+# In a browser
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _contrast(a: str, b: str) -> float:
     """WCAG contrast of two rgb() colours."""
+
     def light(colour: str) -> float:
         parts = [int(v) / 255 for v in re.findall(r"\d+", colour)[:3]]
-        return sum(w * (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4) for w, v in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+        return sum(
+            w * (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4)
+            for w, v in zip((0.2126, 0.7152, 0.0722), parts, strict=True)
+        )
 
     high, low = sorted((light(a), light(b)), reverse=True)
     return (high + 0.05) / (low + 0.05)
@@ -200,15 +240,25 @@ def test_in_a_browser(tmp_path: Path) -> None:
             for dark in (False, True):
                 browser.open(page, width, dark)
                 assert browser.evaluate("document.documentElement.scrollWidth") <= width, (width, dark)
-                outside = browser.evaluate(f"[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && e.getBoundingClientRect().right > {width} + .5).length")
+                outside = browser.evaluate(
+                    "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && "
+                    f"e.getBoundingClientRect().right > {width} + .5).length"
+                )
                 assert outside == 0, (width, dark)
                 assert browser.evaluate("document.querySelectorAll('figure > svg').length") == 14
-                smallest = browser.evaluate("Math.min(...[...document.querySelectorAll('figure svg text')].map(e => e.getBoundingClientRect().height))")
+                smallest = browser.evaluate(
+                    "Math.min(...[...document.querySelectorAll('figure svg text')].map(e => "
+                    "e.getBoundingClientRect().height))"
+                )
                 assert smallest > 8, (width, smallest)
                 for kind in ("good", "look", "fail", "none"):
-                    pair = browser.evaluate(f"(s => [s.color, s.backgroundColor])(getComputedStyle(document.querySelector('.{kind}')))")
+                    pair = browser.evaluate(
+                        f"(s => [s.color, s.backgroundColor])(getComputedStyle(document.querySelector('.{kind}')))"
+                    )
                     assert _contrast(*pair) >= 4.5, (kind, dark, pair)
-                ink, back = browser.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
+                ink, back = browser.evaluate(
+                    "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+                )
                 assert _contrast(ink, back) > 10 and (_contrast(back, "rgb(0,0,0)") < 2) == dark
                 assert not [url for url in browser.requested if not url.startswith(("file:", "data:"))]
                 assert not browser.console

@@ -32,7 +32,9 @@ def refuse(*_: object) -> Any:
 def backend(path: Path, **info: Any) -> Any:
     """A target without an engine: only what its files say."""
     known = {"engine": "fake", "vocab_size": 201088, "stop_ids": tuple(GENERATION_STOPS), **info}
-    return SimpleNamespace(name="fake", path=str(path), info=SimpleNamespace(**known), tokenize=refuse, chat_prompt=refuse, chat=refuse)
+    return SimpleNamespace(
+        name="fake", path=str(path), info=SimpleNamespace(**known), tokenize=refuse, chat_prompt=refuse, chat=refuse
+    )
 
 
 def side(path: Path, **changes: Any) -> _Side:
@@ -59,7 +61,9 @@ def test_a_published_folder_is_the_same(pocket: Path) -> None:
     assert checks["control tokens as text"].verdict == PASS and checks["control tokens as text"].count > 200
     template = checks["chat template"]
     assert template.verdict == LOOK and template.count == 240 and template.same == 84 and "published" in template.detail
-    assert [checks[n].verdict for n in ("vocabulary table", "server prompts", "prompt token counts", "stop ids")] == [SKIPPED] * 3 + [PASS]
+    assert [checks[n].verdict for n in ("vocabulary table", "server prompts", "prompt token counts", "stop ids")] == [
+        SKIPPED
+    ] * 3 + [PASS]
 
 
 def test_our_template_differs_in_nothing_but_control_tokens_in_text(pocket: Path) -> None:
@@ -68,7 +72,14 @@ def test_our_template_differs_in_nothing_but_control_tokens_in_text(pocket: Path
     assert {shape for shape, (same, count) in check.families.items() if same < count} == {"control tokens as text"}
 
 
-@pytest.mark.parametrize("change", [("# Valid channels", "# Channels"), ("Reasoning: ", "Reasoning effort: "), ("<|start|>assistant", "<|start|>user")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("# Valid channels", "# Channels"),
+        ("Reasoning: ", "Reasoning effort: "),
+        ("<|start|>assistant", "<|start|>user"),
+    ],
+)
 def test_a_changed_template_fails(pocket: Path, change: tuple[str, str]) -> None:
     text = CHAT_TEMPLATE.read_text()
     assert change[0] in text
@@ -93,7 +104,11 @@ def test_two_exchanged_tokens_fail(pocket: Path, pocket_gguf: Path, tmp_path: Pa
 
 
 def test_stop_ids() -> None:
-    for stops, verdict in ((GENERATION_STOPS, PASS), (GENERATION_STOPS - {200012}, FAIL), (GENERATION_STOPS | {END}, FAIL)):
+    for stops, verdict in (
+        (GENERATION_STOPS, PASS),
+        (GENERATION_STOPS - {200012}, FAIL),
+        (GENERATION_STOPS | {END}, FAIL),
+    ):
         check = text_layer.check_stops(_Side(backend(Path("x"), stop_ids=tuple(stops)), None))
         assert check.verdict == verdict and len(check.failures) == (verdict == FAIL)
 
@@ -115,8 +130,16 @@ def test_llama_cpp_differs_only_by_its_splitting_rule(pocket_gguf: Path) -> None
         checks = by_name(check_text_layer(None, engine).checks)
     assert checks["vocabulary table"].verdict == PASS and checks["vocabulary table"].count == 201088
     tokenizer = checks["tokenizer"]
-    assert tokenizer.verdict == LOOK and tokenizer.count == text_layer.STRINGS and 0.88 < tokenizer.same / tokenizer.count < 0.97
-    assert all(same == count for family, (same, count) in tokenizer.families.items() if family in ("code", "digits", "whitespace"))
+    assert (
+        tokenizer.verdict == LOOK
+        and tokenizer.count == text_layer.STRINGS
+        and 0.88 < tokenizer.same / tokenizer.count < 0.97
+    )
+    assert all(
+        same == count
+        for family, (same, count) in tokenizer.families.items()
+        if family in ("code", "digits", "whitespace")
+    )
     assert checks["control tokens as text"].verdict == LOOK and checks["stop ids"].verdict == PASS
 
 

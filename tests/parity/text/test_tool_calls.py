@@ -19,7 +19,10 @@ from gptoss_adapters.parity.report.schema import FAIL, LOOK, PASS, SKIPPED, Tool
 from gptoss_adapters.parity.text.corpus import WEATHER, questions
 from gptoss_adapters.parity.text.tool_calls import check_tool_calls, chunkings, streams_alike
 
-ANSWER = '<|channel|>analysis<|message|>Call.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city":"Paris","unit":"C"}<|call|>'
+ANSWER = (
+    "<|channel|>analysis<|message|>Call.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
+    '<|constrain|>json<|message|>{"city":"Paris","unit":"C"}<|call|>'
+)
 
 
 def ids(text: str) -> list[int]:
@@ -48,7 +51,10 @@ def test_equal_answers_pass(checkpoint: Checkpoint) -> None:
 
 
 def test_key_order_and_spacing_are_not_differences(checkpoint: Checkpoint) -> None:
-    assert judged(checkpoint, ANSWER.replace('{"city":"Paris","unit":"C"}', '{ "unit": "C", "city": "Paris" }')).verdict == PASS
+    assert (
+        judged(checkpoint, ANSWER.replace('{"city":"Paris","unit":"C"}', '{ "unit": "C", "city": "Paris" }')).verdict
+        == PASS
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,10 +92,16 @@ def test_a_model_that_speaks_no_harmony_is_not_compared(checkpoint: Checkpoint) 
 def test_streams(checkpoint: Checkpoint) -> None:
     got = ids(ANSWER)
     assert len(list(chunkings(got))) > len(got) + 8
-    assert streams_alike(got, [WEATHER]) and streams_alike([*got[:-1], END], None) and streams_alike(ids("<|channel|>final<|message|>né 日本"), None)
+    assert (
+        streams_alike(got, [WEATHER])
+        and streams_alike([*got[:-1], END], None)
+        and streams_alike(ids("<|channel|>final<|message|>né 日本"), None)
+    )
 
 
-@pytest.mark.parametrize("engine", [pytest.param(name, marks=pytest.mark.backend(name)) for name in ("llama_cpp", "llama_server")])
+@pytest.mark.parametrize(
+    "engine", [pytest.param(name, marks=pytest.mark.backend(name)) for name in ("llama_cpp", "llama_server")]
+)
 def test_pocket_calls_the_same_tools_on_llama_cpp(engine: str, checkpoint: Checkpoint, pocket_gguf: Path) -> None:
     with open_backend(engine, pocket_gguf, n_ctx=1024) as backend:
         calls = check_tool_calls(checkpoint, backend)
