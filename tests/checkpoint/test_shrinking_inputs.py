@@ -19,8 +19,9 @@ BASE = GOLD / "src" / "tiny-mxfp4"
 # The command line of `gptoss-convert`, with the victim cut short just before the first tensor is read.
 PROGRAM = """
 import os, sys
-from gptoss_adapters.checkpoint import compare, writer
-from gptoss_converters import cli
+from gptoss_adapters.checkpoint import compare
+from gptoss_adapters.checkpoint.writing import writer
+from gptoss_converters.cli import program
 
 victim = sys.argv.pop(1)
 
@@ -32,7 +33,7 @@ def cutting(real):
 
 writer._Run.carry_out = cutting(writer._Run.carry_out)
 compare._verdict = cutting(compare._verdict)
-cli.main()
+program.main()
 """
 
 

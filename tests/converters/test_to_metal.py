@@ -134,7 +134,9 @@ def test_logits_are_those_of_the_source(odd: tuple[Path, Path]) -> None:
 
     ids = torch.tensor(np.random.default_rng(0).integers(0, 200_000, (1, 40)))
     want, got = (GptOss.from_checkpoint(str(p))(ids) for p in odd)
-    assert torch.equal(want[..., : metal.VOCABULARY], got)
+    # The same weights; but a BLAS may sum in another order where the vocabulary's padding changes a product's shape.
+    error = (want[..., : metal.VOCABULARY] - got).norm() / got.norm()
+    assert error < 1e-7, error
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(odd: tuple[Path, Path], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-PROGRAM = Path(__file__).parents[1] / "triton_compile_main.py"
+PROGRAM = Path(__file__).parents[1] / "helpers" / "triton_compile_main.py"
 NVIDIA = ("sm_80", "sm_90", "sm_120")
 
 
