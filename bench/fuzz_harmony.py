@@ -1,10 +1,10 @@
 """Differential fuzz against the installed openai_harmony: any difference ends the run with its seed.
 
-    python bench/fuzz_harmony.py --conversations 5000 --schemas 5000 --streams 20000 --robust 200000 [--seed 0]
+    python bench/fuzz_harmony.py --conversations 5000 --schemas 5000 --streams 20000 --tolerant 200000 [--seed 0]
 
 The checks are those of tests/harmony/rendering/test_differential.py and test_parser_fuzz.py, which run a few of them
-every time: `streams` compares every attribute of the strict parser after every token, `robust` feeds the robust parser
-in three ways, `text` the same as text.
+every time: `streams` compares every attribute of the strict parser after every token, `tolerant` feeds the tolerant
+parser in three ways, `text` the same as text.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "harmony" / "rendering"), str(ROOT / "harmony")]
 
-from helpers.stream_checks import check_reference, check_robust, check_text  # noqa: E402
+from helpers.stream_checks import check_strict, check_text, check_tolerant  # noqa: E402
 from test_differential import check_conversation, check_schema  # noqa: E402
 
 CHECKS: dict[str, Callable[[int], None]] = {
     "conversations": check_conversation,
     "schemas": check_schema,
-    "streams": check_reference,
-    "robust": check_robust,
+    "streams": check_strict,
+    "tolerant": check_tolerant,
     "text": check_text,
 }
 """Option name -> check of one seed."""

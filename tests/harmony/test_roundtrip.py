@@ -102,7 +102,7 @@ WELL_FORMED = [case for case in gold_cases() if case["kind"] == "valid"]
 
 @pytest.mark.parametrize("case", WELL_FORMED, ids=lambda case: case["id"])
 def test_as_parsed_reproduces_gold_streams(case: dict) -> None:  # type: ignore[type-arg]
-    """Strict and robust, whole conversations and completions; a stream cut inside the last content gets its end."""
+    """Strict and tolerant, whole conversations and completions; a stream cut inside the last content gets its end."""
     prompt = [START, *render([], next_role=case["role"])[1:]] if case["role"] else []
     whole = prompt + case["tokens"]
     if whole[-1] not in (END, CALL, RETURN):

@@ -58,7 +58,7 @@ def their_state(parser: openai_harmony.StreamableParser) -> dict[str, Any]:
     }
 
 
-def check_reference(seed: int) -> None:
+def check_strict(seed: int) -> None:
     """Every attribute after every token, and every error, as in the installed openai_harmony. After an error both
     read on.
     """
@@ -96,7 +96,7 @@ def _same_error(ours: str | None, theirs: str | None) -> bool:
     )
 
 
-def check_robust(seed: int) -> None:
+def check_tolerant(seed: int) -> None:
     """No exception; whole, by tokens and in random chunks the same; no text lost."""
     rng = Random(seed)
     role, ids = any_stream(rng)

@@ -50,7 +50,8 @@ FLAGS = {
 
 def content_flags(message: Message, closed_by: str) -> list[str]:
     """What is odd about the content of a closed message (`closed_by`: a key of END_REASONS)."""
-    text, call = message.text, message.recipient is not None and message.role is Role.ASSISTANT
+    text = message.text
+    call = message.recipient is not None and message.role is Role.ASSISTANT
     flags = []
     if call and closed_by != "call":
         flags.append("unclosed_call")

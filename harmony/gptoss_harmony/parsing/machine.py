@@ -1,12 +1,41 @@
 """What every parsing mode shares: states, kinds of input, and a message that is being read.
 
-The input is cut into runs of ordinary tokens (or text) and single special tokens. What each does in each state is
-data: `robust.ACTIONS`, `reference.STRICT` and `reference.LAX` map state and kind of input to a function of the machine.
+Theory of operation
 
                  <|start|>             <|message|>
     EXPECT_START ---------> HEADER -----------------> CONTENT
          ^                                               |
          +------- <|end|> <|call|> <|return|> -----------+
+
+Inputs. `Parser` cuts what it is fed into runs of ordinary tokens (or text) and single special tokens, and names the
+kind of each: `InputKind`. The end of the stream is an input too. An action cannot see where one `feed` ended and the
+next began, which is why whole streams, single tokens and random chunks give the same messages.
+
+The table. What an input does is data: `tolerant.ACTIONS`, `strict.STRICT` and `strict.LAX` map (state, kind) to an
+action, a function of the machine and the input. Each of them is total: every state has an entry for every kind (a
+test counts them), so no output of a model can meet a case that nobody thought of. Refusing is an action like any
+other; it exists in the strict tables only. A reader who wants to know what a parser does reads the table.
+
+Who owns what.
+    Parser    the cutting: `tokens`, `at`, and text that may be half a special token's name (`held`).
+    Machine   the open message and the closed ones. Only `expect_start`, `begin` and `open` set the state, and each of
+              them sets all that the new state needs: nothing of an earlier message can leak into the next.
+    actions   the decisions of a mode: how a header is read, what is flagged. They keep nothing between two calls.
+    decoder   the bytes of a character that is not complete yet. Each message gets a new one from `open`.
+
+What holds in each state.
+    EXPECT_START  `current_*` are None (but for a role given beforehand), `parts` is empty; `flags` wait for a message.
+    HEADER        `header` has the ids (or texts) since ``<|start|>``, unread until the header is complete.
+    CONTENT       `current_role` is set, `parts` has the text so far, `content_at` is the index of its first token.
+
+Events. Actions collect text with `emit`. `tell` makes one Delta of what came since the last event and puts the event
+behind it, so a `feed` never gives two deltas in a row, nor an empty one.
+
+What the fast path may skip. `Parser.feed` looks a single token up in `fast` before anything else: `shared_deltas()`
+inside a content while the decoder holds no bytes and no text is held back, else the empty `NO_DELTAS`. Only ordinary
+tokens that are whole characters are in there, so cutting, the table, the decoder and `tell` could change nothing. It
+still must keep `tokens`, `parts` and `last_content_delta`. `at`, `told` and `events` may go stale: every slower call
+sets them before an action reads them.
 """
 
 from __future__ import annotations
@@ -14,14 +43,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
 from typing import TypeAlias
 
 from gptoss_harmony.messages import HeaderForm, Message, Role, Text
 from gptoss_harmony.parsing.events import Delta, Event, Header, MessageEnd, MessageStart, TokenCounts
+from gptoss_harmony.parsing.token_text import NO_DELTAS, join_bytes, remember_delta, role_id, shared_deltas, token_bytes
 from gptoss_harmony.parsing.utf8 import Utf8Decoder
 from gptoss_harmony.tokens import ANALYSIS, CALL, CHANNEL, END, ENDOFTEXT, MESSAGE, RETURN, START
-from gptoss_harmony.vocabulary import load_vocabulary
 
 
 class State(StrEnum):
@@ -34,7 +62,7 @@ class State(StrEnum):
     __hash__ = str.__hash__
 
 
-class Kind(StrEnum):
+class InputKind(StrEnum):
     """What the parser sees: a run of ordinary tokens, a special token, an id outside the vocabulary, the end."""
 
     RUN = "run"
@@ -51,62 +79,26 @@ class Kind(StrEnum):
 
 STOP_REASONS: dict[int | None, str] = {END: "end", CALL: "call", RETURN: "return", ENDOFTEXT: "endoftext", None: "eos"}
 KINDS = {
-    START: Kind.START,
-    CHANNEL: Kind.CHANNEL,
-    MESSAGE: Kind.MESSAGE,
-    **dict.fromkeys((END, CALL, RETURN), Kind.STOP),
+    START: InputKind.START,
+    CHANNEL: InputKind.CHANNEL,
+    MESSAGE: InputKind.MESSAGE,
+    **dict.fromkeys((END, CALL, RETURN), InputKind.STOP),
 }
 """Special tokens that mean something; all others are SPECIAL."""
 
-Item: TypeAlias = list[int] | str | int | None
+Input: TypeAlias = list[int] | str | int | None
 """The input itself: ids or text of a RUN, the id of a single token, None at the end."""
 
-Action: TypeAlias = "Callable[[Machine, Item], None]"
+Action: TypeAlias = "Callable[[Machine, Input], None]"
 
 
 @dataclass(slots=True, frozen=True)
-class Mode:
+class ParsingMode:
     """How a parser reads: which tokens mean what, what they do, and how bytes become text."""
 
-    kinds: dict[int, Kind]
-    actions: dict[State, dict[Kind, Action]]
+    kinds: dict[int, InputKind]
+    actions: dict[State, dict[InputKind, Action]]
     decoder: Callable[[], Utf8Decoder]
-
-
-@cache
-def token_bytes() -> list[bytes]:
-    """Bytes by id, the special tokens' names included."""
-    return load_vocabulary().token_bytes
-
-
-def join_bytes(run: list[int]) -> bytes:
-    """Bytes of ordinary tokens. The list is twice as fast as `map`."""
-    table = token_bytes()
-    return b"".join([table[token] for token in run])
-
-
-@cache
-def deltas() -> dict[int, Delta]:
-    """Tokens seen so far that are whole characters: spares most tokens the decoder. Shared by all parsers, only
-    grows.
-    """
-    return {}
-
-
-NO_DELTAS: dict[int, Delta] = {}
-
-
-@cache
-def _role_id(role: Role) -> int:
-    return token_bytes().index(role.value.encode())
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 class Machine:
@@ -145,8 +137,10 @@ class Machine:
         "tools",
     )
 
-    def __init__(self, role: Role | None, mode: Mode, tools: frozenset[str]) -> None:
-        self.role, self.mode, self.tools = role, mode, tools
+    def __init__(self, role: Role | None, mode: ParsingMode, tools: frozenset[str]) -> None:
+        self.role = role
+        self.mode = mode
+        self.tools = tools
         self.reset()
 
     def reset(self) -> None:
@@ -174,14 +168,14 @@ class Machine:
         self.current_content_type: str | None = None
         self.last_content_delta = None
         self.name: str | None = None
-        self.fast = NO_DELTAS  # `deltas()` while whole tokens can be looked up there
+        self.fast = NO_DELTAS  # `shared_deltas()` while whole tokens can be looked up there
         self.parts: list[str] = []
         self.told = 0  # how many of `parts` the events told
         self.header: list[int | str] = []
         self.content_at = len(self.tokens)
 
-    def act(self, kind: Kind, item: Item) -> None:
-        self.mode.actions[self.state][kind](self, item)
+    def act(self, kind: InputKind, received: Input) -> None:
+        self.mode.actions[self.state][kind](self, received)
 
     def begin(self) -> None:
         """A header begins. `started`: ``<|start|>`` was seen; `formed`: its ids can be given back by `HeaderForm`."""
@@ -190,21 +184,24 @@ class Machine:
         self.has_channel = False
         self.started = self.formed = True
 
-    def collect(self, item: Item) -> None:
-        if isinstance(item, list):
-            self.header += item
-        elif item is not None:
-            self.header.append(item)
-            self.has_channel = self.has_channel or item == CHANNEL
+    def collect(self, received: Input) -> None:
+        if isinstance(received, list):
+            self.header += received
+        elif received is not None:
+            self.header.append(received)
+            self.has_channel = self.has_channel or received == CHANNEL
 
     def open(self, header: Header) -> None:
         self.state = State.CONTENT
         self.next_role = None
-        self.current_role, self.name, self.current_channel = header.role, header.name, header.channel
-        self.current_recipient, self.current_content_type = header.recipient, header.content_type
+        self.current_role = header.role
+        self.name = header.name
+        self.current_channel = header.channel
+        self.current_recipient = header.recipient
+        self.current_content_type = header.content_type
         self.content_at = self.at + 1
         self.decoder = self.mode.decoder()
-        self.fast = deltas()
+        self.fast = shared_deltas()
         self.tell(MessageStart(header, tuple(self.flags)))
 
     def append(self, data: bytes) -> None:
@@ -214,7 +211,7 @@ class Machine:
         """What the decoder just gave."""
         for text in pieces:
             self.emit(text)
-        self.fast = deltas() if self.decoder.clean else NO_DELTAS
+        self.fast = shared_deltas() if self.decoder.clean else NO_DELTAS
 
     def append_run(self, run: list[int]) -> None:
         """Ordinary tokens."""
@@ -223,8 +220,8 @@ class Machine:
     def append_token(self, token: int) -> None:
         """One ordinary token. If it is whole characters, its delta is remembered for all parsers."""
         data = token_bytes()[token]
-        if self.decoder.clean and token not in deltas() and _is_utf8(data):
-            deltas()[token] = Delta(data.decode())
+        if self.decoder.clean and token not in shared_deltas():
+            remember_delta(token)
         self.append(data)
 
     def append_text(self, text: str) -> None:
@@ -267,13 +264,14 @@ class Machine:
         self.count(self.closed_counts, self.at)
         self.messages.append(message)
         self.tell(MessageEnd(reason, message))
-        self.flags, self.last_reason = [], reason
+        self.flags = []
+        self.last_reason = reason
         self.expect_start()
 
     def _form(self) -> HeaderForm | None:
         if not self.formed or self.textual:
             return None
-        header = self.header if self.started or self.role is None else [_role_id(self.role), *self.header]
+        header = self.header if self.started or self.role is None else [role_id(self.role), *self.header]
         return HeaderForm(tuple(header), tuple(self.tokens[self.content_at : self.at]))  # type: ignore[arg-type]
 
     def count(self, counts: TokenCounts, end: int) -> None:
@@ -281,9 +279,9 @@ class Machine:
         `end` both opened and closed, for want of a ``<|message|>``, has none.
         """
         if self.current_role is not Role.ASSISTANT:
-            kind = "other"
+            use = "other"
         elif self.current_recipient is not None:
-            kind = "tool_call"
+            use = "tool_call"
         else:
-            kind = "reasoning" if self.current_channel == ANALYSIS else "final"
-        setattr(counts, kind, getattr(counts, kind) + max(0, end - self.content_at))
+            use = "reasoning" if self.current_channel == ANALYSIS else "final"
+        setattr(counts, use, getattr(counts, use) + max(0, end - self.content_at))

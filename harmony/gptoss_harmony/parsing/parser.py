@@ -14,8 +14,9 @@ from gptoss_harmony.errors import ParseError
 from gptoss_harmony.messages import Message, Role
 from gptoss_harmony.parsing import strict, tolerant
 from gptoss_harmony.parsing.events import Event, TokenCounts
-from gptoss_harmony.parsing.machine import NO_DELTAS, Kind, Machine, State
+from gptoss_harmony.parsing.machine import InputKind, Machine, State
 from gptoss_harmony.parsing.repair import ToolNames, tool_names
+from gptoss_harmony.parsing.token_text import NO_DELTAS
 from gptoss_harmony.tokens import N_RANKS, SPECIAL_TOKENS, is_special
 from gptoss_harmony.vocabulary import load_vocabulary
 
@@ -84,19 +85,22 @@ class Parser(Machine):
     def feed_text(self, text: str) -> list[Event]:
         """Reads text in which special tokens stand as their names. An end that may be the beginning of a name is held
         back until the next call. Token counts and `HeaderForm` need ids and are not available."""
-        text, self.held, self.textual = self.held + text, "", True
+        text = self.held + text
+        self.held = ""
+        self.textual = True
         self._begin_call()
         at = 0
         for found in _SPECIAL_NAME.finditer(text):
             token = SPECIAL_TOKENS.get(found[0])
             if token is not None:
                 self._read_text(text[at : found.start()])
-                self.act(self.mode.kinds.get(token, Kind.SPECIAL), token)
+                self.act(self.mode.kinds.get(token, InputKind.SPECIAL), token)
                 at = found.end()
-        split = _held_from(text, at)
+        split = _find_held(text, at)
         self._read_text(text[at:split])
         if split < len(text):
-            self.held, self.fast = text[split:], NO_DELTAS
+            self.held = text[split:]
+            self.fast = NO_DELTAS
         self.tell()
         return self.events
 
@@ -104,34 +108,38 @@ class Parser(Machine):
         """The end of the stream: closes what is open. Raises ParseError in strict mode, inside a header."""
         self._begin_call()
         self.at = len(self.tokens)
-        self.act(Kind.EOS, None)
+        self.act(InputKind.EOS, None)
         self.tell()
         return self.events
 
     def _begin_call(self) -> None:
         self.begin_call()
         self.last_content_delta = None
-        held, self.held = self.held, ""
+        held = self.held
+        self.held = ""
         self._read_text(held)
 
     def _read_text(self, text: str) -> None:
         if text:
-            self.act(Kind.RUN, text)
+            self.act(InputKind.RUN, text)
 
     def _read(self, ids: Sequence[int]) -> None:
-        marks = _marks(ids)
-        tokens, kinds, at = self.tokens, self.mode.kinds, len(self.tokens)
+        marks = _find_marks(ids)
+        tokens = self.tokens
+        kinds = self.mode.kinds
+        at = len(tokens)
         tokens.extend(ids)
         for mark in map(at.__add__, marks):
             if mark > at:
                 self.at = at
-                self.act(Kind.RUN, tokens[at:mark])
-            self.at, token = mark, tokens[mark]
-            self.act(kinds.get(token) or (Kind.SPECIAL if is_special(token) else Kind.UNKNOWN), token)
+                self.act(InputKind.RUN, tokens[at:mark])
+            self.at = mark
+            token = tokens[mark]
+            self.act(kinds.get(token) or (InputKind.SPECIAL if is_special(token) else InputKind.UNKNOWN), token)
             at = mark + 1
         if at < len(tokens):
             self.at = at
-            self.act(Kind.RUN, tokens[at:])
+            self.act(InputKind.RUN, tokens[at:])
 
     @property
     def current_content(self) -> str:
@@ -183,7 +191,7 @@ def parse(
     return parser.messages
 
 
-def _marks(ids: Sequence[int]) -> list[int]:
+def _find_marks(ids: Sequence[int]) -> list[int]:
     """Indexes of the ids that are not ordinary tokens. OverflowError for what does not fit into 32 bits.
 
     In a long run the bytes are searched instead of the ids, several times as fast: an id of N_RANKS or more has 3 or
@@ -204,7 +212,7 @@ def _name_beginnings() -> frozenset[str]:
     return frozenset(name[:end] for name in SPECIAL_TOKENS for end in range(1, len(name)))
 
 
-def _held_from(text: str, at: int) -> int:
+def _find_held(text: str, at: int) -> int:
     """Where the beginning of a special token's name starts at the end of `text`; its length if there is none."""
     found = _NAME_BEGINNING.search(text, at)
     return found.start() if found and found[0] in _name_beginnings() else len(text)

@@ -59,7 +59,7 @@ def read_header(sections: list[Section], given: Role | None, tools: frozenset[st
     """`given`: the role known beforehand; `started`: False if ``<|start|>`` was missing, so that no role need
     follow.
     """
-    return _Reader(tools).read(sections, given, started)
+    return _HeaderReader(tools).read(sections, given, started)
 
 
 def split_headless(sections: list[Section]) -> tuple[list[Section], str]:
@@ -68,10 +68,10 @@ def split_headless(sections: list[Section]) -> tuple[list[Section], str]:
     """
     marker, text = sections[-1]
     if marker == CHANNEL:
-        used = _end(_LEADING_CHANNEL, text, 0) or _prefix_channel(text)
+        used = _match_end(_LEADING_CHANNEL, text, 0) or _measure_channel_prefix(text)
     else:
-        used = _end(_LEADING_TYPE if marker == CONSTRAIN else _LEADING_ROLE, text, 0)
-    used = _end(_LEADING_WORDS, text, used)
+        used = _match_end(_LEADING_TYPE if marker == CONSTRAIN else _LEADING_ROLE, text, 0)
+    used = _match_end(_LEADING_WORDS, text, used)
     return [*sections[:-1], (marker, text[:used])], text[used:].lstrip() if used else text
 
 
@@ -98,7 +98,7 @@ def split_stripped(text: str) -> list[tuple[list[Section], str]]:
     return [item for item, part in zip(out, parts, strict=True) if part]
 
 
-class _Reader:
+class _HeaderReader:
     """One header. The words of all sections are sorted into role, channel, recipient and content type."""
 
     def __init__(self, tools: frozenset[str]) -> None:
@@ -111,7 +111,7 @@ class _Reader:
 
     def read(self, sections: list[Section], given: Role | None, started: bool) -> ReadHeader:
         words = sections[0][1].split()
-        role, name = self._role(words, given, started)
+        role, name = self._take_role(words, given, started)
         self._sort(words)
         for marker, text in sections[1:]:
             words = text.split()
@@ -122,19 +122,19 @@ class _Reader:
             else:
                 self._flag("special_in_header", SPECIAL_NAMES[marker - FIRST_SPECIAL] if marker else "")
             self._sort(words)
-        channel = self._channel()
-        recipient = self._recipient(role)
-        return ReadHeader(Header(role, name, channel, recipient, self._content_type(recipient)), self.flags)
+        channel = self._choose_channel()
+        recipient = self._choose_recipient(role)
+        return ReadHeader(Header(role, name, channel, recipient, self._choose_content_type(recipient)), self.flags)
 
     def _flag(self, code: str, text: str = "") -> None:
         self.flags.append(f"{code}:{text}" if text else code)
 
-    def _role(self, words: list[str], given: Role | None, started: bool) -> tuple[Role, str | None]:
+    def _take_role(self, words: list[str], given: Role | None, started: bool) -> tuple[Role, str | None]:
         """Takes the role's words off `words`. A role word may be repeated, or glued to what follows."""
         first = words[0] if words else ""
         role = given or next((role for role in Role if _begins_with_role(first, role)), None)
         if role is None:
-            return self._unknown_role(words, started)
+            return self._take_unknown_role(words, started)
         if not _begins_with_role(first, role):
             return role, None
         rest = words.pop(0).removeprefix(role)
@@ -150,7 +150,7 @@ class _Reader:
             words.insert(0, rest)
         return role, role.value if role is Role.TOOL and not given else None
 
-    def _unknown_role(self, words: list[str], started: bool) -> tuple[Role, str | None]:
+    def _take_unknown_role(self, words: list[str], started: bool) -> tuple[Role, str | None]:
         if not words or words[0].startswith("to=") or words[0] in CHANNELS or not (started or self._is_tool(words[0])):
             if started:
                 self._flag("missing_role")
@@ -167,19 +167,27 @@ class _Reader:
         """Recipients to `recipients`, the rest to `words`."""
         at = 0
         while at < len(words):
-            word, at = words[at], at + 1
+            word = words[at]
+            at += 1
             if not word.startswith("to="):
                 self.words.append(word)
                 continue
-            name, follower = word[3:], words[at] if at < len(words) else ""
-            if follower and follower not in _KNOWN_TYPES:
-                if not name and (self._is_tool(follower) or f"functions.{follower}" in self.tools):
-                    name, at = follower, at + 1
-                    self._flag("resolved_recipient")
-                elif name == "functions" and _IDENTIFIER.fullmatch(follower):
-                    name, at = f"{name}.{follower}", at + 1
-                    self._flag("resolved_recipient")
-            self.recipients.append(name)
+            name = word.removeprefix("to=")
+            whole = self._join_recipient(name, words[at]) if at < len(words) else None
+            if whole is not None:
+                at += 1
+                self._flag("resolved_recipient")
+            self.recipients.append(name if whole is None else whole)
+
+    def _join_recipient(self, name: str, follower: str) -> str | None:
+        """The recipient that the word after ``to=`` completes, if it does."""
+        if not follower or follower in _KNOWN_TYPES:
+            return None
+        if not name and (self._is_tool(follower) or f"functions.{follower}" in self.tools):
+            return follower
+        if name == "functions" and _IDENTIFIER.fullmatch(follower):
+            return f"functions.{follower}"
+        return None
 
     def _take_channel(self, words: list[str], text: str) -> None:
         if not words or words[0].startswith("to="):
@@ -193,7 +201,7 @@ class _Reader:
 
     def _take_constrained(self, words: list[str], text: str) -> None:
         """The content type after ``<|constrain|>``; what is not a type stays in `words`."""
-        if words and (full := self._declared(words[0])):
+        if words and (full := self._find_declared(words[0])):
             self._flag("tool_in_constrain")
             self.recipients.append(full)
             del words[0]
@@ -207,19 +215,19 @@ class _Reader:
         self.types.append(CONSTRAIN_MARK + value)
         del words[: len(value.split())]
 
-    def _declared(self, name: str) -> str | None:
+    def _find_declared(self, name: str) -> str | None:
         if name in self.tools:
             return name
         full = f"functions.{name}"
         return full if full in self.tools else None
 
-    def _channel(self) -> str | None:
+    def _choose_channel(self) -> str | None:
         """The last channel that is valid; a bare channel name among the words counts if no marker gave one."""
         bare = [word for word in self.words if word in CHANNELS]
         self.words = [word for word in self.words if word not in CHANNELS]
         if bare and not self.channels:
             self._flag("missing_channel_marker")
-        candidates = [(raw, _known_channel(raw)) for raw in bare + self.channels]
+        candidates = [(raw, _guess_channel(raw)) for raw in bare + self.channels]
         chosen = next((pair for pair in reversed(candidates) if pair[1]), candidates[-1] if candidates else None)
         for pair in candidates:
             raw, known = pair
@@ -231,26 +239,26 @@ class _Reader:
                 self._flag("repaired_channel", raw)
         return chosen[1] if chosen else None
 
-    def _recipient(self, role: Role) -> str | None:
+    def _choose_recipient(self, role: Role) -> str | None:
         found = self.recipients
         if not found:
-            return self._bare_recipient()
+            return self._take_bare_recipient()
         real = [name for name in found if name and not (name == Role.ASSISTANT and role is Role.ASSISTANT)] or found
         chosen = real[-1]
         for name, times in Counter(found).items():
             for _ in range(times - (name == chosen)):
                 self._flag("repeated_recipient", name)
-        full = self._declared(chosen)
+        full = self._find_declared(chosen)
         if full and full != chosen:
             self._flag("resolved_recipient")
             return full
         return chosen
 
-    def _bare_recipient(self) -> str | None:
+    def _take_bare_recipient(self) -> str | None:
         """A tool's name without ``to=``, alone or before a content type."""
         words = self.words
         for at, word in enumerate(words):
-            full = self._declared(word)
+            full = self._find_declared(word)
             typed = words[at + 1 :] and words[at + 1] in _KNOWN_TYPES and _IDENTIFIER.fullmatch(word)
             if full or _TOOL_LIKE.fullmatch(word) or typed:
                 self._flag("missing_to")
@@ -258,9 +266,10 @@ class _Reader:
                 return full or word
         return None
 
-    def _content_type(self, recipient: str | None) -> str | None:
+    def _choose_content_type(self, recipient: str | None) -> str | None:
         """The constrained type, else the words that are left if they look like one type."""
-        text, self.words = " ".join(self.words), []
+        text = " ".join(self.words)
+        self.words = []
         if text and not self.types and _CONTENT_TYPE.fullmatch(text):
             return text
         if text:
@@ -278,7 +287,7 @@ def _begins_with_role(word: str, role: Role) -> bool:
     )
 
 
-def _known_channel(raw: str) -> str | None:
+def _guess_channel(raw: str) -> str | None:
     """The channel meant by `raw`: its own name, the last name inside it, or the one it is the beginning of."""
     if raw in CHANNELS:
         return raw
@@ -289,11 +298,11 @@ def _known_channel(raw: str) -> str | None:
     return next((name for name in CHANNELS if len(lower) >= 3 and name.startswith(lower)), None)
 
 
-def _prefix_channel(text: str) -> int:
+def _measure_channel_prefix(text: str) -> int:
     """Length of `text` if it is nothing but the beginning of a channel's name."""
-    return len(text) if _known_channel(text.strip()) else 0
+    return len(text) if _guess_channel(text.strip()) else 0
 
 
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+def _match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
     found = pattern.match(text, at)
     return found.end() if found else at

@@ -16,15 +16,14 @@ from gptoss_harmony.parsing.machine import (
     KINDS,
     STOP_REASONS,
     Action,
-    Item,
-    Kind,
+    Input,
+    InputKind,
     Machine,
-    Mode,
+    ParsingMode,
     State,
-    join_bytes,
-    token_bytes,
 )
-from gptoss_harmony.parsing.utf8 import REPLACEMENT, ReferenceUtf8Decoder
+from gptoss_harmony.parsing.token_text import join_bytes, token_bytes
+from gptoss_harmony.parsing.utf8 import REPLACEMENT, StrictUtf8Decoder
 from gptoss_harmony.tokens import CHANNEL, CONSTRAIN, FIRST_SPECIAL, SPECIAL_NAMES, START
 
 CHANNEL_MARK = SPECIAL_NAMES[CHANNEL - FIRST_SPECIAL]
@@ -39,13 +38,13 @@ _WHITE = "".join(
 _CHANNEL_VALUE = re.compile(rf"[^<{_WHITE}]*")
 
 
-def reference_header(text: str, given: Role | None) -> Header:
+def read_strict_header(text: str, given: Role | None) -> Header:
     """The header in `text`; `given` is the role that the caller knows, None if the header must say it.
 
     Raises ParseError (codes empty_channel, missing_role, unknown_role, extra_header_words).
     """
-    channel, words = _split(text)
-    role, name = (given, None) if given else _role(words)
+    channel, words = _split_channel(text)
+    role, name = (given, None) if given else _read_role(words)
     if words and words[0] == (role.value if name is None else name):
         del words[0]
     recipient = content_type = None
@@ -54,8 +53,8 @@ def reference_header(text: str, given: Role | None) -> Header:
     elif len(words) == 1:
         recipient = words.pop()
     elif words:
-        content_type, recipient = words.pop(), words.pop()
-        recipient = recipient.removeprefix("to=")
+        content_type = words.pop()
+        recipient = words.pop().removeprefix("to=")
     if words:
         raise ParseError(
             f'unexpected tokens remaining in message header: Some("{" ".join(words)}")', "extra_header_words"
@@ -63,17 +62,17 @@ def reference_header(text: str, given: Role | None) -> Header:
     return Header(role, name, channel, recipient, content_type)
 
 
-def reference_headless(text: str, given: Role) -> tuple[Header, str]:
+def read_lax_headless(text: str, given: Role) -> tuple[Header, str]:
     """A message without ``<|message|>`` as `strict=False` of 0.0.8 reads it: header and content, whitespace
     collapsed.
     """
-    channel, words = _split(text)
+    channel, words = _split_channel(text)
     if words and words[0] == given.value:
         del words[0]
     return Header(given, None, channel), " ".join(words)
 
 
-def _split(text: str) -> tuple[str | None, list[str]]:
+def _split_channel(text: str) -> tuple[str | None, list[str]]:
     """Channel, and the words that are left without it."""
     channel = None
     head, mark, tail = text.partition(CHANNEL_MARK)
@@ -88,7 +87,7 @@ def _split(text: str) -> tuple[str | None, list[str]]:
     return channel, [word for word in _SEPARATORS.split(text) if word]
 
 
-def _role(words: list[str]) -> tuple[Role, str | None]:
+def _read_role(words: list[str]) -> tuple[Role, str | None]:
     """Role and tool name from the first word, which stays: the caller drops it if it equals the role's word."""
     if not words:
         raise ParseError("message header did not contain a role", "missing_role")
@@ -100,7 +99,7 @@ def _role(words: list[str]) -> tuple[Role, str | None]:
     return Role.TOOL, word
 
 
-def _header_text(machine: Machine) -> str:
+def _decode_header(machine: Machine) -> str:
     try:
         return b"".join(
             [piece.encode() if isinstance(piece, str) else token_bytes()[piece] for piece in machine.header]
@@ -109,31 +108,31 @@ def _header_text(machine: Machine) -> str:
         raise ParseError("could not decode header", "undecodable_header") from None
 
 
-def _begin(machine: Machine, item: Item) -> None:
+def _begin(machine: Machine, received: Input) -> None:
     machine.begin()
 
 
-def _open(machine: Machine, item: Item) -> None:
+def _open(machine: Machine, received: Input) -> None:
     try:
-        header = reference_header(_header_text(machine), machine.next_role)
+        header = read_strict_header(_decode_header(machine), machine.next_role)
     except ParseError:
         machine.expect_start()  # the given role stays in force
         raise
     machine.open(header)
 
 
-def _append(machine: Machine, item: Item) -> None:
+def _append(machine: Machine, received: Input) -> None:
     """Content. A delta has at most one U+FFFD per token, so a run with broken UTF-8 goes token by token."""
-    if isinstance(item, str):
-        machine.append_text(item)
-    elif isinstance(item, int):
-        machine.append(token_bytes()[item])
-    elif item and not (machine.decoder.clean and _append_whole(machine, item)):
-        for token in item:
+    if isinstance(received, str):
+        machine.append_text(received)
+    elif isinstance(received, int):
+        machine.append(token_bytes()[received])
+    elif received and not (machine.decoder.clean and _append_if_clean(machine, received)):
+        for token in received:
             machine.append_token(token)
 
 
-def _append_whole(machine: Machine, run: list[int]) -> bool:
+def _append_if_clean(machine: Machine, run: list[int]) -> bool:
     texts = machine.decoder.decode(join_bytes(run))
     if REPLACEMENT in texts:  # as a piece of its own: something is broken
         machine.decoder.pending = b""
@@ -142,53 +141,66 @@ def _append_whole(machine: Machine, run: list[int]) -> bool:
     return True
 
 
-def _poison(machine: Machine, item: Item) -> None:
-    assert isinstance(machine.decoder, ReferenceUtf8Decoder)
+def _poison(machine: Machine, received: Input) -> None:
+    assert isinstance(machine.decoder, StrictUtf8Decoder)
     machine.decoder.poisoned = True
     machine.append(b"")
 
 
-def _close(machine: Machine, item: Item) -> None:
-    assert not isinstance(item, (list, str))
-    machine.close(item, STOP_REASONS[item], _no_flags)
+def _close(machine: Machine, received: Input) -> None:
+    assert not isinstance(received, (list, str))
+    machine.close(received, STOP_REASONS[received], _flag_nothing)
 
 
-def _no_flags(message: Message, reason: str) -> list[str]:
+def _flag_nothing(message: Message, reason: str) -> list[str]:
     return []
 
 
-def _close_headless(machine: Machine, item: Item) -> None:
+def _close_headless(machine: Machine, received: Input) -> None:
     """`strict=False` of 0.0.8, a stop token in a header: a message if the role was given, else the text is lost."""
     if machine.next_role is None or not machine.header:
         machine.next_role = None
         machine.expect_start()
         return
-    header, content = reference_headless(_header_text(machine), machine.next_role)
+    header, content = read_lax_headless(_decode_header(machine), machine.next_role)
     machine.formed = False
     machine.open(header)
     machine.emit(content)
-    _close(machine, item)
+    _close(machine, received)
 
 
-def _fail_expecting_start(machine: Machine, item: Item) -> None:
-    token = item[0] if isinstance(item, (list, str)) else item
+def _fail_expecting_start(machine: Machine, received: Input) -> None:
+    token = received[0] if isinstance(received, (list, str)) else received
     raise ParseError(f"Unexpected token {token} while expecting start token {START}", "expected_start")
 
 
-def _fail_in_header(machine: Machine, item: Item) -> None:
+def _fail_in_header(machine: Machine, received: Input) -> None:
     raise ParseError("Unexpected EOS while waiting for message header to complete", "eos_in_header")
 
 
-def _nothing(machine: Machine, item: Item) -> None:
+def _do_nothing(machine: Machine, received: Input) -> None:
     pass
 
 
-STRICT: dict[State, dict[Kind, Action]] = {
-    State.EXPECT_START: {**dict.fromkeys(Kind, _fail_expecting_start), Kind.START: _begin, Kind.EOS: _nothing},
-    State.HEADER: {**dict.fromkeys(Kind, Machine.collect), Kind.MESSAGE: _open, Kind.EOS: _fail_in_header},
-    State.CONTENT: {**dict.fromkeys(Kind, _append), Kind.STOP: _close, Kind.EOS: _close, Kind.UNKNOWN: _poison},
+STRICT: dict[State, dict[InputKind, Action]] = {
+    State.EXPECT_START: {
+        **dict.fromkeys(InputKind, _fail_expecting_start),
+        InputKind.START: _begin,
+        InputKind.EOS: _do_nothing,
+    },
+    State.HEADER: {
+        **dict.fromkeys(InputKind, Machine.collect),
+        InputKind.MESSAGE: _open,
+        InputKind.EOS: _fail_in_header,
+    },
+    State.CONTENT: {
+        **dict.fromkeys(InputKind, _append),
+        InputKind.STOP: _close,
+        InputKind.EOS: _close,
+        InputKind.UNKNOWN: _poison,
+    },
 }
-LAX = {**STRICT, State.HEADER: {**STRICT[State.HEADER], Kind.STOP: _close_headless}}
+LAX = {**STRICT, State.HEADER: {**STRICT[State.HEADER], InputKind.STOP: _close_headless}}
 
-STRICT_MODE = Mode(KINDS, STRICT, ReferenceUtf8Decoder)
-LAX_MODE = Mode(KINDS, LAX, ReferenceUtf8Decoder)
+STRICT_MODE = ParsingMode(KINDS, STRICT, StrictUtf8Decoder)
+LAX_MODE = ParsingMode(KINDS, LAX, StrictUtf8Decoder)

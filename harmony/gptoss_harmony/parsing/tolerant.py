@@ -5,7 +5,7 @@ from __future__ import annotations
 from gptoss_harmony.messages import Role
 from gptoss_harmony.parsing.events import Header
 from gptoss_harmony.parsing.flags import content_flags
-from gptoss_harmony.parsing.machine import KINDS, STOP_REASONS, Action, Item, Kind, Machine, Mode, State, token_bytes
+from gptoss_harmony.parsing.machine import KINDS, STOP_REASONS, Action, Input, InputKind, Machine, ParsingMode, State
 from gptoss_harmony.parsing.repair import (
     ReadHeader,
     Section,
@@ -14,11 +14,12 @@ from gptoss_harmony.parsing.repair import (
     split_headless,
     split_stripped,
 )
+from gptoss_harmony.parsing.token_text import token_bytes
 from gptoss_harmony.parsing.utf8 import REPLACEMENT, Utf8Decoder
 from gptoss_harmony.tokens import CHANNEL, CONSTRAIN, ENDOFTEXT, FIRST_SPECIAL, SPECIAL_NAMES, is_special
 
 
-def sections(machine: Machine) -> list[Section]:
+def split_sections(machine: Machine) -> list[Section]:
     """The header read so far: text between special tokens."""
     out: list[Section] = [(None, "")]
     data = bytearray()
@@ -34,26 +35,26 @@ def sections(machine: Machine) -> list[Section]:
     return out[:-1]
 
 
-def _name(token: int | None) -> str:
+def _spell_marker(token: int | None) -> str:
     return "" if token is None else SPECIAL_NAMES[token - FIRST_SPECIAL]
 
 
 # -- between messages ------------------------------------------------------------------------------------------------
 
 
-def _begin(machine: Machine, item: Item) -> None:
+def _begin(machine: Machine, received: Input) -> None:
     machine.begin()
 
 
-def _begin_unmarked(machine: Machine, item: Item) -> None:
+def _begin_unmarked(machine: Machine, received: Input) -> None:
     machine.begin()
     machine.started = machine.formed = False
-    machine.collect(item)
+    machine.collect(received)
 
 
-def _skip(machine: Machine, item: Item) -> None:
-    assert isinstance(item, int)
-    _flag_last(machine, f"extra_special:{_name(item)}")
+def _skip(machine: Machine, received: Input) -> None:
+    assert isinstance(received, int)
+    _flag_last(machine, f"extra_special:{_spell_marker(received)}")
 
 
 def _flag_last(machine: Machine, flag: str) -> None:
@@ -64,7 +65,7 @@ def _flag_last(machine: Machine, flag: str) -> None:
         machine.messages[-1].flags += (flag,)
 
 
-def _end(machine: Machine, item: Item) -> None:
+def _end(machine: Machine, received: Input) -> None:
     """The stream is over: flags that wait for a next message go to the last one."""
     if machine.messages:
         machine.messages[-1].flags += tuple(machine.flags)
@@ -74,16 +75,16 @@ def _end(machine: Machine, item: Item) -> None:
 # -- in a header -----------------------------------------------------------------------------------------------------
 
 
-def _begin_again(machine: Machine, item: Item) -> None:
+def _begin_again(machine: Machine, received: Input) -> None:
     """``<|start|>`` in a header: what came before is a message if it says more than a role."""
-    parts = sections(machine)
+    parts = split_sections(machine)
     if _is_only_role(parts):
         text = "".join([text for _, text in parts])
         if machine.started or text:
             _flag_once(machine, f"repeated_start:{text}" if text else "repeated_start")
         _drop_header(machine)
         for marker, _ in parts[1:]:
-            _flag_last(machine, f"extra_special:{_name(marker)}")
+            _flag_last(machine, f"extra_special:{_spell_marker(marker)}")
     else:
         _close_headless(machine, None, "cut")
     machine.begin()
@@ -94,27 +95,27 @@ def _is_only_role(parts: list[Section]) -> bool:
     return {CHANNEL, CONSTRAIN}.isdisjoint(markers) and "".join(texts).strip() in ("", *Role)
 
 
-def _collect_channel(machine: Machine, item: Item) -> None:
+def _collect_channel(machine: Machine, received: Input) -> None:
     """Prose before a ``<|channel|>`` is a message of its own, not a header."""
-    if not machine.started and not machine.has_channel and not is_header_text(sections(machine)[0][1]):
+    if not machine.started and not machine.has_channel and not is_header_text(split_sections(machine)[0][1]):
         _close_headless(machine, None, "cut")
-        _begin_unmarked(machine, item)
+        _begin_unmarked(machine, received)
     else:
-        machine.collect(item)
+        machine.collect(received)
 
 
-def _collect_unknown(machine: Machine, item: Item) -> None:
+def _collect_unknown(machine: Machine, received: Input) -> None:
     machine.formed = False
     _flag_once(machine, "unknown_token")
 
 
-def _begin_unknown(machine: Machine, item: Item) -> None:
+def _begin_unknown(machine: Machine, received: Input) -> None:
     _begin_unmarked(machine, None)
-    _collect_unknown(machine, item)
+    _collect_unknown(machine, received)
 
 
-def _open(machine: Machine, item: Item) -> None:
-    _open_as(machine, _read_header(machine, sections(machine)))
+def _open(machine: Machine, received: Input) -> None:
+    _open_as(machine, _read_header(machine, split_sections(machine)))
 
 
 def _read_header(machine: Machine, parts: list[Section]) -> ReadHeader:
@@ -134,14 +135,14 @@ def _open_as(machine: Machine, read: ReadHeader) -> None:
     machine.open(read.header)
 
 
-def _stop_in_header(machine: Machine, item: Item) -> None:
-    assert item is None or isinstance(item, int)
-    _close_headless(machine, item, STOP_REASONS[item])
+def _stop_in_header(machine: Machine, received: Input) -> None:
+    assert received is None or isinstance(received, int)
+    _close_headless(machine, received, STOP_REASONS[received])
 
 
 def _close_headless(machine: Machine, end: int | None, reason: str) -> None:
     """The header ended without ``<|message|>``: its words and the content are told apart."""
-    parts = sections(machine)
+    parts = split_sections(machine)
     if (
         end is None and machine.started and len(parts) == 1 and _is_only_role(parts)
     ):  # a prompt, ready for its completion
@@ -164,7 +165,7 @@ def _close_bare(machine: Machine, text: str, end: int | None, reason: str) -> No
     if not text or (given is None and text.strip() in ("", *Role)):
         _drop_header(machine)
         if text or end is not None:
-            _flag_last(machine, f"stray_text:{text}" if text else f"extra_special:{_name(end)}")
+            _flag_last(machine, f"stray_text:{text}" if text else f"extra_special:{_spell_marker(end)}")
         return
     if given is None:
         _add_message(machine, ReadHeader(Header(Role.ASSISTANT), ["stray_text"]), text, end, reason)
@@ -197,36 +198,36 @@ def _join_meaningless(parts: list[Section]) -> list[Section]:
         if marker in (CHANNEL, CONSTRAIN):
             out.append((marker, text))
         else:
-            out[-1] = (out[-1][0], out[-1][1] + _name(marker) + text)
+            out[-1] = (out[-1][0], out[-1][1] + _spell_marker(marker) + text)
     return out
 
 
 # -- in a content ----------------------------------------------------------------------------------------------------
 
 
-def _append(machine: Machine, item: Item) -> None:
-    if isinstance(item, list):
-        machine.append_run(item)
+def _append(machine: Machine, received: Input) -> None:
+    if isinstance(received, list):
+        machine.append_run(received)
     else:
-        assert isinstance(item, str)
-        machine.append_text(item)
+        assert isinstance(received, str)
+        machine.append_text(received)
 
 
-def _append_special(machine: Machine, item: Item) -> None:
-    assert isinstance(item, int)
+def _append_special(machine: Machine, received: Input) -> None:
+    assert isinstance(received, int)
     _flag_once(machine, "special_in_content")
-    machine.append(_name(item).encode())
+    machine.append(_spell_marker(received).encode())
 
 
-def _append_message_token(machine: Machine, item: Item) -> None:
+def _append_message_token(machine: Machine, received: Input) -> None:
     if machine.parts or not machine.decoder.clean:
-        _append_special(machine, item)
+        _append_special(machine, received)
     else:
         machine.formed = False
         _flag_once(machine, "repeated_message")
 
 
-def _append_unknown(machine: Machine, item: Item) -> None:
+def _append_unknown(machine: Machine, received: Input) -> None:
     machine.formed = False
     _flag_once(machine, "unknown_token")
     machine.append(REPLACEMENT.encode())
@@ -237,53 +238,53 @@ def _flag_once(machine: Machine, flag: str) -> None:
         machine.flags.append(flag)
 
 
-def _close(machine: Machine, item: Item) -> None:
-    assert item is None or isinstance(item, int)
-    machine.close(item, STOP_REASONS[item], content_flags)
+def _close(machine: Machine, received: Input) -> None:
+    assert received is None or isinstance(received, int)
+    machine.close(received, STOP_REASONS[received], content_flags)
 
 
-def _cut(machine: Machine, item: Item) -> None:
+def _cut(machine: Machine, received: Input) -> None:
     machine.flags.append("missing_end")
     machine.close(None, "cut", content_flags)
     machine.begin()
 
 
-def _cut_unmarked(machine: Machine, item: Item) -> None:
-    _cut(machine, item)
-    _begin_unmarked(machine, item)
+def _cut_unmarked(machine: Machine, received: Input) -> None:
+    _cut(machine, received)
+    _begin_unmarked(machine, received)
 
 
-ACTIONS: dict[State, dict[Kind, Action]] = {
+ACTIONS: dict[State, dict[InputKind, Action]] = {
     State.EXPECT_START: {
-        Kind.RUN: _begin_unmarked,
-        Kind.START: _begin,
-        Kind.CHANNEL: _begin_unmarked,
-        Kind.MESSAGE: _skip,
-        Kind.STOP: _skip,
-        Kind.SPECIAL: _skip,
-        Kind.UNKNOWN: _begin_unknown,
-        Kind.EOS: _end,
+        InputKind.RUN: _begin_unmarked,
+        InputKind.START: _begin,
+        InputKind.CHANNEL: _begin_unmarked,
+        InputKind.MESSAGE: _skip,
+        InputKind.STOP: _skip,
+        InputKind.SPECIAL: _skip,
+        InputKind.UNKNOWN: _begin_unknown,
+        InputKind.EOS: _end,
     },
     State.HEADER: {
-        Kind.RUN: Machine.collect,
-        Kind.START: _begin_again,
-        Kind.CHANNEL: _collect_channel,
-        Kind.MESSAGE: _open,
-        Kind.STOP: _stop_in_header,
-        Kind.SPECIAL: Machine.collect,
-        Kind.UNKNOWN: _collect_unknown,
-        Kind.EOS: _stop_in_header,
+        InputKind.RUN: Machine.collect,
+        InputKind.START: _begin_again,
+        InputKind.CHANNEL: _collect_channel,
+        InputKind.MESSAGE: _open,
+        InputKind.STOP: _stop_in_header,
+        InputKind.SPECIAL: Machine.collect,
+        InputKind.UNKNOWN: _collect_unknown,
+        InputKind.EOS: _stop_in_header,
     },
     State.CONTENT: {
-        Kind.RUN: _append,
-        Kind.START: _cut,
-        Kind.CHANNEL: _cut_unmarked,
-        Kind.MESSAGE: _append_message_token,
-        Kind.STOP: _close,
-        Kind.SPECIAL: _append_special,
-        Kind.UNKNOWN: _append_unknown,
-        Kind.EOS: _close,
+        InputKind.RUN: _append,
+        InputKind.START: _cut,
+        InputKind.CHANNEL: _cut_unmarked,
+        InputKind.MESSAGE: _append_message_token,
+        InputKind.STOP: _close,
+        InputKind.SPECIAL: _append_special,
+        InputKind.UNKNOWN: _append_unknown,
+        InputKind.EOS: _close,
     },
 }
 
-MODE = Mode({**KINDS, ENDOFTEXT: Kind.STOP}, ACTIONS, Utf8Decoder)
+MODE = ParsingMode({**KINDS, ENDOFTEXT: InputKind.STOP}, ACTIONS, Utf8Decoder)

@@ -34,7 +34,7 @@ class Utf8Decoder:
         return text
 
 
-class ReferenceUtf8Decoder(Utf8Decoder):
+class StrictUtf8Decoder(Utf8Decoder):
     """As openai-harmony 0.0.8: at most one U+FFFD per call, what follows it waits for the next call; after an unknown
     token the rest of the message is one U+FFFD, placed before what was waiting."""
 
@@ -47,9 +47,6 @@ class ReferenceUtf8Decoder(Utf8Decoder):
     @property
     def clean(self) -> bool:
         return not self.pending and not self.poisoned
-
-    def poison(self) -> None:
-        self.poisoned = True
 
     def decode(self, data: bytes) -> tuple[str, ...]:
         if self.poisoned:

@@ -23,8 +23,8 @@ from gptoss_harmony import (
     tool_names,
 )
 from gptoss_harmony.parsing.events import END_REASONS
-from gptoss_harmony.parsing.machine import HeaderForm, Kind
-from gptoss_harmony.parsing.parser import _marks
+from gptoss_harmony.parsing.machine import HeaderForm, InputKind
+from gptoss_harmony.parsing.parser import _find_marks
 from gptoss_harmony.parsing.strict import LAX, STRICT
 from gptoss_harmony.parsing.tolerant import ACTIONS
 from gptoss_harmony.tokens import CALL, CHANNEL, END, ENDOFTEXT, MESSAGE, N_RANKS, RETURN, START, STARTOFTEXT
@@ -236,13 +236,13 @@ def test_marks_is_its_oracle() -> None:
                 rng.choice([edge for edge in edges if edge < top]) if rng.random() < 0.5 else rng.randrange(N_RANKS)
                 for _ in range(length)
             ]
-            assert _marks(ids) == [at for at, token in enumerate(ids) if token >= N_RANKS]
+            assert _find_marks(ids) == [at for at, token in enumerate(ids) if token >= N_RANKS]
 
 
 def test_every_input_has_an_action_in_every_state() -> None:
     for table in (ACTIONS, STRICT, LAX):
         assert set(table) == set(State)
-        assert all(set(row) == set(Kind) for row in table.values())
+        assert all(set(row) == set(InputKind) for row in table.values())
 
 
 def test_tool_names() -> None:
