@@ -149,7 +149,7 @@ def ways(source: Path, out: Path, upstream: Path | None) -> dict[str, Callable[[
             [
                 sys.executable,
                 "-m",
-                "gptoss_converters.cli.program",
+                "gptoss_converters.cli",
                 "to-gguf",
                 str(source),
                 "-o",
@@ -189,9 +189,7 @@ RARE = {"upstream": 1, "upstream tokenizer": 1, "program": 2}  # rounds of what 
 def made_source(layers: int | None, where: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=where) as folder:
         cut = ["--layers", str(layers)] if layers else []
-        measure(
-            [sys.executable, "-m", "gptoss_converters.cli.program", "new", "20b-shape", "-o", f"{folder}/source", *cut]
-        )
+        measure([sys.executable, "-m", "gptoss_converters.cli", "new", "20b-shape", "-o", f"{folder}/source", *cut])
         yield Path(folder) / "source"
 
 
@@ -327,7 +325,7 @@ def main() -> None:
                     [
                         sys.executable,
                         "-m",
-                        "gptoss_converters.cli.program",
+                        "gptoss_converters.cli",
                         "to-gguf",
                         str(source),
                         "-o",

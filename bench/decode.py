@@ -264,7 +264,7 @@ def child(engine: str, work: Path, threads: int) -> None:
 # The parent ----------------------------------------------------------------------------------------------------------
 
 
-CONVERT = [sys.executable, "-m", "gptoss_converters.cli.program"]
+CONVERT = [sys.executable, "-m", "gptoss_converters.cli"]
 
 
 def make(work: Path, layers: int) -> None:

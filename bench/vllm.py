@@ -165,7 +165,7 @@ def main() -> None:
             make = [
                 sys.executable,
                 "-m",
-                "gptoss_converters.cli.program",
+                "gptoss_converters.cli",
                 "new",
                 "20b-shape",
                 "-o",

@@ -78,7 +78,7 @@ def test_one_line_and_exit_code_3(case: str, tmp_path: Path) -> None:
     else:
         victim = tmp_path / "c.gguf"
         subprocess.run(
-            [sys.executable, "-m", "gptoss_converters.cli.program", "to-gguf", str(BASE), "-o", str(victim)],
+            [sys.executable, "-m", "gptoss_converters.cli", "to-gguf", str(BASE), "-o", str(victim)],
             check=True,
             capture_output=True,
         )

@@ -22,7 +22,7 @@ LIMIT = 1_000_000_000
 
 
 def program(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "gptoss_converters.cli.program", *map(str, arguments)]
+    return [sys.executable, "-m", "gptoss_converters.cli", *map(str, arguments)]
 
 
 def peak_anonymous(command: list[str]) -> tuple[int, str]:

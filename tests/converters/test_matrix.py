@@ -230,7 +230,7 @@ def test_a_merged_adapter_in_every_output(bases: dict[str, Path], tmp_path: Path
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "gptoss_converters.cli.program", *map(str, arguments)],
+        [sys.executable, "-m", "gptoss_converters.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,

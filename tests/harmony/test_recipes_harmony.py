@@ -17,7 +17,7 @@ def run(recipe: str, folder: Path) -> str:
     """Runs all blocks of a recipe and gives what they print."""
     programs = folder / "bin"
     programs.mkdir()
-    for name, module in (("gptoss-harmony", "gptoss_harmony.cli"), ("gptoss-convert", "gptoss_converters.cli.program")):
+    for name, module in (("gptoss-harmony", "gptoss_harmony.cli"), ("gptoss-convert", "gptoss_converters.cli")):
         (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
         (programs / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}

@@ -35,10 +35,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify,
     "new": new,
 }
+
+
+def _summarise(command: Callable[..., None]) -> str:
+    """The first paragraph of a command's text, in one line: the list of commands cuts it after 45 letters by itself."""
+    paragraph, _, _ = (command.__doc__ or "").partition("\n\n")
+    return " ".join(paragraph.split())
+
+
 for name, command in COMMANDS.items():
-    app.command(name, short_help=(command.__doc__ or "").partition("\n")[0])(
-        command
-    )  # whole: by itself it is cut after 45 letters
+    app.command(name, short_help=_summarise(command))(command)
 
 
 @app.callback()
@@ -57,7 +63,3 @@ def main() -> None:
 
     end_when_a_mapped_file_shrinks()
     console.run(app)
-
-
-if __name__ == "__main__":
-    main()

@@ -25,7 +25,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def run(*arguments: object, **options: Any) -> Done:
-    command = [sys.executable, "-m", "gptoss_converters.cli.program", *map(str, arguments)]
+    command = [sys.executable, "-m", "gptoss_converters.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
@@ -469,7 +469,7 @@ def test_full_disk(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "gptoss_converters.cli.program",
+        "gptoss_converters.cli",
         "to-gguf",
         str(SOURCE),
         "-o",
@@ -496,7 +496,7 @@ def test_signals(number: signal.Signals, code: int, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "gptoss_converters.cli.program",
+        "gptoss_converters.cli",
         "new",
         "20b-shape",
         "--layers",
@@ -545,7 +545,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 
 def test_stdout_that_nobody_reads(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m gptoss_converters.cli.program inspect {SOURCE} --no-histograms | head -0"
+    command = f"{sys.executable} -m gptoss_converters.cli inspect {SOURCE} --no-histograms | head -0"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
 

@@ -78,7 +78,7 @@ def test_true_shapes(preset: str, tmp_path: Path) -> None:
 
 def run(*arguments: object) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "gptoss_converters.cli.program", *map(str, arguments)],
+        [sys.executable, "-m", "gptoss_converters.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

@@ -173,7 +173,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "Modelfile").write_text("FROM gpt-oss\nPARSER harmony\nRENDERER harmony\n")
     done = subprocess.run(
-        [sys.executable, "-m", "gptoss_converters.cli.program", "check-modelfile", tmp_path / "Modelfile"],
+        [sys.executable, "-m", "gptoss_converters.cli", "check-modelfile", tmp_path / "Modelfile"],
         capture_output=True,
         text=True,
     )

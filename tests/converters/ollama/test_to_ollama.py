@@ -31,7 +31,7 @@ SOURCE = GOLD / "src" / "tiny-mxfp4"
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "gptoss_converters.cli.program", *map(str, arguments)],
+        [sys.executable, "-m", "gptoss_converters.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
