@@ -23,7 +23,7 @@ import torch
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
 from gptoss_adapters.checkpoint.writing.writer import write as write_plan
-from gptoss_adapters.parity.faults.dictionary import CONTROL, all_faults
+from gptoss_adapters.parity.faults.table import CONTROL, all_faults
 from gptoss_adapters.parity.logits.campaign import Campaign, op_level_gate
 from gptoss_adapters.parity.noise.nulls import Noise
 
@@ -68,7 +68,7 @@ def one_seed(seed: int, folder: Path, clean: int) -> dict[str, Any]:
             },
         }
         both = all_faults()["clamp_glu_both"]
-        out["op_level_clamp_glu_both"] = op_level_gate(campaign.reference.model, both.broken(campaign.reference.model))
+        out["op_level_clamp_glu_both"] = op_level_gate(campaign.reference.model, both.apply(campaign.reference.model))
         print(
             seed,
             tier,

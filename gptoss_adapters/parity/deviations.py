@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """engines: backend names; fault: of faults.py; versions: where it was seen; source: where it comes from;
+    """engines: backend names; fault: of faults/table.py; versions: where it was seen; source: where it comes from;
     effect: for a reader.
     """
 

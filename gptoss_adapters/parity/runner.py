@@ -21,8 +21,8 @@ from gptoss_adapters.checkpoint.compare import DIFFERENT as BYTES_DIFFER
 from gptoss_adapters.checkpoint.compare import ROUNDED, compare
 from gptoss_adapters.errors import GptOssError
 from gptoss_adapters.parity.deviations import Known, known_deviations
-from gptoss_adapters.parity.faults.dictionary import all_faults, find_fault
 from gptoss_adapters.parity.faults.files import file_faults
+from gptoss_adapters.parity.faults.table import all_faults, find_fault
 from gptoss_adapters.parity.logits.attribution import Evidence, Found, Sweep, certificate, suspects, to_schema
 from gptoss_adapters.parity.logits.behaviour import greedy, structural
 from gptoss_adapters.parity.logits.judge import Flat, Judged, amount, judge, schema_families
@@ -195,7 +195,7 @@ class Run:
         with torch.inference_mode():
             z, y = (
                 self.reference.values(self.reference.hidden(m, [prompt])[0], self.reference.sample)
-                for m in (self.reference.model, fault.broken(self.reference.model))
+                for m in (self.reference.model, fault.apply(self.reference.model))
             )
         made.measured_positions = list(range(len(z)))
         made.measured_nmse = [float(x) for x in nmse_of(z, y)]

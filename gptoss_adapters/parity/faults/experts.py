@@ -1,4 +1,4 @@
-"""The faults of router, MXFP4 codec, SwiGLU and expert biases. See `faults.py`."""
+"""The faults of router, MXFP4 codec, SwiGLU and expert biases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gptoss_adapters.parity.faults.dictionary import Fault
+from gptoss_adapters.parity.faults.fault import Fault
 from gptoss_adapters.parity.noise.variants import experts, moes, override, set_config
 from gptoss_adapters.reference.experts import OracleExperts, decode
 from gptoss_adapters.reference.linear import as_tensor

@@ -6,32 +6,33 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 
-from gptoss_adapters.parity.faults.dictionary import Fault, _BiasDrop, _Rope, _Window
+from gptoss_adapters.parity.faults.attention import BiasDropFault, RopeFault, WindowFault
+from gptoss_adapters.parity.faults.fault import Fault
 from gptoss_adapters.parity.noise.variants import attentions
 from gptoss_adapters.reference.model import GptOss, Rope
 from gptoss_adapters.spec import SLIDING
 
 
-class WinDouble(_Window):
+class WinDouble(WindowFault):
     name, what = "win_double", "sliding window of twice the size"
 
     def window(self, kind: str, size: int) -> int | None:
         return 2 * size if kind == SLIDING else None
 
 
-class YarnFactorFile(_Rope):
+class YarnFactorFile(RopeFault):
     name, what = "yarn_factor_file", "YaRN's factor doubled, concentration included, as a wrong config makes it"
 
     def rope(self, model: GptOss) -> None:
         model.rope = Rope(replace(model.config, rope_scaling_factor=2 * model.config.rope_scaling_factor), model.device)
 
 
-class QBiasDrop(_BiasDrop):
+class QBiasDrop(BiasDropFault):
     name, what = "q_bias_drop", "q bias dropped"
     leaves = ("q_proj.bias",)
 
 
-class VBiasDrop(_BiasDrop):
+class VBiasDrop(BiasDropFault):
     name, what = "v_bias_drop", "v bias dropped"
     leaves = ("v_proj.bias",)
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gptoss_adapters.parity.faults.dictionary import CONTROL, Fault, all_faults
 from gptoss_adapters.parity.faults.experts import W1ScaleOff1OneExpert
+from gptoss_adapters.parity.faults.fault import Fault
 from gptoss_adapters.parity.faults.files import file_faults
+from gptoss_adapters.parity.faults.table import CONTROL, all_faults
 from gptoss_adapters.parity.logits.judge import Amount, Flat, Judged, amount, judge
 from gptoss_adapters.parity.logits.measure import Record, Reference, values_at
 from gptoss_adapters.parity.logits.metrics import F64, TINY
@@ -58,8 +59,8 @@ class Sweep:
         key = f"{fault.name}: {fault.label}"
         if key in self.faults:
             return
-        with fault(self.base) as broken, torch.inference_mode():
-            self.faults[key] = fault, self.reference.hidden(broken, self.prompts)
+        with torch.inference_mode():
+            self.faults[key] = fault, self.reference.hidden(fault.apply(self.base), self.prompts)
 
     def values(self, hidden: Sequence[torch.Tensor], record: Record) -> F64:
         """[N, S] at the record's ids; the record's prompts, or longer ones that they begin, must be among the
@@ -133,7 +134,8 @@ def _confirm(evidence: Evidence, f: Found, others: Sequence[Found]) -> bool:
     """Whether with this fault in the reference nothing is left: no family fails, and no other fault stands in what
     remains.
     """
-    with f.fault(evidence.sweep.base) as broken, torch.inference_mode():
+    broken = f.fault.apply(evidence.sweep.base)
+    with torch.inference_mode():
         nulls = [
             _null_errors(evidence, null.apply(broken), f.values) for null in list(realisations(evidence.noise))[:3]
         ]

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from gptoss_adapters.checkpoint import Checkpoint
-from gptoss_adapters.parity.faults.dictionary import CONTROL, Fault, all_faults
+from gptoss_adapters.parity.faults.fault import Fault
+from gptoss_adapters.parity.faults.table import CONTROL, all_faults
 from gptoss_adapters.parity.logits.judge import Flat, amount, judge
 from gptoss_adapters.parity.logits.measure import Record, Reference
 from gptoss_adapters.parity.logits.metrics import F64, centre
@@ -60,7 +61,7 @@ class Campaign:
         ids = [self.reference.sample for _ in self.order]
         ties = None if forced else Ties(self.reference.model, noise, self.order, ids, self.record.values)
         self.flat = Flat.of(self.record, ties=ties)
-        self.effects = {f.name: self.values(f.broken(self.reference.model)) - self.truth for f in self._faults()}
+        self.effects = {f.name: self.values(f.apply(self.reference.model)) - self.truth for f in self._faults()}
 
     def values(self, model: GptOss) -> F64:
         """[N, S] centred logits of any variant, prompts in `order`."""
@@ -74,7 +75,7 @@ class Campaign:
 
     def run(self, fault: Fault | None, seed: int = 11) -> Outcome:
         """One noisy run with this fault in it, or a clean one. Another seed is another realisation of the noise."""
-        model = fault.broken(self.reference.model) if fault else self.reference.model
+        model = fault.apply(self.reference.model) if fault else self.reference.model
         null = Null("target", self.noise, split, Rope32, 2.0**-12 if self.noise.rounds else 2.0**-24, seed)
         values = self.values(null.apply(model))
         judged, error = judge(self.flat, self.truth, values), values - self.truth

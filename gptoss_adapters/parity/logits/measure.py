@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gptoss_adapters.checkpoint import Checkpoint
-from gptoss_adapters.parity.faults.dictionary import find_fault
+from gptoss_adapters.parity.faults.table import find_fault
 from gptoss_adapters.parity.logits.metrics import (
     F64,
     Positions,
@@ -106,7 +106,7 @@ class Reference:
     def carrying(self, faults: Sequence[str]) -> GptOss:
         model = self.model
         for name in faults:
-            model = find_fault(name).broken(model)
+            model = find_fault(name).apply(model)
         return model
 
     def hidden(self, model: GptOss, prompts: Sequence[Prompt]) -> list[Tensor]:

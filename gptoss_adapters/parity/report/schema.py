@@ -42,7 +42,7 @@ CONFIRMED, EXPECTED, ABSENT = "confirmed", "expected", "absent"
 class Suspect:
     """A fault that may explain what was seen. Sorted by falling score; the first three are worth showing."""
 
-    fault: str  # name in faults.py
+    fault: str  # name in faults/table.py
     confirmed: bool  # applied to the reference, the excess vanishes in every probe family
     score: float  # 0..1: share of the log excess that goes away when the reference carries the fault
     part: str = ""  # window, sinks, RoPE, ...
@@ -123,7 +123,9 @@ class Family:
     excess: dict[str, float] = field(default_factory=dict)  # statistic -> observed / median null
     worst: float | None = None  # the largest of them
     verdict: str = SKIPPED
-    first_divergent: int | None = None  # first position clearly above the noise; see faults.py for what it hints at
+    first_divergent: int | None = (
+        None  # first position clearly above the noise; see faults/table.py for what it hints at
+    )
     forced_routing: bool = False  # both sides were made to use the reference's experts
 
 

@@ -13,7 +13,7 @@ import torch
 from helpers.broken_files import checkpoint
 
 from gptoss_adapters.checkpoint import open_checkpoint
-from gptoss_adapters.parity.faults.dictionary import CONTROL, all_faults
+from gptoss_adapters.parity.faults.table import CONTROL, all_faults
 from gptoss_adapters.parity.logits.campaign import Campaign, op_level_gate
 from gptoss_adapters.parity.noise.nulls import Noise
 
@@ -45,7 +45,7 @@ def test_all_in_float32(campaigns: dict[str, Campaign]) -> None:
     runs = campaigns["float32"].all_runs()
     missed = {o.fault for o in runs if not o.caught}
     model = campaigns["float32"].reference.model
-    if op_level_gate(model, all_faults()["clamp_glu_both"].broken(model)) > 1e-6:
+    if op_level_gate(model, all_faults()["clamp_glu_both"].apply(model)) > 1e-6:
         missed.discard("clamp_glu_both")  # seen by the op-level probe
     assert len(runs) == 41 and not missed
 

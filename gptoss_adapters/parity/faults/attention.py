@@ -1,67 +1,24 @@
-"""Seeded faults: real mistakes of real ports, each a context manager over the reference.
-
-    >>> with FAULTS["win_plus1"](model) as broken:   # a changed copy; the model itself is not touched
-    ...     broken(ids)
-
-41 faults and one negative control, numbered as in the method sheet; what else files can get wrong is in `files.py`.
-The first position that differs hints at the part: 0 sinks, bias, experts, norm, codec, grouped heads, YaRN's
-concentration; 1 RoPE's frequencies; W-1 a window too short; W one too long, absent, or on the wrong layers.
-"""
+"""The faults of window, sinks, RoPE, attention, dense biases and norms, and the negative control."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import abstractmethod
 from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gptoss_adapters.errors import UsageError
-from gptoss_adapters.parity.noise.variants import attentions, clone, set_config
+from gptoss_adapters.parity.faults.fault import Fault
+from gptoss_adapters.parity.noise.variants import attentions, set_config
 from gptoss_adapters.reference.model import GptOss, Rope, yarn_inverse_frequencies
 from gptoss_adapters.spec import FULL, SLIDING
-
-
-class Fault(ABC):
-    """One mistake. name: of the method sheet; part: where it sits; what: one line for a reader."""
-
-    name: ClassVar[str]
-    part: ClassVar[str]
-    what: ClassVar[str]
-    number: ClassVar[int] = 0  # of the method sheet; 0: not one of the 41
-
-    @contextmanager
-    def __call__(self, model: GptOss) -> Iterator[GptOss]:
-        """The model with the mistake in it."""
-        yield self.broken(model)
-
-    def broken(self, model: GptOss) -> GptOss:
-        made = clone(model)
-        self.change(made)
-        return made
-
-    @abstractmethod
-    def change(self, model: GptOss) -> None:
-        """Put the mistake into a copy made by `clone`."""
-
-    def applies(self, model: GptOss) -> bool:
-        """Whether the mistake can be made on this checkpoint at all."""
-        return True
-
-    @property
-    def label(self) -> str:
-        """`what`, with the particulars of this instance."""
-        return self.what
-
 
 # Window ---------------------------------------------------------------------------------------------------------------
 
 
-class _Window(Fault):
+class WindowFault(Fault):
     part = "window"
 
     def change(self, model: GptOss) -> None:
@@ -76,35 +33,35 @@ class _Window(Fault):
         return any(self.window(kind, size) != (size if kind == SLIDING else None) for kind in kinds)
 
 
-class WinPlus1(_Window):
+class WinPlus1(WindowFault):
     number, name, what = 1, "win_plus1", "sliding window keeps W+1 keys"
 
     def window(self, kind: str, size: int) -> int | None:
         return size + 1 if kind == SLIDING else None
 
 
-class WinMinus1(_Window):
+class WinMinus1(WindowFault):
     number, name, what = 2, "win_minus1", "sliding window keeps W-1 keys"
 
     def window(self, kind: str, size: int) -> int | None:
         return max(size - 1, 1) if kind == SLIDING else None
 
 
-class WinParity(_Window):
+class WinParity(WindowFault):
     number, name, what = 3, "win_parity", "sliding and full layers exchanged"
 
     def window(self, kind: str, size: int) -> int | None:
         return size if kind == FULL else None
 
 
-class WinAll(_Window):
+class WinAll(WindowFault):
     number, name, what = 4, "win_all", "every layer sliding"
 
     def window(self, kind: str, size: int) -> int | None:
         return size
 
 
-class WinNone(_Window):
+class WinNone(WindowFault):
     number, name, what = 5, "win_none", "no layer sliding"
 
     def window(self, kind: str, size: int) -> int | None:
@@ -156,7 +113,7 @@ class SinkScaled(_Sinks):
 # RoPE -----------------------------------------------------------------------------------------------------------------
 
 
-class _Rope(Fault):
+class RopeFault(Fault):
     part = "RoPE"
 
     def change(self, model: GptOss) -> None:
@@ -171,21 +128,21 @@ class _Rope(Fault):
         return model.config.uses_yarn
 
 
-class NoYarn(_Rope):
+class NoYarn(RopeFault):
     number, name, what = 10, "no_yarn", "plain RoPE: no YaRN, no concentration"
 
     def rope(self, model: GptOss) -> None:
         model.rope = Rope(replace(model.config, rope_scaling_factor=1.0, attention_factor=None), model.device)
 
 
-class NoYarnConc(_Rope):
+class NoYarnConc(RopeFault):
     number, name, what = 11, "no_yarn_conc", "YaRN's concentration factor is 1"
 
     def rope(self, model: GptOss) -> None:
         model.rope.concentration = 1.0
 
 
-class YarnTruncate(_Rope):
+class YarnTruncate(RopeFault):
     number, name, what = 12, "yarn_truncate", "YaRN's ramp bounds rounded (truncate)"
 
     def rope(self, model: GptOss) -> None:
@@ -196,7 +153,7 @@ class YarnTruncate(_Rope):
         return model.config.uses_yarn and not model.config.yarn_truncate
 
 
-class LinearInterp(_Rope):
+class LinearInterp(RopeFault):
     number, name, what = 13, "linear_interp", "every frequency divided by the factor (linear interpolation)"
 
     def rope(self, model: GptOss) -> None:
@@ -204,7 +161,7 @@ class LinearInterp(_Rope):
         model.rope.inv_freq = (plain / model.config.rope_scaling_factor).to(model.device)
 
 
-class YarnFactorX2(_Rope):
+class YarnFactorX2(RopeFault):
     number, name, what = 14, "yarn_factor_x2", "YaRN's factor doubled in the frequencies (concentration unchanged)"
 
     def rope(self, model: GptOss) -> None:
@@ -250,7 +207,7 @@ class GqaTile(Fault):
         return 1 < model.config.num_key_value_heads < model.config.num_attention_heads
 
 
-class _BiasDrop(Fault):
+class BiasDropFault(Fault):
     part = "bias"
     leaves: ClassVar[tuple[str, ...]]
 
@@ -261,22 +218,22 @@ class _BiasDrop(Fault):
                     part.w[leaf] = torch.zeros_like(part.w[leaf])
 
 
-class QkvBiasDrop(_BiasDrop):
+class QkvBiasDrop(BiasDropFault):
     number, name, what = 17, "qkv_bias_drop", "q, k and v biases dropped"
     leaves = ("q_proj.bias", "k_proj.bias", "v_proj.bias")
 
 
-class KBiasDrop(_BiasDrop):
+class KBiasDrop(BiasDropFault):
     number, name, what = 18, "k_bias_drop", "k bias dropped"
     leaves = ("k_proj.bias",)
 
 
-class OBiasDrop(_BiasDrop):
+class OBiasDrop(BiasDropFault):
     number, name, what = 19, "o_bias_drop", "attention output bias dropped"
     leaves = ("o_proj.bias",)
 
 
-class RouterBiasDrop(_BiasDrop):
+class RouterBiasDrop(BiasDropFault):
     number, name, what = 20, "router_bias_drop", "router bias dropped"
     leaves = ("router.bias",)
 
@@ -322,31 +279,3 @@ class PosPlus1(Fault):
 
     def change(self, model: GptOss) -> None:
         model.rope.__class__ = _ShiftedRope
-
-
-CONTROL = PosPlus1()
-
-
-def all_faults() -> dict[str, Fault]:
-    """The 41, by name, in the sheet's order."""
-    from gptoss_adapters.parity.faults import experts
-
-    assert experts.__doc__
-    found: list[type[Fault]] = []
-    pending = Fault.__subclasses__()
-    while pending:
-        kind = pending.pop()
-        pending += kind.__subclasses__()
-        if getattr(kind, "number", 0):
-            found.append(kind)
-    return {kind.name: kind() for kind in sorted(found, key=lambda k: k.number)}
-
-
-def find_fault(name: str) -> Fault:
-    """One of the 41, or of the other known mistakes. Raises UsageError."""
-    from gptoss_adapters.parity.faults.files import file_faults
-
-    known = all_faults() | {f.name: f for f in file_faults()} | {CONTROL.name: CONTROL}
-    if name not in known:
-        raise UsageError(f"unknown fault {name}", hint="see `gptoss-parity faults`")
-    return known[name]
