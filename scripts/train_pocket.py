@@ -27,6 +27,7 @@ from pocket_render import Template, by_harmony, completion, encode, strange_word
 from torch import Tensor
 
 from gptoss_adapters import mxfp4 as mxfp4_codec
+from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.synthetic.pocket import POCKET, SPREAD
 
@@ -63,7 +64,10 @@ def seen(name: str, value: Tensor, noise: float) -> Tensor:
 def make_config(vocab_size: int) -> Any:
     from transformers import GptOssConfig
 
-    plain = POCKET.to_hf(mxfp4=False, spelling=5) | {"vocab_size": vocab_size, "attn_implementation": "eager"}
+    plain = spellings.to_hf(POCKET, mxfp4=False, spelling=5) | {
+        "vocab_size": vocab_size,
+        "attn_implementation": "eager",
+    }
     return GptOssConfig(**plain | {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None})
 
 

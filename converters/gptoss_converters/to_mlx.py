@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.formats.shards import plan_files
@@ -103,7 +104,10 @@ def _made(checkpoint: Checkpoint, stored: dict[str, Stored], rounding: Rounding)
 
 def _with_config(plan: Plan, checkpoint: Checkpoint) -> Plan:
     """config.json as mlx-lm's own converter leaves it: the published one, and how the experts are quantised."""
-    config = checkpoint.config.to_hf(mxfp4=False) | {"quantization": QUANTISATION, "quantization_config": QUANTISATION}
+    config = spellings.to_hf(checkpoint.config, mxfp4=False) | {
+        "quantization": QUANTISATION,
+        "quantization_config": QUANTISATION,
+    }
     text = (json.dumps(dict(sorted(config.items())), indent=2) + "\n").encode()
     files = tuple(
         PlannedFile(f.path, text, (), (), len(text)) if f.path.name == "config.json" else f for f in plan.files

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gptoss_adapters import spellings
 from gptoss_adapters.backends.protocol import engine_class
 from gptoss_adapters.errors import CheckFailed
 from gptoss_adapters.reference.sampling import log_softmax
@@ -223,7 +224,7 @@ def write_hf(folder: Path, truth: Known) -> Path:
 
     stored = {name: value.astype(ml_dtypes.bfloat16) for name, value in tensors(truth).items()}
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(CONFIG.to_hf(mxfp4=False)))
+    (folder / "config.json").write_text(json.dumps(spellings.to_hf(CONFIG, mxfp4=False)))
     (folder / "generation_config.json").write_text(
         json.dumps({"eos_token_id": [RETURN], "pad_token_id": CONFIG.pad_token_id})
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.checkpoint import DENSE, Checkpoint, resolve
 from gptoss_adapters.checkpoint.files import PICKLE_SUFFIXES, MappedFile, Source, locate, read_json, refuse_pickle
@@ -131,12 +132,12 @@ def _without_activation_scales(kind: str, sources: dict[str, Source], odd: list[
 def read_config(raw: Mapping[str, Any], file: str) -> tuple[GptOssConfig, str]:
     """The config and its spelling ("openai" or "hf"), told by its keys."""
     if "num_experts" in raw and "rope_scaling_factor" in raw and "model_type" not in raw:
-        return GptOssConfig.from_openai(raw, file), "openai"
+        return spellings.from_openai(raw, file), "openai"
     if raw.get("model_type", "gpt_oss") != "gpt_oss":
         raise BadInput(
             "config field model_type is not one of gpt-oss", file=file, expected="gpt_oss", got=raw["model_type"]
         )
-    return GptOssConfig.from_hf(raw, file), "hf"
+    return spellings.from_hf(raw, file), "hf"
 
 
 def _refuse_code(raw: Mapping[str, Any], file: Path, strict: bool) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import Checkpoint, layouts, open_checkpoint
 from gptoss_adapters.errors import GptOssError
 from gptoss_adapters.spec import RMS_NORM_EPS, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig, alternating
@@ -78,7 +79,7 @@ def obeyed_config(hf: Any, checkpoint: Checkpoint | None = None) -> GptOssConfig
     raw = {} if checkpoint is None or checkpoint.config_file is None else json.loads(checkpoint.config_file.read_text())
     if "experts_per_token" in raw and "num_experts_per_tok" not in raw:  # transformers fills in its default, 4
         values["num_experts_per_tok"] = raw["experts_per_token"]
-    return GptOssConfig.from_hf(values, None if checkpoint is None else str(checkpoint.config_file))
+    return spellings.from_hf(values, None if checkpoint is None else str(checkpoint.config_file))
 
 
 def _config_reasons(config: GptOssConfig, hf: Any) -> Iterator[str]:

@@ -26,6 +26,7 @@ from helpers.hostile import SIZES, STRING, U64, Gguf, Info, Safetensors, string,
 from helpers.llama_cpp_reads import llama_cpp_says
 from safetensors import SafetensorError, safe_open
 
+from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts, open_checkpoint
 from gptoss_adapters.checkpoint.formats.gguf import GgufFile, open_gguf
 from gptoss_adapters.checkpoint.formats.safetensors import SafetensorsFile
@@ -323,7 +324,7 @@ def tiny_safetensors() -> Safetensors:
 
 def test_fuzz_safetensors(tmp_path: Path) -> None:
     base = tiny_safetensors()
-    (tmp_path / "config.json").write_text(json.dumps(TINY.to_hf(mxfp4=True)))
+    (tmp_path / "config.json").write_text(json.dumps(spellings.to_hf(TINY, mxfp4=True)))
     assert open_checkpoint(write(tmp_path / "model.safetensors", base.bytes()).parent).kind == "hf-mxfp4"
     accepted = run(COUNT, 3, lambda r: mutate_safetensors(base, r), tmp_path / "model.safetensors", SafetensorsFile)
     assert 0 < len(accepted) < COUNT // 2
@@ -341,7 +342,7 @@ def test_fuzz_whole_checkpoints(tmp_path: Path) -> None:
     read.
     """
     base = tiny_safetensors()
-    (tmp_path / "config.json").write_text(json.dumps(TINY.to_hf(mxfp4=True)))
+    (tmp_path / "config.json").write_text(json.dumps(spellings.to_hf(TINY, mxfp4=True)))
 
     def read(path: Path) -> None:
         c = open_checkpoint(path.parent)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
 
+from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts, open_checkpoint
 from gptoss_adapters.checkpoint.writing import plan
 from gptoss_adapters.checkpoint.writing.writer import write
@@ -51,7 +52,7 @@ def make_source(folder: Path) -> None:
             data = rng.integers(0x3C00, 0x3F80, n, np.uint16).view(np.uint8)
         tensors[name] = ("U8" if data.size == n else "BF16", list(spec.shape), data.tobytes())
     write_safetensors(folder / "model.safetensors", tensors)
-    (folder / "config.json").write_text(json.dumps(CONFIG.to_hf(mxfp4=True)))
+    (folder / "config.json").write_text(json.dumps(spellings.to_hf(CONFIG, mxfp4=True)))
 
 
 def convert(source: Path, out: Path, hashed: bool, resume: bool, split: int | None = None) -> int:

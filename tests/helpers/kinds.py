@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from gptoss_adapters import mxfp4
+from gptoss_adapters import mxfp4, spellings
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 
 BF16 = ml_dtypes.bfloat16
@@ -52,7 +52,9 @@ def write_kind(source: Path, kind: str, folder: Path, *, shards: int = 1, spelli
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
     config: dict[str, Any] = (
-        c.config.to_openai() if kind == "openai" else c.config.to_hf(mxfp4=kind == "hf-mxfp4", spelling=spelling)
+        spellings.to_openai(c.config)
+        if kind == "openai"
+        else spellings.to_hf(c.config, mxfp4=kind == "hf-mxfp4", spelling=spelling)
     )
     if kind in ("hf-quark", "hf-compressed-tensors"):
         config["quantization_config"] = {"quant_method": kind.removeprefix("hf-")}

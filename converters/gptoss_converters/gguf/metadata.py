@@ -15,8 +15,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gptoss_adapters import spellings
 from gptoss_adapters.errors import BadInput
-from gptoss_adapters.spec import FULL, GGUF_ARCH, SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig, alternating
+from gptoss_adapters.spec import FULL, GGUF_ARCH, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig
 
 # Type codes of the GGUF specification.
 U16, U32, I32, F32, BOOL, STRING, ARRAY = 2, 4, 5, 6, 7, 8, 9
@@ -74,59 +75,24 @@ def _pack_value(kind: int, value: Any) -> bytes:
 
 def model_keys(config: GptOssConfig, name: str, size_label: str, experts: str) -> list[Key]:
     """The keys of the architecture. `experts` is the type of the expert weights ("mxfp4", "bf16", ...)."""
-    c = config
-    rope: list[tuple[str, int, Any]] = [("rope.scaling.type", STRING, "yarn" if c.uses_yarn else "none")]
-    if c.uses_yarn:
-        rope.append(("rope.scaling.factor", F32, c.rope_scaling_factor))
-    rope.append(("rope.scaling.original_context_length", U32, c.initial_context_length))
-    if c.uses_yarn:
-        rope += [
-            ("rope.scaling.yarn_beta_fast", F32, c.yarn_beta_fast),
-            ("rope.scaling.yarn_beta_slow", F32, c.yarn_beta_slow),
-        ]
-    if c.attention_factor is not None:
-        rope.append(
-            ("rope.scaling.attn_factor", F32, c.attention_factor / (0.1 * math.log(c.rope_scaling_factor) + 1.0))
-        )
-    own = [
-        ("block_count", U32, c.num_hidden_layers),
-        ("context_length", U32, c.max_position_embeddings),
-        ("embedding_length", U32, c.hidden_size),
-        ("feed_forward_length", U32, c.intermediate_size),
-        ("attention.head_count", U32, c.num_attention_heads),
-        ("attention.head_count_kv", U32, c.num_key_value_heads),
-        *rope,
-        ("rope.freq_base", F32, c.rope_theta),
-        ("attention.layer_norm_rms_epsilon", F32, c.rms_norm_eps),
-        ("expert_count", U32, c.num_experts),
-        ("expert_used_count", U32, c.experts_per_token),
-        ("attention.key_length", U32, c.head_dim),
-        ("attention.value_length", U32, c.head_dim),
-    ]
+    own = [_architecture_key(f"{GGUF_ARCH}.{key}", value) for key, value in spellings.to_gguf(config).items()]
+    window = next(n for n, key in enumerate(own) if key.name.endswith(".sliding_window"))
     return [
         Key("general.architecture", STRING, GGUF_ARCH),
         Key("general.type", STRING, "model"),
         Key("general.name", STRING, name),
         Key("general.size_label", STRING, size_label),
-        *(Key(f"{GGUF_ARCH}.{key}", kind, value) for key, kind, value in own),
+        *own[:window],
         Key("general.file_type", U32, FILE_TYPES[experts]),
-        *_window_keys(c),
-        Key(f"{GGUF_ARCH}.expert_feed_forward_length", U32, c.intermediate_size),
+        *own[window:],
         Key("general.quantization_version", U32, 2),
     ]
 
 
-def _window_keys(c: GptOssConfig) -> list[Key]:
-    """llama.cpp obeys a pattern, but aborts on one in which no layer slides: then every layer gets a window that
-    hides nothing.
-    """
-    window, pattern = f"{GGUF_ARCH}.attention.sliding_window", f"{GGUF_ARCH}.attention.sliding_window_pattern"
-    if all(kind == FULL for kind in c.layer_types):
-        return [Key(window, U32, max(c.sliding_window, c.max_position_embeddings))]
-    keys = [Key(window, U32, c.sliding_window)]
-    if c.layer_types != alternating(c.num_hidden_layers):
-        keys.append(Key(pattern, ARRAY, [kind == SLIDING for kind in c.layer_types], of=BOOL))
-    return keys
+def _architecture_key(name: str, value: Any) -> Key:
+    if isinstance(value, list):
+        return Key(name, ARRAY, value, of=BOOL)
+    return Key(name, {int: U32, float: F32, str: STRING}[type(value)], value)
 
 
 def lossy(config: GptOssConfig) -> list[tuple[str, float, float]]:

@@ -18,11 +18,11 @@ from typing import Any, overload
 
 import numpy as np
 
+from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.checkpoint import DENSE, OLD_MXFP4, Checkpoint, resolve
 from gptoss_adapters.checkpoint.files import MappedFile, Source, locate
 from gptoss_adapters.errors import BadInput
-from gptoss_adapters.spec import GptOssConfig
 
 MAGIC, VERSIONS, DEFAULT_ALIGNMENT = b"GGUF", (2, 3), 32
 MAX_TENSORS = MAX_KEYS = 1_000_000
@@ -387,7 +387,7 @@ def open_gguf(path: Path) -> Checkpoint:
         raise BadInput("split.tensors.count does not fit the parts", file=path, expected=stated, got=len(sources))
     if blob := is_blob(metadata):
         metadata = translated(metadata, sources)
-    config = GptOssConfig.from_gguf(metadata, _vocab_size(files[0], sources), str(path))
+    config = spellings.from_gguf(metadata, _vocab_size(files[0], sources), str(path))
     kind = layouts.tell_kind(sources, config, (layouts.OLLAMA, layouts.GGUF)) if blob else layouts.GGUF
     tensors = resolve(kind, path, config, sources, (*READABLE, OLD_MXFP4) if blob else READABLE)
     template = metadata.get("tokenizer.chat_template")

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
+from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.files import U8, Stamp
 from gptoss_adapters.checkpoint.formats.safetensors import INDEX, SINGLE
@@ -202,5 +203,10 @@ def _index(tensors: Mapping[str, Tensor], shards: Mapping[str, list[str]]) -> by
 def _config_files(kind: str, config: GptOssConfig, entries: Iterable[str]) -> dict[str, bytes]:
     if kind == layouts.OPENAI:
         types = {name: {"blocks": "FP4", "scales": "UE8"}.get(name.rsplit(".", 1)[1], "BF16") for name in entries}
-        return {"config.json": json.dumps(config.to_openai()).encode(), "dtypes.json": json.dumps(types).encode()}
-    return {"config.json": (json.dumps(config.to_hf(mxfp4=kind == layouts.HF_MXFP4), indent=2) + "\n").encode()}
+        return {
+            "config.json": json.dumps(spellings.to_openai(config)).encode(),
+            "dtypes.json": json.dumps(types).encode(),
+        }
+    return {
+        "config.json": (json.dumps(spellings.to_hf(config, mxfp4=kind == layouts.HF_MXFP4), indent=2) + "\n").encode()
+    }
