@@ -171,6 +171,10 @@ _MODES = {
     ),
     "embedded": "There is no `TEMPLATE`: Ollama's llama-server uses the Harmony template inside the GGUF.",
 }
+_CHECKED = (
+    "The files were checked against Ollama's grammar and rules and are made for\n"
+    "llama.cpp's llama-server, which Ollama runs."
+)
 
 
 def _readme(name: str, parts: Mapping[str, Any], files: Sequence[str]) -> str:
@@ -188,6 +192,5 @@ A gpt-oss model for {needs}: {", ".join(f"`{f}`" for f in files)} and a `Modelfi
     ollama run {name} --think=low "Hello"
     curl http://localhost:11434/api/chat -d '{chat}'
 
-Think levels: `low`, `medium` (default), `high`. The files were checked against Ollama's grammar and rules and are
-made for llama.cpp's llama-server, which Ollama runs.
+Think levels: `low`, `medium` (default), `high`. {_CHECKED}
 """
