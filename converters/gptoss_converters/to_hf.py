@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from gptoss_adapters.checkpoint.writing.fills import ChunkFill, Copied, SourceFi
 from gptoss_adapters.checkpoint.writing.plan import Fill, Plan, Tensor
 from gptoss_adapters.errors import BadInput, OutputError, UsageError
 from gptoss_adapters.spec import GPT_OSS_20B
+from gptoss_converters.export_plan import ExportPlan
 from gptoss_converters.rows.quantised import SIDE_FILE, Quantised, Regrouped, Rounding, with_side_file
 from gptoss_converters.rows.readers import JoinedRows, Readers
 from gptoss_converters.rows.rows import BF16, DenseRows, Encoded, Reader, bf16_loses
@@ -44,16 +45,7 @@ class HfOptions:
     tokenizer: str | None = None
 
 
-@dataclass(frozen=True)
-class HfPlan:
-    """The plan, how experts are rounded, and what the user should know."""
-
-    plan: Plan
-    rounding: Rounding
-    notices: list[str] = field(default_factory=list)
-
-
-def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: Rounding | None = None) -> HfPlan:
+def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: Rounding | None = None) -> ExportPlan:
     """Every file and tensor, from headers alone; the folder is made by `writer.write`'s caller. Raises BadInput for
     what the layout cannot say.
     """
@@ -102,7 +94,7 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
             "the file does not say whether YaRN bounds are rounded: written as rounded, as llama.cpp computes; "
             "published models are not (--exact-yarn)"
         )
-    return HfPlan(plan, rounding, notices + maker.notices())
+    return ExportPlan(plan, notices + maker.notices())
 
 
 class _Maker:

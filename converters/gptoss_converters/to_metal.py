@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +22,13 @@ from gptoss_adapters.checkpoint.writing.plan import Fill, Place, Plan, PlannedFi
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.mxfp4.oracle import HF_BLOCK
 from gptoss_adapters.spec import GptOssConfig
+from gptoss_converters.export_plan import ExportPlan
 from gptoss_converters.rows.quantised import Quantised, Rounding
 from gptoss_converters.rows.readers import ExpertBlocks, JoinedRows, Readers
 from gptoss_converters.rows.rows import BF16, Encoded, PairRows, Reader, Values
 
 
-@dataclass(frozen=True)
-class MetalPlan:
-    """The plan, how experts are rounded, and what the user should know."""
-
-    plan: Plan
-    rounding: Rounding
-    notices: list[str] = field(default_factory=list)
-
-
-def plan_metal(checkpoint: Checkpoint, output: Path, rounding: Rounding | None = None) -> MetalPlan:
+def plan_metal(checkpoint: Checkpoint, output: Path, rounding: Rounding | None = None) -> ExportPlan:
     """Header, offsets and fills, from headers alone. Raises BadInput for what the format or its kernels cannot
     express.
     """
@@ -68,9 +59,7 @@ def plan_metal(checkpoint: Checkpoint, output: Path, rounding: Rounding | None =
     )
     lossy = sorted({t.encoding for t in checkpoint.tensors.values() if t.encoding in ("f16", "q8_0")})
     notices += [f"tensors that are stored as {kind} are rounded to bfloat16" for kind in lossy]
-    return MetalPlan(
-        plan, rounding, [*notices, "not run on Apple hardware: the file is checked against OpenAI's own writer"]
-    )
+    return ExportPlan(plan, [*notices, "not run on Apple hardware: the file is checked against OpenAI's own writer"])
 
 
 Made = tuple[Fill, tuple[str, ...], str]

@@ -20,10 +20,11 @@ from gptoss_adapters.checkpoint.layouts import Stored
 from gptoss_adapters.checkpoint.writing.plan import Plan, PlannedFile, Tensor
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import FULL, MXFP4_BLOCK, SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT
+from gptoss_converters.export_plan import ExportPlan
 from gptoss_converters.rows.quantised import Quantised, Regrouped, Rounding
 from gptoss_converters.rows.readers import Readers
 from gptoss_converters.rows.rows import Encoded
-from gptoss_converters.to_hf import HfOptions, HfPlan, Made, companions
+from gptoss_converters.to_hf import HfOptions, Made, companions
 
 QUANTISATION = {"group_size": MXFP4_BLOCK, "bits": 4, "mode": "mxfp4"}
 FIXED = {
@@ -33,7 +34,7 @@ FIXED = {
 _SIZES = {"U32": 4, "U8": 1, "BF16": 2}
 
 
-def plan_mlx(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: Rounding | None = None) -> HfPlan:
+def plan_mlx(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: Rounding | None = None) -> ExportPlan:
     """Every file and tensor, from headers alone. Raises BadInput for what mlx-lm would compute otherwise."""
     rounding, config = rounding or Rounding(), checkpoint.config
     file = checkpoint.config_file or checkpoint.path
@@ -72,7 +73,7 @@ def plan_mlx(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding:
         )
     lossy = sorted({t.encoding for t in checkpoint.tensors.values() if t.encoding in ("f16", "q8_0")})
     notices += [f"tensors that are stored as {kind} are rounded to bfloat16" for kind in lossy]
-    return HfPlan(_with_config(plan, checkpoint), rounding, notices)
+    return ExportPlan(_with_config(plan, checkpoint), notices)
 
 
 def _tensor(spec: Stored, how: str) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from gptoss_adapters.errors import CheckFailed
-from gptoss_converters.cli.console import JsonOption, Output
+from gptoss_converters.cli.console import Output
+from gptoss_converters.cli.options import JsonOption
 
 
 def check_modelfile(

@@ -1,4 +1,4 @@
-"""What every `gptoss-convert` command shares: one output object, progress on a terminal, options in one spelling."""
+"""What every `gptoss-convert` command shares: one output object, progress on a terminal, sizes and plans as text."""
 
 from __future__ import annotations
 
@@ -6,27 +6,15 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from gptoss_adapters.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
-
-PathArgument = Annotated[
-    str, typer.Argument(metavar="PATH", help="A checkpoint: a file, a folder, or a Hub repository id (owner/name).")
-]
-RevisionOption = Annotated[
-    str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a Hub repository.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, metavar="N", help="Worker threads (default: one per core, at most 4).")
-]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -44,8 +32,9 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
 
-    def note(self, line: str) -> None:
-        print(f"note: {line}", file=sys.stderr)
+    def notes(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            print(f"note: {line}", file=sys.stderr)
 
     def result(self, text: str, **data: Any) -> None:
         print(json.dumps(data, indent=2, default=str) if self.as_json else text)

@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptoss_converters.cli.console import (
-    JsonOption,
-    Output,
-    PathArgument,
-    ProgressBar,
-    RevisionOption,
-    ThreadsOption,
-    human,
-    workers,
-)
+from gptoss_converters.cli.console import Output, ProgressBar, human, workers
+from gptoss_converters.cli.options import JsonOption, PathArgument, RevisionOption, ThreadsOption
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint.inspect import Inspection

@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from gptoss_adapters.errors import OutputError
-from gptoss_converters.cli.console import JsonOption, Output, ProgressBar, ThreadsOption, human
+from gptoss_converters.cli.console import Output, ProgressBar, human
+from gptoss_converters.cli.export import remove_if_empty
+from gptoss_converters.cli.options import JsonOption, OutputFolderOption, ThreadsOption
 
 
 class Preset(StrEnum):
@@ -36,7 +38,7 @@ def new(
     preset: Annotated[
         Preset, typer.Argument(metavar="PRESET", help="odd-shape, 20b-shape, 120b-shape, pocket, or p1 to p6.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.")],
+    output: OutputFolderOption,
     layout: Annotated[Layout, typer.Option(help="The checkpoint layout.")] = Layout.hf_mxfp4,
     layers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Cut the model to N layers.")] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="S", help="Another seed gives other weights.")] = 0,
@@ -59,14 +61,11 @@ def new(
     from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
     from gptoss_adapters.checkpoint.writing.writer import write
 
-    there = _check_folder(output, force or resume)
-    try:
+    _check_folder(output, force or resume)
+    with remove_if_empty(output):
         plan = plan_new(preset.value, output, kind=layout.value, layers=layers, seed=seed)
         with ProgressBar() as bar:
             written = write(plan, threads=threads, force=force, resume=resume, progress=bar)
-    finally:
-        if not there and output.is_dir() and not any(output.iterdir()):
-            output.rmdir()
     files = [str(f.path) for f in plan.files]
     vocabulary = "" if any(f.endswith("tokenizer.json") for f in files) else " --tokenizer none"
     lines = [
@@ -77,10 +76,9 @@ def new(
     Output(as_json).result("\n".join(lines), files=files, **asdict(written))
 
 
-def _check_folder(folder: Path, force: bool) -> bool:
-    """Whether the folder is there. Raises OutputError when it is in the way."""
+def _check_folder(folder: Path, force: bool) -> None:
+    """Raises OutputError when the folder, or a file of its name, is in the way."""
     if folder.exists() and not folder.is_dir():
         raise OutputError("is not a folder", file=folder)
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise OutputError("the folder is not empty", file=folder, hint="add --force to write into it")
-    return folder.is_dir()

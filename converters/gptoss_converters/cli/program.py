@@ -11,10 +11,11 @@ from gptoss_converters.cli.check_modelfile import check_modelfile
 from gptoss_converters.cli.inspect import inspect
 from gptoss_converters.cli.new import new
 from gptoss_converters.cli.to_gguf import to_gguf
-from gptoss_converters.cli.to_hf import to_hf, to_openai
+from gptoss_converters.cli.to_hf import to_hf
 from gptoss_converters.cli.to_metal import to_metal
 from gptoss_converters.cli.to_mlx import to_mlx
 from gptoss_converters.cli.to_ollama import to_ollama
+from gptoss_converters.cli.to_openai import to_openai
 from gptoss_converters.cli.verify import verify
 
 app = typer.Typer(

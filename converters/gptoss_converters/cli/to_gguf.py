@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gptoss_adapters.errors import OutputError
-from gptoss_converters.cli.console import (
-    JsonOption,
-    Output,
-    PathArgument,
-    ProgressBar,
-    RevisionOption,
-    ThreadsOption,
-    human,
-    parse_size,
-    plan_json,
-    plan_text,
-    record,
-)
-from gptoss_converters.cli.options import LoraOption, LoraOrderOption, RoundingOption, ScalesFromOption
+from gptoss_converters.cli.console import human, parse_size, plan_json, plan_text
+from gptoss_converters.cli.export import Export, Outcome, Report, describe_write, export, join_lines
+from gptoss_converters.cli.options import ForceFileOption, Run, takes_run
+
+if TYPE_CHECKING:
+    from gptoss_adapters.checkpoint import Checkpoint
+    from gptoss_adapters.checkpoint.writing.writer import Written
+    from gptoss_converters.export_plan import ExportPlan
+    from gptoss_converters.rows.quantised import Rounding
 
 
 class Dense(StrEnum):
@@ -42,8 +39,9 @@ class Experts(StrEnum):
     q8_0 = "q8_0"
 
 
+@takes_run(exact_yarn=False, force=ForceFileOption)
 def to_gguf(
-    path: PathArgument,
+    run: Run,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The GGUF file to write.")],
     dense: Annotated[
         Dense | None, typer.Option(help="Type of attention, embedding and head (default: as stored).")
@@ -71,19 +69,10 @@ def to_gguf(
     allow_lossy: Annotated[
         bool, typer.Option("--allow-lossy", help="Go on when llama.cpp cannot compute what the config says.")
     ] = False,
-    lora: LoraOption = None,
-    lora_order: LoraOrderOption = None,
-    rounding: RoundingOption = None,
-    scales_from: ScalesFromOption = None,
+    *,
     parity: Annotated[
         bool, typer.Option("--parity", help="Run the file in llama.cpp afterwards and compare it with the reference.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    threads: ThreadsOption = None,
-    revision: RevisionOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Convert a checkpoint for llama.cpp and Ollama, with every weight byte accounted for.
 
@@ -95,66 +84,95 @@ def to_gguf(
 
         gptoss-convert to-gguf ./my-tune -o tune.gguf --experts mxfp4 --dry-run
     """
-    from gptoss_adapters.checkpoint.writing.writer import write
-    from gptoss_converters.cli.options import open_input, rounding_for
     from gptoss_converters.gguf.metadata import title
     from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
+
+    on_hub = not Path(run.path).exists() and not run.path.startswith("ollama:")
+    hashes = on_hub if sha256 is None else sha256
+    size = parse_size(split_max_size)
+
+    def plan(checkpoint: Checkpoint, rounding: Rounding) -> Export:
+        named = name
+        if on_hub and name is None and "general.name" not in checkpoint.metadata:
+            named = title(run.path.split("/")[1])  # the folder that a download lands in is named by a hash
+        options = GgufOptions(
+            dense and dense.value, experts and experts.value, tokenizer, named, size, hashes, allow_lossy
+        )
+        planned = plan_gguf(checkpoint, output, options, rounding)
+        if experts in (Experts.bf16, Experts.f16, Experts.f32):
+            planned = _keep_scales(planned, checkpoint, output)
+        return GgufExport(planned, output, run, has_vocabulary=tokenizer != "none", parity=parity)
+
+    export(run, plan)
+
+
+def _keep_scales(planned: ExportPlan, checkpoint: Checkpoint, output: Path) -> ExportPlan:
+    """With the side file of a dequantised export."""
     from gptoss_converters.rows.quantised import side_file_of, with_side_file
     from gptoss_converters.rows.readers import Readers
 
-    out = Output(as_json)
-    on_hub = not Path(path).exists() and not path.startswith("ollama:")
-    hashes = on_hub if sha256 is None else sha256
-    size = parse_size(split_max_size)
-    checkpoint = open_input(path, revision, lora, lora_order)
-    if (
-        on_hub and name is None and "general.name" not in checkpoint.metadata
-    ):  # the folder that a download lands in is named by a hash
-        name = title(path.split("/")[1])
-    options = GgufOptions(dense and dense.value, experts and experts.value, tokenizer, name, size, hashes, allow_lossy)
-    how = rounding_for(checkpoint, rounding, scales_from)
-    made = plan_gguf(checkpoint, output, options, how)
-    plan, side = made.plan, side_file_of(output)
-    if experts in (Experts.bf16, Experts.f16, Experts.f32):
-        plan = with_side_file(plan, checkpoint, Readers(checkpoint), side)
-    for notice in [*checkpoint.adapters, *made.notices]:
-        out.note(notice)
-    if dry_run:
-        out.result(plan_text(plan), **plan_json(plan), notices=made.notices)
-        return
-    stale = side if side.is_file() and side not in {f.path for f in plan.files} | plan.sources.keys() else None
-    if stale and not (force or resume):
-        raise OutputError(
-            "holds the scales of an earlier output, which would be taken for this one's",
-            file=stale,
-            hint="add --force to remove it",
-        )
-    with ProgressBar() as bar:
-        written = write(plan, threads=threads, resume=resume, force=force, progress=bar)
-    if stale:
-        stale.unlink()
-    files = [str(f.path) for f in plan.files]
-    statistics = how.stats.as_dict() if how.stats else None
-    if statistics is not None:
-        record(output.with_name(f"{output.name}.quantisation.json"), how.rule, statistics)
-    text = "\n".join(filter(None, [_summary(files, written, path, vocabulary=tokenizer != "none"), how.text()]))
-    report, line, code = _parity(path, revision, files[0]) if parity else (None, "", 0)
-    out.result(
-        "\n".join(filter(None, [text, line])),
-        files=files,
-        notices=made.notices,
-        quantisation=statistics,
-        parity=report,
-        **asdict(written),
-    )
-    if code:
-        raise typer.Exit(code)
+    plan = with_side_file(planned.plan, checkpoint, Readers(checkpoint), side_file_of(output))
+    return replace(planned, plan=plan)
 
 
-def _parity(path: str, revision: str | None, file: str) -> tuple[dict[str, Any], str, int]:
-    """The report of what was just written, its verdict in a line, and its exit code. Runs llama-cpp-python, else
-    llama.cpp's server.
-    """
+class GgufExport(Export):
+    """One GGUF or its shards, and perhaps a side file; run in llama.cpp afterwards if `parity`."""
+
+    def __init__(self, planned: ExportPlan, output: Path, run: Run, *, has_vocabulary: bool, parity: bool) -> None:
+        super().__init__(planned, output)
+        self.run, self.has_vocabulary, self.parity = run, has_vocabulary, parity
+
+    def preview(self, rounding: Rounding) -> Report:
+        return Report(plan_text(self.plan), {**plan_json(self.plan), "notices": self.notices})
+
+    @contextmanager
+    def prepare(self, run: Run) -> Iterator[None]:
+        stale = self._find_stale_side_file()
+        if stale and not (run.force or run.resume):
+            raise OutputError(
+                "holds the scales of an earlier output, which would be taken for this one's",
+                file=stale,
+                hint="add --force to remove it",
+            )
+        yield
+        if stale:
+            stale.unlink()
+
+    def find_losses(self) -> list[str]:
+        """None: a GGUF holds float32, and bfloat16 only where it was asked for."""
+        return []
+
+    def summarise(self, written: Written) -> str:
+        files = [f.path for f in self.plan.files]
+        lines = [f"wrote {', '.join(map(str, files))}: {describe_write(written)}"]
+        if written.resumed:
+            lines.append(f"  {human(written.resumed)} of it by the interrupted run")
+        lines += [f"  sha256 {digest}  {name}" for name, digest in written.sha256.items()]
+        commands = _suggest_commands(files[0], self.run.path, self.has_vocabulary)
+        return "\n".join([*lines, "next:", *(f"  {line}" for line in commands)])
+
+    def report(self, outcome: Outcome) -> Report:
+        verdict = _judge(self.run, self.plan.files[0].path) if self.parity else Report("", {})
+        text = join_lines(self.summarise(outcome.written), outcome.rounding.text(), verdict.text)
+        data = {
+            "files": [str(f.path) for f in self.plan.files],
+            "notices": self.notices,
+            "quantisation": outcome.statistics,
+            "parity": verdict.data or None,
+            **asdict(outcome.written),
+        }
+        return Report(text, data, verdict.code)
+
+    def _find_stale_side_file(self) -> Path | None:
+        from gptoss_converters.rows.quantised import side_file_of
+
+        side = side_file_of(self.output)
+        ours = {f.path for f in self.plan.files} | self.plan.sources.keys()
+        return side if side.is_file() and side not in ours else None
+
+
+def _judge(run: Run, file: Path) -> Report:
+    """The parity report of what was just written. Runs llama-cpp-python, else llama.cpp's server."""
     from importlib.util import find_spec
 
     from gptoss_adapters.checkpoint import open_checkpoint
@@ -165,33 +183,23 @@ def _parity(path: str, revision: str | None, file: str) -> tuple[dict[str, Any],
     from gptoss_adapters.parity.cli_run import Bars
     from gptoss_adapters.parity.report.files import write_report
     from gptoss_adapters.parity.report.schema import exit_code
-    from gptoss_adapters.parity.runner import Options, Run, few_threads
+    from gptoss_adapters.parity.runner import Options, few_threads
+    from gptoss_adapters.parity.runner import Run as ParityRun
 
     spec = f"{'llama_cpp' if find_spec('llama_cpp') else 'llama_server'}={file}"
-    checkpoint = open_checkpoint(path, revision=revision)
+    checkpoint = open_checkpoint(run.path, revision=run.revision)
     few_threads(checkpoint.config)
     with Bars() as bars:
-        report = Run(checkpoint, Options(), bars).report([spec], f"gptoss-parity run {path} --target {spec}")
-    folder = Path(file).with_name(f"{Path(file).stem}-parity")
+        command = f"gptoss-parity run {run.path} --target {spec}"
+        report = ParityRun(checkpoint, Options(), bars).report([spec], command)
+    folder = file.with_name(f"{file.stem}-parity")
     write_report(report, folder)
     (target,) = report.targets
-    return (
-        report.to_json(),
-        f"parity: {target.verdict}: {target.reason}\n  {folder / 'report.html'}",
-        exit_code(report.targets),
-    )
+    text = f"parity: {target.verdict}: {target.reason}\n  {folder / 'report.html'}"
+    return Report(text, report.to_json(), exit_code(report.targets))
 
 
-def _summary(files: list[str], written: Any, source: str, vocabulary: bool) -> str:
-    seconds = sum(written.seconds.values())
-    lines = [f"wrote {', '.join(files)}: {human(written.nbytes)} in {seconds:.1f} s, read back and equal to the source"]
-    if written.resumed:
-        lines.append(f"  {human(written.resumed)} of it by the interrupted run")
-    lines += [f"  sha256 {digest}  {name}" for name, digest in written.sha256.items()]
-    return "\n".join([*lines, "next:", *(f"  {line}" for line in _next(Path(files[0]), source, vocabulary))])
-
-
-def _next(file: Path, source: str, vocabulary: bool) -> list[str]:
+def _suggest_commands(file: Path, source: str, vocabulary: bool) -> list[str]:
     """Commands to copy into a shell. A file without a vocabulary runs in no server: llama.cpp's aborts on it."""
     from gptoss_converters.ollama.to_ollama import model_name
 

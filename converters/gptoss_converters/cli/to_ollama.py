@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gptoss_adapters.errors import OutputError, UsageError
-from gptoss_converters.cli.console import (
-    JsonOption,
-    Output,
-    PathArgument,
-    ProgressBar,
-    RevisionOption,
-    ThreadsOption,
-    human,
-    parse_size,
-)
-from gptoss_converters.cli.options import LoraOption, LoraOrderOption, RoundingOption, ScalesFromOption
+from gptoss_converters.cli.console import ProgressBar, human, parse_size
+from gptoss_converters.cli.export import Export, Outcome, Report, export, join_lines, make_folder
+from gptoss_converters.cli.options import OutputFolderOption, Run, takes_run
 from gptoss_converters.cli.to_gguf import Dense, Experts
 
 if TYPE_CHECKING:
+    from gptoss_adapters.checkpoint import Checkpoint
+    from gptoss_adapters.checkpoint.writing.writer import Written
     from gptoss_converters.ollama.to_ollama import OllamaModel
+    from gptoss_converters.rows.quantised import Rounding
+
+
+TEXTS = ("Modelfile", "README.md")
 
 
 class TemplateMode(StrEnum):
@@ -32,9 +32,10 @@ class TemplateMode(StrEnum):
     embedded = "embedded"
 
 
+@takes_run(exact_yarn=False)
 def to_ollama(
-    path: PathArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.")],
+    run: Run,
+    output: OutputFolderOption,
     template: Annotated[
         TemplateMode,
         typer.Option(help="harmony: a Go TEMPLATE and Ollama's parser; embedded: the template in the GGUF."),
@@ -68,16 +69,6 @@ def to_ollama(
     allow_lossy: Annotated[
         bool, typer.Option("--allow-lossy", help="Go on when llama.cpp cannot compute what the config says.")
     ] = False,
-    lora: LoraOption = None,
-    lora_order: LoraOrderOption = None,
-    rounding: RoundingOption = None,
-    scales_from: ScalesFromOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    threads: ThreadsOption = None,
-    revision: RevisionOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Export a checkpoint for Ollama: a GGUF, a Modelfile and a README with the next commands.
 
@@ -89,110 +80,121 @@ def to_ollama(
 
         gptoss-convert to-ollama ./my-tune -o out --store ~/.ollama/models
     """
-    from gptoss_adapters.checkpoint.writing.writer import write
-    from gptoss_converters.cli.options import open_input, rounding_for
     from gptoss_converters.gguf.to_gguf import GgufOptions
-    from gptoss_converters.ollama.to_ollama import OllamaOptions, finish, plan_ollama
+    from gptoss_converters.ollama.to_ollama import OllamaOptions, plan_ollama
 
     if store and (create or split_max_size):
         raise UsageError("--store goes with neither --create nor --split-max-size")
-    out = Output(as_json)
     options = OllamaOptions(
         template.value,
         name,
         num_ctx,
         system,
-        tuple(map(_turn, message or ())),
+        tuple(map(_parse_turn, message or ())),
         None if requires == "none" else requires,
     )
     gguf = GgufOptions(
-        dense and dense.value,
-        experts and experts.value,
-        tokenizer,
-        None,
-        parse_size(split_max_size),
-        False,
-        allow_lossy,
+        dense=dense and dense.value,
+        experts=experts and experts.value,
+        tokenizer=tokenizer,
+        split_max_size=parse_size(split_max_size),
+        allow_lossy=allow_lossy,
     )
-    checkpoint = open_input(path, revision, lora, lora_order)
-    how = rounding_for(checkpoint, rounding, scales_from)
-    model = plan_ollama(checkpoint, output, gguf, options, how)
-    for notice in [*checkpoint.adapters, *model.gguf.notices]:
-        out.note(notice)
-    if dry_run:
-        sizes = "\n".join(f"{f.path}: {f.size} bytes ({human(f.size)})" for f in model.plan.files)
-        out.result(
-            f"{sizes}\n{output / 'Modelfile'}:\n{model.modelfile}",
-            files={str(f.path): f.size for f in model.plan.files},
-            modelfile=model.modelfile,
+
+    def plan(checkpoint: Checkpoint, rounding: Rounding) -> Export:
+        model = plan_ollama(checkpoint, output, gguf, options, rounding)
+        return OllamaExport(model, Destination(checkpoint, store, create))
+
+    export(run, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where the model of a checkpoint goes from its folder: into a store, onto a server at `url`, or nowhere."""
+
+    checkpoint: Checkpoint
+    store: Path | None
+    url: str | None
+
+    def receive(self, model: OllamaModel, bar: ProgressBar) -> str | None:
+        """Hands the model over; returns where it is now, None for its folder."""
+        if self.store:
+            from gptoss_converters.ollama.store import write_store
+
+            manifest = write_store(self.store, model.name, model.files[0], model.parts, self.checkpoint, bar)
+            for file in TEXTS:
+                (model.folder / file).unlink()
+            return str(manifest)
+        if self.url:
+            from gptoss_converters.ollama.create import create
+            from gptoss_converters.ollama.to_ollama import request
+
+            create(self.url, list(model.files), lambda digests: request(model, digests), bar)
+            return self.url
+        return None
+
+
+class OllamaExport(Export):
+    """A folder with a GGUF, a Modelfile and a README, handed over to a destination."""
+
+    def __init__(self, model: OllamaModel, destination: Destination) -> None:
+        super().__init__(model.gguf, model.folder)
+        self.model, self.destination = model, destination
+        self.where: str | None = None
+
+    def preview(self, rounding: Rounding) -> Report:
+        sizes = "\n".join(f"{f.path}: {f.size} bytes ({human(f.size)})" for f in self.plan.files)
+        text = f"{sizes}\n{self.output / 'Modelfile'}:\n{self.model.modelfile}"
+        files = {str(f.path): f.size for f in self.plan.files}
+        return Report(text, {"files": files, "modelfile": self.model.modelfile})
+
+    @contextmanager
+    def prepare(self, run: Run) -> Iterator[None]:
+        taken = [n for n in TEXTS if (self.output / n).exists()]
+        if taken and not (run.force or run.resume):
+            raise OutputError("exists already", file=self.output / taken[0], hint="add --force to replace it")
+        with make_folder(self.output):
+            yield
+
+    def finish(self, bar: ProgressBar) -> None:
+        from gptoss_converters.ollama.to_ollama import finish
+
+        finish(self.model)
+        self.where = self.destination.receive(self.model, bar)
+
+    def find_losses(self) -> list[str]:
+        """None, as of every GGUF."""
+        return []
+
+    def statistics_file(self) -> Path | None:
+        """None: Ollama imports the folder."""
+        return None
+
+    def summarise(self, written: Written) -> str:
+        name = self.model.name
+        if self.where:
+            return f"{name} is in Ollama ({self.where})\nnext:\n  ollama run {name}"
+        files = ", ".join(f.name for f in self.model.files)
+        return (
+            f"wrote {self.output}: {files}, Modelfile, README.md; checked against Ollama's grammar and rules\n"
+            f"next:\n  cd {self.output} && ollama create {name} -f Modelfile && ollama run {name}"
         )
-        return
-    there = _check_folder(model, force, resume)
-    try:
-        with ProgressBar() as bar:
-            written = write(model.plan, threads=threads, resume=resume, force=force, progress=bar)
-            finish(model)
-            where = _hand_over(model, checkpoint, store, create, bar)
-    finally:
-        if not there and output.is_dir() and not any(output.iterdir()):
-            output.rmdir()
-    statistics = how.stats.as_dict() if how.stats else None
-    text = "\n".join(filter(None, [how.text(), _summary(model, where)]))
-    out.result(
-        text,
-        quantisation=statistics,
-        name=model.name,
-        folder=str(output),
-        where=where,
-        notices=model.gguf.notices,
-        **asdict(written),
-    )
+
+    def report(self, outcome: Outcome) -> Report:
+        text = join_lines(outcome.rounding.text(), self.summarise(outcome.written))
+        data = {
+            "quantisation": outcome.statistics,
+            "name": self.model.name,
+            "folder": str(self.output),
+            "where": self.where,
+            "notices": self.notices,
+            **asdict(outcome.written),
+        }
+        return Report(text, data)
 
 
-def _turn(text: str) -> tuple[str, str]:
+def _parse_turn(text: str) -> tuple[str, str]:
     role, colon, content = text.partition(":")
     if not colon or role not in ("system", "user", "assistant"):
         raise UsageError("--message takes ROLE:TEXT", expected="a role of system, user or assistant", got=text)
     return role, content
-
-
-def _check_folder(model: OllamaModel, force: bool, resume: bool) -> bool:
-    """Makes the folder; whether it was there. Raises OutputError when something is in the way."""
-    there = model.folder.exists()
-    if there and not model.folder.is_dir():
-        raise OutputError("is not a folder", file=model.folder)
-    taken = [n for n in ("Modelfile", "README.md") if (model.folder / n).exists()]
-    if taken and not (force or resume):
-        raise OutputError("exists already", file=model.folder / taken[0], hint="add --force to replace it")
-    model.folder.mkdir(parents=True, exist_ok=True)
-    return there
-
-
-def _hand_over(
-    model: OllamaModel, checkpoint: Any, store: Path | None, url: str | None, bar: ProgressBar
-) -> str | None:
-    """Into a store or onto a server; returns where the model is now, None for the folder."""
-    if store:
-        from gptoss_converters.ollama.store import write_store
-
-        manifest = write_store(store, model.name, model.files[0], model.parts, checkpoint, bar)
-        for file in ("Modelfile", "README.md"):
-            (model.folder / file).unlink()
-        return str(manifest)
-    if url:
-        from gptoss_converters.ollama.create import create
-        from gptoss_converters.ollama.to_ollama import request
-
-        create(url, list(model.files), lambda digests: request(model, digests), bar)
-        return url
-    return None
-
-
-def _summary(model: OllamaModel, where: str | None) -> str:
-    if where:
-        return f"{model.name} is in Ollama ({where})\nnext:\n  ollama run {model.name}"
-    files = ", ".join(f.name for f in model.files)
-    return (
-        f"wrote {model.folder}: {files}, Modelfile, README.md; checked against Ollama's grammar and rules\n"
-        f"next:\n  cd {model.folder} && ollama create {model.name} -f Modelfile && ollama run {model.name}"
-    )

@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gptoss_adapters.errors import CheckFailed
-from gptoss_converters.cli.console import (
-    JsonOption,
-    Output,
-    ProgressBar,
-    RevisionOption,
-    ThreadsOption,
-    human,
-    workers,
-)
-from gptoss_converters.cli.options import LoraOrderOption
+from gptoss_converters.cli.console import Output, ProgressBar, human, workers
+from gptoss_converters.cli.options import JsonOption, LoraOrderOption, RevisionOption, ThreadsOption
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint.compare import Block, Report

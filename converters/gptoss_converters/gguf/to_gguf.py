@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.writing.plan import Place, Plan, PlannedFile, Seal, Tensor, Work
 from gptoss_adapters.errors import BadInput, UsageError
+from gptoss_converters.export_plan import ExportPlan
 from gptoss_converters.gguf import metadata as meta
 from gptoss_converters.gguf.metadata import ARRAY, STRING, U16, Key
 from gptoss_converters.gguf.tensors import Entry, Tensors
@@ -41,15 +42,9 @@ class GgufOptions:
     allow_lossy: bool = False
 
 
-@dataclass(frozen=True)
-class GgufPlan:
-    """The plan, and what the user should know about it."""
-
-    plan: Plan
-    notices: list[str] = field(default_factory=list)
-
-
-def plan_gguf(checkpoint: Checkpoint, output: Path, options: GgufOptions, rounding: Rounding | None = None) -> GgufPlan:
+def plan_gguf(
+    checkpoint: Checkpoint, output: Path, options: GgufOptions, rounding: Rounding | None = None
+) -> ExportPlan:
     """Every output tensor and every metadata byte, from headers alone. Raises BadInput and UsageError.
 
     `rounding`: how dense experts become MXFP4; without it as llama.cpp's own quantiser makes them.
@@ -71,7 +66,7 @@ def plan_gguf(checkpoint: Checkpoint, output: Path, options: GgufOptions, roundi
     works = tuple(Work(e.fill, tuple(places[t.name] for t in e.tensors)) for e in entries)
     sources = {path: file.stamp for path, file in (checkpoint.stored | rounding.files).items()}
     seals = _seals(files[0].header, checkpoint, len(groups)) if options.sha256 else ()
-    return GgufPlan(
+    return ExportPlan(
         Plan(
             files,
             works,

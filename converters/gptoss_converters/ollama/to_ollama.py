@@ -20,7 +20,8 @@ from gptoss_harmony.tokens import CALL, FIRST_SPECIAL, RETURN, SPECIAL_NAMES
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.writing.plan import Plan
 from gptoss_adapters.errors import BadInput, CheckFailed, UsageError
-from gptoss_converters.gguf.to_gguf import GgufOptions, GgufPlan, plan_gguf
+from gptoss_converters.export_plan import ExportPlan
+from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
 from gptoss_converters.ollama import modelfile
 from gptoss_converters.ollama.modelfile_rules import check_text
 from gptoss_converters.ollama.prompt import harmony_template
@@ -60,7 +61,7 @@ class OllamaModel:
 
     folder: Path
     name: str
-    gguf: GgufPlan
+    gguf: ExportPlan
     modelfile: str
     readme: str
     parts: Mapping[str, Any] = field(default_factory=dict)
