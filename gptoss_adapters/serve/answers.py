@@ -13,14 +13,14 @@ from gptoss_harmony.tokens import FIRST_SPECIAL
 
 from gptoss_adapters.backends.protocol import Info, Token
 from gptoss_adapters.serve.asking import Ask
-from gptoss_adapters.serve.scheduler import Generation
+from gptoss_adapters.serve.scheduler import RunningGeneration
 
 Json = dict[str, Any]
 Attach = Callable[[list[Json], list[Json]], list[Json]]
 
 
-class Stream(Protocol):
-    """`chat_completions.Stream` or `responses.Stream`."""
+class AnswerStream(Protocol):
+    """`ChatStream` or `ResponseStream`."""
 
     parser: Parser
 
@@ -39,10 +39,20 @@ class Answer:
     """
 
     def __init__(
-        self, stream: Stream, generation: Generation, ask: Ask, info: Info, vocabulary: Vocabulary, attach: Attach
+        self,
+        stream: AnswerStream,
+        generation: RunningGeneration,
+        ask: Ask,
+        info: Info,
+        vocabulary: Vocabulary,
+        attach: Attach,
     ) -> None:
-        self.stream, self._generation, self._ask, self._info = stream, generation, ask, info
-        self._vocabulary, self._attach = vocabulary, attach
+        self.stream = stream
+        self._generation = generation
+        self._ask = ask
+        self._info = info
+        self._vocabulary = vocabulary
+        self._attach = attach
         self._pending: list[Json] = []
         self.n_tokens = 0
 
@@ -60,44 +70,45 @@ class Answer:
         finally:
             self._generation.cancel()
 
-    def finish(self, usage: Callable[..., Json], tell: bool = True) -> list[Json]:
+    def finish(self, to_usage: Callable[..., Json], tell: bool = True) -> list[Json]:
         """The last events, with the usage if `tell`."""
-        events = self.stream.finish(self._reason(), self.usage(usage) if tell else None)
+        events = self.stream.finish(self._choose_reason(), self.usage(to_usage) if tell else None)
         self._pending = self._attach(events, self._pending)
         return events
 
-    def usage(self, spelled: Callable[..., Json]) -> Json:
+    def usage(self, to_usage: Callable[..., Json]) -> Json:
         reasoning = self.stream.parser.counts.reasoning
-        return spelled(len(self._ask.tokens), self.n_tokens, reasoning, self.n_reused)
+        return to_usage(len(self._ask.tokens), self.n_tokens, reasoning, self.n_reused)
 
     def _feed(self, batch: list[Token]) -> list[Json]:
         """Token by token, so that the same answer is the same events whatever the timing."""
         out: list[Json] = []
         for token in batch:
-            out += (
-                self.stream.feed([token.id]) if self._ask.settings["logprobs"] is None else self._with_logprobs(token)
-            )
+            if self._ask.settings["logprobs"] is None:
+                out += self.stream.feed([token.id])
+            else:
+                out += self._feed_with_logprobs(token)
             self.n_tokens += 1
             if self.stream.stopped:
                 break
         return out
 
-    def _with_logprobs(self, token: Token) -> list[Json]:
+    def _feed_with_logprobs(self, token: Token) -> list[Json]:
         inside = self.stream.in_answer
         events = self.stream.feed([token.id])
         if inside and token.id < FIRST_SPECIAL:
-            self._pending.append(self._entry(token))
+            self._pending.append(self._spell_entry(token))
         self._pending = self._attach(events, self._pending)
         return events
 
-    def _entry(self, token: Token) -> Json:
-        return self._spelled(token.id, token.logprob) | {"top_logprobs": [self._spelled(*pair) for pair in token.top]}
+    def _spell_entry(self, token: Token) -> Json:
+        return self._spell(token.id, token.logprob) | {"top_logprobs": [self._spell(*pair) for pair in token.top]}
 
-    def _spelled(self, ident: int, logprob: float | None) -> Json:
+    def _spell(self, ident: int, logprob: float | None) -> Json:
         data = self._vocabulary.token_bytes[ident]
         return {"token": data.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(data)}
 
-    def _reason(self) -> str | None:
+    def _choose_reason(self) -> str | None:
         """The API's finish reason; None leaves it to how the output ends."""
         if self.stream.stopped or self._generation.reason == "stop":
             return "stop"
@@ -106,17 +117,17 @@ class Answer:
         return "length" if len(self._ask.tokens) + self.n_tokens >= self._info.n_ctx else None
 
 
-def shortcomings(ask: Ask, text: str | None, called: bool, complete: bool) -> list[str]:
+def find_shortcomings(ask: Ask, text: str | None, called: bool, complete: bool) -> list[str]:
     """What was asked of an answer and is not so; it is reported beside the answer, which is given as it is."""
     if ask.must_call and not called:
         return ["tool_choice: a tool had to be called, and the model called none"]
     if ask.schema is None or called or not complete:
         return []
-    problem = _mismatch(text, ask.schema)
+    problem = _find_mismatch(text, ask.schema)
     return [f"response format: the answer does not keep to the schema: {problem}"] if problem else []
 
 
-def _mismatch(text: str | None, schema: Json) -> str | None:
+def _find_mismatch(text: str | None, schema: Json) -> str | None:
     from jsonschema import Draft202012Validator, validators
     from jsonschema.exceptions import best_match
     from referencing import Registry

@@ -19,7 +19,7 @@ from gptoss_adapters.backends.client import Backend
 from gptoss_adapters.serve import chat, responses
 from gptoss_adapters.serve.errors import ApiError, Json
 from gptoss_adapters.serve.exchange import ClientGone, Exchange
-from gptoss_adapters.serve.service import Service, api_error
+from gptoss_adapters.serve.service import Service, to_api_error
 from gptoss_adapters.serve.settings import Settings
 from gptoss_adapters.serve.store import Store
 
@@ -51,14 +51,15 @@ class App:
         exchange = Exchange(scope, receive, send)
         exchange.headers["x-request-id"] = ident = uuid.uuid4().hex
         began = time.perf_counter()
-        status, trouble = 0, None
+        status = 0
+        trouble = None
         try:
             self._authorise(exchange)
             await self._router({**scope, "app": self, "exchange": exchange}, receive, send)
         except ClientGone:
             status = _GONE
         except Exception as error:
-            trouble = api_error(_own(error))
+            trouble = to_api_error(_translate(error))
             if trouble.status == 500:
                 LOG.exception("internal error", extra={"facts": {"request": ident}})
             if not exchange.status:
@@ -67,7 +68,7 @@ class App:
         finally:
             if exchange.generation:
                 exchange.generation.cancel()
-            self._told(exchange, ident, status or exchange.status or _GONE, time.perf_counter() - began, trouble)
+            self._log(exchange, ident, status or exchange.status or _GONE, time.perf_counter() - began, trouble)
 
     def _authorise(self, exchange: Exchange) -> None:
         if self._key is None or exchange.scope["path"] in _OPEN:
@@ -78,7 +79,7 @@ class App:
                 401, "no valid API key was given", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
             )
 
-    def _told(self, exchange: Exchange, ident: str, status: int, seconds: float, trouble: ApiError | None) -> None:
+    def _log(self, exchange: Exchange, ident: str, status: int, seconds: float, trouble: ApiError | None) -> None:
         route = exchange.facts.pop("route", "other")
         self.service.metrics.count("requests_total", route=route, status=str(status))
         self.service.metrics.observe("request_seconds", seconds)
@@ -100,7 +101,9 @@ class _Endpoint:
     """An ASGI application, so that Starlette leaves receive and send to us."""
 
     def __init__(self, service: Service, path: str, handlers: dict[str, Handler]) -> None:
-        self._service, self._path, self._handlers = service, path, handlers
+        self._service = service
+        self._path = path
+        self._handlers = handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["exchange"]
@@ -109,7 +112,7 @@ class _Endpoint:
         await self._handlers[method](self._service, exchange, scope["path_params"])
 
 
-def _own(error: Exception) -> Exception:
+def _translate(error: Exception) -> Exception:
     if not isinstance(error, HTTPException):
         return error
     return ApiError(
@@ -117,7 +120,7 @@ def _own(error: Exception) -> Exception:
     )
 
 
-def _posting(create: Callable[[Service, Exchange, Json], Any]) -> Handler:
+def _make_post_handler(create: Callable[[Service, Exchange, Json], Any]) -> Handler:
     async def handler(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
         settings = service.settings
         raw = await exchange.body(settings.body_bytes, settings.body_seconds)
@@ -126,68 +129,69 @@ def _posting(create: Callable[[Service, Exchange, Json], Any]) -> Handler:
     return handler
 
 
-def _query(exchange: Exchange) -> dict[str, str]:
+def _read_query(exchange: Exchange) -> dict[str, str]:
     from starlette.datastructures import QueryParams
 
     return dict(QueryParams(exchange.scope["query_string"]))
 
 
 async def _retrieve(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    await responses.retrieve(service, exchange, path["response_id"], _query(exchange))
+    await responses.retrieve(service, exchange, path["response_id"], _read_query(exchange))
 
 
 async def _delete(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     await responses.delete(service, exchange, path["response_id"])
 
 
-async def _input_items(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    await responses.list_input(service, exchange, path["response_id"], _query(exchange))
+async def _list_input_items(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    await responses.list_input(service, exchange, path["response_id"], _read_query(exchange))
 
 
-def _model(service: Service) -> Json:
+def _describe_model(service: Service) -> Json:
     return {"id": service.settings.model, "object": "model", "created": service.created, "owned_by": "gptoss-adapters"}
 
 
-async def _models(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
-    await exchange.json({"object": "list", "data": [_model(service)]})
+async def _list_models(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
+    await exchange.json({"object": "list", "data": [_describe_model(service)]})
 
 
-async def _one_model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+async def _retrieve_model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     if path["model"] != service.settings.model:
         raise ApiError(
             404, f"no such model (this server has {service.settings.model!r})", code="model_not_found", param="model"
         )
-    await exchange.json(_model(service))
+    await exchange.json(_describe_model(service))
 
 
-async def _health(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
-    scheduler, info = service.scheduler, service.info
+async def _report_health(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
+    scheduler = service.scheduler
+    info = service.info
     load = {"running": scheduler.n_running, "waiting": scheduler.n_waiting}
     await exchange.json(
         {"status": "ok", "model": service.settings.model, "engine": info.engine, "version": info.version, **load}
     )
 
 
-async def _metrics(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
-    await exchange.whole(service.metrics.text().encode(), service.metrics.CONTENT_TYPE)
+async def _report_metrics(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
+    await exchange.send(service.metrics.text().encode(), service.metrics.CONTENT_TYPE)
 
 
-async def _openapi(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
-    from gptoss_adapters.serve.openapi import document
+async def _send_openapi(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
+    from gptoss_adapters.serve.openapi import describe_api
 
-    await exchange.json(document())
+    await exchange.json(describe_api())
 
 
 _ROUTES: dict[str, dict[str, Handler]] = {
-    "/v1/chat/completions": {"POST": _posting(chat.create)},
-    "/v1/responses": {"POST": _posting(responses.create)},
+    "/v1/chat/completions": {"POST": _make_post_handler(chat.create)},
+    "/v1/responses": {"POST": _make_post_handler(responses.create)},
     "/v1/responses/{response_id}": {"GET": _retrieve, "DELETE": _delete},
-    "/v1/responses/{response_id}/input_items": {"GET": _input_items},
-    "/v1/models": {"GET": _models},
-    "/v1/models/{model:path}": {"GET": _one_model},
-    "/health": {"GET": _health},
-    "/metrics": {"GET": _metrics},
-    "/openapi.json": {"GET": _openapi},
+    "/v1/responses/{response_id}/input_items": {"GET": _list_input_items},
+    "/v1/models": {"GET": _list_models},
+    "/v1/models/{model:path}": {"GET": _retrieve_model},
+    "/health": {"GET": _report_health},
+    "/metrics": {"GET": _report_metrics},
+    "/openapi.json": {"GET": _send_openapi},
 }
 
 

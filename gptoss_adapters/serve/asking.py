@@ -12,7 +12,6 @@ from typing import Any
 from gptoss_harmony.grammars.grammar import Turn, gbnf
 
 from gptoss_adapters.backends.protocol import Info
-from gptoss_adapters.errors import UsageError
 from gptoss_adapters.serve.bodies import ChatBody, ResponsesBody
 from gptoss_adapters.serve.errors import bad_request
 
@@ -34,7 +33,7 @@ class Ask:
     notes: tuple[str, ...] = ()
 
 
-def ask(
+def make_ask(
     body: ChatBody | ResponsesBody, turn: Turn, tokens: list[int], info: Info, logprobs: int | None, strict_tools: bool
 ) -> Ask:
     """Raises ApiError where the prompt does not fit or the backend cannot give what is wanted."""
@@ -61,7 +60,7 @@ def ask(
     return Ask(tokens, settings, schema, must_call, grammar is not None, grammar.notes if grammar else ())
 
 
-def check(tools: Any, limit: int) -> bool:
+def check_tools(tools: Any, limit: int) -> bool:
     """Is a schema of a declared function to be kept to (`strict`)? Raises ApiError for too many tools."""
     if not isinstance(tools, list):
         return False
@@ -69,14 +68,9 @@ def check(tools: Any, limit: int) -> bool:
         raise bad_request(
             f"too many tools (expected at most {limit} / got {len(tools)})", "tools", "array_above_max_length"
         )
-    return any(isinstance(tool, Mapping) and _strict(tool) for tool in tools)
+    return any(isinstance(tool, Mapping) and _is_strict(tool) for tool in tools)
 
 
-def _strict(tool: Mapping[str, Any]) -> bool:
+def _is_strict(tool: Mapping[str, Any]) -> bool:
     function = tool.get("function")
     return tool.get("strict") is True or (isinstance(function, Mapping) and function.get("strict") is True)
-
-
-def of_usage(error: UsageError) -> Exception:
-    """What a backend refuses is the request's fault."""
-    return bad_request(str(error))

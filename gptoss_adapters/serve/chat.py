@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 
-from gptoss_harmony.openai.chat_completions import Stream, completion, to_conversation, turn, usage
+from gptoss_harmony.openai.chat_completions import ChatStream, to_completion, to_conversation, to_turn, to_usage
 
 from gptoss_adapters.errors import GptOssError
-from gptoss_adapters.serve.answers import Answer, shortcomings
+from gptoss_adapters.serve.answers import Answer, find_shortcomings
 from gptoss_adapters.serve.asking import Ask
 from gptoss_adapters.serve.bodies import ChatBody
 from gptoss_adapters.serve.errors import Json, bad_request
 from gptoss_adapters.serve.exchange import Exchange, dump
-from gptoss_adapters.serve.service import Service, api_error
+from gptoss_adapters.serve.service import Service, to_api_error
 
 
 class ChatLogprobs:
@@ -37,9 +37,9 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream: true", "stream_options")
     asked = service.ask(
-        body, to_conversation(raw, date=service.date), turn(raw), (body.top_logprobs or 0) if body.logprobs else None
+        body, to_conversation(raw, date=service.date), to_turn(raw), (body.top_logprobs or 0) if body.logprobs else None
     )
-    stream = Stream(
+    stream = ChatStream(
         service.settings.model,
         int(time.time()),
         body.tools,
@@ -49,44 +49,44 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     attach = ChatLogprobs()
     answer = await service.begin(exchange, asked, stream, attach)
     if body.stream:
-        await _streamed(
+        await _stream(
             service, exchange, answer, asked, stream, bool(body.stream_options and body.stream_options.include_usage)
         )
         return
     async for _ in answer.events():
         pass
-    answer.finish(usage)
-    service.ended(exchange, answer)
-    whole = completion(stream.message, service.settings.model, int(time.time()), answer.usage(usage))
+    answer.finish(to_usage)
+    service.record(exchange, answer)
+    whole = to_completion(stream.message, service.settings.model, int(time.time()), answer.usage(to_usage))
     if body.logprobs:
         whole["choices"][0]["logprobs"] = {"content": attach.all, "refusal": None}
-    await exchange.json(whole | _warnings(asked, stream))
+    await exchange.json(whole | _find_warnings(asked, stream))
 
 
-async def _streamed(
-    service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: Stream, tell_usage: bool
+async def _stream(
+    service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: ChatStream, tell_usage: bool
 ) -> None:
     try:
         async for chunks in answer.events():
             if chunks:
-                await exchange.events(_spelled(chunks))
+                await exchange.events(_encode(chunks))
     except GptOssError as error:
-        await exchange.events(_spelled([api_error(error).body]), last=True)
+        await exchange.events(_encode([to_api_error(error).body]), last=True)
         raise
-    chunks = answer.finish(usage, tell_usage)
-    service.ended(exchange, answer)
-    chunks[-1] |= _warnings(asked, stream)
-    await exchange.events(_spelled(chunks) + b"data: [DONE]\n\n", last=True)
+    chunks = answer.finish(to_usage, tell_usage)
+    service.record(exchange, answer)
+    chunks[-1] |= _find_warnings(asked, stream)
+    await exchange.events(_encode(chunks) + b"data: [DONE]\n\n", last=True)
 
 
-def _spelled(chunks: list[Json]) -> bytes:
+def _encode(chunks: list[Json]) -> bytes:
     return b"".join([b"data: %b\n\n" % dump(chunk) for chunk in chunks])
 
 
-def _warnings(asked: Ask, stream: Stream) -> Json:
+def _find_warnings(asked: Ask, stream: ChatStream) -> Json:
     """`warnings`, an addition to the API, is there only where an answer is not what was asked for."""
     message = stream.message
-    found = shortcomings(
+    found = find_shortcomings(
         asked, message["content"], bool(message.get("tool_calls")), message["finish_reason"] != "length"
     )
     return {"warnings": found} if found else {}

@@ -26,9 +26,8 @@ Examples:
   gptoss-serve --backend ollama=gpt-oss:20b
   gptoss-serve --backend llama_server=http://localhost:8080
 """
-_KEEP_ALIVE_SECONDS = (
-    75  # longer than clients keep idle connections (httpx: 5), or both sides close at once and a request is lost
-)
+# Longer than clients keep idle connections (httpx: 5), or both sides close at once and a request is lost.
+_KEEP_ALIVE_SECONDS = 75
 _SLACK_SECONDS = 30.0  # a backend that is silent for so much longer than a request may last is ended
 
 app = typer.Typer(add_completion=True, rich_markup_mode=None)
@@ -71,7 +70,7 @@ def serve(
     log_contents: Annotated[bool, typer.Option("--log-contents", help="Prompts and answers in the log.")] = False,
 ) -> None:
     settings = Settings(
-        model=model or _name_of(backend),
+        model=model or _derive_name(backend),
         api_key=api_key or None,
         queue=queue,
         request_seconds=request_seconds,
@@ -80,7 +79,7 @@ def serve(
         date=day,
         log_contents=log_contents,
     )
-    _serve(settings, backend, _options(setting or []), slots, store, _listen(host, port), grace_seconds)
+    _serve(settings, backend, _read_options(setting or []), slots, store, _listen(host, port), grace_seconds)
 
 
 def _serve(
@@ -136,13 +135,12 @@ def _listen(host: str, port: int) -> socket.socket:
         raise OutputError(
             f"cannot listen on {host} port {port}: {error.strerror or error}", hint="choose another --port"
         ) from error
-    listening.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-    )  # asyncio sets it only on sockets that it makes itself
+    # asyncio sets it only on sockets that it makes itself.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
 
-def _options(given: list[str]) -> dict[str, Any]:
+def _read_options(given: list[str]) -> dict[str, Any]:
     """NAME=VALUE pairs; a value that reads as JSON is that, any other a text."""
     out: dict[str, Any] = {}
     for pair in given:
@@ -156,7 +154,7 @@ def _options(given: list[str]) -> dict[str, Any]:
     return out
 
 
-def _name_of(spec: str) -> str:
+def _derive_name(spec: str) -> str:
     path = spec.partition("=")[2]
     if not path or "://" in path:
         return "gpt-oss"

@@ -23,7 +23,10 @@ class ApiError(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.code, self.param, self.headers = status, code, param, headers or {}
+        self.status = status
+        self.code = code
+        self.param = param
+        self.headers = headers or {}
 
     @property
     def body(self) -> Json:
@@ -35,7 +38,7 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
     return ApiError(400, message, param=param or None, code=code)
 
 
-def of_validation(error: ValidationError) -> ApiError:
+def explain_validation(error: ValidationError) -> ApiError:
     """The first thing that pydantic found wrong."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     known = first["type"] != "extra_forbidden"

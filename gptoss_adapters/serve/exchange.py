@@ -14,7 +14,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from gptoss_adapters.serve.errors import ApiError, Json, bad_request
-from gptoss_adapters.serve.scheduler import Generation
+from gptoss_adapters.serve.scheduler import RunningGeneration
 
 
 class ClientGone(Exception):
@@ -23,11 +23,13 @@ class ClientGone(Exception):
 
 class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope, self._receive, self._send = scope, receive, send
+        self.scope = scope
+        self._receive = receive
+        self._send = send
         self.status = 0  # once it is sent
         self.facts: dict[str, Any] = {}  # for the log line
         self.headers: dict[str, str] = {}  # sent with every answer
-        self.generation: Generation | None = None  # to be ended with the exchange
+        self.generation: RunningGeneration | None = None  # to be ended with the exchange
         self._events_begun = False
 
     def header(self, name: str) -> str:
@@ -40,13 +42,13 @@ class Exchange:
             # Also keeps web pages out: they cannot send this type to another origin without asking first.
             raise ApiError(415, "the body must be JSON (expected Content-Type: application/json)")
         if self.header("content-length").isdecimal() and int(self.header("content-length")) > most:
-            raise _too_large(most)
+            raise _refuse_size(most)
         try:
             async with asyncio.timeout(seconds):
                 data = await self._read(most)
         except TimeoutError:
             raise ApiError(408, f"the body did not arrive within {seconds:g} s") from None
-        return _object(data)
+        return _read_object(data)
 
     async def _read(self, most: int) -> bytes:
         data = bytearray()
@@ -56,7 +58,7 @@ class Exchange:
                 raise ClientGone
             data += message.get("body", b"")
             if len(data) > most:
-                raise _too_large(most)
+                raise _refuse_size(most)
             if not message.get("more_body", False):
                 return bytes(data)
 
@@ -79,9 +81,9 @@ class Exchange:
             pass
 
     async def json(self, value: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        await self.whole(dump(value), "application/json", status, headers)
+        await self.send(dump(value), "application/json", status, headers)
 
-    async def whole(self, data: bytes, kind: str, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+    async def send(self, data: bytes, kind: str, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         await self._start(status, {"content-type": kind, "content-length": str(len(data)), **(headers or {})})
         await self._send({"type": "http.response.body", "body": data})
 
@@ -115,9 +117,9 @@ def dump(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _object(data: bytes) -> Json:
+def _read_object(data: bytes) -> Json:
     try:
-        value = json.loads(data, parse_constant=_no_constant)
+        value = json.loads(data, parse_constant=_refuse_constant)
         if b"\\u" in data:
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except RecursionError:
@@ -129,9 +131,9 @@ def _object(data: bytes) -> Json:
     return dict(value)
 
 
-def _no_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _too_large(most: int) -> ApiError:
+def _refuse_size(most: int) -> ApiError:
     return ApiError(413, f"the body is too large (at most {most} bytes)", code="request_too_large")

@@ -41,7 +41,7 @@ _TEXTS = {
 
 
 @cache
-def document() -> Json:
+def describe_api() -> Json:
     from openai.types import Model
     from openai.types.chat import ChatCompletion
     from openai.types.responses import Response, ResponseItemList

@@ -26,22 +26,24 @@ class Prompts:
 
     def ids(self, conversation: Conversation) -> list[int]:
         """The prompt of a conversation from which finished reasoning has been dropped. Raises RenderError."""
-        messages = [self._as_written(message) for message in conversation.messages]
+        messages = [self._restore_form(message) for message in conversation.messages]
         return render(messages, drop="none", headers="as_parsed", renderer=self._renderer)
 
     def remember(self, messages: Iterable[Message]) -> None:
         """What a model wrote. Headers that needed a repair are not worth repeating."""
         for message in messages:
             if message.role == Role.ASSISTANT and message.recipient and message.header and not message.flags:
-                self._forms[_key(message)] = message.header
-                self._forms.move_to_end(_key(message))
+                self._forms[_make_key(message)] = message.header
+                self._forms.move_to_end(_make_key(message))
         while len(self._forms) > _REMEMBERED:
             self._forms.popitem(last=False)
 
-    def _as_written(self, message: Message) -> Message:
-        form = self._forms.get(_key(message)) if message.recipient and message.role == Role.ASSISTANT else None
+    def _restore_form(self, message: Message) -> Message:
+        if not message.recipient or message.role != Role.ASSISTANT:
+            return message
+        form = self._forms.get(_make_key(message))
         return message if form is None else replace(message, header=form)
 
 
-def _key(message: Message) -> Key:
+def _make_key(message: Message) -> Key:
     return message.channel, message.recipient, message.text

@@ -7,17 +7,18 @@ import re
 import time
 from typing import Any
 
-from gptoss_harmony.openai.output import new_id
+from gptoss_harmony.openai.output import make_id
 from gptoss_harmony.openai.response_items import Summarise
-from gptoss_harmony.openai.responses import Stream, response, to_conversation, turn, usage
+from gptoss_harmony.openai.response_stream import ResponseStream
+from gptoss_harmony.openai.responses import to_conversation, to_response, to_turn, to_usage
 
 from gptoss_adapters.errors import GptOssError
-from gptoss_adapters.serve.answers import Answer, shortcomings
+from gptoss_adapters.serve.answers import Answer, find_shortcomings
 from gptoss_adapters.serve.asking import Ask
 from gptoss_adapters.serve.bodies import ResponsesBody
 from gptoss_adapters.serve.errors import ApiError, Json, bad_request
 from gptoss_adapters.serve.exchange import Exchange, dump
-from gptoss_adapters.serve.service import Service, api_error
+from gptoss_adapters.serve.service import Service, to_api_error
 from gptoss_adapters.serve.store import Stored
 
 _LOGPROBS = "message.output_text.logprobs"
@@ -35,34 +36,37 @@ class ResponseLogprobs:
         for event in events:
             kind = event["type"]
             if kind == "response.output_text.delta":
-                event["logprobs"], entries = entries, []
-                self._of_item += event["logprobs"]
+                event["logprobs"] = entries
+                self._of_item += entries
+                entries = []
             elif kind == "response.output_text.done":
-                self._of_item, entries = [*self._of_item, *entries], []
+                self._of_item = [*self._of_item, *entries]
+                entries = []
                 event["logprobs"] = self._of_item
             elif kind == "response.content_part.done" and event["part"]["type"] == "output_text":
                 event["part"]["logprobs"] = self._of_item
             elif kind == "response.output_item.done" and event["item"]["type"] == "message":
-                event["item"]["content"][0]["logprobs"], self._of_item = self._of_item, []
+                event["item"]["content"][0]["logprobs"] = self._of_item
+                self._of_item = []
         return entries
 
 
 async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     body: ResponsesBody = service.read(ResponsesBody, raw)
-    previous = await _previous(service, body.previous_response_id)
+    previous = await _load_previous(service, body.previous_response_id)
     logprobs = (body.top_logprobs or 0) if _LOGPROBS in (body.include or ()) else None
-    summarise = _summarise((raw.get("reasoning") or {}).get("summary"))
+    summarise = _choose_summary((raw.get("reasoning") or {}).get("summary"))
     conversation = to_conversation(raw, previous=previous, date=service.date)
     if not (raw.get("input") or previous):
         raise bad_request("there is nothing to answer", "input")
-    asked = service.ask(body, conversation, turn(raw), logprobs)
-    begun = response(raw, service.settings.model, int(time.time()))
-    begun |= {"store": body.store is not False, "tools": [_whole_tool(tool) for tool in begun["tools"]]}
+    asked = service.ask(body, conversation, to_turn(raw), logprobs)
+    begun = to_response(raw, service.settings.model, int(time.time()))
+    begun |= {"store": body.store is not False, "tools": [_complete_tool(tool) for tool in begun["tools"]]}
     parallel = body.parallel_tool_calls is not False
-    stream = Stream(begun, body.tools, parallel=parallel, summarise=summarise, stops=body.stops)
+    stream = ResponseStream(begun, body.tools, parallel=parallel, summarise=summarise, stops=body.stops)
     answer = await service.begin(exchange, asked, stream, ResponseLogprobs())
     if body.stream:
-        await _streamed(service, exchange, answer, asked, stream, raw)
+        await _stream(service, exchange, answer, asked, stream, raw)
         return
     stream.start()
     async for _ in answer.events():
@@ -71,41 +75,41 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     await exchange.json(stream.response)
 
 
-async def _streamed(
-    service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: Stream, raw: Json
+async def _stream(
+    service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: ResponseStream, raw: Json
 ) -> None:
-    await exchange.events(_spelled(stream.start()))
+    await exchange.events(_encode(stream.start()))
     try:
         async for events in answer.events():
             if events:
-                await exchange.events(_spelled(events))
+                await exchange.events(_encode(events))
     except GptOssError as error:
-        await exchange.events(_spelled(stream.fail(str(api_error(error)))), last=True)
+        await exchange.events(_encode(stream.fail(str(to_api_error(error)))), last=True)
         raise
-    await exchange.events(_spelled(await _complete(service, exchange, answer, asked, stream, raw)), last=True)
+    await exchange.events(_encode(await _complete(service, exchange, answer, asked, stream, raw)), last=True)
 
 
 async def _complete(
-    service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: Stream, raw: Json
+    service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: ResponseStream, raw: Json
 ) -> list[Json]:
     """The last events; the response is stored before they are sent."""
-    events = answer.finish(usage)
-    service.ended(exchange, answer)
+    events = answer.finish(to_usage)
+    service.record(exchange, answer)
     whole = stream.response
     called = any(item["type"] == "function_call" for item in whole["output"])
     text = "".join(part["text"] for item in whole["output"] if item["type"] == "message" for part in item["content"])
-    if found := shortcomings(asked, text, called, whole["status"] == "completed"):
+    if found := find_shortcomings(asked, text, called, whole["status"] == "completed"):
         whole["warnings"] = found
     if whole["store"]:
-        await asyncio.to_thread(service.store.add, whole, input_items(raw))
+        await asyncio.to_thread(service.store.add, whole, complete_input(raw))
     return events
 
 
-def _spelled(events: list[Json]) -> bytes:
+def _encode(events: list[Json]) -> bytes:
     return b"".join([b"event: %b\ndata: %b\n\n" % (event["type"].encode(), dump(event)) for event in events])
 
 
-async def _previous(service: Service, ident: str | None) -> list[Json]:
+async def _load_previous(service: Service, ident: str | None) -> list[Json]:
     if ident is None:
         return []
     found = await asyncio.to_thread(service.store.chain, ident)
@@ -119,7 +123,7 @@ async def _previous(service: Service, ident: str | None) -> list[Json]:
     return found
 
 
-def _summarise(kind: Any) -> Summarise | None:
+def _choose_summary(kind: Any) -> Summarise | None:
     """gpt-oss writes no summaries: what is asked for is taken from the chain of thought itself."""
     if kind is None:
         return None
@@ -127,15 +131,15 @@ def _summarise(kind: Any) -> Summarise | None:
         raise bad_request(
             f"unknown summary (expected auto, concise or detailed / got {str(kind)[:100]!r})", "reasoning.summary"
         )
-    return _first_sentence if kind == "concise" else str.strip
+    return _take_first_sentence if kind == "concise" else str.strip
 
 
-def _first_sentence(text: str) -> str:
+def _take_first_sentence(text: str) -> str:
     found = _FIRST_SENTENCE.match(text.strip())
     return found[0].strip() if found else ""
 
 
-def _whole_tool(tool: Json) -> Json:
+def _complete_tool(tool: Json) -> Json:
     """A tool as the API's answers spell it, whichever way the request did."""
     if tool.get("type") == "code_interpreter":
         return {"container": {"type": "auto"}} | tool
@@ -146,18 +150,20 @@ def _whole_tool(tool: Json) -> Json:
     )
 
 
-def input_items(raw: Json) -> list[Json]:
+def complete_input(raw: Json) -> list[Json]:
     """The input in the form in which it is kept and listed: items with ids, contents as parts."""
     given = raw.get("input") or []
-    return [_item(item) for item in ([{"role": "user", "content": given}] if isinstance(given, str) else given)]
+    return [
+        _complete_item(item) for item in ([{"role": "user", "content": given}] if isinstance(given, str) else given)
+    ]
 
 
-def _item(item: Json) -> Json:
+def _complete_item(item: Json) -> Json:
     kind = item.get("type") or "message"
     prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}.get(
         kind, "item"
     )
-    whole = {"id": new_id(prefix), "type": kind, **{key: value for key, value in item.items() if value is not None}}
+    whole = {"id": make_id(prefix), "type": kind, **{key: value for key, value in item.items() if value is not None}}
     if kind == "message" and isinstance(whole.get("content"), str):
         part = {"type": "output_text", "annotations": []} if whole["role"] == "assistant" else {"type": "input_text"}
         whole["content"] = [part | {"text": whole["content"]}]
@@ -167,22 +173,24 @@ def _item(item: Json) -> Json:
 async def retrieve(service: Service, exchange: Exchange, ident: str, query: dict[str, str]) -> None:
     if query.get("stream", "false").lower() not in ("false", "0", ""):
         raise bad_request("a stored response cannot be streamed again", "stream")
-    await exchange.json((await _stored(service, ident)).response)
+    await exchange.json((await _load(service, ident)).response)
 
 
 async def delete(service: Service, exchange: Exchange, ident: str) -> None:
     if not await asyncio.to_thread(service.store.delete, ident):
-        raise _unknown(ident)
+        raise _refuse_unknown(ident)
     await exchange.json({"id": ident, "object": "response", "deleted": True})
 
 
 async def list_input(service: Service, exchange: Exchange, ident: str, query: dict[str, str]) -> None:
-    limit, order, after = query.get("limit", "20"), query.get("order", "desc"), query.get("after")
+    limit = query.get("limit", "20")
+    order = query.get("order", "desc")
+    after = query.get("after")
     if not re.fullmatch(r"\d{1,4}", limit, re.ASCII) or not _PAGE[0] <= int(limit) <= _PAGE[1]:
         raise bad_request(f"limit is out of range (expected {_PAGE[0]}..{_PAGE[1]} / got {limit[:100]!r})", "limit")
     if order not in ("asc", "desc"):
         raise bad_request(f"unknown order (expected asc or desc / got {order[:100]!r})", "order")
-    items = (await _stored(service, ident)).input
+    items = (await _load(service, ident)).input
     items = items if order == "asc" else items[::-1]
     if after is not None:
         at = next((i for i, item in enumerate(items) if item["id"] == after), None)
@@ -194,12 +202,12 @@ async def list_input(service: Service, exchange: Exchange, ident: str, query: di
     await exchange.json({"object": "list", "data": page, "has_more": len(items) > len(page), **ends})
 
 
-async def _stored(service: Service, ident: str) -> Stored:
+async def _load(service: Service, ident: str) -> Stored:
     found = await asyncio.to_thread(service.store.get, ident)
     if found is None:
-        raise _unknown(ident)
+        raise _refuse_unknown(ident)
     return found
 
 
-def _unknown(ident: str) -> ApiError:
+def _refuse_unknown(ident: str) -> ApiError:
     return ApiError(404, f"no response {ident[:100]!r} is stored here", code="response_not_found", param="response_id")

@@ -30,14 +30,17 @@ class Slot:
         self.backend = backend
         self.tokens: list[int] = []
         self.lock = threading.Lock()  # a cancel must not reach the next generation
-        self.running: Generation | None = None
+        self.running: RunningGeneration | None = None
 
 
-class Generation:
+class RunningGeneration:
     """One running generation: iterate over `batches`. `reason` and `reused` are there when it is over."""
 
     def __init__(self, slot: Slot, tokens: list[int], request: dict[str, Any], scheduler: Scheduler) -> None:
-        self._slot, self._tokens, self._request, self._scheduler = slot, tokens, request, scheduler
+        self._slot = slot
+        self._tokens = tokens
+        self._request = request
+        self._scheduler = scheduler
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._new: deque[Token] = deque()
@@ -121,7 +124,8 @@ class Scheduler:
 
     def __init__(self, backends: Sequence[Backend], queue: int) -> None:
         self._slots = [Slot(backend) for backend in backends]
-        self._idle, self._n = list(self._slots), len(self._slots)
+        self._idle = list(self._slots)
+        self._n = len(self._slots)
         self._queue = queue
         self._waiting: deque[asyncio.Future[Slot]] = deque()
         self._threads = ThreadPoolExecutor(self._n, "backend")
@@ -136,19 +140,19 @@ class Scheduler:
     def n_running(self) -> int:
         return self._n - len(self._idle)
 
-    async def start(self, tokens: Sequence[int], request: dict[str, Any]) -> Generation:
+    async def start(self, tokens: Sequence[int], request: dict[str, Any]) -> RunningGeneration:
         """Begin a generation, after those that came before. Raises ApiError 429 when the queue is full."""
         slot = await self._acquire(tokens)
         self._since[slot] = time.monotonic()
-        generation = Generation(slot, list(tokens), request, self)
+        generation = RunningGeneration(slot, list(tokens), request, self)
         self._threads.submit(generation.run)
         return generation
 
     async def _acquire(self, tokens: Sequence[int]) -> Slot:
         if self._idle and not self._waiting:
-            slot = (
-                max(self._idle, key=lambda s: common_prefix(s.tokens, tokens)) if len(self._idle) > 1 else self._idle[0]
-            )
+            slot = self._idle[0]
+            if len(self._idle) > 1:
+                slot = max(self._idle, key=lambda s: common_prefix(s.tokens, tokens))
             self._idle.remove(slot)
             return slot
         if self.n_waiting >= self._queue:

@@ -17,24 +17,27 @@ from pydantic import ValidationError
 from gptoss_adapters.backends.client import Backend
 from gptoss_adapters.backends.protocol import BackendFailed
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
-from gptoss_adapters.serve.answers import Answer, Attach, Stream
-from gptoss_adapters.serve.asking import Ask, ask, check
+from gptoss_adapters.serve.answers import Answer, AnswerStream, Attach
+from gptoss_adapters.serve.asking import Ask, check_tools, make_ask
 from gptoss_adapters.serve.bodies import ChatBody, ResponsesBody
-from gptoss_adapters.serve.errors import ApiError, Json, bad_request, of_validation
+from gptoss_adapters.serve.errors import ApiError, Json, bad_request, explain_validation
 from gptoss_adapters.serve.exchange import Exchange
 from gptoss_adapters.serve.metrics import Metrics
 from gptoss_adapters.serve.prompts import Prompts
-from gptoss_adapters.serve.scheduler import Generation, Scheduler
+from gptoss_adapters.serve.scheduler import RunningGeneration, Scheduler
 from gptoss_adapters.serve.settings import Settings
 from gptoss_adapters.serve.store import Store
 
 
 class Service:
     def __init__(self, backends: Sequence[Backend], settings: Settings, store: Store) -> None:
-        self.settings, self.store, self.backends = settings, store, backends
+        self.settings = settings
+        self.store = store
+        self.backends = backends
         self.info = backends[0].info
         self.scheduler = Scheduler(backends, settings.queue)
-        self.prompts, self.vocabulary = Prompts(), load_vocabulary()
+        self.prompts = Prompts()
+        self.vocabulary = load_vocabulary()
         self.created = int(time.time())
         self.metrics = Metrics()
         self.metrics.gauge("requests_running", lambda: self.scheduler.n_running)
@@ -50,7 +53,7 @@ class Service:
         try:
             body = kind.model_validate(raw)
         except ValidationError as error:
-            raise of_validation(error) from None
+            raise explain_validation(error) from None
         if body.model is not None and body.model != self.settings.model:
             raise ApiError(
                 404, f"no such model (this server has {self.settings.model!r})", code="model_not_found", param="model"
@@ -58,10 +61,10 @@ class Service:
         return body
 
     def ask(self, body: ChatBody | ResponsesBody, conversation: Conversation, turn: Turn, logprobs: int | None) -> Ask:
-        strict_tools = check(body.tools, self.settings.max_tools)
-        return ask(body, turn, self.prompts.ids(conversation), self.info, logprobs, strict_tools)
+        strict_tools = check_tools(body.tools, self.settings.max_tools)
+        return make_ask(body, turn, self.prompts.ids(conversation), self.info, logprobs, strict_tools)
 
-    async def begin(self, exchange: Exchange, ask: Ask, stream: Stream, attach: Attach) -> Answer:
+    async def begin(self, exchange: Exchange, ask: Ask, stream: AnswerStream, attach: Attach) -> Answer:
         """Wait for a backend and begin the answer. Raises ApiError 429 (the queue is full), 503 (no turn in time)."""
         exchange.facts["prompt_tokens"] = len(ask.tokens)
         if self.settings.log_contents:
@@ -78,14 +81,14 @@ class Service:
         self.metrics.observe("wait_seconds", waited)
         exchange.facts["waited_ms"] = round(1000 * waited, 2)
         exchange.generation = generation
-        self._limit(generation, self.settings.request_seconds - waited)
+        self._limit_time(generation, self.settings.request_seconds - waited)
         return Answer(stream, generation, ask, self.info, self.vocabulary, attach)
 
-    def _limit(self, generation: Generation, seconds: float) -> None:
+    def _limit_time(self, generation: RunningGeneration, seconds: float) -> None:
         timer = asyncio.get_running_loop().call_later(max(0.0, seconds), generation.expire)
         generation.on_end = timer.cancel
 
-    def ended(self, exchange: Exchange, answer: Answer) -> None:
+    def record(self, exchange: Exchange, answer: Answer) -> None:
         """Count and remember what was answered."""
         messages = answer.stream.parser.messages
         self.prompts.remember(messages)
@@ -100,7 +103,7 @@ class Service:
             exchange.facts["completion"] = self.vocabulary.decode(answer.stream.parser.tokens)
 
 
-def api_error(error: Exception) -> ApiError:
+def to_api_error(error: Exception) -> ApiError:
     """What a client is told about an exception."""
     if isinstance(error, ApiError):
         return error

@@ -2,9 +2,8 @@
 
 vLLM picks `vllm.parser.harmony.HarmonyParser` by the model's type, whatever parser names are given, and looks the class
 up where it needs it. The name `openai_gptoss` of the reasoning parser, which is the default for gpt-oss, is resolved
-before that, in just those processes that parse. So the name is pointed at our module, and our module puts the class in
-place when
-it is imported: nothing is loaded where nothing is parsed.
+before that, in just those processes that parse. So the name is pointed at our module, and our module puts its class in
+place when it is imported: nothing is loaded where nothing is parsed. Here the module is only named.
 """
 
 from __future__ import annotations
@@ -20,19 +19,3 @@ def install() -> None:
     ReasoningParserManager.register_lazy_module(NAME, MODULE, "GptOssReasoningParser")
     # Whoever asked for the parser before we came has the built-in class: the name would not be resolved again.
     ReasoningParserManager.reasoning_parsers.pop(NAME, None)
-
-
-def put_in_place() -> None:
-    """Make vLLM's `HarmonyParser` ours; ours is a subclass, so what the built-in promises still holds. Its tags are
-    compiled our way.
-    """
-    import vllm.parser
-    import vllm.parser.harmony
-
-    from gptoss_adapters.vllm_plugin import tag_compiler
-    from gptoss_adapters.vllm_plugin.harmony_parser import RobustHarmonyParser
-
-    tag_compiler.install()
-
-    vllm.parser.harmony.HarmonyParser = RobustHarmonyParser
-    vllm.parser.HarmonyParser = RobustHarmonyParser

@@ -2,11 +2,10 @@
 
 Two APIs ask for it in two ways. Chat Completions wants (reasoning, content, calls), whole (`parse`) or as deltas
 (`parse_delta`): both are read from the same `Reader`, so a streamed answer and a whole one cannot differ. Responses
-wants
-*segments* (`process_chunk`, `flush`): deltas and closed messages under header fields that vLLM's code can take; what it
-would raise on (a channel it does not know, a malformed browser call) comes as an answer or as a function call.
+wants *segments* (`process_chunk`, `flush`): deltas and closed messages under header fields that vLLM's code can take;
+what it would raise on (a channel it does not know, a malformed browser call) comes as an answer or as a function call.
 
-Importing this module puts the class in vLLM's place: see `harmony_hooks`. It needs vLLM.
+Importing this module puts the class in the place of vLLM's own: `harmony_hooks` says when. It needs vLLM.
 """
 
 from __future__ import annotations
@@ -16,13 +15,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import vllm.parser
+import vllm.parser.harmony
 from gptoss_harmony import Parser
 from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.grammars import grammar as harmony_grammar
-from gptoss_harmony.openai.chat_completions import turn as chat_turn
-from gptoss_harmony.openai.output import Item, Kind, Reader, Step, was_closed
+from gptoss_harmony.openai.chat_completions import to_turn as chat_to_turn
+from gptoss_harmony.openai.output import Item, ItemKind, Reader, Step, was_closed
 from gptoss_harmony.openai.requests import ToolTable
-from gptoss_harmony.openai.responses import turn as responses_turn
+from gptoss_harmony.openai.responses import to_turn as responses_to_turn
 from gptoss_harmony.parsing.events import Delta, Event, MessageEnd, MessageStart
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
 from openai_harmony import Message, Role
@@ -33,9 +34,9 @@ from vllm.reasoning.gptoss_reasoning_parser import GptOssReasoningParser
 from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.sampling_params import StructuredOutputsParams
 
-from gptoss_adapters.vllm_plugin import harmony_hooks
+from gptoss_adapters.vllm_plugin import tag_compiler
 
-__all__ = ["GptOssReasoningParser", "RobustHarmonyParser"]
+__all__ = ["GptOssReasoningParser", "TolerantHarmonyParser"]
 
 _CHANNELS = frozenset({ANALYSIS, COMMENTARY, FINAL})
 _BUILTINS = {"web_search": "browser", "code_interpreter": "python", "container": "container"}  # API type: namespace
@@ -54,13 +55,13 @@ class _Answer:
     unshown: list[str] = field(default_factory=list)  # arguments of calls that this request cannot be told about
 
 
-class RobustHarmonyParser(HarmonyParser):
+class TolerantHarmonyParser(HarmonyParser):
     """One request's output. `tools`: the request's, as vLLM's objects; calls are completed and named from them."""
 
     def __init__(self, tokenizer: Any, tools: Sequence[Any] | None = None, *args: Any, **kwargs: Any) -> None:
         super().__init__(tokenizer, tools, *args, **kwargs)
-        raw = [_plain(tool) for tool in tools or ()]
-        self._table = _table(raw)
+        raw = [_to_dict(tool) for tool in tools or ()]
+        self._table = _make_table(raw)
         kinds = [str(tool.get("type", "")) for tool in raw]
         self._offered = {space for kind, space in _BUILTINS.items() if any(k.startswith(kind) for k in kinds)}
         self._labels = {str(tool["server_label"]) for tool in raw if tool.get("server_label")}
@@ -82,20 +83,20 @@ class RobustHarmonyParser(HarmonyParser):
     ) -> tuple[str | None, str | None, list[Any] | None]:
         """(reasoning, content, calls) of a whole output; None for what there is not."""
         parser = self._answer.parser
-        before = _counted(parser)
+        before = _count_reasoning(parser)
         ids = list(model_output_token_ids)
         events = [*(parser.feed(ids) if ids else parser.feed_text(model_output)), *parser.finish()]
         self._count(len(ids), before)
         reader = self._answer.reader
         for _ in reader.feed(events, truncated=not was_closed(parser.messages)):
             pass
-        calls = [item for item in reader.items if item.kind is Kind.CALL]
+        calls = [item for item in reader.items if item.kind is ItemKind.CALL]
         self._begin()
-        content = _joined(reader.items, Kind.PREAMBLE, Kind.ANSWER)
+        content = _join_texts(reader.items, ItemKind.PREAMBLE, ItemKind.ANSWER)
         if not self._surfaces_calls(request):
-            content = content or _joined(reader.items, Kind.CALL)
+            content = content or _join_texts(reader.items, ItemKind.CALL)
             calls = []
-        reasoning = _joined(reader.items, Kind.REASONING) if self.reasoning_parser else None
+        reasoning = _join_texts(reader.items, ItemKind.REASONING) if self.reasoning_parser else None
         return reasoning, content, [FunctionCall(name=call.name, arguments=call.text) for call in calls] or None
 
     def parse_delta(
@@ -109,7 +110,7 @@ class RobustHarmonyParser(HarmonyParser):
     ) -> Any:
         """What new tokens add to the answer as a DeltaMessage, or None."""
         answer = self._answer
-        before = _counted(answer.parser)
+        before = _count_reasoning(answer.parser)
         events = answer.parser.feed(delta_token_ids) if delta_token_ids else answer.parser.feed_text(delta_text)
         message = DeltaMessage()
         self._add(message, answer.reader.feed(events, truncated=False), request)
@@ -125,17 +126,18 @@ class RobustHarmonyParser(HarmonyParser):
         return message if message.content or message.reasoning or message.tool_calls else None
 
     def _add(self, message: Any, changes: Iterable[tuple[Step, Item, str]], request: Any) -> None:
-        answer, surfaces = self._answer, self._surfaces_calls(request)
+        answer = self._answer
+        surfaces = self._surfaces_calls(request)
         for step, item, text in changes:
-            if item.kind is Kind.CALL and surfaces:
+            if item.kind is ItemKind.CALL and surfaces:
                 self._add_call(message, step, item, text)
-            elif item.kind is Kind.CALL:
+            elif item.kind is ItemKind.CALL:
                 if step is Step.END:
                     answer.unshown.append(item.text)
             elif step is Step.START:
                 answer.fresh = True
             elif step is Step.TEXT:
-                self._add_text(message, "reasoning" if item.kind is Kind.REASONING else "content", text, request)
+                self._add_text(message, "reasoning" if item.kind is ItemKind.REASONING else "content", text, request)
 
     def _add_text(self, message: Any, name: str, text: str, request: Any) -> None:
         answer = self._answer
@@ -174,35 +176,36 @@ class RobustHarmonyParser(HarmonyParser):
     def process_chunk(self, token_ids: Sequence[int]) -> Any:
         """New tokens as segments, and how many of them are reasoning."""
         parser = self._answer.parser
-        before = _counted(parser)
-        segments = list(self._segments(parser.feed(list(token_ids)), truncated=False)) if len(token_ids) else []
+        before = _count_reasoning(parser)
+        segments = list(self._read_segments(parser.feed(list(token_ids)), truncated=False)) if len(token_ids) else []
         return ChunkResult(segments=segments, reasoning_token_count=self._count(len(token_ids), before))
 
     def flush(self) -> list[Any]:
         """The segments of a message that the end of the output cut off; the parser is as new afterwards."""
         parser = self._answer.parser
         events = parser.finish()
-        segments = list(self._segments(events, truncated=not was_closed(parser.messages)))
+        segments = list(self._read_segments(events, truncated=not was_closed(parser.messages)))
         self._begin()
         return segments
 
-    def _segments(self, events: Iterable[Event], truncated: bool) -> Iterator[Any]:
+    def _read_segments(self, events: Iterable[Event], truncated: bool) -> Iterator[Any]:
         reader = self._answer.reader
         for event in events:
             if isinstance(event, MessageStart):
-                self._header = self._known(event.header.channel, event.header.recipient)
+                self._header = self._choose_header(event.header.channel, event.header.recipient)
                 self._written = []
             raw = self._header[1] is not None and not self._header[1].startswith("functions.")
             for step, _, text in reader.feed([event], truncated):
                 if step is Step.TEXT:
-                    text = (event.text if isinstance(event, Delta) else "") if raw else text
+                    if raw:
+                        text = event.text if isinstance(event, Delta) else ""
                     if text:
                         self._written.append(text)
                         yield Segment(*self._header, text, None)
                 elif step is Step.END and isinstance(event, MessageEnd):
-                    yield Segment(*self._header, "", self._message(event))
+                    yield Segment(*self._header, "", self._make_message(event))
 
-    def _known(self, channel: str | None, recipient: str | None) -> tuple[str, str | None]:
+    def _choose_header(self, channel: str | None, recipient: str | None) -> tuple[str, str | None]:
         """Channel and recipient in words that vLLM's Responses code has a branch for."""
         name = self._table.api_name(recipient)
         if name is None:
@@ -212,10 +215,10 @@ class RobustHarmonyParser(HarmonyParser):
             return channel if channel in _CHANNELS else COMMENTARY, recipient
         return COMMENTARY, f"functions.{name}"
 
-    def _message(self, event: MessageEnd) -> Any:
+    def _make_message(self, event: MessageEnd) -> Any:
         channel, recipient = self._header
         text = "".join(self._written)
-        if recipient and recipient.startswith("browser.") and not _browser_call(recipient, text):
+        if recipient and recipient.startswith("browser.") and not _is_browser_call(recipient, text):
             recipient = f"functions.{recipient}"
         message = Message.from_role_and_content(Role.ASSISTANT, text).with_channel(channel)
         if recipient is not None:
@@ -232,10 +235,10 @@ class RobustHarmonyParser(HarmonyParser):
             return int(self._num_reasoning_tokens)
         parser = Parser("assistant", tools=self._table.namespaces())
         parser.feed(list(token_ids))
-        return _counted(parser)
+        return _count_reasoning(parser)
 
     def _count(self, tokens: int, before: int) -> int:
-        new = _counted(self._answer.parser) - before
+        new = _count_reasoning(self._answer.parser) - before
         self._num_counted_tokens += tokens
         self._num_reasoning_tokens += new
         return new
@@ -245,7 +248,7 @@ class RobustHarmonyParser(HarmonyParser):
 
         Our structural tag matches control tokens as tokens. What it has no words for goes vLLM's own way.
         """
-        tag = _structural_tag(request)
+        tag = _make_structural_tag(request)
         if tag is None:
             return super().adjust_request(request)
         request.structured_outputs = StructuredOutputsParams(structural_tag=json.dumps(tag))
@@ -256,7 +259,7 @@ class RobustHarmonyParser(HarmonyParser):
         return request
 
 
-def _structural_tag(request: Any) -> dict[str, Any] | None:
+def _make_structural_tag(request: Any) -> dict[str, Any] | None:
     """The structural tag of a request, or None if it demands nothing, or something that our grammars cannot say."""
     responses = isinstance(request, ResponsesRequest)
     plain = request.model_dump(
@@ -271,7 +274,7 @@ def _structural_tag(request: Any) -> dict[str, Any] | None:
     if formatted and not forced and plain.get("tools") and choice != "none":
         return None  # an answer or a call: vLLM has its own rule for what of both is held to the grammar
     try:
-        turn = responses_turn(plain) if responses else chat_turn(plain)
+        turn = responses_to_turn(plain) if responses else chat_to_turn(plain)
     except LayoutError:
         return None
     tag = harmony_grammar.structural_tag(turn)
@@ -288,14 +291,14 @@ def _compiles(tag: dict[str, Any]) -> bool:
     return True
 
 
-def _plain(tool: Any) -> dict[str, Any]:
+def _to_dict(tool: Any) -> dict[str, Any]:
     if isinstance(tool, Mapping):
         return dict(tool)
     dumped: dict[str, Any] = tool.model_dump(mode="json", exclude_none=True)
     return dumped
 
 
-def _table(tools: Sequence[Mapping[str, Any]]) -> ToolTable:
+def _make_table(tools: Sequence[Mapping[str, Any]]) -> ToolTable:
     """The function tools of a request; others are vLLM's own affair, and a bad one must not cost the answer."""
     functions = [tool for tool in tools if tool.get("type", "function") == "function"]
     try:
@@ -304,16 +307,16 @@ def _table(tools: Sequence[Mapping[str, Any]]) -> ToolTable:
         return ToolTable()
 
 
-def _joined(items: Sequence[Item], *kinds: Kind) -> str | None:
+def _join_texts(items: Sequence[Item], *kinds: ItemKind) -> str | None:
     return "\n".join(item.text for item in items if item.kind in kinds and item.text) or None
 
 
-def _counted(parser: Parser) -> int:
+def _count_reasoning(parser: Parser) -> int:
     counts = parser.counts
     return counts.reasoning + counts.tool_call
 
 
-def _browser_call(recipient: str, arguments: str) -> bool:
+def _is_browser_call(recipient: str, arguments: str) -> bool:
     """Can vLLM make a web search item of it?"""
     action = recipient.removeprefix("browser.")
     try:
@@ -324,4 +327,13 @@ def _browser_call(recipient: str, arguments: str) -> bool:
     return needed != "" and isinstance(value, dict) and (needed is None or isinstance(value.get(needed), str))
 
 
-harmony_hooks.put_in_place()
+def _replace_builtin() -> None:
+    """Make vLLM's `HarmonyParser` ours; ours is a subclass, so what the built-in promises still holds. Its tags are
+    compiled our way.
+    """
+    tag_compiler.install()
+    vllm.parser.harmony.HarmonyParser = TolerantHarmonyParser
+    vllm.parser.HarmonyParser = TolerantHarmonyParser
+
+
+_replace_builtin()

@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from gptoss_harmony.rendering.renderer import render_pieces as render_pieces
     from gptoss_harmony.rendering.renderer import render_spans as render_spans
     from gptoss_harmony.rendering.renderer import render_text as render_text
-    from gptoss_harmony.rendering.typescript import typescript as typescript
+    from gptoss_harmony.rendering.typescript import to_typescript as to_typescript
     from gptoss_harmony.vocabulary import Tokenizer as Tokenizer
     from gptoss_harmony.vocabulary import Vocabulary as Vocabulary
     from gptoss_harmony.vocabulary import load_vocabulary as load_vocabulary
@@ -60,7 +60,7 @@ _NAMES = {
     "parsing.parser": "Parser parse",
     "parsing.repair": "tool_names",
     "rendering.renderer": "Renderer Rendering Span render render_pieces render_spans render_text",
-    "rendering.typescript": "typescript",
+    "rendering.typescript": "to_typescript",
     "vocabulary": "Tokenizer Vocabulary load_vocabulary",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}

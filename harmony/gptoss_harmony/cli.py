@@ -20,7 +20,7 @@ from gptoss_harmony.parsing.parser import Parser
 from gptoss_harmony.rendering.renderer import render
 from gptoss_harmony.rendering.training import check_training_line, checked_to_json
 from gptoss_harmony.tokens import SPECIAL_TOKENS
-from gptoss_harmony.view import coloured, printable, token_texts
+from gptoss_harmony.view import colour_tokens, printable, show_tokens
 from gptoss_harmony.vocabulary import load_vocabulary
 
 app = typer.Typer(
@@ -84,11 +84,11 @@ def render_command(
     """
     if ids + text + colour + as_json > 1:
         raise typer.BadParameter("choose one of --ids, --text, --colour, --json")
-    tokens = render(_conversation(_read(file), file), next_role, mode.value, drop=drop.value)
+    tokens = render(_read_conversation(_read(file), file), next_role, mode.value, drop=drop.value)
     if ids:
         typer.echo(" ".join(map(str, tokens)))
     elif colour:
-        typer.echo(coloured(tokens), color=True)
+        typer.echo(colour_tokens(tokens), color=True)
     elif as_json:
         _print_json({"ids": tokens, "text": load_vocabulary().decode(tokens), "count": len(tokens)})
     else:
@@ -118,23 +118,26 @@ def parse_command(
     if ids and text:
         raise typer.BadParameter("choose one of --ids, --text")
     source = _read(file)
-    stream = None if text else _ids(source, file, sure=ids)
-    parser = Parser(None if role == "none" else _role(role), strict, tool)
-    seen = (
-        parser.feed_text(source) if stream is None else _feed_singly(parser, stream) if events else parser.feed(stream)
-    )
+    stream = None if text else _read_ids(source, file, sure=ids)
+    parser = Parser(None if role == "none" else _read_role(role), strict, tool)
+    if stream is None:
+        seen = parser.feed_text(source)
+    elif events:
+        seen = _feed_singly(parser, stream)
+    else:
+        seen = parser.feed(stream)
     seen = [*seen, *parser.finish()]
     if as_json:
         _print_json(
             {"messages": [message.to_dict() for message in parser.messages]}
-            | ({"events": [*map(_event, seen)]} if events else {})
+            | ({"events": [*map(_event_to_dict, seen)]} if events else {})
         )
     elif events:
         for event in seen:
-            typer.echo(json.dumps(_event(event), ensure_ascii=False))
+            typer.echo(json.dumps(_event_to_dict(event), ensure_ascii=False))
     else:
         for message in parser.messages:
-            typer.echo(_described(message))
+            typer.echo(_describe_message(message))
 
 
 @app.command("tokens")
@@ -151,7 +154,7 @@ def tokens_command(
     """
     source = sys.stdin.read() if text == "-" else text
     ids = _encode_special(source) if special else load_vocabulary().encode(source)
-    rows = list(zip(ids, token_texts(ids), strict=True))
+    rows = list(zip(ids, show_tokens(ids), strict=True))
     if as_json:
         _print_json([{"id": token, "text": shown} for token, shown in rows])
     else:
@@ -173,21 +176,20 @@ def validate_command(
     `gptoss-harmony validate train.jsonl --json > report.jsonl`.
     """
     total = trained = bad = count = 0
-    for number, line in _conversations(_read(file)):
+    for number, line in _split_conversations(_read(file)):
         checked = check_training_line(line, drop.value)
-        count, bad = count + 1, bad + bool(checked.problems)
-        total, trained = total + (len(checked.rendering.ids) if checked.rendering else 0), trained + checked.trained
+        count += 1
+        bad += bool(checked.problems)
+        total += len(checked.rendering.ids) if checked.rendering else 0
+        trained += checked.trained
         if as_json:
             typer.echo(checked_to_json(checked, number))
             continue
         for problem in checked.problems:
-            typer.echo(
-                f"line {number}: "
-                + (f"{problem.where}: " if problem.where and not problem.what.startswith(problem.where) else "")
-                + problem.what
-            )
+            said = problem.where == "" or problem.what.startswith(problem.where)
+            typer.echo(f"line {number}: {'' if said else f'{problem.where}: '}{problem.what}")
         if colour and checked.rendering:
-            typer.echo(coloured(checked.rendering.ids, checked.rendering.loss_mask), color=True)
+            typer.echo(colour_tokens(checked.rendering.ids, checked.rendering.loss_mask), color=True)
     summary = f"{count} conversations, {bad} with problems; {total} tokens, {trained} trained"
     typer.echo(summary, err=as_json)
     if bad or not count:
@@ -223,14 +225,14 @@ def _read(file: str) -> str:
         raise LayoutError(file, f"not UTF-8 (byte {error.start}): expected JSON, text or token ids") from None
 
 
-def _conversation(text: str, file: str) -> Conversation:
+def _read_conversation(text: str, file: str) -> Conversation:
     try:
         return Conversation.from_json(text)
     except LayoutError as error:
         raise LayoutError(file, str(error)) from None
 
 
-def _conversations(text: str) -> Iterator[tuple[int, str]]:
+def _split_conversations(text: str) -> Iterator[tuple[int, str]]:
     """Line number and JSON of each conversation: the whole input if it is one JSON value, else its lines."""
     try:
         json.loads(text)
@@ -240,7 +242,7 @@ def _conversations(text: str) -> Iterator[tuple[int, str]]:
         yield 1, text
 
 
-def _ids(text: str, file: str, sure: bool) -> list[int] | None:
+def _read_ids(text: str, file: str, sure: bool) -> list[int] | None:
     """Numbers in any of the usual notations; None if the input is text."""
     if not re.fullmatch(r"[\s\d,\[\]]+", text):
         if sure:
@@ -253,7 +255,7 @@ def _ids(text: str, file: str, sure: bool) -> list[int] | None:
     return [int(number) for number in numbers]
 
 
-def _role(name: str) -> Role:
+def _read_role(name: str) -> Role:
     try:
         return Role(name)
     except ValueError:
@@ -265,13 +267,14 @@ def _feed_singly(parser: Parser, ids: list[int]) -> list[Any]:
 
 
 def _encode_special(text: str) -> list[int]:
-    encode, ids = load_vocabulary().encode, []
+    encode = load_vocabulary().encode
+    ids: list[int] = []
     for part in re.split(r"(<\|[a-z_0-9]+\|>)", text):
         ids += [SPECIAL_TOKENS[part]] if part in SPECIAL_TOKENS else encode(part)
     return ids
 
 
-def _event(event: Any) -> dict[str, Any]:
+def _event_to_dict(event: Any) -> dict[str, Any]:
     if isinstance(event, Delta):
         return {"type": "delta", "text": event.text}
     if isinstance(event, MessageStart):
@@ -282,7 +285,7 @@ def _event(event: Any) -> dict[str, Any]:
     return {"type": "message_end", "reason": event.reason, "flags": event.flags}
 
 
-def _described(message: Message) -> str:
+def _describe_message(message: Message) -> str:
     """A line for the header, one per repair, and the content, indented."""
     head = message.role.value + (f":{message.name}" if message.name is not None else "")
     fields = {"channel": message.channel, "to": message.recipient, "type": message.content_type}

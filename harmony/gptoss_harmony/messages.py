@@ -9,16 +9,16 @@ it ignores such keys.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from gptoss_harmony.errors import LayoutError
+from gptoss_harmony.json_reading import expect, expect_member, expect_or_none, read_json
 from gptoss_harmony.tokens import CHANNELS
 
 Json: TypeAlias = dict[str, Any]
-_T = TypeVar("_T")
 
 
 class Role(StrEnum):
@@ -75,11 +75,11 @@ class ToolNamespace:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "namespace") -> ToolNamespace:
-        data = _expect(data, dict, where)
-        entries = _expect(data.get("tools"), list, f"{where}.tools")
+        data = expect(data, dict, where)
+        entries = expect(data.get("tools"), list, f"{where}.tools")
         tools = [_tool_from_dict(entry, f"{where}.tools[{i}]") for i, entry in enumerate(entries)]
-        name = _expect(data.get("name"), str, f"{where}.name")
-        return cls(name, _optional(data.get("description"), str, f"{where}.description"), tools)
+        name = expect(data.get("name"), str, f"{where}.name")
+        return cls(name, expect_or_none(data.get("description"), str, f"{where}.description"), tools)
 
 
 @dataclass(slots=True)
@@ -192,23 +192,23 @@ class Message:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "message") -> Message:
         """Reads one message; raises LayoutError with the path of the first bad value."""
-        data = _expect(data, dict, where)
+        data = expect(data, dict, where)
         if "content" not in data:
             raise LayoutError(where, "no content (expected a string or a list of parts)")
         content = data["content"]
         parts = (
             [{"type": "text", "text": content}]
             if isinstance(content, str)
-            else _expect(content, list, f"{where}.content")
+            else expect(content, list, f"{where}.content")
         )
         return cls(
-            role=_member(Role, data.get("role"), f"{where}.role"),
+            role=expect_member(data.get("role"), Role, f"{where}.role"),
             content=[_part_from_dict(part, f"{where}.content[{i}]") for i, part in enumerate(parts)],
-            header=_header_form(data.get("header"), f"{where}.header"),
-            end=_optional(data.get("end"), int, f"{where}.end"),
-            flags=tuple(_optional(data.get("flags"), list, f"{where}.flags") or ()),
+            header=_header_from_dict(data.get("header"), f"{where}.header"),
+            end=expect_or_none(data.get("end"), int, f"{where}.end"),
+            flags=tuple(expect_or_none(data.get("flags"), list, f"{where}.flags") or ()),
             **{
-                key: _optional(data.get(key), str, f"{where}.{key}")
+                key: expect_or_none(data.get(key), str, f"{where}.{key}")
                 for key in ("name", "channel", "recipient", "content_type")
             },
         )
@@ -218,7 +218,7 @@ class Message:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Message:
-        return _read_json(text, cls.from_dict)
+        return read_json(text, cls.from_dict)
 
 
 @dataclass(slots=True)
@@ -236,8 +236,8 @@ class Conversation:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Conversation:
         """Reads ``{"messages": [...]}``; raises LayoutError with the path of the first bad value."""
-        data = _expect(data, dict, "conversation")
-        messages = _expect(data.get("messages"), list, "messages")
+        data = expect(data, dict, "conversation")
+        messages = expect(data.get("messages"), list, "messages")
         return cls([Message.from_dict(message, f"messages[{i}]") for i, message in enumerate(messages)])
 
     def to_json(self) -> str:
@@ -245,7 +245,7 @@ class Conversation:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Conversation:
-        return _read_json(text, cls.from_dict)
+        return read_json(text, cls.from_dict)
 
 
 def _part_to_dict(part: Part) -> Json:
@@ -254,7 +254,8 @@ def _part_to_dict(part: Part) -> Json:
     tools = None if part.tools is None else {key: space.to_dict() for key, space in part.tools.items()}
     if isinstance(part, DeveloperContent):
         return {"type": "developer_content", "instructions": part.instructions, "tools": tools}
-    effort, channels = part.reasoning_effort, part.channel_config
+    effort = part.reasoning_effort
+    channels = part.channel_config
     return {
         "type": "system_content",
         "model_identity": part.model_identity,
@@ -268,12 +269,12 @@ def _part_to_dict(part: Part) -> Json:
 
 
 def _part_from_dict(data: Any, where: str) -> Part:
-    data = _expect(data, dict, where)
+    data = expect(data, dict, where)
     kind = data.get("type")
     if kind == "text":
-        return Text(_expect(data.get("text"), str, f"{where}.text"))
+        return Text(expect(data.get("text"), str, f"{where}.text"))
     if kind == "developer_content":
-        instructions = _optional(data.get("instructions"), str, f"{where}.instructions")
+        instructions = expect_or_none(data.get("instructions"), str, f"{where}.instructions")
         return DeveloperContent(instructions, _tools_from_dict(data.get("tools"), f"{where}.tools"))
     if kind == "system_content":
         return _system_from_dict(data, where)
@@ -284,11 +285,11 @@ def _system_from_dict(data: Json, where: str) -> SystemContent:
     part = SystemContent()
     for key in ("model_identity", "conversation_start_date", "knowledge_cutoff"):
         if key in data:
-            setattr(part, key, _optional(data[key], str, f"{where}.{key}"))
+            setattr(part, key, expect_or_none(data[key], str, f"{where}.{key}"))
     if "reasoning_effort" in data:
         effort = data["reasoning_effort"]
         part.reasoning_effort = (
-            None if effort is None else _member(ReasoningEffort, effort, f"{where}.reasoning_effort")
+            None if effort is None else expect_member(effort, ReasoningEffort, f"{where}.reasoning_effort")
         )
     if "channel_config" in data:
         part.channel_config = _channels_from_dict(data["channel_config"], f"{where}.channel_config")
@@ -299,59 +300,29 @@ def _system_from_dict(data: Json, where: str) -> SystemContent:
 def _channels_from_dict(data: Any, where: str) -> ChannelConfig | None:
     if data is None:
         return None
-    data = _expect(data, dict, where)
-    names = _expect(data.get("valid_channels"), list, f"{where}.valid_channels")
-    valid = [_expect(name, str, f"{where}.valid_channels[{i}]") for i, name in enumerate(names)]
-    return ChannelConfig(valid, _expect(data.get("channel_required"), bool, f"{where}.channel_required"))
+    data = expect(data, dict, where)
+    names = expect(data.get("valid_channels"), list, f"{where}.valid_channels")
+    valid = [expect(name, str, f"{where}.valid_channels[{i}]") for i, name in enumerate(names)]
+    return ChannelConfig(valid, expect(data.get("channel_required"), bool, f"{where}.channel_required"))
 
 
 def _tools_from_dict(data: Any, where: str) -> dict[str, ToolNamespace] | None:
     if data is None:
         return None
-    return {key: ToolNamespace.from_dict(space, f"{where}.{key}") for key, space in _expect(data, dict, where).items()}
+    return {key: ToolNamespace.from_dict(space, f"{where}.{key}") for key, space in expect(data, dict, where).items()}
 
 
 def _tool_from_dict(data: Any, where: str) -> Tool:
-    data = _expect(data, dict, where)
-    name, description = (_expect(data.get(key), str, f"{where}.{key}") for key in ("name", "description"))
-    return Tool(name, description, _optional(data.get("parameters"), dict, f"{where}.parameters"))
+    data = expect(data, dict, where)
+    name, description = (expect(data.get(key), str, f"{where}.{key}") for key in ("name", "description"))
+    return Tool(name, description, expect_or_none(data.get("parameters"), dict, f"{where}.parameters"))
 
 
-def _header_form(data: Any, where: str) -> HeaderForm | None:
+def _header_from_dict(data: Any, where: str) -> HeaderForm | None:
     if data is None:
         return None
-    data = _expect(data, dict, where)
-    content = _optional(data.get("content"), list, f"{where}.content")
+    data = expect(data, dict, where)
+    content = expect_or_none(data.get("content"), list, f"{where}.content")
     return HeaderForm(
-        tuple(_expect(data.get("tokens"), list, f"{where}.tokens")), None if content is None else tuple(content)
+        tuple(expect(data.get("tokens"), list, f"{where}.tokens")), None if content is None else tuple(content)
     )
-
-
-def _expect(value: Any, kind: type[_T], where: str) -> _T:
-    if not isinstance(value, kind):
-        raise LayoutError(where, f"wrong type (expected {kind.__name__} / got {type(value).__name__})")
-    return value
-
-
-def _optional(value: Any, kind: type[_T], where: str) -> _T | None:
-    return None if value is None else _expect(value, kind, where)
-
-
-def _member(kind: type[_T], value: Any, where: str) -> _T:
-    try:
-        return kind(value)  # type: ignore[call-arg]
-    except ValueError:
-        known = ", ".join(member.value for member in kind)  # type: ignore[attr-defined]
-        raise LayoutError(where, f"unknown value (expected one of {known} / got {value!r})") from None
-
-
-def _read_json(text: str | bytes, from_dict: Callable[[Json], _T]) -> _T:
-    """What `from_dict` makes of the JSON object in `text`. Not every JSON can be read: Python limits depth and
-    digits.
-    """
-    try:
-        return from_dict(_expect(json.loads(text), dict, ""))
-    except LayoutError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise LayoutError("", f"not JSON that can be read: {error}") from None

@@ -16,16 +16,20 @@ from gptoss_harmony.tokens import (
 )
 from gptoss_harmony.vocabulary import load_vocabulary
 
-_SPECIAL, _ROLE, _CHANNEL, _TYPE, _UNKNOWN = "1;35", "1;34", "1;32", "36", "1;31"
+_SPECIAL = "1;35"
+_ROLE = "1;34"
+_CHANNEL = "1;32"
+_TYPE = "36"
+_UNKNOWN = "1;31"
 _SHADES = ("48;5;236", "48;5;239")
 _AFTER = {START: _ROLE, CHANNEL: _CHANNEL, CONSTRAIN: _TYPE}
 _TRAINED = "4"
 
 
-def token_texts(ids: Sequence[int]) -> list[str]:
+def show_tokens(ids: Sequence[int]) -> list[str]:
     """One text per id; the bytes of a character that spans tokens are shown in hexadecimal, like ⟨F0 9F⟩."""
     table = load_vocabulary().token_bytes
-    return [_shown(table[token]) if 0 <= token <= LAST_SPECIAL else f"⟨{token}?⟩" for token in ids]
+    return [_show_bytes(table[token]) if 0 <= token <= LAST_SPECIAL else f"⟨{token}?⟩" for token in ids]
 
 
 _BIDI = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -44,24 +48,24 @@ def printable(text: str) -> str:
     return text.translate(_SHOWN)
 
 
-def _shown(data: bytes) -> str:
+def _show_bytes(data: bytes) -> str:
     try:
         return printable(data.decode())
     except UnicodeDecodeError:
         return f"⟨{data.hex(' ').upper()}⟩"
 
 
-def coloured(ids: Sequence[int], trained: Sequence[bool] = ()) -> str:
+def colour_tokens(ids: Sequence[int], trained: Sequence[bool] = ()) -> str:
     """ANSI text: special tokens, roles, channels and types in colours, ordinary tokens on two alternating shades.
 
     `trained` (one bool per id, or nothing): tokens that the loss counts are underlined.
     """
-    return "".join(_pieces(ids, trained))
+    return "".join(_colour_pieces(ids, trained))
 
 
-def _pieces(ids: Sequence[int], trained: Sequence[bool]) -> Iterator[str]:
+def _colour_pieces(ids: Sequence[int], trained: Sequence[bool]) -> Iterator[str]:
     style = ""
-    for at, (token, text) in enumerate(zip(ids, token_texts(ids), strict=True)):
+    for at, (token, text) in enumerate(zip(ids, show_tokens(ids), strict=True)):
         if is_special(token):
             style = _AFTER.get(token, "" if token == MESSAGE else style)
             codes = [_SPECIAL]

@@ -39,7 +39,7 @@ def ours() -> type:
     found = ParserManager.get_parser(
         "openai", "openai_gptoss", enable_auto_tools=True, is_harmony=True, tokenizer=Tokenizer()
     )
-    assert found.__name__ == "RobustHarmonyParser"
+    assert found.__name__ == "TolerantHarmonyParser"
     return found
 
 

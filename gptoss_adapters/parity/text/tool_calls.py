@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gptoss_harmony import Message, Parser, parse, render
-from gptoss_harmony.openai.chat_completions import Stream, from_messages, to_conversation
+from gptoss_harmony.openai.chat_completions import ChatStream, from_messages, to_conversation
 from gptoss_harmony.tokens import N_RANKS
 
 from gptoss_adapters.backends import Backend
@@ -174,7 +174,7 @@ def streams_alike(ids: Sequence[int], tools: Sequence[Mapping[str, Any]] | None)
     whole = _fields(parse(ids))
     answer = _bare(from_messages(parse(ids), tools))
     for chunks in chunkings(ids):
-        parser, stream = Parser("assistant"), Stream("m", 0, tools)
+        parser, stream = Parser("assistant"), ChatStream("m", 0, tools)
         deltas: list[Json] = []
         for chunk in chunks:
             parser.feed(chunk)

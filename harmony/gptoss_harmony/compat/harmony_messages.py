@@ -70,15 +70,15 @@ class ToolNamespaceConfig(ToolNamespace):
     tools: list[Tool] = field(kw_only=True)  # no default
 
     def __post_init__(self) -> None:
-        self.tools = [_made(ToolDescription, tool) for tool in self.tools]
+        self.tools = [_make(ToolDescription, tool) for tool in self.tools]
 
     @staticmethod
     def browser() -> ToolNamespaceConfig:
-        return _made(ToolNamespaceConfig, builtin_namespace("browser").to_dict())
+        return _make(ToolNamespaceConfig, builtin_namespace("browser").to_dict())
 
     @staticmethod
     def python() -> ToolNamespaceConfig:
-        return _made(ToolNamespaceConfig, builtin_namespace("python").to_dict())
+        return _make(ToolNamespaceConfig, builtin_namespace("python").to_dict())
 
 
 @dataclass
@@ -90,8 +90,8 @@ class SystemContent(OurSystemContent, Content):
     def __post_init__(self) -> None:
         if self.reasoning_effort is not None:
             self.reasoning_effort = ReasoningEffort(self.reasoning_effort)
-        self.channel_config = None if self.channel_config is None else _made(ChannelConfig, self.channel_config)
-        self.tools = _namespaces(self.tools)
+        self.channel_config = None if self.channel_config is None else _make(ChannelConfig, self.channel_config)
+        self.tools = _make_namespaces(self.tools)
 
     @classmethod
     def new(cls) -> SystemContent:
@@ -132,17 +132,17 @@ class SystemContent(OurSystemContent, Content):
         return self.with_tools(ToolNamespaceConfig.python())
 
     def to_dict(self) -> Json:
-        return {**_without_nulls(self), "type": "system_content"}
+        return {**_drop_nulls(self), "type": "system_content"}
 
     @classmethod
     def from_dict(cls, raw: Json) -> SystemContent:
-        return _made(cls, raw)
+        return _make(cls, raw)
 
 
 @dataclass
 class DeveloperContent(OurDeveloperContent, Content):
     def __post_init__(self) -> None:
-        self.tools = _namespaces(self.tools)
+        self.tools = _make_namespaces(self.tools)
 
     @classmethod
     def new(cls) -> DeveloperContent:
@@ -160,11 +160,11 @@ class DeveloperContent(OurDeveloperContent, Content):
         return self.with_tools(ToolNamespaceConfig("functions", tools=list(tools)))
 
     def to_dict(self) -> Json:
-        return {**_without_nulls(self), "type": "developer_content"}
+        return {**_drop_nulls(self), "type": "developer_content"}
 
     @classmethod
     def from_dict(cls, raw: Json) -> DeveloperContent:
-        return _made(cls, raw)
+        return _make(cls, raw)
 
 
 @dataclass
@@ -191,7 +191,7 @@ class Message:
 
     @classmethod
     def from_author_and_content(cls, author: Author, content: str | Content) -> Message:
-        return cls(author=author, content=[_content(content)])
+        return cls(author=author, content=[_make_content(content)])
 
     @classmethod
     def from_role_and_content(cls, role: Role, content: str | Content) -> Message:
@@ -202,7 +202,7 @@ class Message:
         return cls(author=Author(role), content=list(contents))
 
     def adding_content(self, content: str | Content) -> Message:
-        self.content.append(_content(content))
+        self.content.append(_make_content(content))
         return self
 
     def with_channel(self, channel: str) -> Message:
@@ -230,9 +230,9 @@ class Message:
     def from_dict(cls, data: Json) -> Message:
         content = data["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        author = Author(_role(data["role"]), data.get("name"))
+        author = Author(_read_role(data["role"]), data.get("name"))
         rest = (data.get(key) for key in ("channel", "recipient", "content_type"))
-        return cls(author, [_part(part) for part in parts], *rest)
+        return cls(author, [_make_part(part) for part in parts], *rest)
 
 
 @dataclass
@@ -274,24 +274,24 @@ _PARTS: dict[object, type[Content]] = {
 }
 
 
-def _part(raw: Json) -> Content:
+def _make_part(raw: Json) -> Content:
     if raw.get("type") not in _PARTS:
         raise ValueError(f"Unknown content variant: {raw}")
-    return _made(_PARTS[raw["type"]], raw)
+    return _make(_PARTS[raw["type"]], raw)
 
 
-def _content(content: str | Content) -> Content:
+def _make_content(content: str | Content) -> Content:
     return TextContent(content) if isinstance(content, str) else content
 
 
-def _role(word: str) -> Role:
+def _read_role(word: str) -> Role:
     try:
         return Role(word)
     except ValueError:
         raise ValueError(f"Unknown role: {word!r}") from None
 
 
-def _made(kind: type[_M], value: Any) -> _M:
+def _make(kind: type[_M], value: Any) -> _M:
     """`value` as `kind`, from an object or a dict whose unknown keys are ignored. ValueError if something is
     missing.
     """
@@ -304,19 +304,17 @@ def _made(kind: type[_M], value: Any) -> _M:
         raise ValueError(f"{kind.__name__}: {error}") from None
 
 
-def _namespaces(spaces: Mapping[str, Any] | None) -> dict[str, ToolNamespace] | None:
-    return None if spaces is None else {key: _made(ToolNamespaceConfig, space) for key, space in spaces.items()}
+def _make_namespaces(spaces: Mapping[str, Any] | None) -> dict[str, ToolNamespace] | None:
+    return None if spaces is None else {key: _make(ToolNamespaceConfig, space) for key, space in spaces.items()}
 
 
-def _without_nulls(value: Any) -> Any:
+def _drop_nulls(value: Any) -> Any:
     """Fields that are not None, nested; a JSON schema is left as it is."""
     if hasattr(value, "__dataclass_fields__"):
         found = {one.name: getattr(value, one.name) for one in fields(value)}
         return {
-            key: item if key == "parameters" else _without_nulls(item)
-            for key, item in found.items()
-            if item is not None
+            key: item if key == "parameters" else _drop_nulls(item) for key, item in found.items() if item is not None
         }
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items()}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: _drop_nulls(item) for key, item in value.items()}
+    return [_drop_nulls(item) for item in value] if isinstance(value, list) else value

@@ -121,7 +121,8 @@ class HarmonyEncoding:
         return self._render(conversation, "training", config, RuntimeError)
 
     def render(self, message: Message, render_options: RenderOptions | None = None) -> list[int]:
-        options, ids = render_options or RenderOptions(), list[int]()
+        options = render_options or RenderOptions()
+        ids: list[int] = []
         try:
             self._renderer.extend(ids, cast(ours.Message, message), options.conversation_has_function_tools)
         except UnicodeEncodeError as error:
@@ -151,7 +152,7 @@ class HarmonyEncoding:
         self, tokens: Sequence[int], role: Role | None = None, *, strict: bool = True
     ) -> list[Message]:
         try:
-            return list(map(from_ours, parse(tokens, role, _strictness(strict))))
+            return list(map(from_ours, parse(tokens, role, _choose_strictness(strict))))
         except ParseError as error:
             raise HarmonyError(str(error), error.code) from None
 
@@ -175,12 +176,12 @@ class HarmonyEncoding:
         """
         allowed = self.special_tokens_set if allowed_special == "all" else allowed_special
         disallowed = self.special_tokens_set - set(allowed) if disallowed_special == "all" else disallowed_special
-        if disallowed and (found := _any_of(disallowed).search(text)):
+        if disallowed and (found := _match_any(disallowed).search(text)):
             raise HarmonyError(
                 f"Encountered text corresponding to disallowed special token {found[0]!r}.", "disallowed_special"
             )
         ids: list[int] = []
-        for i, piece in enumerate(_any_of(allowed).split(text) if allowed else [text]):
+        for i, piece in enumerate(_match_any(allowed).split(text) if allowed else [text]):
             ids += [SPECIAL_TOKENS[piece]] if i % 2 else self._inner.encode(piece)
         return ids
 
@@ -210,7 +211,7 @@ class StreamableParser:
     `current_content`, `tokens` and `state_data`, which copy."""
 
     def __init__(self, encoding: HarmonyEncoding, role: Role | None, *, strict: bool = True) -> None:
-        self._parser = Parser(role, _strictness(strict))
+        self._parser = Parser(role, _choose_strictness(strict))
         self._messages: list[Message] = []
 
     def process(self, token: int) -> StreamableParser:
@@ -276,11 +277,11 @@ def load_harmony_encoding(name: str | HarmonyEncodingName) -> HarmonyEncoding:
     return HarmonyEncoding(load_vocabulary())
 
 
-def _strictness(strict: bool) -> Literal[True, "lax"]:
+def _choose_strictness(strict: bool) -> Literal[True, "lax"]:
     return True if strict else "lax"
 
 
-def _any_of(names: Collection[str]) -> re.Pattern[str]:
+def _match_any(names: Collection[str]) -> re.Pattern[str]:
     return re.compile(f"({'|'.join(map(re.escape, names))})")
 
 

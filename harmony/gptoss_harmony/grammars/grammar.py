@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from gptoss_harmony.builtin_tools import builtin_namespace
-from gptoss_harmony.grammars.gbnf_rules import literal, safe_name
-from gptoss_harmony.grammars.json_schema_gbnf import Converter
+from gptoss_harmony.grammars.gbnf_rules import clean_name, quote
+from gptoss_harmony.grammars.json_schema_gbnf import SchemaConverter
 from gptoss_harmony.messages import Json, Tool
 from gptoss_harmony.tokens import FIRST_SPECIAL, LAST_SPECIAL, SPECIAL_TOKENS
 
@@ -61,7 +61,7 @@ class _Call:
     schema: Any  # None: raw text
 
 
-def _calls(turn: Turn) -> Iterator[_Call]:
+def _list_calls(turn: Turn) -> Iterator[_Call]:
     for tool in turn.functions:
         schema = {"type": "object", "properties": {}} if tool.parameters is None else tool.parameters
         yield _Call(f"functions.{tool.name}", ("commentary",), ("<|constrain|>json", "json"), schema)
@@ -85,31 +85,31 @@ def gbnf(turn: Turn, *, bound: int | None = None, control: Control = "token") ->
     ``token`` matches control tokens as tokens (llama.cpp of December 2025 and later), ``text`` matches their text,
     which a model can also spell out of ordinary tokens.
     """
-    return _Gbnf(bound, control).grammar(turn)
+    return _Gbnf(bound, control).build(turn)
 
 
 class _Gbnf:
     def __init__(self, bound: int | None, control: Control) -> None:
-        self.schemas = Converter(bound)
-        self.rules = self.schemas.rules
+        self.schemas = SchemaConverter(bound)
+        self.rules = self.schemas.rules.bodies
         self.control = control
 
-    def grammar(self, turn: Turn) -> Grammar:
+    def build(self, turn: Turn) -> Grammar:
         bound = self.schemas.bound
-        passages = _passages(turn)
+        passages = _list_passages(turn)
         for channel in passages:
             self.rules[channel] = self._spell(
-                f"<|channel|>{channel}<|message|>", self._text(), "<|end|><|start|>assistant"
+                f"<|channel|>{channel}<|message|>", self._add_text(), "<|end|><|start|>assistant"
             )
-        endings = [self._call(call) for call in _calls(turn)]
+        endings = [self._add_call(call) for call in _list_calls(turn)]
         if turn.final is not None:
-            endings.append(self._final(turn.final))
+            endings.append(self._add_final(turn.final))
         times = "*" if bound is None else f"{{0,{_PASSAGES}}}"
         first = f"({' | '.join(passages)}){times} " if passages else ""
         root = f"{first}({' | '.join(endings)})"
-        return Grammar(_lines({"root": root} | self.rules), tuple(self.schemas.notes))
+        return Grammar(_write_rules({"root": root} | self.rules), tuple(self.schemas.notes))
 
-    def _text(self) -> str:
+    def _add_text(self) -> str:
         bound = self.schemas.bound
         if bound is not None:
             self.rules["text-unit"] = '[^<] | "<"+ [^<|]'
@@ -117,20 +117,20 @@ class _Gbnf:
         self.rules |= _TEXT_RULES
         return "text"
 
-    def _call(self, call: _Call) -> str:
-        name = f"call-{safe_name(call.recipient)}"
+    def _add_call(self, call: _Call) -> str:
+        name = f"call-{clean_name(call.recipient)}"
         while name in self.rules:
             name += "-x"
-        body = self._text() if call.schema is None else self.schemas.convert(call.schema, f"{name}-arguments")
+        body = self._add_text() if call.schema is None else self.schemas.convert(call.schema, f"{name}-arguments")
         types = " | ".join(self._spell(f" {kind}") for kind in call.types)
         heads = [self._spell(f" to={call.recipient}<|channel|>{channel}") for channel in call.channels]
         heads += [self._spell(f"<|channel|>{channel} to={call.recipient}") for channel in call.channels]
         self.rules[name] = f"({' | '.join(heads)}) ({types})? {self._spell('<|message|>')} {body}"
         return name
 
-    def _final(self, final: str | Json) -> str:
+    def _add_final(self, final: str | Json) -> str:
         if final == "text":
-            self.rules["final"] = self._spell("<|channel|>final<|message|>", self._text())
+            self.rules["final"] = self._spell("<|channel|>final<|message|>", self._add_text())
         else:
             body = self.schemas.convert(final, "answer")
             kind = self._spell(" <|constrain|>json")
@@ -138,19 +138,19 @@ class _Gbnf:
         return "final"
 
     def _spell(self, head: str, middle: str = "", tail: str = "") -> str:
-        parts = [*self._pieces(head), middle, *self._pieces(tail)]
+        parts = [*self._quote_pieces(head), middle, *self._quote_pieces(tail)]
         return " ".join(part for part in parts if part)
 
-    def _pieces(self, text: str) -> Iterator[str]:
-        for piece, special in _split(text):
-            yield piece if special and self.control == "token" else literal(piece)
+    def _quote_pieces(self, text: str) -> Iterator[str]:
+        for piece, special in _split_specials(text):
+            yield piece if special and self.control == "token" else quote(piece)
 
 
-def _lines(rules: dict[str, str]) -> str:
+def _write_rules(rules: dict[str, str]) -> str:
     return "".join(f"{name} ::= {body}\n" for name, body in rules.items())
 
 
-def _split(text: str) -> Iterator[tuple[str, bool]]:
+def _split_specials(text: str) -> Iterator[tuple[str, bool]]:
     """(text, is a control token) pieces of our own header text."""
     while text:
         start = text.find("<|")
@@ -173,26 +173,26 @@ def structural_tag(turn: Turn, *, bound: int | None = None) -> Json:
     of one token, and of two tags the second one then gets masks of the first.
     """
     passages = [
-        _tag(f"<|channel|>{channel}<|message|>", _any_text(bound), "<|end|><|start|>assistant")
-        for channel in _passages(turn)
+        _tag(f"<|channel|>{channel}<|message|>", _tag_any_text(bound), "<|end|><|start|>assistant")
+        for channel in _list_passages(turn)
     ]
-    endings = [_call_tag(call, bound) for call in _calls(turn)]
+    endings = [_tag_call(call, bound) for call in _list_calls(turn)]
     if turn.final is not None:
-        endings.append(_final_tag(turn.final, bound))
+        endings.append(_tag_final(turn.final, bound))
     first = [{"type": "star", "content": _one_of(passages)}] if passages else []
     return {"type": "structural_tag", "format": _sequence(*first, _one_of(endings))}
 
 
-def _passages(turn: Turn) -> list[str]:
+def _list_passages(turn: Turn) -> list[str]:
     """Channels that may come first. No preamble where the answer has a schema: the APIs show both as one content."""
     analysis = ["analysis"] if turn.reasoning else []
     return analysis if isinstance(turn.final, dict) else [*analysis, "commentary"]
 
 
-def _call_tag(call: _Call, bound: int | None) -> Json:
+def _tag_call(call: _Call, bound: int | None) -> Json:
     heads = [_tag(f" to={call.recipient}<|channel|>{channel}") for channel in call.channels]
     heads += [_tag(f"<|channel|>{channel} to={call.recipient}") for channel in call.channels]
-    body = _any_text(bound) if call.schema is None else _json(call.schema, bound)
+    body = _tag_any_text(bound) if call.schema is None else _tag_json(call.schema, bound)
     return _sequence(
         _one_of(heads),
         _maybe(_one_of([_tag(f" {kind}") for kind in call.types])),
@@ -201,27 +201,27 @@ def _call_tag(call: _Call, bound: int | None) -> Json:
     )
 
 
-def _final_tag(final: str | Json, bound: int | None) -> Json:
+def _tag_final(final: str | Json, bound: int | None) -> Json:
     if final == "text":
-        return _sequence(_tag("<|channel|>final<|message|>", _any_text(bound)), _maybe(_tag("<|return|>")))
+        return _sequence(_tag("<|channel|>final<|message|>", _tag_any_text(bound)), _maybe(_tag("<|return|>")))
     return _sequence(
         _tag("<|channel|>final"),
         _maybe(_tag(" <|constrain|>json")),
-        _tag("<|message|>", _json(final, bound)),
+        _tag("<|message|>", _tag_json(final, bound)),
         _maybe(_tag("<|return|>")),
     )
 
 
 def _tag(head: str, content: Json | None = None, tail: str = "") -> Json:
-    return _sequence(*_pieces_of_tag(head), *([] if content is None else [content]), *_pieces_of_tag(tail))
+    return _sequence(*_split_tag(head), *([] if content is None else [content]), *_split_tag(tail))
 
 
-def _pieces_of_tag(text: str) -> Iterator[Json]:
-    for piece, special in _split(text):
+def _split_tag(text: str) -> Iterator[Json]:
+    for piece, special in _split_specials(text):
         yield {"type": "token", "token": SPECIAL_TOKENS[piece]} if special else {"type": "const_string", "value": piece}
 
 
-def _any_text(bound: int | None) -> Json:
+def _tag_any_text(bound: int | None) -> Json:
     # The last special id has no row in the published embeddings, so engines do not know it.
     return {
         "type": "any_tokens",
@@ -230,7 +230,7 @@ def _any_text(bound: int | None) -> Json:
     }
 
 
-def _json(schema: Any, bound: int | None) -> Json:
+def _tag_json(schema: Any, bound: int | None) -> Json:
     """JSON of a schema, without control tokens in its strings: xgrammar's own rules, or ours where it has none.
 
     It can keep text out of strings or count their characters, not both.
@@ -238,9 +238,9 @@ def _json(schema: Any, bound: int | None) -> Json:
     counted = bound is not None or _has_key(schema, {"minLength", "maxLength"})
     if not counted:
         return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": 24, "excludes": ["<|"]}
-    converter = Converter(bound)
+    converter = SchemaConverter(bound)
     root = converter.convert(schema, "value")
-    return {"type": "grammar", "grammar": _lines({"root": root} | converter.rules)}
+    return {"type": "grammar", "grammar": _write_rules({"root": root} | converter.rules.bodies)}
 
 
 def _has_key(value: Any, keys: set[str]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, floor
 from typing import Any
 
@@ -25,13 +25,13 @@ KNOWN = {
 OF_OTHER_TYPES = frozenset().union(*KNOWN.values())
 
 
-def implied_type(schema: Mapping[str, Any]) -> str | None:
+def infer_type(schema: Mapping[str, Any]) -> str | None:
     """The type that a schema without one is about: all its keywords belong to it."""
     found = [kind for kind in ("object", "array", "string") if KNOWN[kind] & schema.keys()]
     return found[0] if len(found) == 1 else None
 
 
-def numeric_bounds(schema: Mapping[str, Any]) -> dict[str, float]:
+def read_bounds(schema: Mapping[str, Any]) -> dict[str, float]:
     """The numeric bounds; draft 4 said with a boolean that minimum or maximum is exclusive."""
     bounds = {key: schema[key] for key in KNOWN["number"] if schema.get(key) is not None}
     for plain, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
@@ -42,8 +42,8 @@ def numeric_bounds(schema: Mapping[str, Any]) -> dict[str, float]:
     return bounds
 
 
-def integer_bounds(schema: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    bounds = numeric_bounds(schema)
+def read_integer_bounds(schema: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    bounds = read_bounds(schema)
     low = [ceil(bounds["minimum"])] if "minimum" in bounds else []
     high = [floor(bounds["maximum"])] if "maximum" in bounds else []
     low += [floor(bounds["exclusiveMinimum"]) + 1] if "exclusiveMinimum" in bounds else []
@@ -60,6 +60,30 @@ def resolve(root: Any, ref: str, where: str) -> Any:
         except (KeyError, IndexError, ValueError, TypeError):
             raise LayoutError(where, f"nothing at {ref!r}") from None
     return node
+
+
+def merge(
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    merge_property: Callable[[Mapping[str, Any], Any], Any],
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    """Both schemas at once. Where two values of one keyword cannot be joined the second counts, with a note."""
+    properties = [part.get("properties", {}).keys() for part in (first, second)]
+    if "additionalProperties" in {**first, **second} and properties[0] != properties[1]:
+        note("additionalProperties is taken to be about the properties of all parts")
+    out = dict(first)
+    for key, value in second.items():
+        known: Any = out.get(key)
+        if key == "properties" and key in out:
+            out[key] = {**known, **{k: merge_property(known[k], v) if k in known else v for k, v in value.items()}}
+        elif key == "required" and key in out:
+            out[key] = list(dict.fromkeys([*known, *value]))
+        else:
+            if key in out and key not in ANNOTATIONS and known != value:
+                note(f"of two values of {key} the last one counts")
+            out[key] = value
+    return out
 
 
 def is_nested(value: Any) -> bool:
@@ -80,14 +104,15 @@ def is_type(value: Any, kinds: str | list[str]) -> bool:
     return actual in wanted or (actual == "integer" and "number" in wanted)
 
 
-def disjoint(variants: Sequence[Any]) -> bool:
+def are_disjoint(variants: Sequence[Any]) -> bool:
     """True if no value can match two of the variants, judged by their constants and types alone."""
     pairs = [(first, second) for i, first in enumerate(variants) for second in variants[i + 1 :]]
     return all(isinstance(a, Mapping) and isinstance(b, Mapping) and _differ(a, b) for a, b in pairs)
 
 
 def _differ(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    values, others = _constants(first), _constants(second)
+    values = _list_constants(first)
+    others = _list_constants(second)
     if values is not None and others is not None:
         return not any(value == other for value in values for other in others)
     if values is None and others is None:
@@ -96,9 +121,10 @@ def _differ(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
             all(isinstance(kind, str) for kind in kinds)
             and len({str(k).replace("integer", "number") for k in kinds}) == 2
         )
-    kind, values = (second.get("type"), values) if values is not None else (first.get("type"), others)
-    return kind is not None and not any(is_type(value, kind) for value in values or ())
+    constants = others if values is None else values
+    kind = (first if values is None else second).get("type")
+    return kind is not None and not any(is_type(value, kind) for value in constants or ())
 
 
-def _constants(schema: Mapping[str, Any]) -> list[Any] | None:
+def _list_constants(schema: Mapping[str, Any]) -> list[Any] | None:
     return [schema["const"]] if "const" in schema else schema.get("enum")

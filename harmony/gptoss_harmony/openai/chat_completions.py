@@ -10,7 +10,7 @@ How things map (what Harmony has no word for is decided here, once):
 - commentary without a recipient is content. Pieces of reasoning, and of content, are joined by a newline.
 - the built-in tools are offered as ``{"type": "browser"}`` and ``{"type": "python"}`` and come back as calls of
   ``browser.search`` ... and ``python`` with ``{"code": ...}``; nothing is run here.
-- `tool_choice` none leaves the tools out of the prompt; required and named choices need the grammar of `turn`.
+- `tool_choice` none leaves the tools out of the prompt; required and named choices need the grammar of `to_turn`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gptoss_harmony.errors import LayoutError
-from gptoss_harmony.grammars.grammar import Final, Turn
+from gptoss_harmony.grammars.grammar import Turn
+from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Conversation, Json, Message, Role, Text
-from gptoss_harmony.openai.output import Item, Kind, Reader, Step, new_id, read, was_closed
+from gptoss_harmony.openai.output import Item, ItemKind, Reader, Step, make_id, read_messages, was_closed
 from gptoss_harmony.openai.requests import (
     ToolTable,
-    chosen,
-    effort,
-    expect,
-    head,
-    joined,
-    no_reasoning,
-    optional,
-    response_format,
-    result_message,
-    text_parts,
-    without_finished_reasoning,
+    choose_final,
+    choose_tools,
+    drop_finished_reasoning,
+    join_parts,
+    make_result,
+    open_conversation,
+    read_effort,
+    read_optional,
+    read_parts,
+    read_response_format,
+    skip_reasoning,
 )
 from gptoss_harmony.parsing.events import Event
 from gptoss_harmony.parsing.parser import Parser
@@ -50,45 +51,53 @@ def to_conversation(request: Mapping[str, Any], *, date: str | None = None) -> C
     Raises LayoutError, whose `where` is the path of the bad value, on anything that is not a valid text request.
     """
     messages: list[Json] = expect(request.get("messages"), list, "messages")
-    roles = [_role(message, i) for i, message in enumerate(messages)]
+    roles = [_read_role(message, i) for i, message in enumerate(messages)]
     n_leading = next((i for i, role in enumerate(roles) if role not in _INSTRUCTING), len(messages))
-    texts = [joined(text_parts(m.get("content"), f"messages[{i}].content")) for i, m in enumerate(messages[:n_leading])]
-    _, section = response_format(optional(request, "response_format", dict), "response_format")
-    tools = _tools(request)
+    texts = [
+        join_parts(read_parts(m.get("content"), f"messages[{i}].content")) for i, m in enumerate(messages[:n_leading])
+    ]
+    _, section = read_response_format(read_optional(request, "response_format", dict), "response_format")
+    tools = _read_tools(request)
     offered = tools.only(()) if request.get("tool_choice") == "none" else tools
-    body = _Body(tools)
+    body = _MessageCollector(tools)
     for i in range(n_leading, len(messages)):
         body.add(messages[i], f"messages[{i}]")
-    start = head(effort(_effort(request), "reasoning_effort"), date, offered, [*texts, section])
-    conversation = without_finished_reasoning([*start, *body.messages])
-    if _effort(request) == "none":
-        conversation.messages.append(no_reasoning())
+    start = open_conversation(read_effort(_read_effort(request), "reasoning_effort"), date, offered, [*texts, section])
+    conversation = drop_finished_reasoning([*start, *body.messages])
+    if _read_effort(request) == "none":
+        conversation.messages.append(skip_reasoning())
     return conversation
 
 
-def turn(request: Mapping[str, Any]) -> Turn:
+def to_turn(request: Mapping[str, Any]) -> Turn:
     """What the model may answer to a request, for `grammar.gbnf` and `grammar.structural_tag`."""
-    tools, must_call = chosen(_tools(request), request.get("tool_choice"))
-    schema, _ = response_format(optional(request, "response_format", dict), "response_format")
-    final: Final = None if must_call else "text" if schema is None else schema
-    return Turn(tuple(tools.functions), tuple(tools.builtins), final, reasoning=_effort(request) != "none")
+    tools, must_call = choose_tools(_read_tools(request), request.get("tool_choice"))
+    schema, _ = read_response_format(read_optional(request, "response_format", dict), "response_format")
+    return Turn(
+        tuple(tools.functions),
+        tuple(tools.builtins),
+        choose_final(schema, must_call),
+        reasoning=_read_effort(request) != "none",
+    )
 
 
-def _tools(request: Mapping[str, Any]) -> ToolTable:
+def _read_tools(request: Mapping[str, Any]) -> ToolTable:
     return ToolTable(request.get("tools"))
 
 
-def _effort(request: Mapping[str, Any]) -> str | None:
-    reasoning = optional(request, "reasoning", dict) or {}
-    value: str | None = optional(request, "reasoning_effort", str) or optional(reasoning, "effort", str, "reasoning")
+def _read_effort(request: Mapping[str, Any]) -> str | None:
+    reasoning = read_optional(request, "reasoning", dict) or {}
+    value: str | None = read_optional(request, "reasoning_effort", str) or read_optional(
+        reasoning, "effort", str, "reasoning"
+    )
     return value
 
 
-def _role(message: Any, i: int) -> str:
+def _read_role(message: Any, i: int) -> str:
     return str(expect(expect(message, dict, f"messages[{i}]").get("role"), str, f"messages[{i}].role"))
 
 
-class _Body:
+class _MessageCollector:
     """Collects the messages after the leading instructions, and remembers whom each call was addressed to."""
 
     def __init__(self, tools: ToolTable) -> None:
@@ -98,15 +107,15 @@ class _Body:
 
     def add(self, message: Json, where: str) -> None:
         role = message["role"]
-        parts = text_parts(message.get("content"), f"{where}.content")
+        parts = read_parts(message.get("content"), f"{where}.content")
         if role == "user":
             self.messages.append(Message(Role.USER, [*parts]))
         elif role == "assistant":
             self._add_assistant(message, parts, where)
         elif role == "tool":
-            self.messages.append(result_message(self._tool_of(message, where), parts))
+            self.messages.append(make_result(self._tool_of(message, where), parts))
         elif role in _INSTRUCTING:
-            self.messages.append(Message.developer(joined(parts)))
+            self.messages.append(Message.developer(join_parts(parts)))
         else:
             raise LayoutError(
                 f"{where}.role", f"unknown role (expected system, developer, user, assistant or tool / got {role!r})"
@@ -114,10 +123,10 @@ class _Body:
 
     def _add_assistant(self, message: Json, parts: list[Text], where: str) -> None:
         reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
-        calls = optional(message, "tool_calls", list, where) or []
+        calls = read_optional(message, "tool_calls", list, where) or []
         if reasoning:
             self.messages.append(Message.assistant(expect(reasoning, str, f"{where}.reasoning_content"), ANALYSIS))
-        if parts and (joined(parts) or not (calls or reasoning)):
+        if parts and (join_parts(parts) or not (calls or reasoning)):
             self.messages.append(Message(Role.ASSISTANT, [*parts], channel=COMMENTARY if calls else FINAL))
         for i, call in enumerate(calls):
             self._add_call(call, f"{where}.tool_calls[{i}]")
@@ -127,12 +136,12 @@ class _Body:
         name = expect(function.get("name"), str, f"{where}.function.name")
         arguments = expect(function.get("arguments"), str, f"{where}.function.arguments")
         message = self._tools.call(name, arguments)
-        self._recipient_of[optional(call, "id", str, where) or ""] = message.recipient or ""
+        self._recipient_of[read_optional(call, "id", str, where) or ""] = message.recipient or ""
         self.messages.append(message)
 
     def _tool_of(self, message: Json, where: str) -> str:
-        recipient = self._recipient_of.get(optional(message, "tool_call_id", str, where) or "")
-        if recipient is None and (name := optional(message, "name", str, where)):
+        recipient = self._recipient_of.get(read_optional(message, "tool_call_id", str, where) or "")
+        if recipient is None and (name := read_optional(message, "name", str, where)):
             recipient = self._tools.recipient(name)
         if recipient is None:
             raise LayoutError(
@@ -156,26 +165,30 @@ def from_messages(
     """
     messages = list(messages)
     finish_reason = finish_reason or ("stop" if was_closed(messages) else "length")
-    reader = read(messages, ToolTable(tools), parallel, truncated=finish_reason == "length")
-    return _message(reader, finish_reason)
+    reader = read_messages(messages, ToolTable(tools), parallel, truncated=finish_reason == "length")
+    return _to_message(reader, finish_reason)
 
 
-def _message(reader: Reader, finish_reason: str) -> Json:
-    reasoning = _join(reader.items, Kind.REASONING)
-    message: Json = {"role": "assistant", "content": _join(reader.items, Kind.PREAMBLE, Kind.ANSWER), "refusal": None}
+def _to_message(reader: Reader, finish_reason: str) -> Json:
+    reasoning = _join(reader.items, ItemKind.REASONING)
+    message: Json = {
+        "role": "assistant",
+        "content": _join(reader.items, ItemKind.PREAMBLE, ItemKind.ANSWER),
+        "refusal": None,
+    }
     message |= dict.fromkeys(_REASONING_FIELDS, reasoning)
-    calls = [_call(item, new_id("call")) for item in reader.items if item.kind is Kind.CALL]
+    calls = [_spell_call(item, make_id("call")) for item in reader.items if item.kind is ItemKind.CALL]
     if calls:
         message["tool_calls"] = calls
     return message | {"finish_reason": _finish_reason(reader, finish_reason)}
 
 
-def _join(items: Sequence[Item], *kinds: Kind) -> str | None:
+def _join(items: Sequence[Item], *kinds: ItemKind) -> str | None:
     texts = [item.text for item in items if item.kind in kinds and item.text]
     return "\n".join(texts) if texts else None
 
 
-def _call(item: Item, call_id: str) -> Json:
+def _spell_call(item: Item, call_id: str) -> Json:
     return {"id": call_id, "type": "function", "function": {"name": item.name, "arguments": item.text}}
 
 
@@ -183,12 +196,12 @@ def _finish_reason(reader: Reader, reason: str) -> str:
     return "tool_calls" if reason == "stop" and reader.called else reason
 
 
-def completion(message: Json, model: str, created: int, usage: Json, completion_id: str | None = None) -> Json:
+def to_completion(message: Json, model: str, created: int, usage: Json, completion_id: str | None = None) -> Json:
     """A chat.completion object around what `from_messages` gave; `created` in seconds since 1970."""
     body = {key: value for key, value in message.items() if key != "finish_reason"}
     choice = {"index": 0, "message": body, "logprobs": None, "finish_reason": message["finish_reason"]}
     return {
-        "id": completion_id or new_id("chatcmpl"),
+        "id": completion_id or make_id("chatcmpl"),
         "object": "chat.completion",
         "created": created,
         "model": model,
@@ -197,7 +210,7 @@ def completion(message: Json, model: str, created: int, usage: Json, completion_
     }
 
 
-def usage(prompt: int, completion: int, reasoning: int = 0, cached: int = 0) -> Json:
+def to_usage(prompt: int, completion: int, reasoning: int = 0, cached: int = 0) -> Json:
     """Token counts as the API spells them; `reasoning` is part of `completion`, `cached` of `prompt`."""
     return {
         "prompt_tokens": prompt,
@@ -208,7 +221,7 @@ def usage(prompt: int, completion: int, reasoning: int = 0, cached: int = 0) -> 
     }
 
 
-class Stream:
+class ChatStream:
     """Model output as chat.completion.chunk objects: `feed` ids as they come, then `finish` once.
 
     The deltas add up to what `from_messages` gives for the same output, and to `message`, which stands after `finish`.
@@ -230,7 +243,7 @@ class Stream:
         self.message: Json = {}
         self._reader = Reader(table, parallel, stops)
         self._base = {
-            "id": completion_id or new_id("chatcmpl"),
+            "id": completion_id or make_id("chatcmpl"),
             "object": "chat.completion.chunk",
             "created": created,
             "model": model,
@@ -262,7 +275,7 @@ class Stream:
         events = self.parser.finish()
         finish_reason = finish_reason or ("stop" if was_closed(self.parser.messages) else "length")
         chunks = self._chunks(events, truncated=finish_reason == "length")
-        self.message = _message(self._reader, finish_reason)
+        self.message = _to_message(self._reader, finish_reason)
         chunks.append(self._chunk({}, _finish_reason(self._reader, finish_reason)))
         if usage is not None:
             chunks.append(self._base | {"choices": [], "usage": usage})
@@ -273,12 +286,12 @@ class Stream:
         return [self._chunk(delta) for delta in deltas if delta]
 
     def _delta(self, step: Step, item: Item, text: str) -> Json:
-        if item.kind is Kind.CALL:
+        if item.kind is ItemKind.CALL:
             return self._call_delta(step, item, text)
         if step is not Step.TEXT:
             self._fresh = True
             return {}
-        fields = _REASONING_FIELDS if item.kind is Kind.REASONING else ("content",)
+        fields = _REASONING_FIELDS if item.kind is ItemKind.REASONING else ("content",)
         if self._fresh and fields[0] in self._fields:
             text = "\n" + text
         self._fresh = False
@@ -288,7 +301,7 @@ class Stream:
     def _call_delta(self, step: Step, item: Item, text: str) -> Json:
         if step is Step.START:
             self._n_calls += 1
-            call: Json = {"index": self._n_calls - 1} | _call(item, new_id("call"))
+            call: Json = {"index": self._n_calls - 1} | _spell_call(item, make_id("call"))
         elif step is Step.TEXT:
             call = {"index": self._n_calls - 1, "function": {"arguments": text}}
         else:

@@ -19,7 +19,7 @@ from gptoss_harmony.parsing.events import Delta, Event, MessageEnd, MessageStart
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, END, FINAL
 
 
-class Kind(Enum):
+class ItemKind(Enum):
     REASONING = "reasoning"
     PREAMBLE = "preamble"
     ANSWER = "answer"
@@ -39,7 +39,7 @@ class Item:
     `complete` is False while it is written, and stays so if a limit cut it off.
     """
 
-    kind: Kind
+    kind: ItemKind
     name: str = ""
     pieces: list[str] = field(default_factory=list)
     complete: bool = False
@@ -91,13 +91,15 @@ class FirstJson:
 class CodeArgument:
     """Raw code as the JSON object ``{"code": ...}``: the python tool takes text, the APIs want JSON arguments."""
 
-    _HEAD, _TAIL = '{"code": "', '"}'
+    _HEAD = '{"code": "'
+    _TAIL = '"}'
 
     def __init__(self) -> None:
         self._open = False
 
     def feed(self, text: str) -> str:
-        head, self._open = ("" if self._open else self._HEAD), True
+        head = "" if self._open else self._HEAD
+        self._open = True
         return head + json.dumps(text, ensure_ascii=False)[1:-1]
 
     def close(self) -> str:
@@ -118,7 +120,7 @@ class StopText:
         text = self._held + text
         found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
         self.hit = bool(found)
-        cut = min(found) if found else min(_begins(text, stop) for stop in self._stops)
+        cut = min(found) if found else min(_find_beginning(text, stop) for stop in self._stops)
         self._held = "" if found else text[cut:]
         return text[:cut]
 
@@ -126,7 +128,7 @@ class StopText:
         return self._held
 
 
-def _begins(text: str, stop: str) -> int:
+def _find_beginning(text: str, stop: str) -> int:
     """Where the longest end of `text` that is a beginning of `stop` starts."""
     return next(at for at in range(max(0, len(text) - len(stop) + 1), len(text) + 1) if stop.startswith(text[at:]))
 
@@ -150,12 +152,14 @@ class Reader:
 
     @property
     def called(self) -> bool:
-        return any(item.kind is Kind.CALL for item in self.items)
+        return any(item.kind is ItemKind.CALL for item in self.items)
 
     @property
     def in_answer(self) -> bool:
         """Is text that the APIs show as content being written?"""
-        return self.current is not None and self.current.kind in (Kind.PREAMBLE, Kind.ANSWER) and not self.stopped
+        return (
+            self.current is not None and self.current.kind in (ItemKind.PREAMBLE, ItemKind.ANSWER) and not self.stopped
+        )
 
     def start(self, role: str, channel: str | None, recipient: str | None) -> Item | None:
         """Opens the item of a message; None if the APIs do not show that message."""
@@ -171,11 +175,11 @@ class Reader:
 
     def _open(self, channel: str | None, name: str | None) -> Item:
         if name is None:
-            kind = {ANALYSIS: Kind.REASONING, COMMENTARY: Kind.PREAMBLE}.get(channel or "", Kind.ANSWER)
+            kind = {ANALYSIS: ItemKind.REASONING, COMMENTARY: ItemKind.PREAMBLE}.get(channel or "", ItemKind.ANSWER)
             item = Item(kind)
-            self._filter = StopText(self._stops) if self._stops and kind is not Kind.REASONING else None
+            self._filter = StopText(self._stops) if self._stops and kind is not ItemKind.REASONING else None
         else:
-            item = Item(Kind.CALL, name)
+            item = Item(ItemKind.CALL, name)
             self._filter = CodeArgument() if name == "python" and self._tools.is_builtin(name) else FirstJson()
         self.items.append(item)
         return item
@@ -192,7 +196,7 @@ class Reader:
         tail = ""
         if isinstance(self._filter, StopText):
             tail = self._filter.close()
-        elif self.current and self.current.kind is Kind.CALL and not truncated:
+        elif self.current and self.current.kind is ItemKind.CALL and not truncated:
             if isinstance(self._filter, CodeArgument):
                 tail = self._filter.close()
             elif not self.current.text.strip():
@@ -227,7 +231,7 @@ class Reader:
                     yield Step.END, item, ""
 
 
-def read(messages: Iterable[Message], tools: ToolTable, parallel: bool, truncated: bool) -> Reader:
+def read_messages(messages: Iterable[Message], tools: ToolTable, parallel: bool, truncated: bool) -> Reader:
     """Whole messages at once. `truncated`: generation hit a limit, inside the last one if that was never closed."""
     reader = Reader(tools, parallel)
     messages = list(messages)
@@ -253,6 +257,6 @@ def was_closed(messages: Sequence[Message]) -> bool:
     return last.end != END or last.channel == FINAL or last.recipient is not None
 
 
-def new_id(prefix: str) -> str:
+def make_id(prefix: str) -> str:
     """A fresh API id such as ``call_0f3a...`` (96 random bits)."""
     return f"{prefix}_{secrets.token_hex(12)}"

@@ -13,6 +13,8 @@ from typing import Any
 
 from gptoss_harmony.builtin_tools import builtin_namespace
 from gptoss_harmony.errors import LayoutError
+from gptoss_harmony.grammars.grammar import Final
+from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import (
     Conversation,
     DeveloperContent,
@@ -36,7 +38,7 @@ _EFFORTS = {
     "xhigh": ReasoningEffort.HIGH,
     "max": ReasoningEffort.HIGH,
 }
-"""gpt-oss knows three efforts. ``none`` also closes the analysis before it starts, see `no_reasoning`."""
+"""gpt-oss knows three efforts. ``none`` also closes the analysis before it starts, see `skip_reasoning`."""
 
 _BUILTIN_OF_TYPE = {"browser": "browser", "web_search": "browser", "python": "python", "code_interpreter": "python"}
 """API tool types that mean one of the namespaces gpt-oss was trained on."""
@@ -67,28 +69,29 @@ class ToolTable:
     def _add(self, tool: Mapping[str, Any], where: str) -> None:
         kind = tool.get("type", "function")
         if kind != "function":
-            builtin = _builtin_of(str(kind))
+            builtin = _find_builtin(str(kind))
             if builtin not in _BUILTIN_OF_TYPE.values():
                 known = ", ".join(["function", *_BUILTIN_OF_TYPE])
                 raise LayoutError(f"{where}.type", f"unknown tool type (expected one of {known} / got {kind!r})")
             self.builtins[builtin] = builtin_namespace(builtin)
             return
-        spec = (
-            optional(tool, "function", dict, where) or tool
-        )  # Chat Completions nests the function, Responses does not
+        # Chat Completions nests the function, Responses does not.
+        spec = read_optional(tool, "function", dict, where) or tool
         name = expect(spec.get("name"), str, f"{where}.name")
         if name in self._safe_of:
             raise LayoutError(f"{where}.name", f"two tools are called {name!r}")
-        description = optional(spec, "description", str, where) or ""
-        self.functions.append(Tool(self._reserve(name), description, optional(spec, "parameters", dict, where)))
+        description = read_optional(spec, "description", str, where) or ""
+        self.functions.append(Tool(self._reserve(name), description, read_optional(spec, "parameters", dict, where)))
 
     def _reserve(self, name: str) -> str:
         base = _UNSAFE.sub("_", name) or "_"
-        safe, n = base, 1
+        safe = base
+        n = 1
         while safe in self._api_of:
             n += 1
             safe = f"{base}_{n}"
-        self._safe_of[name], self._api_of[safe] = safe, name
+        self._safe_of[name] = safe
+        self._api_of[safe] = name
         return safe
 
     def recipient(self, name: str) -> str:
@@ -126,26 +129,20 @@ class ToolTable:
         """The same names in both directions, offering only the tools that the API calls `names`."""
         wanted = set(names)
         part = ToolTable()
-        part._safe_of, part._api_of = self._safe_of, self._api_of
+        part._safe_of = self._safe_of
+        part._api_of = self._api_of
         part.functions = [tool for tool in self.functions if self._api_of[tool.name] in wanted]
         part.builtins = {name: space for name, space in self.builtins.items() if name in wanted}
         return part
 
 
-def expect(value: Any, kind: type, where: str) -> Any:
-    """`value`, or a LayoutError naming `where` if it is not a `kind`."""
-    if not isinstance(value, kind):
-        raise LayoutError(where, f"wrong type (expected {kind.__name__} / got {type(value).__name__})")
-    return value
-
-
-def optional(data: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
+def read_optional(data: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
     """`data[key]` or None, or a LayoutError if it is neither absent, null nor a `kind`."""
     value = data.get(key)
     return None if value is None else expect(value, kind, f"{where}.{key}" if where else key)
 
 
-def effort(value: str | None, where: str) -> ReasoningEffort:
+def read_effort(value: str | None, where: str) -> ReasoningEffort:
     """gpt-oss' effort for an API effort; None means medium."""
     if value is None:
         return ReasoningEffort.MEDIUM
@@ -154,21 +151,21 @@ def effort(value: str | None, where: str) -> ReasoningEffort:
     return _EFFORTS[value]
 
 
-def no_reasoning() -> Message:
+def skip_reasoning() -> Message:
     """An empty chain of thought: with it before the model's turn, the model goes straight to its answer."""
     return Message.assistant("", ANALYSIS)
 
 
-def text_parts(content: Any, where: str) -> list[Text]:
+def read_parts(content: Any, where: str) -> list[Text]:
     """Text of an API content: a string, a list of text-like parts, or None (no parts)."""
     if content is None:
         return []
     if isinstance(content, str):
         return [Text(content)]
-    return [_text_part(part, f"{where}[{i}]") for i, part in enumerate(expect(content, list, where))]
+    return [_read_part(part, f"{where}[{i}]") for i, part in enumerate(expect(content, list, where))]
 
 
-def _text_part(part: Any, where: str) -> Text:
+def _read_part(part: Any, where: str) -> Text:
     if isinstance(part, str):
         return Text(part)
     for key in ("text", "refusal"):
@@ -186,17 +183,17 @@ def _unwrap_code(arguments: str) -> str:
     return code if isinstance(code, str) else arguments
 
 
-def result_message(recipient: str, parts: Sequence[Text]) -> Message:
+def make_result(recipient: str, parts: Sequence[Text]) -> Message:
     """What the tool `recipient` gave back, on the channel of its call."""
     channel = COMMENTARY if recipient.startswith("functions.") else ANALYSIS
-    return Message.tool(recipient, joined(parts), channel=channel)
+    return Message.tool(recipient, join_parts(parts), channel=channel)
 
 
-def joined(parts: Sequence[Text]) -> str:
+def join_parts(parts: Sequence[Text]) -> str:
     return "".join(part.text for part in parts)
 
 
-def response_format(spec: Mapping[str, Any] | None, where: str) -> tuple[Json | None, str | None]:
+def read_response_format(spec: Mapping[str, Any] | None, where: str) -> tuple[Json | None, str | None]:
     """(JSON schema, prompt section) of a response format; (None, None) for plain text.
 
     `spec` is ``{"type": "text" | "json_object" | "json_schema", ...}``, with name, schema and description either
@@ -207,21 +204,25 @@ def response_format(spec: Mapping[str, Any] | None, where: str) -> tuple[Json | 
         return None, None
     assert spec is not None
     if kind == "json_object":
-        return _section("json_object", "Answer with one JSON object.", {"type": "object"})
+        return _write_section("json_object", "Answer with one JSON object.", {"type": "object"})
     if kind != "json_schema":
         raise LayoutError(f"{where}.type", f"unknown format (expected text, json_object or json_schema / got {kind!r})")
-    body = optional(spec, "json_schema", dict, where) or spec
-    name, description = (optional(body, key, str, where) for key in ("name", "description"))
-    return _section(name or "response", description or "", expect(body.get("schema", {}), dict, f"{where}.schema"))
+    body = read_optional(spec, "json_schema", dict, where) or spec
+    name, description = (read_optional(body, key, str, where) for key in ("name", "description"))
+    return _write_section(
+        name or "response", description or "", expect(body.get("schema", {}), dict, f"{where}.schema")
+    )
 
 
-def _section(name: str, description: str, schema: Json) -> tuple[Json, str]:
+def _write_section(name: str, description: str, schema: Json) -> tuple[Json, str]:
     comment = "".join(f"// {line}\n" for line in description.splitlines())
     text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
     return schema, f"# Response Formats\n\n## {name}\n\n{comment}{text}"
 
 
-def head(effort: ReasoningEffort, date: str | None, tools: ToolTable, texts: Sequence[str | None]) -> list[Message]:
+def open_conversation(
+    effort: ReasoningEffort, date: str | None, tools: ToolTable, texts: Sequence[str | None]
+) -> list[Message]:
     """System message, and the developer message with the instructions `texts` and the functions if there are any."""
     system = SystemContent(reasoning_effort=effort, conversation_start_date=date, tools=tools.builtins or None)
     instructions = "\n\n".join(text for text in texts if text is not None)
@@ -232,39 +233,54 @@ def head(effort: ReasoningEffort, date: str | None, tools: ToolTable, texts: Seq
     return messages
 
 
-def without_finished_reasoning(messages: Sequence[Message]) -> Conversation:
+def drop_finished_reasoning(messages: Sequence[Message]) -> Conversation:
     """Drops what stands on the analysis channel before the last final answer, as the format document asks."""
     return Conversation([m for m, kept in zip(messages, drop_documented(messages), strict=True) if kept])
 
 
-def chosen(table: ToolTable, choice: Any, where: str = "tool_choice") -> tuple[ToolTable, bool]:
+def choose_tools(table: ToolTable, choice: Any, where: str = "tool_choice") -> tuple[ToolTable, bool]:
     """(tools that the model may call, whether it must call one) under an API tool_choice, in either API's spelling."""
     if choice in (None, "auto"):
         return table, False
     if choice == "none":
         return table.only(()), False
-    part, names, must_call = table, None, True
-    if choice != "required":
-        kind = expect(choice, dict, where).get("type")
-        body = optional(choice, "allowed_tools", dict, where) or choice
-        must_call = kind != "allowed_tools" or body.get("mode") == "required"
-        tools = optional(body, "tools", list, where) or () if kind == "allowed_tools" else [choice]
-        names = [_chosen_name(expect(tool, dict, where), where) for tool in tools]
-        part = table.only(names)
-    if must_call and not (part.functions or part.builtins):
-        raise LayoutError(
-            where, f"no tool to call (expected one of the declared tools / got {choice if names is None else names!r})"
-        )
-    return part, must_call
+    if choice == "required":
+        return _check_callable(table, repr(choice), where), True
+    names, must_call = _read_choices(expect(choice, dict, where), where)
+    part = table.only(names)
+    return _check_callable(part, repr(names), where) if must_call else part, must_call
 
 
-def _chosen_name(choice: Mapping[str, Any], where: str) -> str:
+def _read_choices(choice: Mapping[str, Any], where: str) -> tuple[list[str], bool]:
+    """(API names of the tools chosen, whether one must be called) of a choice that is an object."""
+    body = read_optional(choice, "allowed_tools", dict, where) or choice
+    if choice.get("type") != "allowed_tools":
+        return [_read_choice(choice, where)], True
+    tools = read_optional(body, "tools", list, where) or ()
+    return [_read_choice(expect(tool, dict, where), where) for tool in tools], body.get("mode") == "required"
+
+
+def _check_callable(tools: ToolTable, shown: str, where: str) -> ToolTable:
+    """`tools`, or a LayoutError if there are none."""
+    if not (tools.functions or tools.builtins):
+        raise LayoutError(where, f"no tool to call (expected one of the declared tools / got {shown})")
+    return tools
+
+
+def choose_final(schema: Json | None, must_call: bool) -> Final:
+    """What the final answer may be: none beside a call that is demanded, JSON of the schema, or text."""
+    if must_call:
+        return None
+    return "text" if schema is None else schema
+
+
+def _read_choice(choice: Mapping[str, Any], where: str) -> str:
     kind = str(choice.get("type"))
     if kind == "function":
-        return str(expect((optional(choice, "function", dict, where) or choice).get("name"), str, f"{where}.name"))
-    return _builtin_of(kind)
+        return str(expect((read_optional(choice, "function", dict, where) or choice).get("name"), str, f"{where}.name"))
+    return _find_builtin(kind)
 
 
-def _builtin_of(kind: str) -> str:
+def _find_builtin(kind: str) -> str:
     """The namespace that an API tool type means, or the type itself. Web search types may end in a date."""
     return _BUILTIN_OF_TYPE.get("web_search" if kind.startswith("web_search") else kind, kind)

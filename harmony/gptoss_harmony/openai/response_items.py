@@ -7,47 +7,47 @@ from functools import cached_property
 from typing import TypeAlias
 
 from gptoss_harmony.messages import Json
-from gptoss_harmony.openai.output import Item, Kind, new_id
+from gptoss_harmony.openai.output import Item, ItemKind, make_id
 
 Summarise: TypeAlias = Callable[[str], str]
 """Makes the summary of a chain of thought."""
 
 
-class OutputItem:
+class ResponseItem:
     """One output item in the API's spelling: empty, growing, and whole."""
 
     def __init__(self, item: Item, summarise: Summarise | None) -> None:
         self.item = item
         self._summarise = summarise
-        self.id = new_id({Kind.REASONING: "rs", Kind.CALL: "fc"}.get(item.kind, "msg"))
-        self._call_id = new_id("call")
+        self.id = make_id({ItemKind.REASONING: "rs", ItemKind.CALL: "fc"}.get(item.kind, "msg"))
+        self._call_id = make_id("call")
 
     def part(self, text: str) -> Json:
         """The one content part of a reasoning item or a message."""
-        if self.item.kind is Kind.REASONING:
+        if self.item.kind is ItemKind.REASONING:
             return {"type": "reasoning_text", "text": text}
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
     @cached_property
     def summary(self) -> str | None:
         """Of the whole chain of thought, so not before the item is complete."""
-        return self._summarise(self.item.text) if self._summarise and self.item.kind is Kind.REASONING else None
+        return self._summarise(self.item.text) if self._summarise and self.item.kind is ItemKind.REASONING else None
 
     def empty(self) -> Json:
-        return self._spelled("in_progress", "", [], [])
+        return self._spell("in_progress", "", [], [])
 
     def whole(self) -> Json:
         summaries = [] if self.summary is None else [{"type": "summary_text", "text": self.summary}]
         text = self.item.text
-        return self._spelled("completed" if self.item.complete else "incomplete", text, [self.part(text)], summaries)
+        return self._spell("completed" if self.item.complete else "incomplete", text, [self.part(text)], summaries)
 
-    def _spelled(self, status: str, text: str, content: list[Json], summaries: list[Json]) -> Json:
-        if self.item.kind is Kind.CALL:
+    def _spell(self, status: str, text: str, content: list[Json], summaries: list[Json]) -> Json:
+        if self.item.kind is ItemKind.CALL:
             call = {"type": "function_call", "call_id": self._call_id, "name": self.item.name, "arguments": text}
             return {"id": self.id, "status": status} | call
-        if self.item.kind is Kind.REASONING:
+        if self.item.kind is ItemKind.REASONING:
             return {"id": self.id, "type": "reasoning", "status": status, "summary": summaries, "content": content}
-        phase = "commentary" if self.item.kind is Kind.PREAMBLE else "final_answer"
+        phase = "commentary" if self.item.kind is ItemKind.PREAMBLE else "final_answer"
         return {
             "id": self.id,
             "type": "message",

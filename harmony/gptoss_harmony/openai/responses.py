@@ -16,26 +16,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gptoss_harmony.errors import LayoutError
-from gptoss_harmony.grammars.grammar import Final, Turn
+from gptoss_harmony.grammars.grammar import Turn
+from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Conversation, Json, Message, Role
-from gptoss_harmony.openai.output import Item, Kind, Reader, Step, new_id, read, was_closed
+from gptoss_harmony.openai.output import ItemKind, make_id, read_messages, was_closed
 from gptoss_harmony.openai.requests import (
     ToolTable,
-    chosen,
-    effort,
-    expect,
-    head,
-    joined,
-    no_reasoning,
-    optional,
-    response_format,
-    result_message,
-    text_parts,
-    without_finished_reasoning,
+    choose_final,
+    choose_tools,
+    drop_finished_reasoning,
+    join_parts,
+    make_result,
+    open_conversation,
+    read_effort,
+    read_optional,
+    read_parts,
+    read_response_format,
+    skip_reasoning,
 )
-from gptoss_harmony.openai.response_items import OutputItem, Summarise
-from gptoss_harmony.parsing.events import Event
-from gptoss_harmony.parsing.parser import Parser
+from gptoss_harmony.openai.response_items import ResponseItem, Summarise
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
 
 _INSTRUCTING = ("system", "developer")
@@ -49,60 +48,63 @@ def to_conversation(
     `previous`: the input and output items of the earlier responses in the chain of `previous_response_id`, in order.
     `date` (YYYY-MM-DD) is shown to the model as today's. Raises LayoutError with the path of the bad value.
     """
-    items = [*previous, *_input(request.get("input"))]
-    where = [f"previous[{i}]" for i in range(len(previous))] + [
-        f"input[{i}]" for i in range(len(items) - len(previous))
-    ]
-    kinds = [_kind(item, place) for item, place in zip(items, where, strict=True)]
+    items = [*previous, *_read_input(request.get("input"))]
+    where = [f"previous[{i}]" for i in range(len(previous))]
+    where += [f"input[{i}]" for i in range(len(items) - len(previous))]
+    kinds = [_read_kind(item, place) for item, place in zip(items, where, strict=True)]
     n_leading = next(
         (i for i, kind in enumerate(kinds) if kind != "message" or items[i]["role"] not in _INSTRUCTING), len(items)
     )
     leading = [
-        joined(text_parts(item.get("content"), f"{where[i]}.content")) for i, item in enumerate(items[:n_leading])
+        join_parts(read_parts(item.get("content"), f"{where[i]}.content")) for i, item in enumerate(items[:n_leading])
     ]
     tools = ToolTable(request.get("tools"))
-    body = _Body(tools, {str(item.get("id")): item for item in items if item.get("type") != "item_reference"})
+    body = _ItemCollector(tools, {str(item.get("id")): item for item in items if item.get("type") != "item_reference"})
     for i in range(n_leading, len(items)):
         body.add(items[i], where[i])
     offered = tools.only(()) if request.get("tool_choice") == "none" else tools
-    _, section = response_format(_format(request), "text.format")
-    start = head(
-        effort(_effort(request), "reasoning.effort"),
+    _, section = read_response_format(_read_format(request), "text.format")
+    start = open_conversation(
+        read_effort(_read_effort(request), "reasoning.effort"),
         date,
         offered,
-        [optional(request, "instructions", str), *leading, section],
+        [read_optional(request, "instructions", str), *leading, section],
     )
-    conversation = without_finished_reasoning([*start, *body.messages])
-    if _effort(request) == "none":
-        conversation.messages.append(no_reasoning())
+    conversation = drop_finished_reasoning([*start, *body.messages])
+    if _read_effort(request) == "none":
+        conversation.messages.append(skip_reasoning())
     return conversation
 
 
-def turn(request: Mapping[str, Any]) -> Turn:
+def to_turn(request: Mapping[str, Any]) -> Turn:
     """What the model may answer to a request, for `grammar.gbnf` and `grammar.structural_tag`."""
-    tools, must_call = chosen(ToolTable(request.get("tools")), request.get("tool_choice"))
-    schema, _ = response_format(_format(request), "text.format")
-    final: Final = None if must_call else "text" if schema is None else schema
-    return Turn(tuple(tools.functions), tuple(tools.builtins), final, reasoning=_effort(request) != "none")
+    tools, must_call = choose_tools(ToolTable(request.get("tools")), request.get("tool_choice"))
+    schema, _ = read_response_format(_read_format(request), "text.format")
+    return Turn(
+        tuple(tools.functions),
+        tuple(tools.builtins),
+        choose_final(schema, must_call),
+        reasoning=_read_effort(request) != "none",
+    )
 
 
-def _effort(request: Mapping[str, Any]) -> str | None:
-    value: str | None = optional(optional(request, "reasoning", dict) or {}, "effort", str, "reasoning")
+def _read_effort(request: Mapping[str, Any]) -> str | None:
+    value: str | None = read_optional(read_optional(request, "reasoning", dict) or {}, "effort", str, "reasoning")
     return value
 
 
-def _format(request: Mapping[str, Any]) -> Json | None:
-    value: Json | None = optional(optional(request, "text", dict) or {}, "format", dict, "text")
+def _read_format(request: Mapping[str, Any]) -> Json | None:
+    value: Json | None = read_optional(read_optional(request, "text", dict) or {}, "format", dict, "text")
     return value
 
 
-def _input(value: Any) -> list[Json]:
+def _read_input(value: Any) -> list[Json]:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     return list(expect([] if value is None else value, list, "input"))
 
 
-def _kind(item: Any, where: str) -> str:
+def _read_kind(item: Any, where: str) -> str:
     """The type of an item; one with a role and no type is a message."""
     kind = expect(item, dict, where).get("type", "message" if "role" in item else None)
     if kind == "message":
@@ -110,7 +112,7 @@ def _kind(item: Any, where: str) -> str:
     return str(kind)
 
 
-class _Body:
+class _ItemCollector:
     """Collects the items after the leading instructions; `by_id` resolves item references."""
 
     def __init__(self, tools: ToolTable, by_id: Mapping[str, Json]) -> None:
@@ -120,10 +122,10 @@ class _Body:
         self._recipient_of: dict[str, str] = {}
 
     def add(self, item: Json, where: str) -> None:
-        kind = _kind(item, where)
-        if kind == "item_reference" and (found := self._by_id.get(optional(item, "id", str, where) or "")):
+        kind = _read_kind(item, where)
+        if kind == "item_reference" and (found := self._by_id.get(read_optional(item, "id", str, where) or "")):
             item = found
-            kind = _kind(item, where)
+            kind = _read_kind(item, where)
         add = {
             "message": self._message,
             "reasoning": self._reasoning,
@@ -138,7 +140,7 @@ class _Body:
         add(item, where)
 
     def _message(self, item: Json, where: str) -> None:
-        parts = text_parts(item.get("content"), f"{where}.content")
+        parts = read_parts(item.get("content"), f"{where}.content")
         role = item["role"]
         if role == "user":
             self.messages.append(Message(Role.USER, [*parts]))
@@ -146,15 +148,15 @@ class _Body:
             channel = COMMENTARY if item.get("phase") == "commentary" else FINAL
             self.messages.append(Message(Role.ASSISTANT, [*parts], channel=channel))
         elif role in _INSTRUCTING:
-            self.messages.append(Message.developer(joined(parts)))
+            self.messages.append(Message.developer(join_parts(parts)))
         else:
             raise LayoutError(
                 f"{where}.role", f"unknown role (expected user, assistant, system or developer / got {role!r})"
             )
 
     def _reasoning(self, item: Json, where: str) -> None:
-        text = joined(text_parts(item.get("content"), f"{where}.content"))
-        text = text or "\n".join(part.text for part in text_parts(item.get("summary"), f"{where}.summary"))
+        text = join_parts(read_parts(item.get("content"), f"{where}.content"))
+        text = text or "\n".join(part.text for part in read_parts(item.get("summary"), f"{where}.summary"))
         if text:
             self.messages.append(Message.assistant(text, ANALYSIS))
 
@@ -166,10 +168,10 @@ class _Body:
         self.messages.append(message)
 
     def _result(self, item: Json, where: str) -> None:
-        recipient = self._recipient_of.get(optional(item, "call_id", str, where) or "")
+        recipient = self._recipient_of.get(read_optional(item, "call_id", str, where) or "")
         if recipient is None:
             raise LayoutError(f"{where}.call_id", f"no call before it has this id (got {item.get('call_id')!r})")
-        self.messages.append(result_message(recipient, text_parts(item.get("output"), f"{where}.output")))
+        self.messages.append(make_result(recipient, read_parts(item.get("output"), f"{where}.output")))
 
 
 def from_messages(
@@ -187,11 +189,11 @@ def from_messages(
     """
     messages = list(messages)
     finish_reason = finish_reason or ("stop" if was_closed(messages) else "length")
-    reader = read(messages, ToolTable(tools), parallel, truncated=finish_reason == "length")
-    return [OutputItem(item, summarise).whole() for item in reader.items if item.text or item.kind is Kind.CALL]
+    reader = read_messages(messages, ToolTable(tools), parallel, truncated=finish_reason == "length")
+    return [ResponseItem(item, summarise).whole() for item in reader.items if item.text or item.kind is ItemKind.CALL]
 
 
-def usage(prompt: int, completion: int, reasoning: int = 0, cached: int = 0) -> Json:
+def to_usage(prompt: int, completion: int, reasoning: int = 0, cached: int = 0) -> Json:
     """Token counts as the API spells them; `reasoning` is part of `completion`, `cached` of `prompt`."""
     return {
         "input_tokens": prompt,
@@ -224,12 +226,12 @@ _STANDARD_TOOLS = {
 """Our spellings of the built-in tools in the API's own."""
 
 
-def response(request: Mapping[str, Any], model: str, created: int, response_id: str | None = None) -> Json:
+def to_response(request: Mapping[str, Any], model: str, created: int, response_id: str | None = None) -> Json:
     """The response object to a request before there is output: status in_progress. `created`: seconds since 1970."""
     echoed = {key: default if request.get(key) is None else request[key] for key, default in _ECHOED.items()}
     reasoning = request.get("reasoning") or {}
     return {
-        "id": response_id or new_id("resp"),
+        "id": response_id or make_id("resp"),
         "object": "response",
         "created_at": created,
         "status": "in_progress",
@@ -244,7 +246,7 @@ def response(request: Mapping[str, Any], model: str, created: int, response_id: 
     }
 
 
-def finished(response: Json, output: list[Json], finish_reason: str, usage: Json | None = None) -> Json:
+def finish_response(response: Json, output: list[Json], finish_reason: str, usage: Json | None = None) -> Json:
     """`response` with its output; `finish_reason` length makes it incomplete."""
     cut = finish_reason == "length"
     details = {"reason": "max_output_tokens"} if cut else None
@@ -254,134 +256,3 @@ def finished(response: Json, output: list[Json], finish_reason: str, usage: Json
         "output": output,
         "usage": usage,
     }
-
-
-class Stream:
-    """Model output as response events: `start`, then `feed` ids as they come, then `finish` once.
-
-    `response` is the object from `response`. The items add up to what `from_messages` gives for the same output.
-    `stops`: see `Reader`; once `stopped` is True, nothing more is needed of the engine.
-    """
-
-    def __init__(
-        self,
-        response: Json,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        parallel: bool = True,
-        summarise: Summarise | None = None,
-        stops: Sequence[str] = (),
-    ) -> None:
-        table = ToolTable(tools)
-        self.response = response
-        self.parser = Parser("assistant", tools=table.namespaces())
-        self._reader = Reader(table, parallel, stops)
-        self._summarise = summarise
-        self._done: list[Json] = []
-        self._open: OutputItem | None = None
-        self._n_events = 0
-
-    @property
-    def stopped(self) -> bool:
-        return self._reader.stopped
-
-    @property
-    def in_answer(self) -> bool:
-        """Is text of a message being written?"""
-        return self._reader.in_answer
-
-    def start(self) -> list[Json]:
-        return [self._event(f"response.{name}", response=self.response) for name in ("created", "in_progress")]
-
-    def feed(self, ids: Sequence[int]) -> list[Json]:
-        """Events for new token ids; [] while a header or half a character is under way."""
-        return self._events(self.parser.feed(ids), truncated=False)
-
-    def feed_text(self, text: str) -> list[Json]:
-        """The same for engines that give text in which control tokens stand as their names."""
-        return self._events(self.parser.feed_text(text), truncated=False)
-
-    def finish(self, finish_reason: str | None = None, usage: Json | None = None) -> list[Json]:
-        """The last events; `response` is then the finished one."""
-        parsed = self.parser.finish()
-        finish_reason = finish_reason or ("stop" if was_closed(self.parser.messages) else "length")
-        events = self._events(parsed, truncated=finish_reason == "length")
-        self.response = finished(self.response, self._done, finish_reason, usage)
-        return [*events, self._event(f"response.{self.response['status']}", response=self.response)]
-
-    def fail(self, message: str) -> list[Json]:
-        """The last event instead, when the engine has failed; complete items stay in the response."""
-        self.response |= {
-            "status": "failed",
-            "error": {"code": "server_error", "message": message},
-            "output": self._done,
-        }
-        return [self._event("response.failed", response=self.response)]
-
-    def _events(self, events: Iterable[Event], truncated: bool) -> list[Json]:
-        out: list[Json] = []
-        for step, item, text in self._reader.feed(events, truncated):
-            if self._open is None and (text or (step is Step.START and item.kind is Kind.CALL)):
-                out += self._begin(item)
-            if self._open and text:
-                out.append(self._grow(self._open, text))
-            if self._open and step is Step.END:
-                out += self._end(self._open)
-        return out
-
-    def _begin(self, item: Item) -> list[Json]:
-        self._open = OutputItem(item, self._summarise)
-        events = [self._event("response.output_item.added", item=self._open.empty())]
-        if item.kind is not Kind.CALL:
-            events.append(self._at("response.content_part.added", part=self._open.part("")))
-        return events
-
-    def _grow(self, out: OutputItem, text: str) -> Json:
-        if out.item.kind is Kind.CALL:
-            return self._at("response.function_call_arguments.delta", index=None, delta=text)
-        if out.item.kind is Kind.REASONING:
-            return self._at("response.reasoning_text.delta", delta=text)
-        return self._at("response.output_text.delta", delta=text, logprobs=[])
-
-    def _end(self, out: OutputItem) -> list[Json]:
-        text = out.item.text
-        if out.item.kind is Kind.CALL:
-            events = [self._at("response.function_call_arguments.done", index=None, arguments=text)]
-        elif out.item.kind is Kind.REASONING:
-            events = [self._at("response.reasoning_text.done", text=text)]
-        else:
-            events = [self._at("response.output_text.done", text=text, logprobs=[])]
-        if out.item.kind is not Kind.CALL:
-            events.append(self._at("response.content_part.done", part=out.part(text)))
-        events += self._summary(out)
-        self._done.append(out.whole())
-        self._open = None
-        return [
-            *events,
-            self._event("response.output_item.done", item=self._done[-1], output_index=len(self._done) - 1),
-        ]
-
-    def _summary(self, out: OutputItem) -> list[Json]:
-        text = out.summary
-        if text is None:
-            return []
-        steps: dict[str, Json] = {
-            "part.added": {"part": {"type": "summary_text", "text": ""}},
-            "text.delta": {"delta": text},
-            "text.done": {"text": text},
-            "part.done": {"part": {"type": "summary_text", "text": text}},
-        }
-        return [
-            self._at(f"response.reasoning_summary_{name}", index="summary_index", **step)
-            for name, step in steps.items()
-        ]
-
-    def _at(self, type: str, index: str | None = "content_index", **fields: Any) -> Json:
-        """An event about the open item; `index` names the list in which its one part is number 0."""
-        assert self._open is not None
-        return self._event(type, item_id=self._open.id, **({index: 0} if index else {}), **fields)
-
-    def _event(self, type: str, **fields: Any) -> Json:
-        self._n_events += 1
-        where = {} if "response" in fields else {"output_index": len(self._done)}
-        return {"type": type, "sequence_number": self._n_events - 1} | where | fields

@@ -60,7 +60,7 @@ class Renderer:
         """Appends the ids of one message; `functions`: the conversation declares function tools. Raises RenderError."""
         if headers == "as_parsed" and message.header is not None:
             ids += self._parsed_ids(message)
-        elif self._limit and (key := _message_key(message, functions)):
+        elif self._limit and (key := _make_key(message, functions)):
             ids += self._new.get(key) or self._remember(key, message, functions)
         else:
             self._encode_message(ids, message, functions)
@@ -71,14 +71,17 @@ class Renderer:
         if ids is None:
             self._encode_message(ids := [], message, functions)
         if self._new_tokens + len(ids) > self._limit:
-            self._old, self._new, self._new_tokens = self._new, {}, 0
+            self._old = self._new
+            self._new = {}
+            self._new_tokens = 0
         self._new[key] = ids
         self._new_tokens += len(ids)
         return ids
 
     def _encode_message(self, ids: list[int], message: Message, functions: bool) -> None:
         header, end = self._header_ids(message)
-        encode, parts = self.vocabulary.encode, message.content
+        encode = self.vocabulary.encode
+        parts = message.content
         ids += header
         if len(parts) == 1 and isinstance(part := parts[0], Text):  # most messages
             ids += encode(part.text)
@@ -152,12 +155,13 @@ def render(
     headers: ``as_parsed`` gives the model's own messages back id by id (`Message.header`), for KV reuse.
     renderer: keeps ids of earlier messages; None encodes everything. Raises RenderError.
     """
-    renderer = renderer or _stateless()
+    renderer = renderer or _stateless_renderer()
     messages, kept, functions = _select(conversation, drop)
     ids: list[int] = []
     for message in compress(messages, kept):
         renderer.extend(ids, message, functions, headers)
-    return _finish(ids, messages, mode, renderer.encode(_opening(next_role, prefill)) if mode == "completion" else [])
+    opening = renderer.encode(_open_answer(next_role, prefill)) if mode == "completion" else []
+    return _finish(ids, messages, mode, opening)
 
 
 def render_pieces(
@@ -173,7 +177,7 @@ def render_pieces(
     pieces: list[Piece] = []
     for message in compress(messages, kept):
         pieces += message_pieces(message, functions)
-    return _finish(pieces, messages, mode, _opening(next_role, prefill) if mode == "completion" else [])
+    return _finish(pieces, messages, mode, _open_answer(next_role, prefill) if mode == "completion" else [])
 
 
 def render_text(
@@ -206,7 +210,7 @@ def render_spans(
     Of these, everything after the author counts: recipient, channel, content and the end token. The default `drop`
     leaves out chain of thought as openai-harmony does; to train on it pass ``drop="none"``.
     """
-    renderer = renderer or _stateless()
+    renderer = renderer or _stateless_renderer()
     messages, kept, functions = _select(conversation, drop)
     ids: list[int] = []
     spans: list[Span] = []
@@ -215,7 +219,7 @@ def render_spans(
         renderer.extend(ids, messages[i], functions, headers)
         author = len(renderer.encode(author_pieces(messages[i])))
         spans.append(Span(i, start, len(ids), start + 1 + author if train(messages[i]) else None))
-    return Rendering(_finish(ids, messages, "training", []), spans, _stable(messages, kept, spans, drop))
+    return Rendering(_finish(ids, messages, "training", []), spans, _count_stable(messages, kept, spans, drop))
 
 
 def _select(conversation: Messages, drop: Drop) -> tuple[list[Message], list[bool], bool]:
@@ -226,7 +230,7 @@ def _select(conversation: Messages, drop: Drop) -> tuple[list[Message], list[boo
     return messages, kept_messages(messages, drop), has_functions(declared)
 
 
-def _opening(next_role: Role | str, prefill: Message | None) -> list[Piece]:
+def _open_answer(next_role: Role | str, prefill: Message | None) -> list[Piece]:
     if prefill is None:
         return [START, Role(next_role).value]
     return [*header_pieces(prefill), *content_texts(prefill, False)]
@@ -239,7 +243,7 @@ def _finish(out: list[_P], messages: Sequence[Message], mode: Mode, opening: lis
     return out
 
 
-def _stable(messages: Sequence[Message], kept: Sequence[bool], spans: Sequence[Span], drop: Drop) -> int:
+def _count_stable(messages: Sequence[Message], kept: Sequence[bool], spans: Sequence[Span], drop: Drop) -> int:
     """Ids before the first message that the policy would drop once an answer is there."""
     answered = kept_messages([*messages, Message.assistant("", FINAL)], drop)
     unstable = next(
@@ -248,7 +252,7 @@ def _stable(messages: Sequence[Message], kept: Sequence[bool], spans: Sequence[S
     return max((span.end for span in spans if span.message < unstable), default=0)
 
 
-def _message_key(message: Message, functions: bool) -> tuple[object, ...]:
+def _make_key(message: Message, functions: bool) -> tuple[object, ...]:
     """All that a message's ids depend on, by value. repr tells 1, 1.0 and True apart, which compare equal.
 
     Empty for a schema nested too deeply for repr: not remembered, and most likely refused with a clear error.
@@ -266,5 +270,5 @@ def _message_key(message: Message, functions: bool) -> tuple[object, ...]:
 
 
 @cache
-def _stateless() -> Renderer:
+def _stateless_renderer() -> Renderer:
     return Renderer(cache_tokens=0)

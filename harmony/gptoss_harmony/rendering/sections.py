@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from gptoss_harmony.messages import ChannelConfig, DeveloperContent, Part, SystemContent, Text, Tool, ToolNamespace
-from gptoss_harmony.rendering.typescript import typescript
+from gptoss_harmony.rendering.typescript import to_typescript
 
 
 def part_text(part: Part, functions: bool) -> str:
@@ -73,7 +73,7 @@ def _namespace_lines(space: ToolNamespace) -> Iterator[str]:
 
 
 def _signature(tool: Tool) -> str:
-    return "()" if tool.parameters is None else f"(_: {typescript(tool.parameters)})"
+    return "()" if tool.parameters is None else f"(_: {to_typescript(tool.parameters)})"
 
 
 def _lines(text: str, prefix: str) -> list[str]:

@@ -45,9 +45,9 @@ def check_training_line(line: str | bytes, drop: Drop = "none") -> Checked:
     except HarmonyError as error:
         return Checked([Problem(getattr(error, "where", ""), str(error))], [], None)
     messages = conversation.messages
-    problems = [problem for i, message in enumerate(messages) for problem in _problems_of(message, f"messages[{i}]")]
-    problems += _problems_between(messages)
-    problems += _dropped(messages, drop)
+    problems = [problem for i, message in enumerate(messages) for problem in _check_message(message, f"messages[{i}]")]
+    problems += _check_order(messages)
+    problems += _check_dropped(messages, drop)
     try:
         rendering = render_spans(conversation, drop=drop)
     except HarmonyError as error:
@@ -57,7 +57,7 @@ def check_training_line(line: str | bytes, drop: Drop = "none") -> Checked:
     return Checked(problems, messages, rendering)
 
 
-def _problems_of(message: Message, where: str) -> Iterator[Problem]:
+def _check_message(message: Message, where: str) -> Iterator[Problem]:
     """What can be seen in one message."""
     if message.role is Role.ASSISTANT:
         if message.channel not in CHANNELS:
@@ -66,7 +66,7 @@ def _problems_of(message: Message, where: str) -> Iterator[Problem]:
                 f"{message.channel!r} is no channel of an assistant message (expected {', '.join(CHANNELS)})",
             )
         if message.recipient is not None:
-            yield from _call_problems(message, where)
+            yield from _check_call(message, where)
         elif not message.text.strip():
             yield Problem(f"{where}.content", "empty assistant message: the model would learn to say nothing")
     if message.role is Role.TOOL and not message.name:
@@ -80,7 +80,7 @@ def _problems_of(message: Message, where: str) -> Iterator[Problem]:
         )
 
 
-def _call_problems(message: Message, where: str) -> Iterator[Problem]:
+def _check_call(message: Message, where: str) -> Iterator[Problem]:
     if message.channel == FINAL:
         yield Problem(
             f"{where}.channel", "a tool call on final: calls go to commentary (functions) or analysis (built-in tools)"
@@ -93,14 +93,14 @@ def _call_problems(message: Message, where: str) -> Iterator[Problem]:
         yield Problem(f"{where}.content", "the arguments of a function call are not one JSON value")
 
 
-def _problems_between(messages: list[Message]) -> Iterator[Problem]:
+def _check_order(messages: list[Message]) -> Iterator[Problem]:
     """What can be seen only in the order of messages."""
     if messages and messages[-1].role is not Role.ASSISTANT:
         yield Problem(
             f"messages[{len(messages) - 1}]",
             f"the last message is by {messages[-1].role.value}: nothing after it can be learned",
         )
-    declared = _declared(messages)
+    declared = _find_declared(messages)
     for i, message in enumerate(messages):
         name = message.recipient if message.role is Role.ASSISTANT else None
         if name is None:
@@ -116,7 +116,7 @@ def _problems_between(messages: list[Message]) -> Iterator[Problem]:
             yield Problem(f"messages[{i}]", f"a call of {name} without a result: a tool message must follow")
 
 
-def _declared(messages: list[Message]) -> set[str]:
+def _find_declared(messages: list[Message]) -> set[str]:
     parts = [
         part for message in messages for part in message.content if isinstance(part, (SystemContent, DeveloperContent))
     ]
@@ -124,7 +124,7 @@ def _declared(messages: list[Message]) -> set[str]:
     return {f"{key}.{tool.name}" for key, space in spaces for tool in space.tools}
 
 
-def _dropped(messages: list[Message], drop: Drop) -> Iterator[Problem]:
+def _check_dropped(messages: list[Message], drop: Drop) -> Iterator[Problem]:
     for i, kept in enumerate(kept_messages(messages, drop)):
         if not kept and messages[i].channel == ANALYSIS:
             yield Problem(

@@ -18,7 +18,7 @@ _SCALARS = {"number": "number", "integer": "number", "boolean": "boolean"}
 _INTEGERS = range(-(2**63), 2**64)
 
 
-def typescript(schema: Any, indent: str = "") -> str:
+def to_typescript(schema: Any, indent: str = "") -> str:
     """The TypeScript type of a JSON schema (any JSON value; what is not a schema is ``any``).
 
     Raises LayoutError for a schema nested too deeply, or with a number too large, to be written.

@@ -15,7 +15,7 @@ import pytest
 import xgrammar
 from gptoss_harmony import Tool, load_vocabulary, parse
 from gptoss_harmony.grammars.grammar import Turn, gbnf, structural_tag
-from gptoss_harmony.openai.chat_completions import from_messages, to_conversation, turn
+from gptoss_harmony.openai.chat_completions import from_messages, to_conversation, to_turn
 from gptoss_harmony.rendering.renderer import render
 from gptoss_harmony.tokens import ENDOFTEXT, GENERATION_STOPS, SPECIAL_TOKENS
 from helpers.grammar_engines import Accepts, Llama, by_xgrammar, compiler
@@ -237,7 +237,9 @@ def test_response_format_end_to_end(llama: Llama) -> None:
     assert "# Response Formats\n\n## count\n\n{" in load_vocabulary().decode(prompt)
     rng = np.random.default_rng(8)
     for _ in range(3):
-        message = from_messages(parse(llama.decode(gbnf(turn(request), bound=12), prompt, rng)), finish_reason="stop")
+        message = from_messages(
+            parse(llama.decode(gbnf(to_turn(request), bound=12), prompt, rng)), finish_reason="stop"
+        )
         jsonschema.validate(json.loads(message["content"]), schema)
 
 

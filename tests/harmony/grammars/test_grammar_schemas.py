@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import xgrammar
 from gptoss_harmony import LayoutError
-from gptoss_harmony.grammars.gbnf_numbers import integer_rule, number_rule
+from gptoss_harmony.grammars.gbnf_numbers import write_integer_rule, write_number_rule
 from gptoss_harmony.grammars.grammar import Turn, gbnf
-from gptoss_harmony.grammars.json_schema_gbnf import Converter
+from gptoss_harmony.grammars.json_schema_gbnf import SchemaConverter
 from helpers.grammar_engines import Llama
 from xgrammar.testing import _is_grammar_accept_string
 
@@ -25,9 +25,9 @@ def accepts_json(schema: Any, value: str, bound: int | None = None) -> bool:
 
 @cache
 def schema_grammar(schema: str, bound: int | None) -> Any:
-    converter = Converter(bound)
+    converter = SchemaConverter(bound)
     root = converter.convert(json.loads(schema), "it")
-    lines = [f"root ::= {root}", *(f"{name} ::= {body}" for name, body in converter.rules.items())]
+    lines = [f"root ::= {root}", *(f"{name} ::= {body}" for name, body in converter.rules.bodies.items())]
     return xgrammar.Grammar.from_ebnf("\n".join(lines))
 
 
@@ -36,7 +36,7 @@ def schema_grammar(schema: str, bound: int | None) -> Any:
     [(None, None), (0, None), (None, 0), (1, 9), (-5, 5), (7, 123), (-250, -13), (99, 100), (-1, 1000), (1000, 1000)],
 )
 def test_integers(low: int | None, high: int | None) -> None:
-    grammar = xgrammar.Grammar.from_ebnf(f"root ::= {integer_rule(low, high)}")
+    grammar = xgrammar.Grammar.from_ebnf(f"root ::= {write_integer_rule(low, high)}")
     for number in [*range(-1101, 1102, 7), *range(-30, 131), -250, -13, 999, 1000, 1001, 10**15]:
         inside = (low is None or number >= low) and (high is None or number <= high)
         assert _is_grammar_accept_string(grammar, str(number)) is inside, number
@@ -57,7 +57,7 @@ def test_integers(low: int | None, high: int | None) -> None:
     ],
 )
 def test_numbers_stay_within_bounds(bounds: dict[str, float]) -> None:
-    rule = number_rule(bounds)
+    rule = write_number_rule(bounds)
     assert rule is not None
     grammar = xgrammar.Grammar.from_ebnf(f"root ::= {rule}")
     rng = random.Random(3)
@@ -73,10 +73,10 @@ def test_numbers_stay_within_bounds(bounds: dict[str, float]) -> None:
 
 
 def test_numbers_that_have_no_rule_are_reported() -> None:
-    converter = Converter()
+    converter = SchemaConverter()
     converter.convert({"type": "number", "minimum": 0.1, "maximum": 0.9}, "it")
     assert len(converter.notes) == 1 and "maximum, minimum" in converter.notes[0]
-    assert number_rule({"minimum": 0.1, "maximum": 0.9}) is None
+    assert write_number_rule({"minimum": 0.1, "maximum": 0.9}) is None
 
 
 SCHEMAS: list[tuple[Any, list[Any], list[Any]]] = [
@@ -266,7 +266,7 @@ def test_what_has_no_rule_is_reported(schema: Any, note: str) -> None:
 )
 def test_schemas_that_nothing_satisfies_are_refused(schema: Any) -> None:
     with pytest.raises(LayoutError):
-        Converter().convert(schema, "it")
+        SchemaConverter().convert(schema, "it")
 
 
 @pytest.mark.backend("llama_cpp")
@@ -407,7 +407,7 @@ def test_whatever_a_random_schemas_grammar_makes_is_valid() -> None:
     rng = random.Random(11)
     for _ in range(150):
         schema = random_schema(rng)
-        converter = Converter(5)
+        converter = SchemaConverter(5)
         converter.convert(schema, "it")
         assert converter.notes == []
         for _ in range(2):

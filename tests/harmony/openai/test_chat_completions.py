@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 from gptoss_harmony import LayoutError, Message, load_vocabulary, parse, render_text
 from gptoss_harmony.messages import DeveloperContent, ReasoningEffort, SystemContent
-from gptoss_harmony.openai.chat_completions import Stream, completion, from_messages, to_conversation, turn, usage
+from gptoss_harmony.openai.chat_completions import (
+    ChatStream,
+    from_messages,
+    to_completion,
+    to_conversation,
+    to_turn,
+    to_usage,
+)
 from gptoss_harmony.openai.requests import ToolTable
 from gptoss_harmony.tokens import SPECIAL_TOKENS
 from helpers.outputs import ids_of
@@ -91,7 +98,7 @@ def without_ids(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def streamed(ids: list[int], cuts: list[int], tools: Any = None, **kwargs: Any) -> dict[str, Any]:
-    stream = Stream("gpt-oss", 1, tools, **kwargs)
+    stream = ChatStream("gpt-oss", 1, tools, **kwargs)
     edges = [0, *cuts, len(ids)]
     chunks = [chunk for a, b in itertools.pairwise(edges) for chunk in stream.feed(ids[a:b])]
     return assemble(chunks + stream.finish())
@@ -191,7 +198,7 @@ def test_effort(given: str | None, expected: str) -> None:
     assert isinstance(system, SystemContent) and system.reasoning_effort == ReasoningEffort(expected)
     closed = given == "none"
     assert ((messages[-1].channel, messages[-1].text) == ("analysis", "")) is closed
-    assert turn(request).reasoning is not closed
+    assert to_turn(request).reasoning is not closed
 
 
 def test_built_in_tools_come_and_go_as_calls() -> None:
@@ -252,7 +259,7 @@ def test_tool_choice() -> None:
     }
 
     def allowed(choice: Any) -> tuple[list[str], tuple[str, ...], Any]:
-        spec = turn(request | {"tool_choice": choice})
+        spec = to_turn(request | {"tool_choice": choice})
         return [tool.name for tool in spec.functions], spec.builtins, spec.final
 
     everything = ["get_weather", "other"]
@@ -272,7 +279,7 @@ def test_tool_choice() -> None:
     with pytest.raises(LayoutError, match="no tool to call"):
         allowed({"type": "function", "function": {"name": "absent"}})
     with pytest.raises(LayoutError, match="no tool to call"):
-        turn({"messages": [], "tool_choice": "required"})
+        to_turn({"messages": [], "tool_choice": "required"})
 
 
 def test_response_format_is_the_last_section_of_the_instructions() -> None:
@@ -289,7 +296,7 @@ def test_response_format_is_the_last_section_of_the_instructions() -> None:
         "# Instructions\n\nHelp.\n\n# Response Formats\n\n## shopping_list\n\n// What to buy\n"
         '{"type":"object","properties":{"items":{"type":"array","items":{"type":"string"}}}}<|end|>'
     ) in render_text(to_conversation(request))
-    assert turn(request).final == schema
+    assert to_turn(request).final == schema
 
 
 @pytest.mark.parametrize(
@@ -404,7 +411,7 @@ def test_answers(case: str) -> None:
         finish,
     )
     assert message["reasoning"] == reasoning and ("tool_calls" in message) is bool(calls)
-    check(ChatCompletion, completion(message, "gpt-oss", 1, usage(10, 5, 2, 4)))
+    check(ChatCompletion, to_completion(message, "gpt-oss", 1, to_usage(10, 5, 2, 4)))
 
 
 def test_the_first_call_only() -> None:
@@ -416,22 +423,22 @@ def test_the_first_call_only() -> None:
 def test_the_engine_may_know_better_why_it_stopped() -> None:
     ids = ids_of("<|channel|>final<|message|>42")  # an engine that swallows <|return|>
     assert from_messages(parse(ids), finish_reason="stop")["finish_reason"] == "stop"
-    stream = Stream("m", 1)
+    stream = ChatStream("m", 1)
     assert (stream.feed(ids) + stream.finish("stop"))[-1]["choices"][0]["finish_reason"] == "stop"
 
 
 def test_text_engines_stream_the_same() -> None:
     text = ANSWERS["call"][0]
-    stream = Stream("m", 1, [WEATHER])
+    stream = ChatStream("m", 1, [WEATHER])
     chunks = [chunk for i in range(0, len(text), 3) for chunk in stream.feed_text(text[i : i + 3])]
     assert without_ids(assemble(chunks + stream.finish())) == without_ids(from_messages(parse(ids_of(text)), [WEATHER]))
 
 
 def test_usage_in_the_last_chunk() -> None:
-    stream = Stream("m", 1)
+    stream = ChatStream("m", 1)
     stream.feed(ids_of(ANSWERS["answer"][0]))
     counts = stream.parser.counts
-    last = stream.finish(usage=usage(3, counts.total, counts.reasoning))[-1]
+    last = stream.finish(usage=to_usage(3, counts.total, counts.reasoning))[-1]
     check(ChatCompletionChunk, last)
     assert (
         last["choices"] == [] and last["usage"]["completion_tokens_details"]["reasoning_tokens"] == counts.reasoning > 0
@@ -458,7 +465,7 @@ def test_streamed_is_whole() -> None:
         cuts = sorted(rng.sample(range(len(ids) + 1), min(3, len(ids))))
         for way in (cuts, list(range(1, len(ids)))):
             assert without_ids(streamed(ids, way, [WEATHER])) == without_ids(whole)
-        check(ChatCompletion, completion(whole, "m", 1, usage(1, 1)))
+        check(ChatCompletion, to_completion(whole, "m", 1, to_usage(1, 1)))
 
 
 def test_no_answer_is_lost_on_random_tokens() -> None:

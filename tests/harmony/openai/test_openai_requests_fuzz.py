@@ -117,10 +117,10 @@ def use(to_conversation: Callable[[Any], Conversation], turn: Callable[[Any], Tu
     ("api", "request_"), [(chat_completions, CHAT), (responses, RESPONSES)], ids=["chat", "responses"]
 )
 def test_any_junk_in_any_place(api: Any, request_: dict[str, Any]) -> None:
-    use(api.to_conversation, api.turn, request_)
+    use(api.to_conversation, api.to_turn, request_)
     for path in places(request_):
         for junk in JUNK if path else ():
-            use(api.to_conversation, api.turn, replaced(request_, path, junk))
+            use(api.to_conversation, api.to_turn, replaced(request_, path, junk))
 
 
 @pytest.mark.parametrize(
@@ -132,13 +132,13 @@ def test_much_junk(api: Any, request_: dict[str, Any]) -> None:
         request = request_
         for _ in range(rng.randrange(2, 6)):
             request = replaced(request, rng.choice([path for path in places(request) if path]), rng.choice(JUNK))
-        use(api.to_conversation, api.turn, request)
+        use(api.to_conversation, api.to_turn, request)
 
 
 def test_the_responses_object_echoes_only_what_was_asked() -> None:
     for junk in JUNK:
         for key in ("reasoning", "tools", "metadata"):
-            responses.response(
+            responses.to_response(
                 {"input": "x", key: junk} if isinstance(junk, dict | None) and key == "reasoning" else {"input": "x"},
                 "m",
                 1,

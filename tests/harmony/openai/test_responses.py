@@ -11,7 +11,15 @@ import pytest
 from gptoss_harmony import LayoutError, parse
 from gptoss_harmony.messages import DeveloperContent, SystemContent
 from gptoss_harmony.openai.requests import ToolTable
-from gptoss_harmony.openai.responses import Stream, finished, from_messages, response, to_conversation, turn, usage
+from gptoss_harmony.openai.response_stream import ResponseStream
+from gptoss_harmony.openai.responses import (
+    finish_response,
+    from_messages,
+    to_conversation,
+    to_response,
+    to_turn,
+    to_usage,
+)
 from helpers.outputs import ids_of
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel
@@ -81,11 +89,11 @@ def without_ids(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def streamed(ids: list[int], cuts: list[int], **kwargs: Any) -> list[dict[str, Any]]:
-    stream = Stream(response(REQUEST, "gpt-oss", 1), [WEATHER], **kwargs)
+    stream = ResponseStream(to_response(REQUEST, "gpt-oss", 1), [WEATHER], **kwargs)
     events = stream.start()
     for a, b in itertools.pairwise([0, *cuts, len(ids)]):
         events += stream.feed(ids[a:b])
-    return rebuild(events + stream.finish(usage=usage(7, 5)))
+    return rebuild(events + stream.finish(usage=to_usage(7, 5)))
 
 
 def shape(request: dict[str, Any], **kwargs: Any) -> list[tuple[str, str | None, str | None, str]]:
@@ -152,8 +160,8 @@ def test_effort_format_and_choice() -> None:
     assert isinstance(system, SystemContent) and system.reasoning_effort == "High"
     assert isinstance(developer, DeveloperContent) and developer.instructions is not None
     assert developer.instructions.startswith("Do.\n\n# Response Formats\n\n## n\n\n{")
-    assert turn(request).final == schema
-    forced = turn(request | {"tool_choice": {"type": "function", "name": "get_weather"}})
+    assert to_turn(request).final == schema
+    forced = to_turn(request | {"tool_choice": {"type": "function", "name": "get_weather"}})
     assert forced.final is None and [tool.name for tool in forced.functions] == ["get_weather"]
 
 
@@ -183,12 +191,12 @@ def test_response_objects_are_valid() -> None:
         "temperature": 0.5,
         "reasoning": {"effort": "low"},
     }
-    start = response(request, "gpt-oss", 1)
+    start = to_response(request, "gpt-oss", 1)
     check_response(start)
     for text, *_ in ANSWERS.values():
         for reason in ("stop", "length"):
             output = from_messages(parse(ids_of(text)), [WEATHER], finish_reason=reason)
-            done = finished(start, output, reason, usage(10, 5, 2, 4))
+            done = finish_response(start, output, reason, to_usage(10, 5, 2, 4))
             check_response(done)
             assert done["status"] == {"stop": "completed", "length": "incomplete"}[reason]
 

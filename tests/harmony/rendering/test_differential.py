@@ -3,7 +3,7 @@
 import json
 from random import Random
 
-from gptoss_harmony import Conversation, RenderError, render, typescript
+from gptoss_harmony import Conversation, RenderError, render, to_typescript
 from gptoss_harmony.rendering.renderer import Renderer
 from gptoss_harmony.vocabulary import load_vocabulary
 from helpers import random_harmony
@@ -30,7 +30,7 @@ def check_conversation(seed: int) -> None:
 def check_schema(seed: int) -> None:
     schema = random_harmony.schema(Random(seed))
     if schema is not None:
-        assert typescript(schema) == oracle_typescript(schema), f"seed {seed}: {json.dumps(schema)}"
+        assert to_typescript(schema) == oracle_typescript(schema), f"seed {seed}: {json.dumps(schema)}"
 
 
 def test_conversations() -> None:

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from gptoss_harmony import LayoutError, typescript
+from gptoss_harmony import LayoutError, to_typescript
 from gptoss_harmony.rendering.typescript import compact_json
 
 GOLD = [
@@ -17,7 +17,7 @@ GOLD = [
 
 @pytest.mark.parametrize("case", GOLD, ids=lambda case: case["id"])
 def test_gold(case) -> None:
-    assert typescript(case["schema"]) == case["typescript"]
+    assert to_typescript(case["schema"]) == case["typescript"]
 
 
 def test_all_gold_cases_are_here() -> None:
@@ -67,7 +67,7 @@ def test_compact_json_is_json() -> None:
     "junk", [None, 3, "string", [], True, {"type": None}, {"type": 3}, {"type": {}}, {"anyOf": []}, {"type": ["x", 1]}]
 )
 def test_never_raises_on_what_is_not_a_schema(junk) -> None:
-    assert typescript(junk) == ("x" if junk == {"type": ["x", 1]} else "any")
+    assert to_typescript(junk) == ("x" if junk == {"type": ["x", 1]} else "any")
 
 
 def nested(depth: int) -> dict:
@@ -80,7 +80,7 @@ def nested(depth: int) -> dict:
 @pytest.mark.parametrize("schema", [nested(100_000), {"oneOf": [{"default": 10**400}]}], ids=["deep", "large"])
 def test_what_cannot_be_written_is_bad_input(schema) -> None:
     with pytest.raises(LayoutError, match="not a JSON schema that can be written"):
-        typescript(schema)
+        to_typescript(schema)
 
 
 def test_objects_with_odd_members() -> None:
@@ -89,4 +89,4 @@ def test_objects_with_odd_members() -> None:
         "properties": {"a": 1, "b": {"oneOf": "no", "description": "d", "default": 1}},
         "required": [1, "a"],
     }
-    assert typescript(schema) == "{\na: any,\nb?: any,\n}"
+    assert to_typescript(schema) == "{\na: any,\nb?: any,\n}"

@@ -1,0 +1,145 @@
+"""Model output as the events of the Responses API, while it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gptoss_harmony.messages import Json
+from gptoss_harmony.openai.output import Item, ItemKind, Reader, Step, was_closed
+from gptoss_harmony.openai.requests import ToolTable
+from gptoss_harmony.openai.response_items import ResponseItem, Summarise
+from gptoss_harmony.openai.responses import finish_response
+from gptoss_harmony.parsing.events import Event
+from gptoss_harmony.parsing.parser import Parser
+
+
+class ResponseStream:
+    """Model output as response events: `start`, then `feed` ids as they come, then `finish` once.
+
+    `response` is the object from `to_response`. The items add up to what `from_messages` gives for the same output.
+    `stops`: see `Reader`; once `stopped` is True, nothing more is needed of the engine.
+    """
+
+    def __init__(
+        self,
+        response: Json,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        parallel: bool = True,
+        summarise: Summarise | None = None,
+        stops: Sequence[str] = (),
+    ) -> None:
+        table = ToolTable(tools)
+        self.response = response
+        self.parser = Parser("assistant", tools=table.namespaces())
+        self._reader = Reader(table, parallel, stops)
+        self._summarise = summarise
+        self._done: list[Json] = []
+        self._open: ResponseItem | None = None
+        self._n_events = 0
+
+    @property
+    def stopped(self) -> bool:
+        return self._reader.stopped
+
+    @property
+    def in_answer(self) -> bool:
+        """Is text of a message being written?"""
+        return self._reader.in_answer
+
+    def start(self) -> list[Json]:
+        return [self._event(f"response.{name}", response=self.response) for name in ("created", "in_progress")]
+
+    def feed(self, ids: Sequence[int]) -> list[Json]:
+        """Events for new token ids; [] while a header or half a character is under way."""
+        return self._events(self.parser.feed(ids), truncated=False)
+
+    def feed_text(self, text: str) -> list[Json]:
+        """The same for engines that give text in which control tokens stand as their names."""
+        return self._events(self.parser.feed_text(text), truncated=False)
+
+    def finish(self, finish_reason: str | None = None, usage: Json | None = None) -> list[Json]:
+        """The last events; `response` is then the finished one."""
+        parsed = self.parser.finish()
+        finish_reason = finish_reason or ("stop" if was_closed(self.parser.messages) else "length")
+        events = self._events(parsed, truncated=finish_reason == "length")
+        self.response = finish_response(self.response, self._done, finish_reason, usage)
+        return [*events, self._event(f"response.{self.response['status']}", response=self.response)]
+
+    def fail(self, message: str) -> list[Json]:
+        """The last event instead, when the engine has failed; complete items stay in the response."""
+        self.response |= {
+            "status": "failed",
+            "error": {"code": "server_error", "message": message},
+            "output": self._done,
+        }
+        return [self._event("response.failed", response=self.response)]
+
+    def _events(self, events: Iterable[Event], truncated: bool) -> list[Json]:
+        out: list[Json] = []
+        for step, item, text in self._reader.feed(events, truncated):
+            if self._open is None and (text or (step is Step.START and item.kind is ItemKind.CALL)):
+                out += self._begin(item)
+            if self._open and text:
+                out.append(self._grow(self._open, text))
+            if self._open and step is Step.END:
+                out += self._end(self._open)
+        return out
+
+    def _begin(self, item: Item) -> list[Json]:
+        self._open = ResponseItem(item, self._summarise)
+        events = [self._event("response.output_item.added", item=self._open.empty())]
+        if item.kind is not ItemKind.CALL:
+            events.append(self._at("response.content_part.added", part=self._open.part("")))
+        return events
+
+    def _grow(self, out: ResponseItem, text: str) -> Json:
+        if out.item.kind is ItemKind.CALL:
+            return self._at("response.function_call_arguments.delta", index=None, delta=text)
+        if out.item.kind is ItemKind.REASONING:
+            return self._at("response.reasoning_text.delta", delta=text)
+        return self._at("response.output_text.delta", delta=text, logprobs=[])
+
+    def _end(self, out: ResponseItem) -> list[Json]:
+        text = out.item.text
+        if out.item.kind is ItemKind.CALL:
+            events = [self._at("response.function_call_arguments.done", index=None, arguments=text)]
+        elif out.item.kind is ItemKind.REASONING:
+            events = [self._at("response.reasoning_text.done", text=text)]
+        else:
+            events = [self._at("response.output_text.done", text=text, logprobs=[])]
+        if out.item.kind is not ItemKind.CALL:
+            events.append(self._at("response.content_part.done", part=out.part(text)))
+        events += self._summary(out)
+        self._done.append(out.whole())
+        self._open = None
+        return [
+            *events,
+            self._event("response.output_item.done", item=self._done[-1], output_index=len(self._done) - 1),
+        ]
+
+    def _summary(self, out: ResponseItem) -> list[Json]:
+        text = out.summary
+        if text is None:
+            return []
+        steps: dict[str, Json] = {
+            "part.added": {"part": {"type": "summary_text", "text": ""}},
+            "text.delta": {"delta": text},
+            "text.done": {"text": text},
+            "part.done": {"part": {"type": "summary_text", "text": text}},
+        }
+        return [
+            self._at(f"response.reasoning_summary_{name}", index="summary_index", **step)
+            for name, step in steps.items()
+        ]
+
+    def _at(self, type: str, index: str | None = "content_index", **fields: Any) -> Json:
+        """An event about the open item; `index` names the list in which its one part is number 0."""
+        assert self._open is not None
+        return self._event(type, item_id=self._open.id, **({index: 0} if index else {}), **fields)
+
+    def _event(self, type: str, **fields: Any) -> Json:
+        self._n_events += 1
+        where = {} if "response" in fields else {"output_index": len(self._done)}
+        return {"type": type, "sequence_number": self._n_events - 1} | where | fields
