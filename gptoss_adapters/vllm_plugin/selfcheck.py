@@ -13,14 +13,12 @@ import torch
 
 from gptoss_adapters.reference.experts import load_experts
 from gptoss_adapters.vllm_plugin import log
-from gptoss_adapters.vllm_plugin.decision import opened
+from gptoss_adapters.vllm_plugin.decision import open_local
 
-LAYERS, TOKENS = 2, 8  # of this rank's layers, the first ones
-TOLERANCE = {
-    torch.float32: 1e-4,
-    torch.float16: 1e-2,
-    torch.bfloat16: 5e-2,
-}  # relative L2: several times what rounding gives
+LAYERS = 2  # of this rank's layers, the first ones
+TOKENS = 8
+# Relative L2: several times what rounding gives.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 def check(model: Any, path: str) -> list[float]:
@@ -33,15 +31,16 @@ def check(model: Any, path: str) -> list[float]:
 
 
 def _check(model: Any, path: str) -> list[float]:
-    checkpoint = opened(path)
+    checkpoint = open_local(path)
     if checkpoint is None:
         log.warning("gptoss-adapters self-check: the checkpoint's files are not at hand")
         return []
-    found, bad = [], []
+    found = []
+    bad = []
     first = model.model.start_layer
     for n in range(first, min(first + LAYERS, model.model.end_layer)):
-        found.append(_distance(model.model.layers[n], checkpoint, n))
-        if not found[-1] <= TOLERANCE[_dtype(model)]:
+        found.append(_measure_distance(model.model.layers[n], checkpoint, n))
+        if not found[-1] <= TOLERANCE[_find_dtype(model)]:
             bad.append(n)
     shown = ", ".join(f"layer {first + k} {value:.1e}" for k, value in enumerate(found))
     if bad:
@@ -55,12 +54,12 @@ def _check(model: Any, path: str) -> list[float]:
     return found
 
 
-def _dtype(model: Any) -> torch.dtype:
+def _find_dtype(model: Any) -> torch.dtype:
     dtype: torch.dtype = model.lm_head.weight.dtype if hasattr(model.lm_head, "weight") else torch.bfloat16
     return dtype
 
 
-def _distance(layer: Any, checkpoint: Any, n: int) -> float:
+def _measure_distance(layer: Any, checkpoint: Any, n: int) -> float:
     """|theirs - ours| / |ours| on TOKENS seeded rows whose router scores choose every expert in turn."""
     config = checkpoint.config
     norm = layer.post_attention_layernorm.weight

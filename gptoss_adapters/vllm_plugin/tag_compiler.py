@@ -36,7 +36,8 @@ def install() -> None:
     """Put in place of vLLM's own; may be called again."""
     if getattr(backend_xgrammar.XgrammarBackend.compile_grammar, "gptoss_adapters", False):
         return
-    builtin, lock = backend_xgrammar.XgrammarBackend.compile_grammar, Lock()
+    builtin = backend_xgrammar.XgrammarBackend.compile_grammar
+    lock = Lock()
 
     def compile_grammar(self: Any, request_type: Any, grammar_spec: str, *args: Any, **kwargs: Any) -> Any:
         if request_type is StructuredOutputOptions.STRUCTURAL_TAG and MARK in grammar_spec:

@@ -18,7 +18,7 @@ from gptoss_adapters.reference.linear import as_tensor
 from gptoss_adapters.spec import MXFP4_BLOCK
 
 
-def hf_weights(checkpoint: Checkpoint, *, quantise: bool = False) -> Iterator[tuple[str, Tensor]]:
+def translate_weights(checkpoint: Checkpoint, *, quantise: bool = False) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) in forward order; experts in MXFP4 if they are stored so, or if `quantise` (by smallest
     squared error).
     """
@@ -27,7 +27,7 @@ def hf_weights(checkpoint: Checkpoint, *, quantise: bool = False) -> Iterator[tu
     for name, info in checkpoint.tensors.items():
         is_weight = name.endswith(("experts.gate_up.weight", "experts.down.weight"))
         if info.encoding == "mxfp4" or (is_weight and quantise):
-            blocks, scales = checkpoint.mxfp4(name) if info.encoding == "mxfp4" else quantised(checkpoint, name)
+            blocks, scales = checkpoint.mxfp4(name) if info.encoding == "mxfp4" else quantise_weight(checkpoint, name)
             stems = {part.role: part.name for part in packed_names[name]}
             yield stems["blocks"], as_tensor(blocks)
             yield stems["scales"], as_tensor(scales)
@@ -40,13 +40,11 @@ def hf_weights(checkpoint: Checkpoint, *, quantise: bool = False) -> Iterator[tu
         yield dense_names[name][0].name, tensor
 
 
-def quantised(checkpoint: Checkpoint, name: str) -> tuple[U8, U8]:
+def quantise_weight(checkpoint: Checkpoint, name: str) -> tuple[U8, U8]:
     """blocks [E, O, I / 32, 16], scales [E, O, I / 32] of a dense expert weight; one expert is in memory at a time."""
     e, o, i = checkpoint.tensors[name].shape
-    blocks, scales = (
-        np.empty((e, o, i // MXFP4_BLOCK, MXFP4_BLOCK // 2), np.uint8),
-        np.empty((e, o, i // MXFP4_BLOCK), np.uint8),
-    )
+    blocks = np.empty((e, o, i // MXFP4_BLOCK, MXFP4_BLOCK // 2), np.uint8)
+    scales = np.empty((e, o, i // MXFP4_BLOCK), np.uint8)
     for n in range(e):
         blocks[n], scales[n] = mxfp4.encode(np.ascontiguousarray(checkpoint.array(name, expert=n)), rule="mse")
     return blocks, scales

@@ -35,11 +35,11 @@ def test_as_json_it_is_what_this_machine_gets() -> None:
 
 
 def test_as_a_table_it_has_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gptoss_adapters.vllm_plugin.__main__ import table
-    from gptoss_adapters.vllm_plugin.report import report
+    from gptoss_adapters.vllm_plugin.__main__ import format_table
+    from gptoss_adapters.vllm_plugin.report import make_report
 
     monkeypatch.setenv("GPTOSS_ADAPTERS_VLLM", "off")
-    lines = [" ".join(line.split()) for line in table(report()).splitlines()]
+    lines = [" ".join(line.split()) for line in format_table(make_report()).splitlines()]
     assert "GPTOSS_ADAPTERS_VLLM off" in lines
     for name in ("quantization", "registry", "harmony_hooks"):
         assert f"{name} no GPTOSS_ADAPTERS_VLLM=off" in lines, lines
@@ -48,10 +48,10 @@ def test_as_a_table_it_has_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_each_reason_to_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
     import vllm
 
-    from gptoss_adapters.vllm_plugin.report import report
+    from gptoss_adapters.vllm_plugin.report import make_report
 
     def states() -> set[tuple[str, str]]:
-        return {(row.state, row.why) for row in report().rows if row.name != "vllm serve"}
+        return {(row.state, row.why) for row in make_report().rows if row.name != "vllm serve"}
 
     for name in ("GPTOSS_ADAPTERS_VLLM", "VLLM_PLUGINS"):
         monkeypatch.delenv(name, raising=False)
