@@ -6,10 +6,11 @@ Each runs in a child process: it may abort, hang, or need another interpreter. I
 from gptoss_adapters.backends.client import Backend, open_backend
 from gptoss_adapters.backends.protocol import (
     ENGINES,
+    Arithmetic,
     BackendFailed,
     Capabilities,
+    Completion,
     Engine,
-    Generation,
     Info,
     Request,
     Token,
@@ -17,11 +18,12 @@ from gptoss_adapters.backends.protocol import (
 
 __all__ = [
     "ENGINES",
+    "Arithmetic",
     "Backend",
     "BackendFailed",
     "Capabilities",
+    "Completion",
     "Engine",
-    "Generation",
     "Info",
     "Request",
     "Token",

@@ -27,7 +27,7 @@ import numpy as np
 
 import gptoss_adapters
 from gptoss_adapters import errors
-from gptoss_adapters.backends.protocol import BackendFailed, Generation, Info, Request, StopReason, Token, check_tokens
+from gptoss_adapters.backends.protocol import BackendFailed, Completion, Info, Request, StopReason, Token, check_tokens
 from gptoss_adapters.backends.wire import Channel, Closed, SharedArray
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 
@@ -37,20 +37,28 @@ _ERROR = re.compile(r"\berror\b|\bfailed\b|\binvalid\b", re.IGNORECASE)
 
 
 def open_backend(
-    spec: str, path: str | Path | None = None, *, python: str | None = None, timeout: float = 600.0, **options: Any
+    spec: str,
+    path: str | Path | Mapping[str, str | Path] | None = None,
+    *,
+    python: str | None = None,
+    timeout: float = 600.0,
+    **options: Any,
 ) -> Backend:
     """Start the backend that `spec` names: `name`, `name=PATH`, `name@PYTHON`, `name@PYTHON=PATH` or
     `module:Class=PATH`.
 
-    path: the model where the spec names none. python: another interpreter (it needs numpy and the engine; this package
-    is lent to it). timeout: seconds of silence after which a call is given up and the child killed. options: the
-    engine's. Raises UsageError for a bad spec or option, BadInput and BackendFailed for what the engine says.
+    path: the model where the spec names none, or one for each form that an engine may open, {"hf": .., "gguf": ..}: it
+    takes the first of its `Engine.opens`, or none. python: another interpreter (it needs numpy and the engine; this
+    package is lent to it). timeout: seconds of silence after which a call is given up and the child killed. options:
+    the engine's. Raises UsageError for a bad spec or option, BadInput and BackendFailed for what the engine says.
     """
     match = _SPEC.fullmatch(spec)
     if not match:
         raise UsageError("bad backend spec", expected="name, name=PATH or name@PYTHON", got=spec)
     path = match["path"] or path
-    return Backend(match["name"], None if path is None else str(path), match["python"] or python, timeout, options)
+    offers = {form: str(model) for form, model in path.items()} if isinstance(path, Mapping) else {}
+    named = None if path is None or offers else str(path)
+    return Backend(match["name"], named, offers, match["python"] or python, timeout, options)
 
 
 class Backend:
@@ -58,13 +66,21 @@ class Backend:
 
     Every call may raise UsageError (arguments), NotComparable (the engine cannot do that) or BackendFailed (it died,
     hung or answered nonsense; the text says what). After a failure the next call starts a new child. `reused`: how many
-    tokens of its prompt the last generation found in the engine's cache (`Request.reuse`).
+    tokens of its prompt the last generation found in the engine's cache (`Request.reuse`). `path`: the model it was
+    told to open, or chose from what was offered.
     """
 
     def __init__(
-        self, name: str, path: str | None, python: str | None, timeout: float, options: dict[str, Any]
+        self,
+        name: str,
+        path: str | None,
+        offers: dict[str, str],
+        python: str | None,
+        timeout: float,
+        options: dict[str, Any],
     ) -> None:
         self.name, self.path, self.python, self.timeout, self.options = name, path, python, timeout, options
+        self._offers = offers
         self._lock = threading.Lock()
         self.reused = 0
         self._child: _Child | None = None
@@ -86,7 +102,7 @@ class Backend:
         answer = self._arrays("top_logprobs", tokens=self._prompt(tokens, start), k=k, start=start)
         return answer["ids"], answer["logprobs"]
 
-    def generate(self, tokens: Sequence[int], **request: Any) -> Generation:
+    def generate(self, tokens: Sequence[int], **request: Any) -> Completion:
         """Generate after `tokens`; keyword arguments are Request's."""
         stream = self.stream(tokens, **request)
         out: list[Token] = []
@@ -94,7 +110,7 @@ class Backend:
             try:
                 out.append(next(stream))
             except StopIteration as end:
-                return Generation(tuple(out), end.value)
+                return Completion(tuple(out), end.value)
 
     def stream(self, tokens: Sequence[int], **request: Any) -> Generator[Token, None, StopReason]:
         """The same, token by token; the generator returns the stop reason. Closing it early cancels the generation."""
@@ -130,14 +146,6 @@ class Backend:
         child = self._child
         if child:
             child.channel.send({"op": "cancel"})
-
-    def self_test(self) -> dict[str, float]:
-        """Run this engine, with the same options, on a model whose distributions are known (selftest.py). Raises
-        CheckFailed.
-        """
-        from gptoss_adapters.backends.selftest import run
-
-        return run(self.name, self.python, self.timeout, **self.options)
 
     def close(self) -> None:
         """End the child."""
@@ -203,7 +211,9 @@ class Backend:
 
     def _start(self) -> Info:
         self._child = _Child(self.python)
-        self._send("open", {"name": self.name, "path": self.path, "options": self.options})
+        self._send("open", {"name": self.name, "path": self.path, "offers": self._offers, "options": self.options})
+        message, _ = self._receive("open")
+        self.path = message["path"]
         message, _ = self._receive("open")
         info = Info.from_json(message["info"])
         self._receive("open")

@@ -27,7 +27,8 @@ class LlamaCpp(Engine):
     """Options: n_ctx (tokens), n_batch (tokens per step of a prefill), n_threads, cache_type ("f32", "f16", "bf16",
     "q8_0"), flash_attn, swa_full (a full-size cache for sliding layers)."""
 
-    reads = "gguf"
+    arithmetic = "ggml"
+    opens = ("gguf",)
 
     def __init__(
         self,

@@ -38,7 +38,8 @@ class LlamaServer(Engine):
     path or a name on PATH, instead of xllamacpp's; api_key: of the server at a URL.
     """
 
-    reads = "gguf"
+    arithmetic = "ggml"
+    opens = ("gguf",)
 
     def __init__(
         self,

@@ -28,7 +28,8 @@ Json = dict[str, Any]
 class Ollama(Engine):
     """`ollama=NAME`. Options: host (URL, default Ollama's own), n_ctx (tokens)."""
 
-    reads = "gguf"
+    arithmetic = "ggml"
+    opens = ()  # a name that its server knows
 
     def __init__(self, path: str | None, host: str | None = None, n_ctx: int = 4096) -> None:
         if path is None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from gptoss_adapters.errors import NotComparable, UsageError
+from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 
 ENGINES = {
     "llama_cpp": "gptoss_adapters.backends.llama_cpp:LlamaCpp",
@@ -27,8 +27,13 @@ ENGINES = {
 }
 
 
-class BackendFailed(NotComparable):
+Arithmetic = Literal["ggml", "torch"]
+
+
+class BackendFailed(GptOssError):
     """An engine died, hung, returned NaN or refused to work; the text names the backend and what happened."""
+
+    exit_code = 3  # nothing was computed, so nothing can be compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,8 @@ class Capabilities:
 @dataclass(frozen=True, slots=True)
 class Info:
     """Who computes: engine and version, the model's vocabulary rows, the context in tokens, the ids that end an answer,
-    and the settings that the numbers depend on (threads, cache type, ...)."""
+    and the settings that the numbers depend on (threads, cache type, ...). arithmetic and opens are the engine class's;
+    the worker fills them in."""
 
     engine: str
     version: str
@@ -58,13 +64,16 @@ class Info:
     stop_ids: tuple[int, ...]
     capabilities: Capabilities
     settings: dict[str, Any] = field(default_factory=dict)
+    arithmetic: Arithmetic = "torch"
+    opens: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Info:
-        return cls(**{**raw, "stop_ids": tuple(raw["stop_ids"]), "capabilities": Capabilities(**raw["capabilities"])})
+        tuples = {name: tuple(raw[name]) for name in ("stop_ids", "opens")}
+        return cls(**{**raw, **tuples, "capabilities": Capabilities(**raw["capabilities"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +147,10 @@ StopReason = Literal["stop", "length", "cancelled", "engine"]
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
-    """A finished generation. reason: "stop" = the last token is a stop id (it is included); "length" = max_tokens
-    reached; "cancelled"; "engine" = the engine ended by its own rule (context full, grammar complete).
+class Completion:
+    """A finished generation: its tokens, and why it ended. reason: "stop" = the last token is a stop id (it is
+    included); "length" = max_tokens reached; "cancelled"; "engine" = the engine ended by its own rule (context full,
+    grammar complete).
     """
 
     tokens: tuple[Token, ...]
@@ -152,10 +162,17 @@ class Generation:
 
 
 class Engine(ABC):
-    """What a backend implements, in the child. `reads`: the kind of model it opens. The constructor sets `info`; a
-    generation that took prompt tokens from the cache (`Request.reuse`) says in `reused` how many."""
+    """What a backend implements, in the child. The constructor sets `info`; a generation that took prompt tokens from
+    the cache (`Request.reuse`) says in `reused` how many.
 
-    reads: ClassVar[Literal["gguf", "hf"]]
+    arithmetic: how it rounds, which decides what noise it is judged by. "torch": everything in the dtype that
+        `settings["dtype"]` names (float32 without one); "ggml": activations rounded to suit the stored weights, keys
+        and values as `settings` says under "cache_type", "flash_attn" and "n_batch".
+    opens: the forms of model that it opens from a path: "hf", a folder in Hugging Face's layout, and "gguf", a file.
+    """
+
+    arithmetic: ClassVar[Arithmetic] = "torch"
+    opens: ClassVar[tuple[str, ...]] = ()
     info: Info
     reused: int = 0
 

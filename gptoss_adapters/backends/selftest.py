@@ -13,18 +13,15 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gptoss_adapters import spellings
-from gptoss_adapters.backends.protocol import engine_class
+from gptoss_adapters.backends.client import Backend, open_backend
 from gptoss_adapters.errors import CheckFailed
 from gptoss_adapters.reference.sampling import log_softmax
 from gptoss_adapters.spec import GptOssConfig
-
-if TYPE_CHECKING:
-    from gptoss_adapters.backends.client import Backend
 
 SPECIALS = (
     "<|startoftext|>",
@@ -59,7 +56,7 @@ TOLERANCE = 0.05  # nats: more than bf16 arithmetic can make, far less than any 
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownModel:
     """The embedding [V, H] and head [V, H] (exact in bf16), and what follows from them."""
 
     embedding: np.ndarray
@@ -73,7 +70,7 @@ class Known:
         return logits
 
 
-def known() -> Known:
+def make_known_model() -> KnownModel:
     """The model: random eighths, all but the bytes next to impossible, but for <|return|> after STOPPER."""
     random = np.random.RandomState(0)
     shape = (CONFIG.vocab_size, CONFIG.hidden_size)
@@ -82,23 +79,30 @@ def known() -> Known:
     head[:, 0], head[MERGED:, 0], head[:, 1] = 0, -8, 0
     head[STOPPER, 0] = -8
     embedding[STOPPER, 1], head[RETURN, 1] = 16, 16
-    return Known(embedding.astype(np.float32), head.astype(np.float32))
+    return KnownModel(embedding.astype(np.float32), head.astype(np.float32))
 
 
-def run(name: str, python: str | None = None, timeout: float = 600.0, **options: Any) -> dict[str, float]:
-    """Open backend `name` on the known model and ask everything it can do; returns the largest errors in nats and the
-    sampling statistic. Raises CheckFailed naming the first wrong answer, and what `open_backend` raises."""
-    from gptoss_adapters.backends.client import open_backend
+def run(backend: Backend | str) -> dict[str, float]:
+    """Open an engine on the known model and ask everything it can do; returns the largest errors in nats and the
+    sampling statistic.
 
-    truth = known()
+    backend: its name, or an open one whose engine, interpreter, time limit and options are used. Raises CheckFailed
+    naming the first wrong answer, and what `open_backend` raises.
+    """
+    name, options = (backend, {}) if isinstance(backend, str) else (backend.name, _options_of(backend))
+    truth = make_known_model()
     with tempfile.TemporaryDirectory(prefix="gptoss-selftest-") as folder:
-        write = write_gguf if engine_class(name).reads == "gguf" else write_hf
-        with open_backend(name, write(Path(folder), truth), python=python, timeout=timeout, **options) as subject:
+        models = {"hf": write_hf(Path(folder), truth), "gguf": write_gguf(Path(folder), truth)}
+        with open_backend(name, models, **options) as subject:
             return _Examiner(subject, truth).examine()
 
 
+def _options_of(backend: Backend) -> dict[str, Any]:
+    return {"python": backend.python, "timeout": backend.timeout, **backend.options}
+
+
 class _Examiner:
-    def __init__(self, backend: Backend, truth: Known) -> None:
+    def __init__(self, backend: Backend, truth: KnownModel) -> None:
         self.backend, self.truth = backend, truth
         ordinary = np.setdiff1d(np.arange(256), [STOPPER])  # bytes above 127 too: parts of UTF-8 characters
         self.prompt = [int(t) for t in np.random.RandomState(1).choice(ordinary, 40)]
@@ -183,7 +187,7 @@ class _Examiner:
 # The model on disk ----------------------------------------------------------------------------------------------------
 
 
-def tensors(truth: Known) -> dict[str, np.ndarray]:
+def tensors(truth: KnownModel) -> dict[str, np.ndarray]:
     """Every tensor under its HF name, float32."""
     c, random = CONFIG, np.random.RandomState(2)
     out = {
@@ -217,7 +221,7 @@ def tensors(truth: Known) -> dict[str, np.ndarray]:
     return {name: value.astype(np.float32) for name, value in out.items()}
 
 
-def write_hf(folder: Path, truth: Known) -> Path:
+def write_hf(folder: Path, truth: KnownModel) -> Path:
     """An HF checkpoint (bf16 experts) without tokenizer; returns the folder."""
     import ml_dtypes
     from safetensors.numpy import save_file
@@ -245,7 +249,7 @@ _GGUF_NAMES = {
 }
 
 
-def write_gguf(folder: Path, truth: Known) -> Path:
+def write_gguf(folder: Path, truth: KnownModel) -> Path:
     """The same model as an F32 GGUF with a byte vocabulary; returns the file."""
     import gguf
 

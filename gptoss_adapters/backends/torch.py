@@ -24,7 +24,8 @@ class Torch(Engine):
     step of a prefill), and truncate (None: as the checkpoint says; True or False: round the YaRN bounds, or do not).
     """
 
-    reads = "hf"
+    arithmetic = "torch"
+    opens = ("hf", "gguf")
 
     def __init__(
         self,

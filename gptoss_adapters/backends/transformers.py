@@ -18,7 +18,8 @@ class Transformers(Engine):
     """Options: dtype ("float32", "bfloat16"), attention ("eager" or another of transformers' names), n_threads, and
     truncate (None: as the config says; True or False: round the YaRN bounds, as llama.cpp always does, or do not)."""
 
-    reads = "hf"
+    arithmetic = "torch"
+    opens = ("hf",)
 
     def __init__(
         self,

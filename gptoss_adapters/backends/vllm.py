@@ -33,7 +33,8 @@ class Vllm(Engine):
     Its
     CPU build cannot sample after a prefill in chunks: its generators cannot be rewound."""
 
-    reads = "hf"
+    arithmetic = "torch"
+    opens = ("hf",)
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import queue
 import socket
 import sys
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,7 @@ class Worker:
 
     def _answer(self, op: str, call: dict[str, Any]) -> dict[str, SharedArray]:
         if op == "open":
-            self._engine = _open(**call)
-            self._channel.send({"info": self._engine.info.to_json()})
+            self._open(**call)
             return {}
         assert self._engine is not None
         if op == "logits":
@@ -92,6 +92,21 @@ class Worker:
         self._generate(self._engine, Request(**call))
         return {}
 
+    def _open(self, name: str, path: str | None, offers: dict[str, str], options: dict[str, Any]) -> None:
+        """Says which path it takes before it opens it, so that the parent can name it whatever happens."""
+        found = engine_class(name)
+        known = list(inspect.signature(found).parameters)[1:]  # all but the path
+        for option in options:
+            if option not in known:
+                raise UsageError(f"backend {name} has no option {option}", expected=", ".join(known) or "none")
+        if path is None:
+            path = next((offers[form] for form in found.opens if form in offers), None)
+        self._channel.send({"path": path})
+        engine = found(path, **options)
+        engine.info = replace(engine.info, arithmetic=found.arithmetic, opens=found.opens)
+        self._engine = engine
+        self._channel.send({"info": engine.info.to_json()})
+
     def _generate(self, engine: Engine, request: Request) -> None:
         stops = set(engine.info.stop_ids if request.stop_ids is None else request.stop_ids)
         reason, engine.reused = "engine", 0
@@ -104,15 +119,6 @@ class Worker:
             if reason != "engine" or self._cancel.is_set():
                 break
         self._channel.send({"reason": "cancelled" if reason == "engine" and self._cancel.is_set() else reason})
-
-
-def _open(name: str, path: str | None, options: dict[str, Any]) -> Engine:
-    found = engine_class(name)
-    known = list(inspect.signature(found).parameters)[1:]  # all but the path
-    for option in options:
-        if option not in known:
-            raise UsageError(f"backend {name} has no option {option}", expected=", ".join(known) or "none")
-    return found(path, **options)
 
 
 def _logits(engine: Engine, tokens: list[int], start: int) -> SharedArray:

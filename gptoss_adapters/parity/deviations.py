@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gptoss_adapters.backends import Arithmetic
+
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """engines: backend names; fault: of faults/table.py; versions: where it was seen; source: where it comes from;
-    effect: for a reader.
+class KnownDeviation:
+    """arithmetic: of the engines that have it; fault: of faults/table.py; versions: where it was seen; source: where it
+    comes from; effect: for a reader.
     """
 
-    engines: tuple[str, ...]
+    arithmetic: Arithmetic
     fault: str
     versions: str
     source: str
@@ -23,8 +25,8 @@ class Known:
 
 
 KNOWN = (
-    Known(
-        ("llama_cpp", "llama_server", "ollama"),
+    KnownDeviation(
+        "ggml",
         "yarn_truncate",
         "every version with gpt-oss; seen in llama-cpp-python 0.3.36 and xllamacpp 2026.10",
         "ggml_rope_yarn_corr_dims rounds the YaRN bounds outwards, and no GGUF key says otherwise",
@@ -33,5 +35,5 @@ KNOWN = (
 )
 
 
-def known_deviations(engine: str) -> list[Known]:
-    return [k for k in KNOWN if engine in k.engines]
+def known_deviations(arithmetic: Arithmetic) -> list[KnownDeviation]:
+    return [known for known in KNOWN if known.arithmetic == arithmetic]

@@ -20,7 +20,7 @@ from gptoss_adapters.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.compare import DIFFERENT as BYTES_DIFFER
 from gptoss_adapters.checkpoint.compare import ROUNDED, compare
 from gptoss_adapters.errors import GptOssError
-from gptoss_adapters.parity.deviations import Known, known_deviations
+from gptoss_adapters.parity.deviations import KnownDeviation, known_deviations
 from gptoss_adapters.parity.faults.files import file_faults
 from gptoss_adapters.parity.faults.table import all_faults, find_fault
 from gptoss_adapters.parity.logits.attribution import Evidence, Found, Sweep, certificate, suspects, to_schema
@@ -242,7 +242,9 @@ class Case:
         self.flat = Flat.of(self.record, ties=self._ties(self.reference.model, plain))
         self.nulls = np.stack([np.concatenate(n) for n in self.record.nulls])
         judged = judge(self.flat, plain)
-        known = [k for k in known_deviations(self.target.engine) if find_fault(k.fault).applies(self.reference.model)]
+        known = [
+            k for k in known_deviations(self.target.arithmetic) if find_fault(k.fault).applies(self.reference.model)
+        ]
         base, model, carried = judged, self.reference.model, tuple(k.fault for k in known)
         if known:
             model = self.reference.carrying(carried)
@@ -273,7 +275,7 @@ class Case:
                 [self.reference.values(h, ids) for h, ids in zip(hidden, self.record.ids, strict=True)]
             )
 
-    def _deviation(self, known: Known, plain: F64, truth: F64, without: Judged, with_it: Judged) -> Deviation:
+    def _deviation(self, known: KnownDeviation, plain: F64, truth: F64, without: Judged, with_it: Judged) -> Deviation:
         found = amount(self.flat.values - plain, truth - plain, self.nulls, self.flat.energy)
         status = schema.CONFIRMED if found.present else schema.ABSENT if found.absent else schema.EXPECTED
         made = Deviation(

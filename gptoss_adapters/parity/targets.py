@@ -13,23 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_adapters.backends import Backend, open_backend
+from gptoss_adapters.backends import Arithmetic, Backend, open_backend
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 from gptoss_adapters.parity.logits.measure import TOP_K, Answer
 from gptoss_adapters.parity.logits.probes import Prompt
+from gptoss_adapters.parity.noise.arithmetic import noise_of
 from gptoss_adapters.parity.noise.nulls import Noise
 from gptoss_adapters.parity.report.schema import Identity
 
-OWN_CHECKPOINT = ("torch", "transformers", "vllm")  # open the reference's own checkpoint when the spec names no path
 _OPTIONS = re.compile(r"(?P<name>[\w.:]+)\[(?P<options>[^\]]*)\](?P<rest>.*)")
-_INPUTS = {
-    "mxfp4": "q8_0",
-    "q8_0": "q8_0",
-    "bf16": "bf16",
-    "f16": "f16",
-    "f32": "",
-}  # how ggml rounds what it multiplies with these
 
 
 @dataclass
@@ -42,30 +35,26 @@ class Target:
 
     @classmethod
     def open(cls, spec: str, checkpoint: Checkpoint, timeout: float, **options: Any) -> Target:
-        """options: for the engine, beside those in the spec. Raises GptOssError."""
+        """An engine for which the spec names no path gets the reference's own checkpoint, if it opens such. options:
+        for the engine, beside those in the spec. Raises GptOssError.
+        """
         plain, own_options = parse_spec(spec)
-        engine = plain.partition("=")[0].partition("@")[0]
-        own = str(checkpoint.path) if "=" not in plain and engine in OWN_CHECKPOINT else None
-        backend = open_backend(plain, own, timeout=timeout, **options | own_options)
-        try:
-            read = (
-                open_checkpoint(backend.path)
-                if backend.path and "://" not in backend.path and Path(backend.path).exists()
-                else None
-            )
-        except GptOssError:
-            read = None  # the engine took it; that we cannot read it will show in the report as weights not compared
+        backend = open_backend(plain, {"hf": checkpoint.path}, timeout=timeout, **options | own_options)
         if backend.info.vocab_size != checkpoint.config.vocab_size:
             size = backend.info.vocab_size
             backend.close()
             raise NotComparable(
                 "has another vocabulary", file=shown(spec), expected=checkpoint.config.vocab_size, got=size
             )
-        return cls(spec, backend, read)
+        return cls(spec, backend, _open_own_file(backend))
 
     @property
     def engine(self) -> str:
         return self.backend.info.engine
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        return self.backend.info.arithmetic
 
     @property
     def limited(self) -> bool:
@@ -83,15 +72,7 @@ class Target:
 
     def noise(self, reference: Checkpoint) -> Noise:
         """What this engine may round, from its settings and its file."""
-        settings = self.backend.info.settings
-        if self.engine in ("llama_cpp", "llama_server", "ollama"):
-            of = self.checkpoint or reference
-            dense = of.tensors["layers.0.q_proj.weight"].encoding
-            inner = of.tensors["layers.0.experts.gate_up.weight"].encoding
-            flash = int(settings.get("n_batch", 512)) if settings.get("flash_attn") else 0
-            return Noise("float32", _INPUTS[dense], _INPUTS[inner], settings.get("cache_type", "f16"), flash)
-        dtype = str(settings.get("dtype", "float32")).removeprefix("torch.")
-        return Noise("bfloat16" if dtype in ("bfloat16", "float16") else "float32")
+        return noise_of(self.arithmetic, self.backend.info.settings, self.checkpoint or reference)
 
     def identity(self) -> Identity:
         info = self.backend.info
@@ -102,6 +83,16 @@ class Target:
             "python": platform.python_version(),
         }
         return Identity(info.engine, info.version, digests(self.checkpoint), settings)
+
+
+def _open_own_file(backend: Backend) -> Checkpoint | None:
+    """What the engine was opened on, where that is a file or folder here."""
+    if not backend.path or not backend.info.opens or "://" in backend.path or not Path(backend.path).exists():
+        return None
+    try:
+        return open_checkpoint(backend.path)
+    except GptOssError:
+        return None  # the engine took it; that we cannot read it will show in the report as weights not compared
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:

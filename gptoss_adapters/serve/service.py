@@ -15,7 +15,6 @@ from gptoss_harmony.messages import Conversation
 from pydantic import ValidationError
 
 from gptoss_adapters.backends.client import Backend
-from gptoss_adapters.backends.protocol import BackendFailed
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 from gptoss_adapters.serve.answers import Answer, AnswerStream, Attach
 from gptoss_adapters.serve.asking import Ask, check_tools, make_ask
@@ -109,9 +108,7 @@ def to_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, LayoutError):
         return bad_request(str(error), error.where)
-    if isinstance(error, HarmonyError | UsageError) or (
-        isinstance(error, NotComparable) and not isinstance(error, BackendFailed)
-    ):
+    if isinstance(error, HarmonyError | UsageError | NotComparable):
         return bad_request(str(error))  # also: what this backend cannot do
     if isinstance(error, GptOssError):
         return ApiError(503, str(error), code="backend_failed", headers={"Retry-After": "1"})

@@ -203,9 +203,6 @@ def test_bad_arguments_and_missing_capabilities() -> None:
             backend.top_logprobs([1], 11)
 
 
-def test_failures_are_not_comparable_and_bad_input() -> None:
-    assert (
-        issubclass(BackendFailed, NotComparable)
-        and issubclass(BackendFailed, BadInput)
-        and BackendFailed.exit_code == 3
-    )
+def test_a_failure_is_no_bad_input_and_has_the_code_of_what_cannot_be_compared() -> None:
+    assert not issubclass(BackendFailed, BadInput)
+    assert BackendFailed.exit_code == NotComparable.exit_code == 3

@@ -12,7 +12,7 @@ import pytest
 
 from gptoss_adapters.backends import Backend, BackendFailed, open_backend, selftest
 from gptoss_adapters.backends.sampling import log_softmax
-from gptoss_adapters.backends.selftest import CONFIG, known, write_gguf
+from gptoss_adapters.backends.selftest import CONFIG, make_known_model, write_gguf
 from gptoss_adapters.errors import BadInput, CheckFailed, NotComparable, UsageError
 
 GOLD = Path(__file__).parents[1] / "data" / "gguf"
@@ -57,7 +57,7 @@ def test_self_test(name: str) -> None:
 
 
 def test_self_test_of_an_open_backend_uses_its_options(llama: Backend) -> None:
-    assert llama.self_test()["logits"] < 1e-4
+    assert selftest.run(llama)["logits"] < 1e-4
 
 
 WRONG = """
@@ -264,7 +264,7 @@ def test_a_grammar_holds_generation(engine: Backend, gold: dict[str, np.ndarray]
 
 @pytest.mark.backend("llama_cpp")
 def test_a_sampled_grammar_has_the_masked_distribution(tmp_path: Path) -> None:
-    truth = known()
+    truth = make_known_model()
     with open_backend("llama_cpp", write_gguf(tmp_path, truth), n_ctx=32) as backend:
         drawn = [
             backend.generate([65], max_tokens=1, temperature=1.0, seed=s, grammar="root ::= [A-E]").ids[0]

@@ -16,8 +16,6 @@ from gptoss_adapters.backends import Capabilities, Engine, Info, Request, Token
 class Fake(Engine):
     """Row i of the logits is i everywhere; token n of an answer is n. `trouble` comes where its name says."""
 
-    reads = "hf"
-
     def __init__(self, path: str | None, trouble: str = "", vocab_size: int = 10, delay: float = 0.0) -> None:
         self.trouble, self.delay = trouble, delay
         self._trouble("open")

@@ -1,20 +1,20 @@
-"""Engines that break in the middle of a run, for the runner to survive."""
+"""Engines that break in the middle of a run, for the runner to survive, and one such as others write."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from gptoss_adapters.backends.llama_cpp import LlamaCpp
 from gptoss_adapters.backends.protocol import Capabilities, Engine, Info, Request, Token
 
 
 class _Fake(Engine):
-    reads = "hf"
-
     def __init__(self, path: str | None, **options: Any) -> None:
         self.info = Info("fake", "1", 512, 4096, (), Capabilities("full"))
         self.calls = 0
@@ -46,3 +46,11 @@ class Hangs(_Fake):
     def row(self, logits: np.ndarray) -> np.ndarray:
         time.sleep(600)
         return logits
+
+
+class ThirdParty(LlamaCpp):
+    """Says only by its class that it is ggml's arithmetic: its name tells nothing."""
+
+    def __init__(self, path: str | None) -> None:
+        super().__init__(path)
+        self.info = replace(self.info, engine="mine", version="1")

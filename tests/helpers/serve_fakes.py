@@ -30,8 +30,6 @@ KEY = "sk-test"
 class Scripted(Engine):
     """Gives the outputs of a JSON-lines file (lists of ids), one after the other, from the start again at its end."""
 
-    reads = "hf"
-
     def __init__(self, path: str | None, n_ctx: int = 100_000) -> None:
         assert path is not None
         self._outputs = [json.loads(line) for line in Path(path).read_text().splitlines()]
@@ -48,8 +46,6 @@ class Echo(Engine):
     """Says the last user message again and again, `times` times, with `delay` seconds before each token; `prefill`
     seconds come first. `trouble`: "fail" after the third token, or "die" there.
     """
-
-    reads = "hf"
 
     def __init__(
         self, path: str | None, delay: float = 0.0, times: int = 1, prefill: float = 0.0, trouble: str = ""

@@ -72,6 +72,25 @@ def test_llama_cpp_against_a_reference_that_rounds_too(folder: Path) -> None:
     assert target.verdict == schema.WITHIN and not target.deviations
 
 
+@pytest.mark.backend("llama_cpp")
+def test_an_engine_of_somebody_else_is_judged_by_what_it_says_of_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    run = Run(open_checkpoint(folder / "p1"), Options(text=False, certificate=False))
+    target = run.target(f"helpers.fake_targets:ThirdParty={folder / 'mxfp4.gguf'}")
+    assert target.verdict == schema.EXCEPT, target.reason
+    assert target.identity.engine == "mine" and target.weights and target.weights.verdict == schema.PASS
+    assert target.null == "float32, dense inputs bf16, expert inputs q8_0"
+    (deviation,) = target.deviations
+    assert (deviation.fault, deviation.engine) == ("yarn_truncate", "mine")
+
+
+def test_an_engine_takes_the_reference_s_own_checkpoint_if_it_opens_such(folder: Path) -> None:
+    run = Run(open_checkpoint(folder / "p1"), Options(text=False, certificate=False))
+    assert "llama_cpp needs a GGUF file" in run.target("llama_cpp").reason
+
+
 @pytest.mark.backend("transformers")
 def test_transformers(run: Run) -> None:
     target = run.target("transformers")

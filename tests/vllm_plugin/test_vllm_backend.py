@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptoss_adapters.backends import Backend, open_backend
+from gptoss_adapters.backends import Backend, open_backend, selftest
 from gptoss_adapters.backends.sampling import log_softmax
 from gptoss_adapters.errors import BadInput, NotComparable, UsageError
 
@@ -25,7 +25,7 @@ def vllm() -> Iterator[Backend]:
 
 def test_self_test() -> None:
     with open_backend("vllm", GOLD / "tiny" / "hf-bf16", plugin="off", n_ctx=512) as backend:
-        found = backend.self_test()
+        found = selftest.run(backend)
     errors = {what: value for what, value in found.items() if what != "sampling z"}
     assert len(errors) >= 5 and max(errors.values()) < 1e-4, found
 

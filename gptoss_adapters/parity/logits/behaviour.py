@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from gptoss_adapters.errors import GptOssError
+from gptoss_adapters.errors import GptOssError, UsageError
 from gptoss_adapters.parity.logits.judge import Judged
 from gptoss_adapters.parity.logits.measure import Record, Reference
 from gptoss_adapters.parity.logits.metrics import TINY, centre
@@ -130,6 +130,8 @@ def _chunked(target: Target, record: Record, floor: float) -> Structural:
             return _again(
                 name, f"the same in steps of {ODD_BATCH}", target.backend.logits(prompt), other.logits(prompt), floor
             )
+    except UsageError as error:  # it reports n_batch among its settings, but has no such option
+        return Structural(name, SKIPPED, detail=str(error))
     except GptOssError as error:
         return Structural(name, FAIL, f"the same in steps of {ODD_BATCH}", str(error))
 

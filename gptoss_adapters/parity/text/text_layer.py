@@ -83,7 +83,7 @@ class _Side:
 
     @property
     def splits_like_llama(self) -> bool:
-        return "llama" in self.backend.info.engine
+        return self.backend.info.arithmetic == "ggml"
 
 
 def check_text_layer(checkpoint: Checkpoint | None, backend: Backend, count: int = STRINGS, seed: int = 0) -> TextLayer:
@@ -109,7 +109,7 @@ def check_text_layer(checkpoint: Checkpoint | None, backend: Backend, count: int
 
 
 def _own(backend: Backend, checkpoint: Checkpoint | None) -> Checkpoint | None:
-    if backend.path is None or not Path(backend.path).exists():
+    if backend.path is None or not backend.info.opens or not Path(backend.path).exists():
         return None
     if checkpoint and Path(backend.path).resolve() == checkpoint.path.resolve():
         return checkpoint

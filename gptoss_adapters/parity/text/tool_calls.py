@@ -17,7 +17,7 @@ from gptoss_harmony import Message, Parser, parse, render
 from gptoss_harmony.openai.chat_completions import ChatStream, from_messages, to_conversation
 from gptoss_harmony.tokens import N_RANKS
 
-from gptoss_adapters.backends import Backend
+from gptoss_adapters.backends import Backend, BackendFailed
 from gptoss_adapters.checkpoint import Checkpoint
 from gptoss_adapters.errors import GptOssError, NotComparable
 from gptoss_adapters.parity.report.schema import FAIL, LOOK, PASS, SKIPPED, ToolCall, ToolCalls
@@ -248,6 +248,9 @@ def _ask_server(case: ToolCall, backend: Backend, request: Json, expected: Seque
     try:
         answer = backend.chat(body)["message"]
     except NotComparable:
+        return
+    except BackendFailed as error:
+        case.detail = str(error)
         return
     except GptOssError as error:
         case.server_equal, case.detail = False, str(error)
