@@ -14,7 +14,7 @@ from typing import Any
 from gptoss_harmony.builtin_tools import builtin_namespace
 from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.grammars.grammar import Final
-from gptoss_harmony.json_reading import expect
+from gptoss_harmony.json_reading import expect, expect_or_none
 from gptoss_harmony.messages import (
     Conversation,
     DeveloperContent,
@@ -139,7 +139,8 @@ class ToolTable:
 def read_optional(data: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
     """`data[key]` or None, or a LayoutError if it is neither absent, null nor a `kind`."""
     value = data.get(key)
-    return None if value is None else expect(value, kind, f"{where}.{key}" if where else key)
+    path = f"{where}.{key}" if where else key
+    return expect_or_none(value, kind, path)
 
 
 def read_effort(value: str | None, where: str) -> ReasoningEffort:
