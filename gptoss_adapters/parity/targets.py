@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from gptoss_adapters.backends import Arithmetic, Backend, open_backend
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
@@ -139,21 +136,3 @@ def digests(checkpoint: Checkpoint | None) -> dict[str, str]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def embedding_norms(checkpoint: Checkpoint) -> np.ndarray:
-    norms: np.ndarray = np.linalg.norm(checkpoint.read("embedding.weight"), axis=1)
-    return norms
-
-
-def conversations(checkpoint: Checkpoint) -> Sequence[Sequence[int]]:
-    """Rendered conversations, where the checkpoint has the published vocabulary."""
-    from gptoss_harmony import Conversation, Message, SystemContent, render
-
-    from gptoss_adapters.spec import GPT_OSS_20B
-
-    if checkpoint.config.vocab_size != GPT_OSS_20B.vocab_size:
-        return ()
-    date = Message.system(SystemContent(conversation_start_date="2026-01-01"))
-    questions = ("What is 12 times 12?", "Wie spät ist es in Zürich? Antworte kurz.")
-    return [render(Conversation([date, Message.user(q)])) for q in questions]

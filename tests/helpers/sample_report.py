@@ -26,7 +26,7 @@ from gptoss_adapters.parity.report.schema import (
     Strip,
     Structural,
     Suspect,
-    Target,
+    TargetResult,
     TextLayer,
     ToolCall,
     ToolCalls,
@@ -239,7 +239,7 @@ def report() -> Report:
         0.99,
         0.01,
     )
-    llama = Target(
+    llama = TargetResult(
         "llama_cpp=pocket.gguf",
         "llama_cpp",
         "SAME EXCEPT",
@@ -272,7 +272,7 @@ def report() -> Report:
         Suspect("win_none", False, 0.41, "window", "no layer sliding", 320.0, 0.2, 0.01),
         Suspect(HOSTILE, False, 0.1, HOSTILE, HOSTILE),
     ]
-    broken = Target(
+    broken = TargetResult(
         f"llama_server={HOSTILE}",
         "llama_server",
         "DIFFERENT",
@@ -296,13 +296,13 @@ def report() -> Report:
         certificate(rng),
         Identity("llama_server", HOSTILE, {HOSTILE: "00"}, {HOSTILE: HOSTILE}),
     )
-    dead = Target(
+    dead = TargetResult(
         "vllm@/opt/vllm/bin/python=a/rather/long/path/that/has/no/space/in/it/at/all/and/goes/on/and/on/for/ever/model.safetensors",
         "vllm",
         "NOT COMPARABLE",
         "vllm: died with SIGABRT in open (error: no GPU)",
     )
-    same = Target(
+    same = TargetResult(
         "torch",
         "torch",
         "SAME",
@@ -310,7 +310,7 @@ def report() -> Report:
         families=families(rng, 1e-9, 0.5),
         null="none needed",
     )
-    bounded = Target(
+    bounded = TargetResult(
         "ollama=pocket",
         "ollama",
         "SAME WITHIN NUMERICS",

@@ -36,7 +36,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def judged(source: Path, out: Path) -> schema.Target:
+def judged(source: Path, out: Path) -> schema.TargetResult:
     run = Run(open_checkpoint(source), Options(text=False, certificate=False))
     run.prompts = [p for p in run.prompts if p.index < 4]
     return run.target(f"torch={out}")

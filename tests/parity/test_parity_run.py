@@ -13,7 +13,7 @@ from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.parity import targets
 from gptoss_adapters.parity.report import schema
-from gptoss_adapters.parity.report.schema import Report, Target
+from gptoss_adapters.parity.report.schema import Report, TargetResult
 from gptoss_adapters.parity.runner import Options, Run
 
 TESTS = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def run(folder: Path) -> Run:
     return Run(open_checkpoint(folder / "p1"), Options(text=False))
 
 
-def no_alarm(target: Target) -> None:
+def no_alarm(target: TargetResult) -> None:
     assert target.verdict not in (schema.DIFFERENT, schema.NOT_COMPARABLE), target.reason
     assert (
         not target.suspects
@@ -132,7 +132,7 @@ def test_a_mistake_of_ours_costs_one_target_only(
 ) -> None:
     judge = Run._judge
 
-    def mistaken(self: Run, target: targets.Target, out: schema.Target) -> None:
+    def mistaken(self: Run, target: targets.Target, out: schema.TargetResult) -> None:
         if target.spec == "torch[n_batch=7]":
             raise ZeroDivisionError("nothing\nat all")
         judge(self, target, out)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from gptoss_adapters.backends import Backend, open_backend
 from gptoss_adapters.errors import GptOssError, UsageError
 from gptoss_adapters.parity.logits.judge import Judged
 from gptoss_adapters.parity.logits.measure import Record, Reference
@@ -16,7 +17,6 @@ from gptoss_adapters.parity.logits.metrics import TINY, centre
 from gptoss_adapters.parity.logits.probes import Prompt
 from gptoss_adapters.parity.noise.nulls import Noise, realisations
 from gptoss_adapters.parity.report.schema import FAIL, PASS, SKIPPED, Greedy, GreedyPrompt, Structural
-from gptoss_adapters.parity.targets import Target
 from gptoss_adapters.reference.model import GptOss
 
 ODD_BATCH = 7  # tokens per prefill step: divides nothing
@@ -27,18 +27,18 @@ VISIBLE = 30.0  # times the noise: an influence that must be seen
 
 
 def structural(
-    target: Target, reference: Reference, record: Record, judged: Judged, chunks: bool = True
+    backend: Backend, reference: Reference, record: Record, judged: Judged, chunks: bool = True
 ) -> list[Structural]:
     """All that apply; one that cannot be asked of this engine says so. chunks: start it a second time, for other
     prefill steps.
     """
     floor = _floor(record)
     checks = [_sink(judged)]
-    if target.backend.info.capabilities.output == "full":
+    if backend.info.capabilities.output == "full":
         checks += [
-            _influence(target, reference, floor),
-            *([_chunked(target, record, floor)] if chunks else []),
-            _decode(target, record, floor),
+            _influence(backend, reference, floor),
+            *([_chunked(backend, record, floor)] if chunks else []),
+            _decode(backend, record, floor),
         ]
     return checks
 
@@ -67,7 +67,7 @@ def _sink(judged: Judged) -> Structural:
     )
 
 
-def _influence(target: Target, reference: Reference, floor: float) -> Structural:
+def _influence(backend: Backend, reference: Reference, floor: float) -> Structural:
     """Change token 0: which positions notice. Told by the reference; on one sliding layer exactly 0..W-1."""
     name, c = "influence of token 0", reference.config
     length = min(3 * c.sliding_window, 2 * c.sliding_window + 64)
@@ -76,7 +76,7 @@ def _influence(target: Target, reference: Reference, floor: float) -> Structural
     with torch.inference_mode():
         h = [reference.hidden(reference.model, [Prompt("", 0, tuple(x))])[0] for x in (ids, other)]
     expected = _nmse(*(reference.values(x, reference.sample) for x in h))
-    rows = [target.backend.logits(x)[:, reference.sample] for x in (ids, other)]
+    rows = [backend.logits(x)[:, reference.sample] for x in (ids, other)]
     seen = _nmse(*rows)
     must, must_not = expected > VISIBLE * floor, expected < TINY**0.7
     edge = int(np.flatnonzero(expected > TINY**0.7)[-1])
@@ -111,24 +111,22 @@ def _longest(record: Record) -> Prompt:
     return max((p for p in record.prompts), key=lambda p: len(p.ids))
 
 
-def _chunked(target: Target, record: Record, floor: float) -> Structural:
+def _chunked(backend: Backend, record: Record, floor: float) -> Structural:
     name = "chunked prefill"
-    if "n_batch" not in target.backend.info.settings or target.backend.path is None:
+    if "n_batch" not in backend.info.settings or backend.path is None:
         return Structural(name, SKIPPED, detail="the engine takes no n_batch")
-    from gptoss_adapters.backends import open_backend
-
     prompt = _longest(record).ids[:64]
-    options = target.backend.options | {"n_batch": ODD_BATCH}
+    options = backend.options | {"n_batch": ODD_BATCH}
     try:
         with open_backend(
-            target.backend.name,
-            target.backend.path,
-            python=target.backend.python,
-            timeout=target.backend.timeout,
+            backend.name,
+            backend.path,
+            python=backend.python,
+            timeout=backend.timeout,
             **options,
         ) as other:
             return _again(
-                name, f"the same in steps of {ODD_BATCH}", target.backend.logits(prompt), other.logits(prompt), floor
+                name, f"the same in steps of {ODD_BATCH}", backend.logits(prompt), other.logits(prompt), floor
             )
     except UsageError as error:  # it reports n_batch among its settings, but has no such option
         return Structural(name, SKIPPED, detail=str(error))
@@ -136,11 +134,11 @@ def _chunked(target: Target, record: Record, floor: float) -> Structural:
         return Structural(name, FAIL, f"the same in steps of {ODD_BATCH}", str(error))
 
 
-def _decode(target: Target, record: Record, floor: float) -> Structural:
+def _decode(backend: Backend, record: Record, floor: float) -> Structural:
     """Token by token from the cache, and all at once."""
     prompt = list(_longest(record).ids[:48])
-    made = target.backend.generate(prompt, max_tokens=8, stop_ids=(), logprobs=4)
-    whole = target.backend.logits([*prompt, *made.ids])[len(prompt) - 1 : -1].astype(np.float64)
+    made = backend.generate(prompt, max_tokens=8, stop_ids=(), logprobs=4)
+    whole = backend.logits([*prompt, *made.ids])[len(prompt) - 1 : -1].astype(np.float64)
     whole -= np.log(np.exp(whole - whole.max(1, keepdims=True)).sum(1, keepdims=True)) + whole.max(1, keepdims=True)
     a = np.array([[p for _, p in t.top] for t in made.tokens])
     b = np.array([[row[i] for i, _ in t.top] for row, t in zip(whole, made.tokens, strict=True)])
@@ -154,7 +152,7 @@ def _decode(target: Target, record: Record, floor: float) -> Structural:
     )
 
 
-def greedy(target: Target, reference: Reference, record: Record, floor: Noise) -> Greedy:
+def greedy(backend: Backend, reference: Reference, record: Record, floor: Noise) -> Greedy:
     """Free-running greedy generation beside the reference's; a different token is legitimate where the margin is within
     noise: that of the run's prompts or, since an expert may flip in what was generated, that of the nulls on the very
     tokens that led there.
@@ -165,7 +163,7 @@ def greedy(target: Target, reference: Reference, record: Record, floor: Noise) -
     out = Greedy()
     for n, prompt in enumerate(starts):
         ids = list(prompt.ids[:32])
-        got = target.backend.generate(ids, max_tokens=GREEDY_TOKENS, stop_ids=()).ids
+        got = backend.generate(ids, max_tokens=GREEDY_TOKENS, stop_ids=()).ids
         out.prompts.append(_follow(reference, n, ids, got, allowed, floor))
     total = len(out.prompts)
     for t in range(GREEDY_TOKENS if total else 0):

@@ -19,10 +19,9 @@ from gptoss_adapters.parity.faults.table import CONTROL, all_faults
 from gptoss_adapters.parity.logits.judge import Flat, amount, judge
 from gptoss_adapters.parity.logits.measure import Record, Reference
 from gptoss_adapters.parity.logits.metrics import F64, centre
-from gptoss_adapters.parity.logits.probes import Prompt, make_prompts
+from gptoss_adapters.parity.logits.probes import Prompt, embedding_norms, make_prompts
 from gptoss_adapters.parity.logits.ties import Ties
 from gptoss_adapters.parity.noise.nulls import Noise, Null, Rope32, realisations, split
-from gptoss_adapters.parity.targets import embedding_norms
 from gptoss_adapters.reference.model import GptOss, Taps
 
 

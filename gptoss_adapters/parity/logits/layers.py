@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from gptoss_adapters.backends import Backend
 from gptoss_adapters.parity.logits.judge import family
 from gptoss_adapters.parity.logits.measure import Reference
 from gptoss_adapters.parity.logits.metrics import TINY, centre, nmse_of
@@ -16,7 +17,6 @@ from gptoss_adapters.parity.logits.probes import Prompt
 from gptoss_adapters.parity.noise.nulls import Noise, realisations
 from gptoss_adapters.parity.noise.variants import logits
 from gptoss_adapters.parity.report.schema import FAIL, LOOK_EXCESS, PASS, Flip, Layers, Structural
-from gptoss_adapters.parity.targets import Target
 from gptoss_adapters.reference.model import GptOss, Taps
 
 SHOWN = 200
@@ -30,11 +30,13 @@ def tapped(model: GptOss, prompt: Prompt) -> tuple[np.ndarray, np.ndarray, np.nd
     return hidden, scores, np.stack([x[0].numpy() for x in taps.experts])
 
 
-def layers(target: Target, reference: Reference, model: GptOss, noise: Noise, prompt: Prompt, index: int) -> Layers:
+def compare_layers(
+    backend: Backend, reference: Reference, model: GptOss, noise: Noise, prompt: Prompt, index: int
+) -> Layers:
     """model: the truth that the target is judged against."""
     truth, scores, experts = tapped(model, prompt)
     nulls = [tapped(null.apply(model), prompt) for null in list(realisations(noise))[:3]]
-    seen = target.backend.taps(prompt.ids)
+    seen = backend.taps(prompt.ids)
     size = np.maximum((truth**2).sum(-1), TINY)
     nmse = ((seen["hidden"] - truth) ** 2).sum(-1) / size
     floor = np.median(np.stack([((n[0] - truth) ** 2).sum(-1) / size for n in nulls]), 0)
@@ -56,7 +58,7 @@ def layers(target: Target, reference: Reference, model: GptOss, noise: Noise, pr
 
 
 def forced_routing(
-    target: Target, reference: Reference, model: GptOss, noise: Noise, prompts: Sequence[Prompt]
+    backend: Backend, reference: Reference, model: GptOss, noise: Noise, prompts: Sequence[Prompt]
 ) -> Structural:
     """One prompt of each family once more with the truth's experts on both sides: without flips, noise is far lower."""
     own, theirs = [], []
@@ -65,7 +67,7 @@ def forced_routing(
         experts = tapped(model, prompt)[2]
         truth = centre(logits(model, prompt.ids).numpy())
         forced = [torch.from_numpy(layer)[None] for layer in experts]
-        own.append(nmse_of(truth, centre(target.backend.taps(prompt.ids, experts.astype(np.int32))["logits"])))
+        own.append(nmse_of(truth, centre(backend.taps(prompt.ids, experts.astype(np.int32))["logits"])))
         theirs.append(
             [nmse_of(truth, centre(logits(null, prompt.ids, forced=forced).double().numpy())) for null in nulls]
         )

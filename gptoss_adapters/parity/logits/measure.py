@@ -9,6 +9,7 @@ k gave.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -108,6 +109,12 @@ class Reference:
         for name in faults:
             model = find_fault(name).apply(model)
         return model
+
+    def with_model(self, model: GptOss) -> Reference:
+        """The same with another variant for the truth."""
+        made = copy.copy(self)
+        made.model = model
+        return made
 
     def hidden(self, model: GptOss, prompts: Sequence[Prompt]) -> list[Tensor]:
         """[T, H] after the last norm, per prompt; prompts of one length go in one batch."""

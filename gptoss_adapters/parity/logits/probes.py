@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gptoss_adapters.spec import MAX_POSITIONS, GptOssConfig
+from gptoss_adapters.checkpoint import Checkpoint
+from gptoss_adapters.spec import GPT_OSS_20B, MAX_POSITIONS, GptOssConfig
 
 FAMILIES = {
     "single": "one token: sinks, biases, experts and norms without any attention history",
@@ -67,3 +68,19 @@ def _random(config: GptOssConfig, norms: np.ndarray, rng: np.random.Generator) -
 def light(prompts: Sequence[Prompt]) -> list[Prompt]:
     """What an engine is asked that answers token by token: a few prompts, cut short."""
     return [Prompt(p.family, p.index, p.ids[:LIGHT_TOKENS]) for p in prompts if p.index < LIGHT.get(p.family, 0)]
+
+
+def embedding_norms(checkpoint: Checkpoint) -> np.ndarray:
+    norms: np.ndarray = np.linalg.norm(checkpoint.read("embedding.weight"), axis=1)
+    return norms
+
+
+def conversations(checkpoint: Checkpoint) -> Sequence[Sequence[int]]:
+    """Rendered conversations, where the checkpoint has the published vocabulary."""
+    from gptoss_harmony import Conversation, Message, SystemContent, render
+
+    if checkpoint.config.vocab_size != GPT_OSS_20B.vocab_size:
+        return ()
+    date = Message.system(SystemContent(conversation_start_date="2026-01-01"))
+    questions = ("What is 12 times 12?", "Wie spät ist es in Zürich? Antworte kurz.")
+    return [render(Conversation([date, Message.user(q)])) for q in questions]

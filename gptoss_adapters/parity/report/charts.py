@@ -15,7 +15,7 @@ from gptoss_adapters.parity.report.schema import (
     Histogram,
     Layers,
     Strip,
-    Target,
+    TargetResult,
 )
 from gptoss_adapters.parity.report.svg import Axis, Plot, log_axis
 from gptoss_adapters.parity.report.words import DASH, count, number, times
@@ -35,7 +35,7 @@ class Figure:
     rows: Sequence[tuple[str, ...]]
 
 
-def figures(target: Target) -> list[Figure]:
+def figures(target: TargetResult) -> list[Figure]:
     """Those of one target, in reading order; what was not measured has none."""
     found: list[Figure] = []
     if target.kl_histogram and sum(target.kl_histogram.counts):

@@ -23,7 +23,7 @@ from gptoss_adapters.parity.report.schema import (
     Family,
     Identity,
     Report,
-    Target,
+    TargetResult,
     ToolCall,
     ToolCalls,
     Weights,
@@ -160,7 +160,7 @@ def _matrix(report: Report) -> str:
     return _section("Targets and probes", _table(["target", *map(_t, names)], rows, ["any", *["cell"] * len(names)]))
 
 
-def _target(target: Target) -> str:
+def _target(target: TargetResult) -> str:
     parts = [
         f'<div class="head"><h2>{_t(target.name, 160)}</h2>{_badge(target.verdict, verdict_words(target))}</div>'
         f"<p>{_t(target.reason)}</p>",
@@ -184,7 +184,7 @@ def _seconds(seconds: float | None) -> str:
     return f"; {seconds:.1f} s" if seconds is not None else ""
 
 
-def _suspects(target: Target) -> str:
+def _suspects(target: TargetResult) -> str:
     rows = [
         [
             f'<code>{_t(s.fault, 80)}</code><span class="what">{_t(s.what)}</span>',
@@ -207,7 +207,7 @@ def _suspects(target: Target) -> str:
     )
 
 
-def _deviations(target: Target) -> str:
+def _deviations(target: TargetResult) -> str:
     rows = [
         [
             f'<code>{_t(d.fault, 80)}</code><span class="what">{_t(d.effect)}</span>',
@@ -274,7 +274,7 @@ def _metrics(family: Family) -> str:
     return f"<p><b>{_t(family.name)}</b></p>{table}" if table else ""
 
 
-def _structural(target: Target) -> str:
+def _structural(target: TargetResult) -> str:
     rows = [
         [f'{_t(s.name)}<span class="what">{_t(s.detail)}</span>', _t(s.expected), _t(s.observed), _state(s.verdict)]
         for s in target.structural
@@ -284,7 +284,7 @@ def _structural(target: Target) -> str:
     )
 
 
-def _text_layer(target: Target) -> str:
+def _text_layer(target: TargetResult) -> str:
     if target.text_layer is None:
         return ""
     rows = []
@@ -362,7 +362,7 @@ def _weights(weights: Weights | None) -> str:
     )
 
 
-def _certificate(target: Target) -> str:
+def _certificate(target: TargetResult) -> str:
     c = target.certificate
     if c is None or not c.faults:
         return ""

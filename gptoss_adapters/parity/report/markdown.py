@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from gptoss_adapters.parity.report.schema import FAIL, LOOK, SKIPPED, Check, Report, Target
+from gptoss_adapters.parity.report.schema import FAIL, LOOK, SKIPPED, Check, Report, TargetResult
 from gptoss_adapters.parity.report.words import (
     STATE_SYMBOL,
     VERDICT_SYMBOL,
@@ -84,7 +84,7 @@ def _matrix(report: Report) -> list[str]:
     return _table(["target", "verdict", *map(_t, names)], rows)
 
 
-def _target(target: Target) -> list[str]:
+def _target(target: TargetResult) -> list[str]:
     lines = [f"### {_code(target.name, 100)}: {_t(verdict_words(target))}", ""]
     if target.reason:
         lines += [_t(target.reason), ""]
@@ -123,7 +123,7 @@ def _check(check: Check) -> str:
     )
 
 
-def _details(target: Target) -> list[str]:
+def _details(target: TargetResult) -> list[str]:
     if not target.families:
         return []
     rows = []

@@ -322,7 +322,7 @@ class Identity:
 
 
 @dataclass
-class Target:
+class TargetResult:
     """One target's result. `reason`: one sentence for the verdict; for NOT COMPARABLE what was missing or what
     happened.
     """
@@ -375,7 +375,7 @@ class Report:
     reference: Identity = field(default_factory=Identity)
     config: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
-    targets: list[Target] = field(default_factory=list)
+    targets: list[TargetResult] = field(default_factory=list)
     angle_error: AngleError | None = None
     seconds: float | None = None
 
@@ -410,7 +410,7 @@ class Report:
         return cls.from_json(raw, path)
 
 
-def exit_code(targets: Sequence[Target], strict: bool = False) -> int:
+def exit_code(targets: Sequence[TargetResult], strict: bool = False) -> int:
     """0 when every target is the same; 1 for DIFFERENT (with `strict` for SAME EXCEPT too), else 3 for NOT
     COMPARABLE.
     """

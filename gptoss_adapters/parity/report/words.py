@@ -27,7 +27,7 @@ from gptoss_adapters.parity.report.schema import (
     Family,
     Metrics,
     Report,
-    Target,
+    TargetResult,
     ToolCall,
 )
 
@@ -108,7 +108,7 @@ def shown_statistics(family: Family) -> list[tuple[str, float | None, float | No
     ]
 
 
-def family_names(targets: Iterable[Target]) -> list[str]:
+def family_names(targets: Iterable[TargetResult]) -> list[str]:
     """Every family that any target has, in the order in which they come."""
     return list(dict.fromkeys(family.name for target in targets for family in target.families))
 
@@ -130,7 +130,7 @@ def headline(report: Report) -> str:
     )
 
 
-def verdict_words(target: Target) -> str:
+def verdict_words(target: TargetResult) -> str:
     """The verdict with what it names: the deviations, or the first suspect."""
     if target.verdict == EXCEPT and target.deviations:
         named = [
@@ -162,7 +162,7 @@ def deviation_words(deviation: Deviation) -> str:
     return STATUS_MEANS.get(deviation.status, deviation.status)
 
 
-def certificate_words(target: Target) -> str:
+def certificate_words(target: TargetResult) -> str:
     """How many of the seeded faults this run would have seen."""
     certificate = target.certificate
     if certificate is None:

@@ -13,7 +13,7 @@ from helpers.broken_files import BROKEN, checkpoint, no_sinks, one_expert_shifte
 from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.parity.report import schema
-from gptoss_adapters.parity.report.schema import Target
+from gptoss_adapters.parity.report.schema import TargetResult
 from gptoss_adapters.parity.runner import Options, Run
 
 MXFP4 = GgufOptions(tokenizer="none")
@@ -33,7 +33,7 @@ def gguf(folder: Path, file: Path, options: GgufOptions) -> Path:
     return file
 
 
-def check(target: Target, faults: tuple[str, ...]) -> None:
+def check(target: TargetResult, faults: tuple[str, ...]) -> None:
     assert target.verdict == schema.DIFFERENT, target.reason
     assert any(f.verdict == schema.FAIL for f in target.families)  # the logits say so, not the bytes alone
     top = [s.fault for s in target.suspects[:3]]

@@ -11,7 +11,7 @@ import pytest
 
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.parity.report import schema
-from gptoss_adapters.parity.report.schema import Family, Flip, Layers, Metrics, Report, Suspect, Target
+from gptoss_adapters.parity.report.schema import Family, Flip, Layers, Metrics, Report, Suspect, TargetResult
 
 
 def _report() -> Report:
@@ -25,7 +25,7 @@ def _report() -> Report:
         {"nmse_mean": 2.0},
     )
     layers = Layers(0, [[1.0, None]], [[0.5, 0.5]], flips=[Flip(0, 0, 1, 0.1, 0.2)])
-    target = Target(
+    target = TargetResult(
         "torch=x",
         "torch",
         schema.DIFFERENT,
@@ -63,7 +63,7 @@ def test_no_report(tmp_path: Path, text: str) -> None:
 
 def test_exit_codes() -> None:
     def codes(*verdicts: str, strict: bool = False) -> int:
-        return schema.exit_code([Target("t", "t", v) for v in verdicts], strict)
+        return schema.exit_code([TargetResult("t", "t", v) for v in verdicts], strict)
 
     assert codes(schema.SAME, schema.WITHIN, schema.EXCEPT) == 0
     assert codes(schema.EXCEPT, strict=True) == 1

@@ -128,7 +128,7 @@ def test_every_chart_has_words_and_the_same_bytes(page: str) -> None:
 
 
 def test_an_old_or_empty_report_still_renders() -> None:
-    bare = schema.Report("x", targets=[schema.Target("t", "torch", schema.NOT_COMPARABLE, "it died")])
+    bare = schema.Report("x", targets=[schema.TargetResult("t", "torch", schema.NOT_COMPARABLE, "it died")])
     assert "it died" in html.render(bare) and "it died" in markdown.render(bare) and "it died" in markdown.summary(bare)
     assert html.render(schema.Report("x")) and markdown.render(schema.Report("x"))
     empty = report()
@@ -168,7 +168,7 @@ def test_show_renders_again_and_exits_as_the_run_did(tmp_path: Path) -> None:
     assert "DIFFERENT: win_plus1 confirmed" in done.stdout and "suspect win_plus1 (1.00, confirmed)" in done.stdout
     codes = {schema.SAME: 0, schema.WITHIN: 0, schema.EXCEPT: 0, schema.NOT_COMPARABLE: 3}
     for verdict, code in codes.items():
-        one = schema.Report("x", targets=[schema.Target("t", "torch", verdict)])
+        one = schema.Report("x", targets=[schema.TargetResult("t", "torch", verdict)])
         one.save(tmp_path / "one.json")
         done = subprocess.run(
             [*command, str(tmp_path / "one.json"), "--format", "md"], capture_output=True, text=True, check=False
