@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from gptoss_converters.gguf.to_gguf import GgufOptions
-from gptoss_converters.ollama.modelfile_rules import check
-from gptoss_converters.ollama.prompt import prompt
+from gptoss_converters.ollama.prompt import make_prompt
+from gptoss_converters.ollama.rules import check
 from gptoss_converters.ollama.to_ollama import OllamaModel, OllamaOptions, finish, plan_ollama
 from gptoss_harmony import parse, render, render_pieces
 from gptoss_harmony.openai.chat_completions import from_messages, to_conversation
@@ -135,7 +135,7 @@ def test_the_go_template_s_prompt_gives_the_same_tokens(
     served: Served, reference: Backend, request_: dict[str, Any]
 ) -> None:
     """The harmony mode's way: a text rendered by our Go template."""
-    text = prompt(request_, date.today().isoformat())
+    text = make_prompt(request_, date.today().isoformat())
     assert served.client.post("/tokenize", {"content": text, "parse_special": True})["tokens"] == ids_of(request_)
     assert (
         served.client.complete([text], n_predict=200, temperature=0)["tokens"]

@@ -25,13 +25,13 @@ def check_modelfile(
 
         gptoss-convert check-modelfile Modelfile --json
     """
-    from gptoss_converters.ollama.modelfile_rules import check
+    from gptoss_converters.ollama.rules import check
 
     found = check(file)
     errors = [f for f in found if not f.warning]
     lines = [f"{file}:{f.line}: {'warning' if f.warning else 'error'}: {f.rule}: {f.what}" for f in found]
     text = "\n".join([*lines, f"{file}: {len(errors)} errors, {len(found) - len(errors)} warnings"])
-    Output(as_json).result(text, file=str(file), findings=[f._asdict() for f in found])
+    Output(as_json).show(text, file=str(file), findings=[f._asdict() for f in found])
     if errors:
         first = errors[0]
         raise CheckFailed(f"line {first.line}: {first.rule}: {first.what}", file=file)

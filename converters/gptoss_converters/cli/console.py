@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def workers(threads: int | None) -> int:
+def count_workers(threads: int | None) -> int:
     """How many threads a command that only reads runs; the writer has the same rule."""
     from gptoss_adapters.checkpoint.writing.writer import MAX_THREADS
 
@@ -32,11 +32,11 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
 
-    def notes(self, lines: Iterable[str]) -> None:
+    def note(self, lines: Iterable[str]) -> None:
         for line in lines:
             print(f"note: {line}", file=sys.stderr)
 
-    def result(self, text: str, **data: Any) -> None:
+    def show(self, text: str, **data: Any) -> None:
         print(json.dumps(data, indent=2, default=str) if self.as_json else text)
 
 
@@ -91,7 +91,7 @@ def parse_size(text: str | None) -> int | None:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def human(nbytes: float) -> str:
+def format_size(nbytes: float) -> str:
     """13 761 264 768 -> `13.8 GB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if nbytes < 1000 or unit == "GB":
@@ -107,7 +107,7 @@ def record(path: Path, rule: str, statistics: dict[str, Any]) -> None:
     part.replace(path)
 
 
-def plan_json(plan: Any) -> dict[str, Any]:
+def plan_to_json(plan: Any) -> dict[str, Any]:
     """A plan as `--dry-run --json` prints it."""
     tensors = [
         {"file": f.path.name, **asdict(t), "offset": o}
@@ -117,11 +117,11 @@ def plan_json(plan: Any) -> dict[str, Any]:
     return {"bytes": plan.nbytes, "files": {f.path.name: f.size for f in plan.files}, "tensors": tensors}
 
 
-def plan_text(plan: Any) -> str:
+def plan_to_text(plan: Any) -> str:
     """A plan as `--dry-run` prints it."""
     lines = []
     for file in plan.files:
-        lines.append(f"{file.path}: {file.size} bytes ({human(file.size)}), {len(file.tensors)} tensors")
+        lines.append(f"{file.path}: {file.size} bytes ({format_size(file.size)}), {len(file.tensors)} tensors")
         for t, offset in zip(file.tensors, file.offsets, strict=True):
             shape = "x".join(map(str, t.shape))
             lines.append(f"  {offset:>12} {t.nbytes:>12}  {t.dtype:<5} {shape:<16} {t.name:<34} <- {t.source}")

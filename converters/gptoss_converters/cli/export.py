@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from gptoss_adapters.errors import OutputError
-from gptoss_converters.cli.console import Output, ProgressBar, human, plan_json, plan_text, record
+from gptoss_converters.cli.console import Output, ProgressBar, format_size, plan_to_json, plan_to_text, record
 from gptoss_converters.cli.options import Run, open_input, rounding_for
 
 if TYPE_CHECKING:
@@ -44,12 +44,14 @@ class Export:
     """A planned output. As it stands: one file that holds bfloat16 and MXFP4 only."""
 
     def __init__(self, planned: ExportPlan, output: Path) -> None:
-        self.plan, self.notices, self.output = planned.plan, planned.notices, output
+        self.plan = planned.plan
+        self.notices = planned.notices
+        self.output = output
 
     def preview(self, rounding: Rounding) -> Report:
         """For --dry-run."""
-        data = {**plan_json(self.plan), "notices": self.notices, "quantised": rounding.quantised}
-        return Report(plan_text(self.plan), data)
+        data = {**plan_to_json(self.plan), "notices": self.notices, "quantised": rounding.quantised}
+        return Report(plan_to_text(self.plan), data)
 
     @contextmanager
     def prepare(self, run: Run) -> Iterator[None]:
@@ -103,7 +105,7 @@ class FolderExport(Export):
         return f"wrote {self.output}: {len(self.plan.files)} files, {describe_write(written)}"
 
 
-def export(run: Run, plan: Callable[[Checkpoint, Rounding], Export]) -> None:
+def run_export(run: Run, plan: Callable[[Checkpoint, Rounding], Export]) -> None:
     """Writes what `plan` makes of the source of `run`, unless it is a dry run, and prints what was done.
 
     Raises BadInput, UsageError, OutputError and CheckFailed; typer.Exit when the report has an exit code.
@@ -114,23 +116,23 @@ def export(run: Run, plan: Callable[[Checkpoint, Rounding], Export]) -> None:
     checkpoint = open_input(run.path, run.revision, run.lora, run.lora_order, exact_yarn=run.exact_yarn)
     rounding = rounding_for(checkpoint, run.rounding, run.scales_from)
     planned = plan(checkpoint, rounding)
-    out.notes([*checkpoint.adapters, *planned.notices])
+    out.note([*checkpoint.adapters, *planned.notices])
     if run.dry_run:
         preview = planned.preview(rounding)
-        out.result(preview.text, **preview.data)
+        out.show(preview.text, **preview.data)
         return
     with planned.prepare(run), ProgressBar() as bar:
         written = write(planned.plan, threads=run.threads, resume=run.resume, force=run.force, progress=bar)
         planned.finish(bar)
     losses = planned.find_losses()
-    out.notes(losses)
+    out.note(losses)
     planned.notices.extend(losses)
     statistics = rounding.stats.as_dict() if rounding.stats else None
     kept = planned.statistics_file()
     if kept and statistics is not None:
         record(kept, rounding.rule, statistics)
     report = planned.report(Outcome(written, rounding, statistics))
-    out.result(report.text, **report.data)
+    out.show(report.text, **report.data)
     if report.code:
         raise typer.Exit(report.code)
 
@@ -138,7 +140,7 @@ def export(run: Run, plan: Callable[[Checkpoint, Rounding], Export]) -> None:
 def describe_write(written: Written) -> str:
     """`13.8 GB in 9.1 s, read back and equal to the source`."""
     seconds = sum(written.seconds.values())
-    return f"{human(written.nbytes)} in {seconds:.1f} s, read back and equal to the source"
+    return f"{format_size(written.nbytes)} in {seconds:.1f} s, read back and equal to the source"
 
 
 def join_lines(*texts: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptoss_converters.cli.console import Output, ProgressBar, human, workers
+from gptoss_converters.cli.console import Output, ProgressBar, count_workers, format_size
 from gptoss_converters.cli.options import JsonOption, PathArgument, RevisionOption, ThreadsOption
 
 if TYPE_CHECKING:
@@ -40,25 +40,25 @@ def inspect(
         found = look(
             checkpoint,
             histograms=histograms,
-            threads=workers(threads),
+            threads=count_workers(threads),
             progress=lambda done, total: bar("experts", done, total),
         )
-    Output(as_json).result(_text(found), **found.as_dict())
+    Output(as_json).show(_describe(found), **found.as_dict())
 
 
-def _text(i: Inspection) -> str:
+def _describe(i: Inspection) -> str:
     config = {k: v for k, v in i.config.as_dict().items() if k != "layer_types"}
     layers = "".join("S" if t.startswith("sliding") else "F" for t in i.config.layer_types)
     lines = [
         f"{i.path.encode(errors='backslashreplace').decode()}: {i.kind}, {i.parameters:,} parameters, "
         f"{i.active_parameters:,} active per token",
-        *(f"  {name}  {human(size)}" for name, size in i.files.items()),
+        *(f"  {name}  {format_size(size)}" for name, size in i.files.items()),
         "config",
         *(f"  {k:<24} {v}" for k, v in config.items()),
         f"  {'layer_types':<24} {layers}  (S sliding, F full)",
         "parts",
         *(
-            f"  {name:<16} {p.tensors:>5} tensors {p.parameters:>16,} values {human(p.nbytes):>10}  "
+            f"  {name:<16} {p.tensors:>5} tensors {p.parameters:>16,} values {format_size(p.nbytes):>10}  "
             f"{', '.join(p.encodings)}"
             for name, p in i.parts.items()
         ),
@@ -66,12 +66,12 @@ def _text(i: Inspection) -> str:
         f"tokenizer: {', '.join(i.tokenizer) or 'none'}; chat template: {'yes' if i.chat_template else 'no'}",
     ]
     if i.histograms:
-        lines += [f"MXFP4 scale bytes of {i.histograms.blocks:,} blocks", *_bars(i.histograms.scales)]
-        lines += ["largest magnitude in a block", *_bars(i.histograms.largest)]
+        lines += [f"MXFP4 scale bytes of {i.histograms.blocks:,} blocks", *_draw_bars(i.histograms.scales)]
+        lines += ["largest magnitude in a block", *_draw_bars(i.histograms.largest)]
     lines += [f"odd: {what}" for what in i.oddities]
     return "\n".join(lines)
 
 
-def _bars(counts: dict[int, int] | dict[float, int]) -> list[str]:
+def _draw_bars(counts: dict[int, int] | dict[float, int]) -> list[str]:
     top = max(counts.values(), default=1)
     return [f"  {value:>5g} {count:>14,} {'#' * round(_BAR * count / top)}" for value, count in counts.items()]

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gptoss_adapters.errors import OutputError
-from gptoss_converters.cli.console import Output, ProgressBar, human
+from gptoss_converters.cli.console import Output, ProgressBar, format_size
 from gptoss_converters.cli.export import remove_if_empty
 from gptoss_converters.cli.options import JsonOption, OutputFolderOption, ThreadsOption
 
@@ -69,11 +69,11 @@ def new(
     files = [str(f.path) for f in plan.files]
     vocabulary = "" if any(f.endswith("tokenizer.json") for f in files) else " --tokenizer none"
     lines = [
-        f"wrote {output}: {len(files)} files, {human(written.nbytes)}",
+        f"wrote {output}: {len(files)} files, {format_size(written.nbytes)}",
         "next:",
         f"  gptoss-convert to-gguf {output} -o {output.name}.gguf{vocabulary}",
     ]
-    Output(as_json).result("\n".join(lines), files=files, **asdict(written))
+    Output(as_json).show("\n".join(lines), files=files, **asdict(written))
 
 
 def _check_folder(folder: Path, force: bool) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gptoss_adapters.errors import OutputError
-from gptoss_converters.cli.console import human, parse_size, plan_json, plan_text
-from gptoss_converters.cli.export import Export, Outcome, Report, describe_write, export, join_lines
+from gptoss_converters.cli.console import format_size, parse_size, plan_to_json, plan_to_text
+from gptoss_converters.cli.export import Export, Outcome, Report, describe_write, join_lines, run_export
 from gptoss_converters.cli.options import ForceFileOption, Run, takes_run
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def to_gguf(
             planned = _keep_scales(planned, checkpoint, output)
         return GgufExport(planned, output, run, has_vocabulary=tokenizer != "none", parity=parity)
 
-    export(run, plan)
+    run_export(run, plan)
 
 
 def _keep_scales(planned: ExportPlan, checkpoint: Checkpoint, output: Path) -> ExportPlan:
@@ -120,10 +120,12 @@ class GgufExport(Export):
 
     def __init__(self, planned: ExportPlan, output: Path, run: Run, *, has_vocabulary: bool, parity: bool) -> None:
         super().__init__(planned, output)
-        self.run, self.has_vocabulary, self.parity = run, has_vocabulary, parity
+        self.run = run
+        self.has_vocabulary = has_vocabulary
+        self.parity = parity
 
     def preview(self, rounding: Rounding) -> Report:
-        return Report(plan_text(self.plan), {**plan_json(self.plan), "notices": self.notices})
+        return Report(plan_to_text(self.plan), {**plan_to_json(self.plan), "notices": self.notices})
 
     @contextmanager
     def prepare(self, run: Run) -> Iterator[None]:
@@ -146,7 +148,7 @@ class GgufExport(Export):
         files = [f.path for f in self.plan.files]
         lines = [f"wrote {', '.join(map(str, files))}: {describe_write(written)}"]
         if written.resumed:
-            lines.append(f"  {human(written.resumed)} of it by the interrupted run")
+            lines.append(f"  {format_size(written.resumed)} of it by the interrupted run")
         lines += [f"  sha256 {digest}  {name}" for name, digest in written.sha256.items()]
         commands = _suggest_commands(files[0], self.run.path, self.has_vocabulary)
         return "\n".join([*lines, "next:", *(f"  {line}" for line in commands)])
@@ -201,12 +203,12 @@ def _judge(run: Run, file: Path) -> Report:
 
 def _suggest_commands(file: Path, source: str, vocabulary: bool) -> list[str]:
     """Commands to copy into a shell. A file without a vocabulary runs in no server: llama.cpp's aborts on it."""
-    from gptoss_converters.ollama.to_ollama import model_name
+    from gptoss_converters.ollama.to_ollama import name_model
 
     if not vocabulary:
         return [f"gptoss-parity run {quote(source)} --target {quote(f'llama_cpp={file}')}"]
     line = f"FROM {file.resolve()}".replace("%", "%%") + r"\n"
     return [
         f"llama-server -m {quote(str(file))} --jinja",
-        f"printf {quote(line)} > Modelfile && ollama create {model_name(file)} -f Modelfile",
+        f"printf {quote(line)} > Modelfile && ollama create {name_model(file)} -f Modelfile",
     ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gptoss_converters.cli.console import parse_size
-from gptoss_converters.cli.export import FolderExport, export
+from gptoss_converters.cli.export import FolderExport, run_export
 from gptoss_converters.cli.options import MaxShardSizeOption, OutputFolderOption, Run, TokenizerFolderOption, takes_run
 
 
@@ -40,4 +40,4 @@ def to_hf(
 
     kind = layouts.HF_MXFP4 if experts == Experts.mxfp4 else layouts.HF_BF16
     options = HfOptions(kind, parse_size(max_shard_size), tokenizer)
-    export(run, lambda checkpoint, rounding: FolderExport(plan_hf(checkpoint, output, options, rounding), output))
+    run_export(run, lambda checkpoint, rounding: FolderExport(plan_hf(checkpoint, output, options, rounding), output))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptoss_converters.cli.export import Export, export
+from gptoss_converters.cli.export import Export, run_export
 from gptoss_converters.cli.options import Run, takes_run
 
 if TYPE_CHECKING:
@@ -38,4 +38,4 @@ def to_metal(
     """
     from gptoss_converters.to_metal import plan_metal
 
-    export(run, lambda checkpoint, rounding: MetalExport(plan_metal(checkpoint, output, rounding), output))
+    run_export(run, lambda checkpoint, rounding: MetalExport(plan_metal(checkpoint, output, rounding), output))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gptoss_converters.cli.console import parse_size
-from gptoss_converters.cli.export import FolderExport, export
+from gptoss_converters.cli.export import FolderExport, run_export
 from gptoss_converters.cli.options import MaxShardSizeOption, OutputFolderOption, Run, TokenizerFolderOption, takes_run
 
 
@@ -27,4 +27,4 @@ def to_mlx(
     from gptoss_converters.to_mlx import plan_mlx
 
     options = HfOptions(layouts.MLX, parse_size(max_shard_size), tokenizer)
-    export(run, lambda checkpoint, rounding: FolderExport(plan_mlx(checkpoint, output, options, rounding), output))
+    run_export(run, lambda checkpoint, rounding: FolderExport(plan_mlx(checkpoint, output, options, rounding), output))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gptoss_adapters.errors import OutputError, UsageError
-from gptoss_converters.cli.console import ProgressBar, human, parse_size
-from gptoss_converters.cli.export import Export, Outcome, Report, export, join_lines, make_folder
+from gptoss_converters.cli.console import ProgressBar, format_size, parse_size
+from gptoss_converters.cli.export import Export, Outcome, Report, join_lines, make_folder, run_export
 from gptoss_converters.cli.options import OutputFolderOption, Run, takes_run
 from gptoss_converters.cli.to_gguf import Dense, Experts
 
@@ -105,7 +105,7 @@ def to_ollama(
         model = plan_ollama(checkpoint, output, gguf, options, rounding)
         return OllamaExport(model, Destination(checkpoint, store, create))
 
-    export(run, plan)
+    run_export(run, plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,10 @@ class Destination:
                 (model.folder / file).unlink()
             return str(manifest)
         if self.url:
-            from gptoss_converters.ollama.create import create
-            from gptoss_converters.ollama.to_ollama import request
+            from gptoss_converters.ollama.server import create_model
+            from gptoss_converters.ollama.to_ollama import make_request
 
-            create(self.url, list(model.files), lambda digests: request(model, digests), bar)
+            create_model(self.url, list(model.files), lambda digests: make_request(model, digests), bar)
             return self.url
         return None
 
@@ -139,11 +139,12 @@ class OllamaExport(Export):
 
     def __init__(self, model: OllamaModel, destination: Destination) -> None:
         super().__init__(model.gguf, model.folder)
-        self.model, self.destination = model, destination
+        self.model = model
+        self.destination = destination
         self.where: str | None = None
 
     def preview(self, rounding: Rounding) -> Report:
-        sizes = "\n".join(f"{f.path}: {f.size} bytes ({human(f.size)})" for f in self.plan.files)
+        sizes = "\n".join(f"{f.path}: {f.size} bytes ({format_size(f.size)})" for f in self.plan.files)
         text = f"{sizes}\n{self.output / 'Modelfile'}:\n{self.model.modelfile}"
         files = {str(f.path): f.size for f in self.plan.files}
         return Report(text, {"files": files, "modelfile": self.model.modelfile})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gptoss_converters.cli.export import FolderExport, export
+from gptoss_converters.cli.export import FolderExport, run_export
 from gptoss_converters.cli.options import OutputFolderOption, Run, takes_run
 
 
@@ -20,4 +20,4 @@ def to_openai(run: Run, output: OutputFolderOption) -> None:
     from gptoss_converters.to_hf import HfOptions, plan_hf
 
     options = HfOptions(layouts.OPENAI)
-    export(run, lambda checkpoint, rounding: FolderExport(plan_hf(checkpoint, output, options, rounding), output))
+    run_export(run, lambda checkpoint, rounding: FolderExport(plan_hf(checkpoint, output, options, rounding), output))

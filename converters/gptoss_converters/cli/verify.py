@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gptoss_adapters.errors import CheckFailed
-from gptoss_converters.cli.console import Output, ProgressBar, human, workers
+from gptoss_converters.cli.console import Output, ProgressBar, count_workers, format_size
 from gptoss_converters.cli.options import JsonOption, LoraOrderOption, RevisionOption, ThreadsOption
 
 if TYPE_CHECKING:
@@ -40,14 +41,16 @@ def verify(
     from gptoss_adapters.checkpoint.compare import compare
     from gptoss_converters.cli.options import open_input
 
-    def revision_of(path: str, other: str) -> str | None:
+    def choose_revision(path: str, other: str) -> str | None:
         """It is the repository's, where the other one is local."""
         return None if Path(path).exists() and not Path(other).exists() else revision
 
-    left, right = open_input(a, revision_of(a, b), lora, lora_order), open_input(b, revision_of(b, a))
+    left = open_input(a, choose_revision(a, b), lora, lora_order)
+    right = open_input(b, choose_revision(b, a))
     with ProgressBar() as bar:
-        report = compare(left, right, threads=workers(threads), progress=lambda done, total: bar("verify", done, total))
-    Output(as_json).result(_text(report), **report.as_dict())
+        advance = partial(bar, "verify")
+        report = compare(left, right, threads=count_workers(threads), progress=advance)
+    Output(as_json).show(_describe(report), **report.as_dict())
     if not report.ok:
         different = report.counts["DIFFERENT"]
         what = (
@@ -58,21 +61,21 @@ def verify(
         raise CheckFailed(what, file=b)
 
 
-def _text(report: Report) -> str:
+def _describe(report: Report) -> str:
     lines = [
         f"{r.verdict:<19} {r.name:<34} {r.a_encoding} / {r.b_encoding}{f'  ({r.rule})' if r.rule else ''}"
         for r in report.results
     ]
     for r in report.results:
         if r.worst:
-            lines += _worst(r.name, r.worst)
+            lines += _describe_worst(r.name, r.worst)
     lines += [f"config differs: {line}" for line in report.config] + [f"note: {line}" for line in report.notes]
-    total = human(sum(r.nbytes for r in report.results))
+    total = format_size(sum(r.nbytes for r in report.results))
     counts = ", ".join(f"{n} {verdict}" for verdict, n in report.counts.items() if n)
     return "\n".join([*lines, f"{counts} ({total} on both sides)"])
 
 
-def _worst(name: str, block: Block) -> list[str]:
+def _describe_worst(name: str, block: Block) -> list[str]:
     """The block with the largest difference, in hex and decoded, from both sides."""
 
     def show(values: tuple[float, ...]) -> str:

@@ -58,20 +58,20 @@ def plan_gguf(
     rounding = rounding or Rounding("ggml")
     tensors = Tensors(checkpoint, options.dense, options.experts, rounding)
     entries = tensors.entries()
-    keys = _keys(checkpoint, entries, tensors.expert_type(), options)
+    keys = _collect_keys(checkpoint, entries, tensors.expert_type(), options)
     groups = _split([t for e in entries for t in e.tensors], options.split_max_size)
-    keys += _hash_keys(checkpoint, len(groups)) if options.sha256 else []
-    files = tuple(_file(*spec) for spec in _file_specs(output, keys, groups))
+    keys += _make_hash_keys(checkpoint, len(groups)) if options.sha256 else []
+    files = tuple(_plan_file(*spec) for spec in _specify_files(output, keys, groups))
     places = {t.name: Place(f, i) for f, group in enumerate(groups) for i, t in enumerate(group)}
     works = tuple(Work(e.fill, tuple(places[t.name] for t in e.tensors)) for e in entries)
     sources = {path: file.stamp for path, file in (checkpoint.stored | rounding.files).items()}
-    seals = _seals(files[0].header, checkpoint, len(groups)) if options.sha256 else ()
+    seals = _make_seals(files[0].header, checkpoint, len(groups)) if options.sha256 else ()
     return ExportPlan(
         Plan(
             files,
             works,
             sources,
-            asdict(options) | {"version": _version(), "rounding": rounding.rule, "adapters": checkpoint.adapters},
+            asdict(options) | {"version": _read_version(), "rounding": rounding.rule, "adapters": checkpoint.adapters},
             seals,
         ),
         notices,
@@ -79,7 +79,7 @@ def plan_gguf(
 
 
 @cache
-def _version() -> str:
+def _read_version() -> str:
     try:
         return version("gptoss-adapters")
     except PackageNotFoundError:
@@ -102,21 +102,24 @@ def _check_lossy(checkpoint: Checkpoint, allow: bool) -> list[str]:
     return notices
 
 
-def _keys(checkpoint: Checkpoint, entries: Sequence[Entry], expert_type: str, options: GgufOptions) -> list[Key]:
+def _collect_keys(
+    checkpoint: Checkpoint, entries: Sequence[Entry], expert_type: str, options: GgufOptions
+) -> list[Key]:
     config = checkpoint.config
     label = meta.size_label(((t.name, t.shape) for e in entries for t in e.tensors), config.num_experts)
-    keys = meta.model_keys(config, options.name or _name(checkpoint), label, expert_type)
+    keys = meta.model_keys(config, options.name or _choose_name(checkpoint), label, expert_type)
     if options.tokenizer == "none":
         keys += no_vocabulary_keys(config)
     else:
         stored = stored_keys(checkpoint) if options.tokenizer is None else []
         keys += stored or tokenizer_keys(find_tokenizer(checkpoint, options.tokenizer), checkpoint)
-    return keys + meta.provenance_keys(config, checkpoint.kind, _version())
+    return keys + meta.provenance_keys(config, checkpoint.kind, _read_version())
 
 
-def _name(checkpoint: Checkpoint) -> str:
+def _choose_name(checkpoint: Checkpoint) -> str:
     """A GGUF's own, whatever its file is called; else from the folder's name."""
-    stored, path = checkpoint.metadata.get("general.name"), checkpoint.path
+    stored = checkpoint.metadata.get("general.name")
+    path = checkpoint.path
     return (
         stored
         if isinstance(stored, str) and stored
@@ -124,7 +127,7 @@ def _name(checkpoint: Checkpoint) -> str:
     )
 
 
-def _hash_keys(checkpoint: Checkpoint, files: int) -> list[Key]:
+def _make_hash_keys(checkpoint: Checkpoint, files: int) -> list[Key]:
     """Room for the hashes, which are known only when everything is written."""
     sources = [p.name for p in checkpoint.stored]
     return [
@@ -136,7 +139,7 @@ def _hash_keys(checkpoint: Checkpoint, files: int) -> list[Key]:
     ]
 
 
-def _seals(header: bytes, checkpoint: Checkpoint, files: int) -> tuple[Seal, ...]:
+def _make_seals(header: bytes, checkpoint: Checkpoint, files: int) -> tuple[Seal, ...]:
     seals: list[Seal] = []
     for of, count in (("source", len(checkpoint.stored)), ("data", files)):
         at = header.index(meta.pack_string(f"gptoss_adapters.{of}.sha256"))
@@ -160,7 +163,7 @@ def _split(tensors: Sequence[Tensor], limit: int | None) -> list[list[Tensor]]:
     return groups
 
 
-def _file_specs(
+def _specify_files(
     output: Path, keys: list[Key], groups: Sequence[Sequence[Tensor]]
 ) -> list[tuple[Path, list[Key], Sequence[Tensor]]]:
     """Paths, metadata and tensors per file; of a split model the first one carries the metadata, as llama.cpp
@@ -168,7 +171,8 @@ def _file_specs(
     """
     if len(groups) == 1:
         return [(output, keys, groups[0])]
-    count, total = len(groups), sum(map(len, groups))
+    count = len(groups)
+    total = sum(map(len, groups))
     stem = output.name.removesuffix(".gguf")
     specs = []
     for n, group in enumerate(groups):
@@ -179,22 +183,24 @@ def _file_specs(
     return specs
 
 
-def _file(path: Path, keys: list[Key], tensors: Sequence[Tensor]) -> PlannedFile:
+def _plan_file(path: Path, keys: list[Key], tensors: Sequence[Tensor]) -> PlannedFile:
     """Header and offsets of one GGUF file (version 3, little endian)."""
-    infos, offsets, at = [], [], 0
+    infos = []
+    offsets = []
+    at = 0
     for t in tensors:
         name = t.name.encode()
         assert len(name) <= MAX_NAME_BYTES
         dims = struct.pack(f"<I{len(t.shape)}Q", len(t.shape), *reversed(t.shape))
         infos.append(meta.pack_string(name) + dims + struct.pack("<IQ", GGML_TYPES[t.dtype.lower()][0], at))
         offsets.append(at)
-        at += _padded(t.nbytes)
+        at += _pad(t.nbytes)
     head = (
         struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(keys)) + b"".join(k.pack() for k in keys) + b"".join(infos)
     )
-    header = head.ljust(_padded(len(head)), b"\0")
+    header = head.ljust(_pad(len(head)), b"\0")
     return PlannedFile(path, header, tuple(tensors), tuple(len(header) + o for o in offsets), len(header) + at)
 
 
-def _padded(n: int) -> int:
+def _pad(n: int) -> int:
     return -(-n // ALIGNMENT) * ALIGNMENT

@@ -63,22 +63,23 @@ def find_tokenizer(checkpoint: Checkpoint, where: str | None) -> TokenizerFiles:
     path = folder / "tokenizer.json" if Path(where).is_dir() else Path(where)
     if not path.is_file():
         raise BadInput("no such tokenizer", file=path, hint="--tokenizer names a folder with tokenizer.json, or none")
-    config, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    config = folder / "tokenizer_config.json"
+    template = folder / "chat_template.jinja"
     text = read_text(template, template.resolve()) if template.is_file() else None
     return TokenizerFiles(path, config if config.is_file() else None, text or checkpoint.chat_template)
 
 
 def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
     """Every `tokenizer.*` key. Raises BadInput naming the file and what in it is wrong."""
-    raw, merges = _read(files.tokenizer)
+    raw, merges = _read_tokenizer(files.tokenizer)
     model = raw.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or merges is None:
         raise BadInput(
             "is not a byte-level BPE tokenizer", file=files.tokenizer, expected="model.vocab and model.merges"
         )
     _check_splitting(raw, files.tokenizer)
-    added = _added(raw, files.tokenizer)
-    tokens, types = _token_table(model["vocab"], added, checkpoint.config.vocab_size, files.tokenizer)
+    added = _read_added(raw, files.tokenizer)
+    tokens, types = _make_token_table(model["vocab"], added, checkpoint.config.vocab_size, files.tokenizer)
     keys = [
         Key("tokenizer.ggml.model", STRING, "gpt2"),
         Key("tokenizer.ggml.pre", STRING, PRE_TOKENIZER),
@@ -88,7 +89,7 @@ def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
     ]
     ids = {t["content"]: t["id"] for t in added}
     settings = read_json(files.config) if files.config else {}
-    keys += _special_ids(settings, ids, checkpoint)
+    keys += _find_special_ids(settings, ids, checkpoint)
     keys += [
         Key(f"tokenizer.ggml.add_{w}_token", BOOL, bool(settings.get(f"add_{w}_token", False))) for w in ("bos", "eos")
     ]
@@ -105,10 +106,10 @@ def stored_keys(checkpoint: Checkpoint) -> list[Key]:
         for name in first.metadata
         if name.startswith("tokenizer.")
     ]
-    return _as_llama_cpp_wants(keys, checkpoint) if checkpoint.kind == OLLAMA else keys
+    return _adapt_to_llama_cpp(keys, checkpoint) if checkpoint.kind == OLLAMA else keys
 
 
-def _as_llama_cpp_wants(keys: list[Key], checkpoint: Checkpoint) -> list[Key]:
+def _adapt_to_llama_cpp(keys: list[Key], checkpoint: Checkpoint) -> list[Key]:
     """Of an Ollama blob: its engine knew the splitting rule and the stops, and kept the template outside the file."""
     said = {name: checkpoint.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
     ours = {
@@ -127,24 +128,25 @@ def no_vocabulary_keys(config: GptOssConfig) -> list[Key]:
     return [Key(f"{GGUF_ARCH}.vocab_size", U32, config.vocab_size), Key("tokenizer.ggml.model", STRING, "no_vocab")]
 
 
-def _read(file: Path) -> tuple[dict[str, Any], tuple[bytes, int] | None]:
+def _read_tokenizer(file: Path) -> tuple[dict[str, Any], tuple[bytes, int] | None]:
     """The tokenizer without its merges, and these packed. Parsed as one the 446 189 merges would take 200 MB."""
     data = MappedFile(file, file.resolve()).data.tobytes()
     begin = _MERGES.search(data)
     if begin is None:
         return parse_json(data, file), None
     packed: list[bytes] = []
-    count, at = 0, begin.end()
+    count = 0
+    at = begin.end()
     while at < len(data):
-        merges, at, ended = _some_merges(data, at, count, file)
-        packed.append(_pack_strings(_texts(merges, count, file), file, "model.merges holds what is not UTF-8"))
+        merges, at, ended = _parse_some_merges(data, at, count, file)
+        packed.append(_pack_strings(_join_merges(merges, count, file), file, "model.merges holds what is not UTF-8"))
         count += len(merges)
         if ended:
             break
     return parse_json(data[: begin.end()] + data[at:], file), (b"".join(packed), count)
 
 
-def _some_merges(data: bytes, at: int, count: int, file: Path) -> tuple[list[Any], int, bool]:
+def _parse_some_merges(data: bytes, at: int, count: int, file: Path) -> tuple[list[Any], int, bool]:
     """Some merges from `at` on, where they end, and whether the list does too. A cut inside a merge's text leaves a
     quote open, so it
     cannot be mistaken for one between merges: parsing fails, and the next one is tried."""
@@ -163,7 +165,7 @@ def _some_merges(data: bytes, at: int, count: int, file: Path) -> tuple[list[Any
     return merges, at + len(text[1 : end - 1].encode()), True
 
 
-def _texts(merges: list[Any], before: int, file: Path) -> list[str]:
+def _join_merges(merges: list[Any], before: int, file: Path) -> list[str]:
     """Each "left right" or, since tokenizers 0.20, a pair -> "left right"."""
     if {*map(type, merges)} <= {str}:
         return merges
@@ -183,7 +185,7 @@ def _check_splitting(raw: Mapping[str, Any], file: Path) -> None:
         )
 
 
-def _added(raw: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
+def _read_added(raw: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
     """The added tokens, each with its text and id."""
     added = raw.get("added_tokens", [])
     if not isinstance(added, list) or not all(
@@ -193,7 +195,7 @@ def _added(raw: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
     return added
 
 
-def _token_table(
+def _make_token_table(
     vocab: Mapping[str, int], added: list[dict[str, Any]], size: int, file: Path
 ) -> tuple[list[str], array[int]]:
     """Token texts and types by id; ids without a token are filled as upstream does."""
@@ -231,7 +233,7 @@ def _pack_strings(texts: list[str], file: Path, what: str = "a token is not UTF-
     return b"".join(chain.from_iterable((prefix[len(d)], d) for d in data))
 
 
-def _special_ids(settings: Mapping[str, Any], ids: Mapping[str, int], checkpoint: Checkpoint) -> list[Key]:
+def _find_special_ids(settings: Mapping[str, Any], ids: Mapping[str, int], checkpoint: Checkpoint) -> list[Key]:
     """bos, eos and padding: by the text in tokenizer_config.json, else by the model's config."""
     keys = []
     for name, field in _ROLES:

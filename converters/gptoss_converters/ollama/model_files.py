@@ -20,13 +20,13 @@ _CONTROL, _USER_DEFINED = 3, 4
 _WILDCARD_SINCE = (0, 34, 1)
 
 
-def model_findings(commands: Sequence[Command], folder: Path) -> list[Finding]:
+def check_model_files(commands: Sequence[Command], folder: Path) -> list[Finding]:
     """What is wrong with the FROM lines and the files behind them."""
     found: list[Finding] = []
     files: list[tuple[Command, Path]] = []
     for c in commands:
         if c.name == "from":
-            paths = list(_paths(c, folder, found, _requires(commands)))
+            paths = list(_find_paths(c, folder, found, _read_requires(commands)))
             files += [(c, path) for path in paths]
     shards = [(c, p) for c, p in files if _SHARD.fullmatch(p.name)]
     whole = [(c, p) for c, p in files if not _SHARD.fullmatch(p.name)]
@@ -34,16 +34,16 @@ def model_findings(commands: Sequence[Command], folder: Path) -> list[Finding]:
         found.append(Finding(c.line, "from-several", "a second model file: gpt-oss is one GGUF, or the shards of one"))
     has_template = any(c.name == "template" for c in commands)
     for c, path in whole[:1] or shards[:1]:
-        found += _model(c, _first(path), has_template, {p.name for _, p in shards})
+        found += _check_model(c, _find_first_shard(path), has_template, {p.name for _, p in shards})
     return found
 
 
-def _requires(commands: Sequence[Command]) -> tuple[int, ...]:
+def _read_requires(commands: Sequence[Command]) -> tuple[int, ...]:
     text = next((c.value for c in commands if c.name == "requires"), "")
     return tuple(int(n) for n in re.findall(r"\d+", text)[:3])
 
 
-def _paths(c: Command, folder: Path, found: list[Finding], requires: tuple[int, ...]) -> Iterator[Path]:
+def _find_paths(c: Command, folder: Path, found: list[Finding], requires: tuple[int, ...]) -> Iterator[Path]:
     """The local files of one FROM; [] for a model's name."""
     path = (folder / Path(c.value).expanduser()).absolute()
     if "*" in c.value or "?" in c.value:
@@ -75,12 +75,12 @@ def _looks_local(value: str) -> bool:
     return value.startswith((".", "/", "~")) or value.endswith((".gguf", ".safetensors", ".bin"))
 
 
-def _first(path: Path) -> Path:
+def _find_first_shard(path: Path) -> Path:
     match = _SHARD.fullmatch(path.name)
     return path.with_name(f"{match[1]}-00001-of-{match[3]}.gguf") if match else path
 
 
-def _model(c: Command, path: Path, has_template: bool, shards: set[str]) -> Iterator[Finding]:
+def _check_model(c: Command, path: Path, has_template: bool, shards: set[str]) -> Iterator[Finding]:
     """One GGUF (or the first of its shards), opened and looked at."""
     if path.suffix != ".gguf":
         yield Finding(
@@ -101,11 +101,12 @@ def _model(c: Command, path: Path, has_template: bool, shards: set[str]) -> Iter
     except GptOssError as error:
         yield Finding(c.line, "gguf", str(error))
         return
-    yield from _metadata(c, checkpoint, has_template)
+    yield from _check_metadata(c, checkpoint, has_template)
 
 
-def _metadata(c: Command, checkpoint: Checkpoint, has_template: bool) -> Iterator[Finding]:
-    m, name = checkpoint.metadata, checkpoint.path.name
+def _check_metadata(c: Command, checkpoint: Checkpoint, has_template: bool) -> Iterator[Finding]:
+    m = checkpoint.metadata
+    name = checkpoint.path.name
     if m.get("general.architecture") != GGUF_ARCH:
         yield Finding(
             c.line,
@@ -122,7 +123,7 @@ def _metadata(c: Command, checkpoint: Checkpoint, has_template: bool) -> Iterato
             f"{name}: tokenizer.ggml.pre is {m.get('tokenizer.ggml.pre')!r}, not 'gpt-4o': text would be split "
             "differently",
         )
-    yield from _tokens(c, checkpoint)
+    yield from _check_tokens(c, checkpoint)
     template = checkpoint.chat_template
     if not template:
         if not has_template:
@@ -137,10 +138,12 @@ def _metadata(c: Command, checkpoint: Checkpoint, has_template: bool) -> Iterato
         )
 
 
-def _tokens(c: Command, checkpoint: Checkpoint) -> Iterator[Finding]:
+def _check_tokens(c: Command, checkpoint: Checkpoint) -> Iterator[Finding]:
     """llama.cpp knows what ends a generation by the texts of the tokens, and Ollama finds the calls by that."""
-    m, name = checkpoint.metadata, checkpoint.path.name
-    tokens, types = m["tokenizer.ggml.tokens"], m.get("tokenizer.ggml.token_type", ())
+    m = checkpoint.metadata
+    name = checkpoint.path.name
+    tokens = m["tokenizer.ggml.tokens"]
+    types = m.get("tokenizer.ggml.token_type", ())
     where = {text: i for i, text in enumerate(tokens) if text.startswith("<|")}
     for ident in sorted(GENERATION_STOPS):
         text = SPECIAL_NAMES[ident - FIRST_SPECIAL]

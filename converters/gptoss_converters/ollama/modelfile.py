@@ -76,13 +76,14 @@ def read(text: str) -> list[Command]:
 def scan(text: str) -> tuple[list[Command], list[Finding]]:
     """As `read`, but goes on with the next line after an error, to find them all."""
     reader = _Reader(text.removeprefix("\ufeff"))
-    commands, errors = [], []
+    commands = []
+    errors = []
     while reader.skip():
         try:
-            commands.append(reader.command())
+            commands.append(reader.read_command())
         except ModelfileError as error:
             errors.append(error.finding)
-            reader.next_line()
+            reader.skip_line()
     if not errors and not any(c.name == "from" for c in commands):
         errors.append(Finding(max(reader.line, 1), "no-from", "no FROM line"))
     return commands, errors
@@ -107,20 +108,22 @@ class _Reader:
             self.at += 1
         return self.at < len(self.lines)
 
-    def next_line(self) -> None:
+    def skip_line(self) -> None:
         self.at += 1
 
-    def command(self) -> Command:
-        line, text = self.line, self.lines[self.at].lstrip(" \t")
+    def read_command(self) -> Command:
+        line = self.line
+        text = self.lines[self.at].lstrip(" \t")
         match = _NAME.match(text)
         word = match[0] if match else ""
         rest = text[len(word) :]
         self._check_name(word, rest)
-        name, key = word.lower(), ""
+        name = word.lower()
+        key = ""
         if name in _WORD:
-            key, rest = self._key(name, rest.lstrip(" \t"))
+            key, rest = self._read_key(name, rest.lstrip(" \t"))
         self.lines[self.at] = rest
-        made = self._value(name, key, line)
+        made = self._read_value(name, key, line)
         self.previous = made
         return made
 
@@ -134,29 +137,29 @@ class _Reader:
         if word.lower() not in COMMANDS:
             shown = (word + rest).strip()[:40]
             known = ", ".join(c.upper() for c in COMMANDS)
-            raise self._error("unknown-command", f"{shown!r} is no command (expected {known}){hint}")
+            raise self._make_error("unknown-command", f"{shown!r} is no command (expected {known}){hint}")
         if not rest[:1] or rest[0] not in " \t":
             shown = rest.strip("\r\n")[:1]
-            raise self._error(
+            raise self._make_error(
                 "command-name",
                 f"{word.upper()} is followed by {shown!r}, not by a space{hint}"
                 if shown
                 else f"{word.upper()} has no value on its line",
             )
 
-    def _key(self, name: str, text: str) -> tuple[str, str]:
+    def _read_key(self, name: str, text: str) -> tuple[str, str]:
         match = _WORD[name].match(text)
         key = match[0] if match else ""
         what = "parameter" if name == "parameter" else "role"
         if not key or text[len(key) : len(key) + 1] not in (" ", "\t"):
-            raise self._error(
+            raise self._make_error(
                 "no-value" if key else f"{name}-name", f"{name.upper()} needs a {what} and, after a space, a value"
             )
         if name == "message" and key not in ROLES:
-            raise self._error("message-role", f"unknown role {key!r} (expected {', '.join(ROLES)})")
+            raise self._make_error("message-role", f"unknown role {key!r} (expected {', '.join(ROLES)})")
         return key, text[len(key) :]
 
-    def _value(self, name: str, key: str, line: int) -> Command:
+    def _read_value(self, name: str, key: str, line: int) -> Command:
         text = ""
         while True:
             if self.at == len(self.lines):
@@ -178,7 +181,7 @@ class _Reader:
             raise ModelfileError(Finding(line, "empty-value", f"{name.upper()} has no value"))
         return Command(name, kept, line, key, quote, self.at, dropped)
 
-    def _error(self, rule: str, what: str) -> ModelfileError:
+    def _make_error(self, rule: str, what: str) -> ModelfileError:
         return ModelfileError(Finding(self.line, rule, what))
 
 
@@ -202,10 +205,10 @@ def write(commands: Iterable[tuple[str, str]]) -> str:
     """A Modelfile of (COMMAND, value) pairs, where COMMAND may have a second word. Raises BadInput for a value that
     Ollama
     cannot take: it has characters that vanish, or no way to quote it."""
-    return "".join(f"{name} {quoted(value, name)}\n" for name, value in commands)
+    return "".join(f"{name} {quote(value, name)}\n" for name, value in commands)
 
 
-def quoted(value: str, name: str = "value") -> str:
+def quote(value: str, name: str = "value") -> str:
     """A value as Ollama reads it back unchanged. Raises BadInput."""
     gone = sorted({c for c in value if not _is_kept(c)})
     if gone:
@@ -234,7 +237,7 @@ def reads_back(written: str, value: str) -> bool:
     return len(commands) == 3 and commands[1].value == value
 
 
-def parameters(commands: Sequence[Command]) -> Mapping[str, list[str]]:
+def collect_parameters(commands: Sequence[Command]) -> Mapping[str, list[str]]:
     """The values of each PARAMETER."""
     found: dict[str, list[str]] = {}
     for command in commands:

@@ -31,9 +31,11 @@ _PIECE = 1 << 22
 Progress = Callable[[str, int, int], None]
 
 
-def sha256_of(path: Path, progress: Progress | None = None) -> str:
+def hash_file(path: Path, progress: Progress | None = None) -> str:
     """Hex digest of a file's bytes."""
-    state, size, done = hashlib.sha256(), path.stat().st_size, 0
+    state = hashlib.sha256()
+    size = path.stat().st_size
+    done = 0
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             state.update(piece)
@@ -60,20 +62,20 @@ def write_store(
         raise BadInput("a model's name in the store has no folders", got=name)
     blobs = store / "blobs"
     blobs.mkdir(parents=True, exist_ok=True)
-    config = _config(gguf, parts, checkpoint)
-    layers = [_move(blobs, gguf, "model", progress)]
-    layers += [_blob(blobs, _bytes(value), LAYER + kind) for kind, value in _texts(parts)]
+    config = _make_config(gguf, parts, checkpoint)
+    layers = [_move_in(blobs, gguf, "model", progress)]
+    layers += [_write_blob(blobs, _to_bytes(value), LAYER + kind) for kind, value in _list_texts(parts)]
     config["rootfs"] = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
-        "config": _blob(blobs, _bytes(config), CONFIG),
+        "config": _write_blob(blobs, _to_bytes(config), CONFIG),
         "layers": layers,
     }
     model, _, tag = name.partition(":")
     path = store / "manifests" / HOST / "library" / model / (tag or "latest")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _publish(path, _bytes(manifest))
+    _publish(path, _to_bytes(manifest))
     return path
 
 
@@ -88,12 +90,12 @@ def check_store(store: Path, manifest: Path) -> dict[str, Any]:
         blob = store / "blobs" / layer["digest"].replace(":", "-")
         if not blob.is_file() or blob.stat().st_size != layer["size"]:
             raise CheckFailed("the blob is missing or has another size", file=blob, expected=layer["size"])
-        if f"sha256:{sha256_of(blob)}" != layer["digest"]:
+        if f"sha256:{hash_file(blob)}" != layer["digest"]:
             raise CheckFailed("the blob's bytes do not have the digest of its name", file=blob)
     return found
 
 
-def _texts(parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _list_texts(parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """(layer kind, content) of what a model has besides its weights; requires stands in the config."""
     order = (
         ("template", "template"),
@@ -105,7 +107,7 @@ def _texts(parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(kind, parts[name]) for kind, name in order if parts.get(name)]
 
 
-def _config(gguf: Path, parts: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+def _make_config(gguf: Path, parts: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
     kinds = {v: k.upper() for k, v in FILE_TYPES.items()}
     metadata = GgufFile(gguf).metadata
     config = {
@@ -123,7 +125,7 @@ def _config(gguf: Path, parts: Mapping[str, Any], checkpoint: Checkpoint) -> dic
     return {k: v for k, v in config.items() if v is not None}
 
 
-def _bytes(value: Any) -> bytes:
+def _to_bytes(value: Any) -> bytes:
     return (
         value.encode()
         if isinstance(value, str)
@@ -131,7 +133,7 @@ def _bytes(value: Any) -> bytes:
     )
 
 
-def _blob(blobs: Path, data: bytes, media: str) -> dict[str, Any]:
+def _write_blob(blobs: Path, data: bytes, media: str) -> dict[str, Any]:
     digest = hashlib.sha256(data).hexdigest()
     path = blobs / f"sha256-{digest}"
     if not path.exists():
@@ -139,8 +141,9 @@ def _blob(blobs: Path, data: bytes, media: str) -> dict[str, Any]:
     return {"mediaType": media, "digest": f"sha256:{digest}", "size": len(data)}
 
 
-def _move(blobs: Path, file: Path, kind: str, progress: Progress | None) -> dict[str, Any]:
-    size, digest = file.stat().st_size, sha256_of(file, progress)
+def _move_in(blobs: Path, file: Path, kind: str, progress: Progress | None) -> dict[str, Any]:
+    size = file.stat().st_size
+    digest = hash_file(file, progress)
     target = blobs / f"sha256-{digest}"
     part = target.with_name(f"{target.name}-partial")
     try:

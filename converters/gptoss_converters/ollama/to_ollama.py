@@ -23,8 +23,8 @@ from gptoss_adapters.errors import BadInput, CheckFailed, UsageError
 from gptoss_converters.export_plan import ExportPlan
 from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
 from gptoss_converters.ollama import modelfile
-from gptoss_converters.ollama.modelfile_rules import check_text
-from gptoss_converters.ollama.prompt import harmony_template
+from gptoss_converters.ollama.prompt import read_harmony_template
+from gptoss_converters.ollama.rules import check_text
 from gptoss_converters.rows.quantised import Rounding
 
 Mode = Literal["harmony", "embedded"]
@@ -81,7 +81,7 @@ def plan_ollama(
     """Everything that will be written. Raises BadInput and UsageError: a bad name, a text that Ollama would change,
     no vocabulary.
     """
-    name = options.name or model_name(checkpoint.path)
+    name = options.name or name_model(checkpoint.path)
     if not NAME.fullmatch(name):
         raise UsageError("--name takes NAME or NAME:TAG in lower case", expected="letters, digits, . _ -", got=name)
     if gguf.tokenizer == "none":
@@ -89,21 +89,21 @@ def plan_ollama(
             "--tokenizer none: Ollama needs the vocabulary in the file", hint="name a folder with tokenizer.json"
         )
     planned = plan_gguf(checkpoint, folder / f"{name.replace(':', '-')}.gguf", gguf, rounding)
-    parts = _parts(checkpoint, options, len(planned.plan.files))
-    text = modelfile.write(_commands(planned.plan, parts))
-    _self_check(text)
+    parts = _make_parts(checkpoint, options, len(planned.plan.files))
+    text = modelfile.write(_list_commands(planned.plan, parts))
+    _check_modelfile(text)
     return OllamaModel(
-        folder, name, planned, text, _readme(name, parts, [f.path.name for f in planned.plan.files]), parts
+        folder, name, planned, text, _make_readme(name, parts, [f.path.name for f in planned.plan.files]), parts
     )
 
 
-def model_name(path: Path) -> str:
+def name_model(path: Path) -> str:
     """What Ollama may call a model: `My Tune-00001-of-00002.gguf` -> `my-tune`."""
     stem = path.stem if path.is_file() else path.resolve().name
     return re.sub(r"[^a-z0-9._-]+", "-", re.sub(r"-\d{5}-of-\d{5}$", "", stem).lower()).strip("-.") or "gpt-oss"
 
 
-def _parts(checkpoint: Checkpoint, options: OllamaOptions, files: int) -> dict[str, Any]:
+def _make_parts(checkpoint: Checkpoint, options: OllamaOptions, files: int) -> dict[str, Any]:
     """The Modelfile's content by the names that Ollama's API and its store use."""
     if not 1 <= options.num_ctx <= checkpoint.config.max_position_embeddings:
         raise UsageError(
@@ -115,7 +115,7 @@ def _parts(checkpoint: Checkpoint, options: OllamaOptions, files: int) -> dict[s
     requires = REQUIRES_FOR_SHARDS if files > 1 else options.requires
     parameters: dict[str, Any] = {"num_ctx": options.num_ctx, **SAMPLING} | ({"stop": list(STOPS)} if harmony else {})
     return {
-        "template": harmony_template() if harmony else None,
+        "template": read_harmony_template() if harmony else None,
         "system": options.system,
         "parameters": parameters,
         "license": checkpoint.license_text,
@@ -124,7 +124,7 @@ def _parts(checkpoint: Checkpoint, options: OllamaOptions, files: int) -> dict[s
     }
 
 
-def _commands(plan: Plan, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _list_commands(plan: Plan, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
     first = plan.files[0].path.name
     source = f"./{first}" if len(plan.files) == 1 else "./" + re.sub(r"-\d{5}-of-\d{5}\.gguf$", "-*-of-*.gguf", first)
     lines = [("FROM", source)]
@@ -136,7 +136,7 @@ def _commands(plan: Plan, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines + ([("LICENSE", parts["license"])] if parts["license"] else [])
 
 
-def _self_check(text: str) -> None:
+def _check_modelfile(text: str) -> None:
     """The text against our own rules; the model files are not there yet."""
     errors = [
         f for f in check_text(text, Path("/nowhere")) if not f.warning and not f.rule.startswith(("from-", "gguf"))
@@ -159,7 +159,7 @@ def finish(model: OllamaModel) -> None:
         raise CheckFailed(f"line {errors[0].line}: {errors[0].rule}: {errors[0].what}", file=model.folder / "Modelfile")
 
 
-def request(model: OllamaModel, digests: Mapping[str, str]) -> dict[str, Any]:
+def make_request(model: OllamaModel, digests: Mapping[str, str]) -> dict[str, Any]:
     """The body of /api/create that says what the Modelfile says; `digests` are sha256:... by file name."""
     said = {k: v for k, v in model.parts.items() if v not in (None, [], {})}
     return {"model": model.name, "files": dict(digests), **said}
@@ -178,7 +178,7 @@ _CHECKED = (
 )
 
 
-def _readme(name: str, parts: Mapping[str, Any], files: Sequence[str]) -> str:
+def _make_readme(name: str, parts: Mapping[str, Any], files: Sequence[str]) -> str:
     mode = "harmony" if parts["template"] else "embedded"
     needs = f"Ollama {parts['requires']} or later" if parts["requires"] else "Ollama 0.30 or later"
     chat = json.dumps(

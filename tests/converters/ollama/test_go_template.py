@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from gptoss_converters.ollama.go_template import TemplateError, parse
-from gptoss_converters.ollama.go_template_run import Struct, execute, to_json
-from gptoss_converters.ollama.prompt import TEMPLATE, harmony_template, prompt
+from gptoss_converters.ollama.go_execute import Struct, execute, to_json
+from gptoss_converters.ollama.go_nodes import TemplateError
+from gptoss_converters.ollama.go_parser import parse
+from gptoss_converters.ollama.prompt import TEMPLATE, make_prompt, read_harmony_template
 from helpers.ollama_requests import DATE, Request, differing, expected_ids, requests, text_ids
 
 REQUESTS = list(requests())
@@ -55,19 +56,19 @@ def in_go(program: Path, template: Path, lines: list[Request]) -> list[dict[str,
 def test_the_prompts_are_those_of_render() -> None:
     assert len(REQUESTS) > 200
     for request in REQUESTS:
-        assert text_ids(prompt(request, DATE)) == expected_ids(request), request
+        assert text_ids(make_prompt(request, DATE)) == expected_ids(request), request
 
 
 def test_what_is_known_to_differ_does() -> None:
     """The list in ollama_prompt.py is exact: no entry has become needless."""
     for what, request in differing():
-        assert text_ids(prompt(request, DATE)) != expected_ids(request), what
+        assert text_ids(make_prompt(request, DATE)) != expected_ids(request), what
 
 
 def test_go_renders_as_we_do(go_program: Path) -> None:
     lines = [*REQUESTS, *(request for _, request in differing())]
     texts = in_go(go_program, TEMPLATE, lines)
-    assert texts == [{"text": prompt(request, DATE)} for request in lines]
+    assert texts == [{"text": make_prompt(request, DATE)} for request in lines]
     for request, text in zip(REQUESTS, texts, strict=False):
         assert text_ids(text["text"]) == expected_ids(request), request
 
@@ -166,7 +167,7 @@ def test_a_long_history_is_rendered_fast(go_program: Path) -> None:
 
 
 def test_the_template_fits_a_modelfile() -> None:
-    text = harmony_template()
+    text = read_harmony_template()
     assert all(c.isprintable() or c == "\n" for c in text)
     assert not any(line.rstrip().endswith('"""') for line in text.split("\n"))
     assert "<|start|>" in text and "<|end|>" in text and "Messages" in parse(text).fields

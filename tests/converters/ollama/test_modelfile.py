@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from gptoss_converters.ollama.modelfile import ModelfileError, parameters, quoted, read, write
-from gptoss_converters.ollama.modelfile_rules import check, check_text
+from gptoss_converters.ollama.modelfile import ModelfileError, collect_parameters, quote, read, write
+from gptoss_converters.ollama.rules import check, check_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +33,7 @@ def test_a_modelfile_is_read_as_ollama_reads_it() -> None:
         ("message", "user", "hi # there", 9),
         ("license", "", "", 10),
     ]
-    assert parameters(read("FROM x\nPARAMETER stop a\nPARAMETER stop b\n")) == {"stop": ["a", "b"]}
+    assert collect_parameters(read("FROM x\nPARAMETER stop a\nPARAMETER stop b\n")) == {"stop": ["a", "b"]}
 
 
 def test_quoted_values() -> None:
@@ -61,7 +61,7 @@ def test_what_is_written_comes_back(value: str) -> None:
 @pytest.mark.parametrize("value", ["a\u00a0b", "\x07", 'x\n"""\ny"\nz'])
 def test_what_cannot_be_written_is_refused(value: str) -> None:
     with pytest.raises(BadInput):
-        quoted(value, "SYSTEM")
+        quote(value, "SYSTEM")
 
 
 # text of a Modelfile -> (line, rule) of its first error; {} stands for a GGUF that is there

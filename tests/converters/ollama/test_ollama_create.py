@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gptoss_converters.ollama.create import Server, create
-from gptoss_converters.ollama.prompt import harmony_template
-from gptoss_converters.ollama.to_ollama import OllamaModel, request
+from gptoss_converters.ollama.prompt import read_harmony_template
+from gptoss_converters.ollama.server import Server, create_model
+from gptoss_converters.ollama.to_ollama import OllamaModel, make_request
 from helpers.fake_ollama import FakeOllama, fake_ollama
 from test_to_ollama import SOURCE, export, run
 
@@ -27,19 +27,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> OllamaModel:
 
 
 def make(server: FakeOllama, exported: OllamaModel, **changes: str) -> list[str]:
-    return create(server.url, list(exported.files), lambda digests: {**request(exported, digests), **changes})
+    return create_model(
+        server.url, list(exported.files), lambda digests: {**make_request(exported, digests), **changes}
+    )
 
 
 def test_upload_and_create(server: FakeOllama, model: OllamaModel) -> None:
     steps: list[tuple[str, int, int]] = []
-    said = create(
-        server.url, list(model.files), lambda digests: request(model, digests), lambda *step: steps.append(step)
+    said = create_model(
+        server.url, list(model.files), lambda digests: make_request(model, digests), lambda *step: steps.append(step)
     )
     size = model.files[0].stat().st_size
     assert said[-1] == "success" and ("upload", size, size) in steps and ("hash", size, size) in steps
     assert list(server.blobs.values()) == [model.files[0].read_bytes()]
     made = server.models["tune"]
-    assert made["files"] == {"tune.gguf": next(iter(server.blobs))} and made["template"] == harmony_template()
+    assert made["files"] == {"tune.gguf": next(iter(server.blobs))} and made["template"] == read_harmony_template()
     assert made["parameters"]["stop"] == ["<|return|>", "<|call|>"] and made["requires"] == "0.30.0"
 
 
@@ -91,7 +93,7 @@ def test_a_refused_model(server: FakeOllama, model: OllamaModel) -> None:
 
 def test_no_server(model: OllamaModel) -> None:
     with pytest.raises(OutputError, match=r"broke off: .*refused.*is it running"):
-        create("http://127.0.0.1:9", list(model.files), lambda digests: {})
+        create_model("http://127.0.0.1:9", list(model.files), lambda digests: {})
     with pytest.raises(UsageError, match="takes the URL"):
         Server("file:///etc/passwd")
 
@@ -118,6 +120,6 @@ def test_the_ollama_client_reads_it_back(server: FakeOllama, model: OllamaModel)
     client = ollama.Client(server.url)
     assert [m.model for m in client.list().models] == ["tune"]
     shown = client.show("tune")
-    assert shown.template == harmony_template() and "thinking" in (shown.capabilities or [])
+    assert shown.template == read_harmony_template() and "thinking" in (shown.capabilities or [])
     with pytest.raises(ollama.ResponseError, match="not found"):
         client.show("nothing")

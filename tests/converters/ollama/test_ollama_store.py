@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from gptoss_converters.ollama.prompt import harmony_template
+from gptoss_converters.ollama.prompt import read_harmony_template
 from gptoss_converters.ollama.store import CONFIG, MANIFEST, check_store, write_store
 from test_to_ollama import SOURCE, export, run
 
@@ -37,7 +37,9 @@ def test_manifest_and_blobs(tmp_path: Path) -> None:
         contents[layer["mediaType"].rpartition(".")[2]] = data
     assert list(contents)[1:] == ["model", "template", "system", "params", "messages"]
     assert (
-        contents["model"] == gguf and contents["template"].decode() == harmony_template() and contents["system"] == b"S"
+        contents["model"] == gguf
+        and contents["template"].decode() == read_harmony_template()
+        and contents["system"] == b"S"
     )
     assert json.loads(contents["params"]) == {
         "num_ctx": 64,

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from gptoss_converters.gguf.to_gguf import GgufOptions
 from gptoss_converters.ollama.modelfile import read
-from gptoss_converters.ollama.modelfile_rules import check
-from gptoss_converters.ollama.prompt import harmony_template
-from gptoss_converters.ollama.to_ollama import OllamaModel, OllamaOptions, finish, plan_ollama, request
+from gptoss_converters.ollama.prompt import read_harmony_template
+from gptoss_converters.ollama.rules import check
+from gptoss_converters.ollama.to_ollama import OllamaModel, OllamaOptions, finish, make_request, plan_ollama
 from helpers.fake_ollama import fake_ollama
 
 from gptoss_adapters.checkpoint import open_checkpoint
@@ -62,7 +62,7 @@ def test_harmony_mode(tmp_path: Path) -> None:
     assert said[:3] == [
         ("from", "", "./my-tune-v1.gguf"),
         ("requires", "", "0.30.0"),
-        ("template", "", harmony_template()),
+        ("template", "", read_harmony_template()),
     ]
     assert said[3:9] == [
         ("parameter", *p)
@@ -83,8 +83,11 @@ def test_harmony_mode(tmp_path: Path) -> None:
     assert check(tmp_path / "out" / "Modelfile") == []
     assert "ollama create my-tune:v1 -f Modelfile" in (tmp_path / "out" / "README.md").read_text()
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["Modelfile", "README.md", "my-tune-v1.gguf"]
-    body = request(model, {"my-tune-v1.gguf": "sha256:0"})
-    assert body["template"] == harmony_template() and body["messages"][1] == {"role": "assistant", "content": "Hello."}
+    body = make_request(model, {"my-tune-v1.gguf": "sha256:0"})
+    assert body["template"] == read_harmony_template() and body["messages"][1] == {
+        "role": "assistant",
+        "content": "Hello.",
+    }
     assert {"renderer", "parser", "adapters", "license"}.isdisjoint(body)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gptoss_adapters.errors import BadInput, CheckFailed, OutputError, UsageError
-from gptoss_converters.ollama.store import sha256_of
+from gptoss_converters.ollama.store import hash_file
 
 _PIECE = 1 << 20
 TIMEOUT = 600.0  # seconds of silence; the server hashes and checks a whole file before it answers
@@ -27,7 +27,9 @@ class Server:
         parts = urllib.parse.urlsplit(url if "//" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError("--create takes the URL of an Ollama server", expected="http://localhost:11434", got=url)
-        self.url, self.timeout, self.prefix = url, timeout, parts.path.rstrip("/")
+        self.url = url
+        self.timeout = timeout
+        self.prefix = parts.path.rstrip("/")
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 11434)
 
@@ -54,7 +56,7 @@ class Server:
         said: list[str] = []
         status, text = self._ask("POST", "/api/create", json.dumps(body).encode(), {"Content-Type": "application/json"})
         for line in text.splitlines():
-            answer = _object(line)
+            answer = _parse_object(line)
             if "error" in answer:
                 raise BadInput(f"Ollama refused the model: {answer['error']}", file=str(body["model"]), got=status)
             said.append(str(answer.get("status", "")))
@@ -75,7 +77,7 @@ class Server:
                 if connection.sock is None:  # else it answered before it had read everything
                     raise
             response = connection.getresponse()
-            return response.status, _reason(response.read().decode("utf-8", "replace"))
+            return response.status, _extract_reason(response.read().decode("utf-8", "replace"))
         except (OSError, http.client.HTTPException) as error:
             what = str(error) or type(error).__name__
             raise OutputError(
@@ -89,7 +91,10 @@ class _Body:
     """A file as a request's body, counted."""
 
     def __init__(self, data: IO[bytes], size: int, progress: Progress | None) -> None:
-        self.data, self.size, self.progress, self.done = data, size, progress, 0
+        self.data = data
+        self.size = size
+        self.progress = progress
+        self.done = 0
 
     def __iter__(self) -> Iterator[bytes]:
         while piece := self.data.read(_PIECE):
@@ -99,7 +104,7 @@ class _Body:
                 self.progress("upload", self.done, self.size)
 
 
-def _object(line: str) -> dict[str, Any]:
+def _parse_object(line: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
     except ValueError:
@@ -107,9 +112,9 @@ def _object(line: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"status": line}
 
 
-def _reason(text: str) -> str:
+def _extract_reason(text: str) -> str:
     """The text of {"error": ...} where that is the whole answer."""
-    found = _object(text.strip()) if text.count("\n") <= 1 else {}
+    found = _parse_object(text.strip()) if text.count("\n") <= 1 else {}
     return (
         str(found["error"])
         if list(found) == ["error"] and "\n" not in text.strip() and not text.endswith("\n")
@@ -117,7 +122,7 @@ def _reason(text: str) -> str:
     )
 
 
-def create(
+def create_model(
     url: str,
     files: list[Path],
     request: Callable[[Mapping[str, str]], Mapping[str, Any]],
@@ -127,7 +132,7 @@ def create(
     server's words.
     """
     server = Server(url)
-    digests = {file.name: f"sha256:{sha256_of(file, progress)}" for file in files}
+    digests = {file.name: f"sha256:{hash_file(file, progress)}" for file in files}
     for file in files:
         server.upload(file, digests[file.name], progress)
     return server.create(request(digests))

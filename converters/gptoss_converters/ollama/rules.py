@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gptoss_adapters.errors import BadInput
-from gptoss_converters.ollama.go_template import Include, Template, TemplateError, parse
-from gptoss_converters.ollama.model_files import model_findings
+from gptoss_converters.ollama.go_nodes import Include, Template, TemplateError
+from gptoss_converters.ollama.go_parser import parse
+from gptoss_converters.ollama.model_files import check_model_files
 from gptoss_converters.ollama.modelfile import Command, Finding, scan
 
 TYPES: dict[str, type] = {
@@ -82,11 +83,11 @@ def check_text(text: str, folder: Path) -> list[Finding]:
     for rule in _RULES:
         found += rule(commands)
     if not any(f.rule == "no-from" for f in found):
-        found += model_findings(commands, folder)
+        found += check_model_files(commands, folder)
     return sorted(set(found), key=lambda f: (f.line, f.rule, f.what))
 
 
-def _nonprintable(commands: Sequence[Command]) -> Iterator[Finding]:
+def _check_characters(commands: Sequence[Command]) -> Iterator[Finding]:
     for command in commands:
         if command.dropped:
             line, character = command.dropped[0]
@@ -97,7 +98,7 @@ def _nonprintable(commands: Sequence[Command]) -> Iterator[Finding]:
             )
 
 
-def _parameters(commands: Sequence[Command]) -> Iterator[Finding]:
+def _check_parameters(commands: Sequence[Command]) -> Iterator[Finding]:
     for c in commands:
         if c.name != "parameter":
             continue
@@ -105,13 +106,13 @@ def _parameters(commands: Sequence[Command]) -> Iterator[Finding]:
             yield Finding(c.line, "deprecated-parameter", f"{c.key} does nothing any more", warning=True)
         elif c.key not in TYPES:
             yield Finding(c.line, "unknown-parameter", f"unknown parameter {c.key!r} (expected {', '.join(TYPES)})")
-        elif why := _misfit(c.key, c.value):
-            yield Finding(c.line, "parameter-value", f"{c.key} {why}, got {c.value!r}{_comment_hint(c)}")
+        elif why := _explain_misfit(c.key, c.value):
+            yield Finding(c.line, "parameter-value", f"{c.key} {why}, got {c.value!r}{_hint_at_comment(c)}")
         elif c.key == "stop" and not c.quote and " #" in c.value:
             yield Finding(c.line, "comment-in-value", "# begins no comment here: it is part of the value")
 
 
-def _misfit(key: str, value: str) -> str | None:
+def _explain_misfit(key: str, value: str) -> str | None:
     kind = TYPES[key]
     if kind is bool:
         return None if value in _BOOLS else "takes true or false"
@@ -125,11 +126,11 @@ def _misfit(key: str, value: str) -> str | None:
     return None if low <= number <= high else f"must lie in {low:g}..{high:g}"
 
 
-def _comment_hint(command: Command) -> str:
+def _hint_at_comment(command: Command) -> str:
     return ": # begins no comment here" if "#" in command.value else ""
 
 
-def _versions(commands: Sequence[Command]) -> Iterator[Finding]:
+def _check_versions(commands: Sequence[Command]) -> Iterator[Finding]:
     for c in commands:
         if c.name == "requires":
             match = _VERSION.fullmatch(c.value.strip())
@@ -144,7 +145,7 @@ def _versions(commands: Sequence[Command]) -> Iterator[Finding]:
                 )
 
 
-def _gone(commands: Sequence[Command]) -> Iterator[Finding]:
+def _check_gone(commands: Sequence[Command]) -> Iterator[Finding]:
     for c in commands:
         if c.name == "adapter":
             yield Finding(c.line, "adapter", "Ollama since 0.34.1 refuses ADAPTER: merge the LoRA before the export")
@@ -154,7 +155,7 @@ def _gone(commands: Sequence[Command]) -> Iterator[Finding]:
             )
 
 
-def _once(commands: Sequence[Command]) -> Iterator[Finding]:
+def _check_repeats(commands: Sequence[Command]) -> Iterator[Finding]:
     for name in _ONCE:
         for c in [c for c in commands if c.name == name][1:]:
             yield Finding(c.line, "repeated", f"a second {name.upper()}: only the last one counts")
@@ -166,10 +167,11 @@ def _once(commands: Sequence[Command]) -> Iterator[Finding]:
             seen.add(c.key)
 
 
-def _modes(commands: Sequence[Command]) -> Iterator[Finding]:
+def _check_modes(commands: Sequence[Command]) -> Iterator[Finding]:
     """Which of Ollama's three modes the file asks for, and whether that one works for gpt-oss."""
     by_name = {c.name: c for c in commands}
-    parser, renderer = by_name.get("parser"), by_name.get("renderer")
+    parser = by_name.get("parser")
+    renderer = by_name.get("renderer")
     if renderer:
         rule, what = (
             ("renderer-harmony", "there is no renderer called harmony")
@@ -187,7 +189,7 @@ def _modes(commands: Sequence[Command]) -> Iterator[Finding]:
         )
 
 
-def _template(commands: Sequence[Command]) -> Iterator[Finding]:
+def _check_template(commands: Sequence[Command]) -> Iterator[Finding]:
     for c in commands:
         if c.name == "template":
             try:
@@ -195,11 +197,11 @@ def _template(commands: Sequence[Command]) -> Iterator[Finding]:
             except TemplateError as error:
                 yield Finding(c.line + error.line - 1, "template-syntax", error.reason)
                 continue
-            yield from _meaning(c, tree)
+            yield from _check_meaning(c, tree)
 
 
-def _meaning(c: Command, tree: Template) -> Iterator[Finding]:
-    for name, line in _includes(tree):
+def _check_meaning(c: Command, tree: Template) -> Iterator[Finding]:
+    for name, line in _find_includes(tree):
         if name not in tree.defined:
             yield Finding(c.line + line - 1, "template-undefined", f'{{{{template "{name}"}}}} is not defined')
     if not tree.fields & {"Messages", "Response", "Prompt"}:
@@ -224,7 +226,7 @@ def _meaning(c: Command, tree: Template) -> Iterator[Finding]:
         )
 
 
-def _includes(tree: Template) -> Iterator[tuple[str, int]]:
+def _find_includes(tree: Template) -> Iterator[tuple[str, int]]:
     waiting = [*tree.body, *(node for body in tree.defined.values() for node in body)]
     while waiting:
         node = waiting.pop()
@@ -234,11 +236,11 @@ def _includes(tree: Template) -> Iterator[tuple[str, int]]:
 
 
 _RULES: tuple[Callable[[Sequence[Command]], Iterator[Finding]], ...] = (
-    _nonprintable,
-    _parameters,
-    _versions,
-    _gone,
-    _once,
-    _modes,
-    _template,
+    _check_characters,
+    _check_parameters,
+    _check_versions,
+    _check_gone,
+    _check_repeats,
+    _check_modes,
+    _check_template,
 )

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gptoss_converters.ollama.go_template import (
+from gptoss_converters.ollama.go_nodes import (
     Action,
     Branch,
     Call,
@@ -44,13 +44,14 @@ class _Continue(Exception):
 def execute(template: Template, data: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]) -> str:
     """The text of `template` for `data`. Raises TemplateError where Go's execution fails."""
     run = _Run(template, {**_BUILTINS, **functions})
-    run.body(template.body, _Scope(None, {"$": _to_go(data)}), _to_go(data))
+    run.run_body(template.body, _Scope(None, {"$": _to_go(data)}), _to_go(data))
     return b"".join(run.out).decode("utf-8")
 
 
 class _Scope:
     def __init__(self, outer: _Scope | None, values: dict[str, Any] | None = None) -> None:
-        self.outer, self.values = outer, values or {}
+        self.outer = outer
+        self.values = values or {}
 
     def find(self, name: str) -> dict[str, Any]:
         scope: _Scope | None = self
@@ -63,75 +64,76 @@ class _Scope:
 
 class _Run:
     def __init__(self, template: Template, functions: Mapping[str, Callable[..., Any]]) -> None:
-        self.template, self.functions = template, functions
+        self.template = template
+        self.functions = functions
         self.out: list[bytes] = []
         self.line = 1
 
-    def body(self, nodes: Sequence[Node], scope: _Scope, dot: Any) -> None:
+    def run_body(self, nodes: Sequence[Node], scope: _Scope, dot: Any) -> None:
         for node in nodes:
             if isinstance(node, str):
                 self.out.append(node.encode())
             elif isinstance(node, Action):
-                self._action(node, scope, dot)
+                self._run_action(node, scope, dot)
             elif isinstance(node, Branch):
-                self._branch(node, scope, dot)
+                self._run_branch(node, scope, dot)
             elif isinstance(node, Include):
-                self._include(node, scope, dot)
+                self._run_include(node, scope, dot)
             else:
                 raise _Break if node == Jump("break") else _Continue
 
-    def _action(self, node: Action, scope: _Scope, dot: Any) -> None:
+    def _run_action(self, node: Action, scope: _Scope, dot: Any) -> None:
         self.line = node.line
-        value = self._value(node.pipeline.value, scope, dot)
+        value = self._evaluate(node.pipeline.value, scope, dot)
         for name in node.pipeline.variables:
             (scope.find(name) if node.pipeline.assigns else scope.values)[name] = value
         if not node.pipeline.variables:
             self.out.append(_show(value))
 
-    def _branch(self, node: Branch, scope: _Scope, dot: Any) -> None:
+    def _run_branch(self, node: Branch, scope: _Scope, dot: Any) -> None:
         self.line = node.line
         inner = _Scope(scope)
-        value = self._value(node.pipeline.value, scope, dot)
+        value = self._evaluate(node.pipeline.value, scope, dot)
         if node.kind == "range":
-            self._range(node, inner, value, dot)
+            self._run_range(node, inner, value, dot)
             return
         for name in node.pipeline.variables:
             inner.values[name] = value
-        if _true(value):
-            self.body(node.body, inner, value if node.kind == "with" else dot)
+        if _is_true(value):
+            self.run_body(node.body, inner, value if node.kind == "with" else dot)
         else:
-            self.body(node.otherwise, inner, dot)
+            self.run_body(node.otherwise, inner, dot)
 
-    def _range(self, node: Branch, scope: _Scope, value: Any, dot: Any) -> None:
-        pairs = list(self._pairs(value))
+    def _run_range(self, node: Branch, scope: _Scope, value: Any, dot: Any) -> None:
+        pairs = list(self._list_pairs(value))
         for key, item in pairs:
-            inner = _Scope(scope, _bound(node.pipeline, key, item))
+            inner = _Scope(scope, _bind(node.pipeline, key, item))
             try:
-                self.body(node.body, inner, item)
+                self.run_body(node.body, inner, item)
             except _Break:
                 break
             except _Continue:
                 continue
         if not pairs:
-            self.body(node.otherwise, scope, dot)
+            self.run_body(node.otherwise, scope, dot)
 
-    def _pairs(self, value: Any) -> Iterator[tuple[Any, Any]]:
+    def _list_pairs(self, value: Any) -> Iterator[tuple[Any, Any]]:
         if isinstance(value, Struct | bytes | bool | float):
-            raise TemplateError(f"range can't iterate over a {_type_name(value)}", self.line)
+            raise TemplateError(f"range can't iterate over a {_name_type(value)}", self.line)
         if isinstance(value, int):
             return ((i, i) for i in range(value))
         if isinstance(value, dict):
             return ((k.encode(), value[k]) for k in sorted(value, key=lambda k: k.encode()))
         return enumerate(value or ())
 
-    def _include(self, node: Include, scope: _Scope, dot: Any) -> None:
+    def _run_include(self, node: Include, scope: _Scope, dot: Any) -> None:
         self.line = node.line
         if node.name not in self.template.defined:
             raise TemplateError(f"template {node.name!r} not defined", node.line)
-        value = None if node.pipeline is None else self._value(node.pipeline.value, scope, dot)
-        self.body(self.template.defined[node.name], _Scope(None, {"$": value}), value)
+        value = None if node.pipeline is None else self._evaluate(node.pipeline.value, scope, dot)
+        self.run_body(self.template.defined[node.name], _Scope(None, {"$": value}), value)
 
-    def _value(self, operand: Operand, scope: _Scope, dot: Any) -> Any:
+    def _evaluate(self, operand: Operand, scope: _Scope, dot: Any) -> Any:
         if isinstance(operand, Literal):
             return _to_go(operand.value)
         if isinstance(operand, Dot):
@@ -139,13 +141,13 @@ class _Run:
         if isinstance(operand, Variable):
             return scope.find(operand.name)[operand.name]
         if isinstance(operand, Fields):
-            return self._field(self._value(operand.base, scope, dot), operand.names)
+            return self._read_fields(self._evaluate(operand.base, scope, dot), operand.names)
         return self._call(operand, scope, dot)
 
-    def _field(self, value: Any, names: Sequence[str]) -> Any:
+    def _read_fields(self, value: Any, names: Sequence[str]) -> Any:
         for name in names:
             if not isinstance(value, dict) or (isinstance(value, Struct) and name not in value):
-                raise TemplateError(f"can't evaluate field {name} in type {_type_name(value)}", self.line)
+                raise TemplateError(f"can't evaluate field {name} in type {_name_type(value)}", self.line)
             value = value.get(name)
         return value
 
@@ -153,11 +155,11 @@ class _Run:
         if call.name in ("and", "or"):
             value: Any = None
             for argument in call.arguments:
-                value = self._value(argument, scope, dot)
-                if _true(value) is (call.name == "or"):
+                value = self._evaluate(argument, scope, dot)
+                if _is_true(value) is (call.name == "or"):
                     break
             return value
-        arguments = [self._value(a, scope, dot) for a in call.arguments]
+        arguments = [self._evaluate(a, scope, dot) for a in call.arguments]
         if call.name not in self.functions:
             raise TemplateError(f"{call.name or 'a method with arguments'} cannot be called here", self.line)
         try:
@@ -166,7 +168,7 @@ class _Run:
             raise TemplateError(f"error calling {call.name}: {error}", self.line) from None
 
 
-def _bound(pipeline: Pipeline, key: Any, item: Any) -> dict[str, Any]:
+def _bind(pipeline: Pipeline, key: Any, item: Any) -> dict[str, Any]:
     if len(pipeline.variables) == 2:
         return dict(zip(pipeline.variables, (key, item), strict=True))
     return dict.fromkeys(pipeline.variables, item)
@@ -201,7 +203,7 @@ def _from_go(value: Any) -> Any:
     return [_from_go(v) for v in value] if isinstance(value, list) else value
 
 
-def _true(value: Any) -> bool:
+def _is_true(value: Any) -> bool:
     return value is not None and (isinstance(value, Struct) or bool(value))
 
 
@@ -217,7 +219,7 @@ def _show(value: Any) -> bytes:
     return to_json(value).encode() if isinstance(value, dict | float) else str(value).encode()
 
 
-def _type_name(value: Any) -> str:
+def _name_type(value: Any) -> str:
     names = {bytes: "string", bool: "bool", int: "int", float: "float64", list: "[]interface {}", type(None): "<nil>"}
     return "struct" if isinstance(value, Struct) else names.get(type(value), "map[string]interface {}")
 
@@ -230,15 +232,15 @@ def _printf(pattern: bytes, *values: Any) -> bytes:
         if part[:1] not in ("T", "v", "s", "d"):
             raise ValueError(f"format %{part[:1]} is not known here")
         value = next(texts)
-        shown.append((_type_name(value) if part[0] == "T" else _show(value).decode()) + part[1:])
+        shown.append((_name_type(value) if part[0] == "T" else _show(value).decode()) + part[1:])
     return "".join(shown).encode()
 
 
 def _eq(first: Any, *others: Any) -> bool:
-    return any(_comparable(first, o) and first == o for o in others)
+    return any(_are_comparable(first, o) and first == o for o in others)
 
 
-def _comparable(a: Any, b: Any) -> bool:
+def _are_comparable(a: Any, b: Any) -> bool:
     if a is None or b is None:
         return a is b
     if type(a) is not type(b):
@@ -260,7 +262,7 @@ def _index(value: Any, *keys: Any) -> Any:
 
 
 _BUILTINS: dict[str, Callable[..., Any]] = {
-    "not": lambda x: not _true(x),
+    "not": lambda x: not _is_true(x),
     "len": lambda x: len(x),
     "slice": _slice,
     "index": _index,
