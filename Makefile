@@ -28,10 +28,10 @@ bench: $(VENV)/.test $(VENV_VLLM)/.ready  ## every benchmark, side by side with 
 	for script in harmony mxfp4 convert quantize decode serve serve_compare parity_faults; do $(BIN)/python bench/$$script.py || exit 1; done
 	$(VENV_VLLM)/bin/python bench/vllm.py
 
-native:  ## build the MXFP4 kernels in place, for development from a checkout
+native:  ## build the C++ kernels in place, for development from a checkout
 	cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null
 	cmake --build build/native -j2
-	cp --remove-destination build/native/_mxfp4.so gptoss_adapters/kernels/_mxfp4.so  # running programs keep the old one
+	cp --remove-destination build/native/_kernels.so gptoss_adapters/kernels/_kernels.so  # running programs keep the old one
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

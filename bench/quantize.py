@@ -25,7 +25,7 @@ import torch
 
 from gptoss_adapters import mxfp4
 from gptoss_adapters.kernels.library import library
-from gptoss_adapters.mxfp4.codec import _NativeRule
+from gptoss_adapters.kernels.structs import EncodeRule
 from gptoss_adapters.mxfp4.oracle import E2M1
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -38,7 +38,7 @@ class Native:
 
     def __init__(self, x: np.ndarray, rule: str, given: np.ndarray | None = None) -> None:
         r = mxfp4.RULES[rule]
-        self.x, self.given, self.rule = x, given, _NativeRule(r.round_up, r.ties_to_even, r.keep_minus_zero, r.search)
+        self.x, self.given, self.rule = x, given, EncodeRule(r.round_up, r.ties_to_even, r.keep_minus_zero, r.search)
         self.blocks, self.scales = np.zeros((x.size // 32, 16), np.uint8), np.zeros(x.size // 32, np.uint8)
 
     def __call__(self) -> None:

@@ -30,6 +30,7 @@ from gptoss_adapters import mxfp4 as mxfp4_codec
 from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.synthetic.pocket import POCKET, SPREAD
+from gptoss_adapters.mxfp4 import oracle
 
 SEED = 20251122
 LESSONS, LONGEST, STEPS, TOKENS, FROZEN = 24000, 320, 1800, 2200, 0.12
@@ -42,7 +43,7 @@ def mxfp4(weight: Tensor) -> Tensor:
     """`weight` [..., in] rounded to what MXFP4 holds (OCP rule: exponent of the largest magnitude, minus 2)."""
     blocks = weight.unflatten(-1, (-1, 32))
     scale = torch.exp2(torch.floor(torch.log2(blocks.abs().amax(-1, keepdim=True).clamp_min(2.0**-100))) - 2)
-    grid = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    grid = torch.from_numpy(oracle.E2M1[:8])
     magnitude = (blocks.abs() / scale).clamp_max(6.0)
     code = torch.bucketize(magnitude.contiguous(), (grid[1:] + grid[:-1]) / 2)
     return (grid[code] * scale * blocks.sign()).flatten(-2)

@@ -66,7 +66,7 @@ def test_the_wheel_with_and_without_a_compiler(tmp_path: Path, compiler: bool) -
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name.endswith("py3-none-any.whl") is not compiler
-    assert ("gptoss_adapters/kernels/_mxfp4.so" in names) is compiler
+    assert ("gptoss_adapters/kernels/_kernels.so" in names) is compiler
     for package in ("gptoss_harmony", "gptoss_adapters", "gptoss_converters"):
         assert f"{package}/py.typed" in names
     target = tmp_path / "site"

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from gptoss_adapters.checkpoint.checkpoint import GGML_MXFP4, GGML_MXFP4_BYTES, Checkpoint
 from gptoss_adapters.checkpoint.files import U8
 from gptoss_adapters.errors import BadInput
+from gptoss_adapters.mxfp4 import oracle
 from gptoss_adapters.spec import MXFP4_BLOCK, RMS_NORM_EPS, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig, alternating
 
-CODE_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+CODE_MAGNITUDES = tuple(float(v) for v in oracle.E2M1[:8])
 CHUNK_BLOCKS = 1 << 15  # keeps a step's temporaries in cache
 _NIBBLES = np.uint64(0x1111111111111111)
 

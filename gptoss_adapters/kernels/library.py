@@ -1,8 +1,7 @@
-"""Finding and choosing the native kernels: `_mxfp4.so` beside this file, loaded by ctypes (which releases the GIL).
+"""Finding and choosing the native kernels: `_kernels.so` beside this file, loaded by ctypes (which releases the GIL).
 
-`GPTOSS_MXFP4=portable|avx2|avx512vnni|avx512vbmi|amx|neon` forces an instruction set, `GPTOSS_MXFP4=torch` the numpy
-and torch oracles. Without a compiled library the oracles serve, so an installation without a compiler works, only
-slower.
+`GPTOSS_MXFP4=portable|avx2|avx512vnni|avx512vbmi|amx|neon` forces an instruction set, `GPTOSS_MXFP4=numpy` the oracles,
+which are numpy. Without a compiled library the oracles serve, so an installation without a compiler works, only slower.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ import numpy.typing as npt
 
 from gptoss_adapters.errors import UsageError
 
-NAMES = ("portable", "avx2", "avx512vnni", "avx512vbmi", "amx", "neon", "torch")
+NAMES = ("portable", "avx2", "avx512vnni", "avx512vbmi", "amx", "neon", "numpy")
 _I64, _I32, _PTR = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
 
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "select": (ctypes.c_char_p, [ctypes.c_char_p]),
+    "layouts": (_PTR, []),
     "hf_to_ggml": (None, [_PTR, _PTR, _I64, _I64, _I64, _PTR]),
     "ggml_to_hf": (None, [_PTR, _I64, _I64, _I64, _PTR, _PTR]),
     "compare_ggml": (_I64, [_PTR, _PTR, _I64, _I64, _I64, _PTR]),
@@ -49,12 +49,12 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
 
 
 class Library:
-    """The exported functions as attributes, without their `mxfp4_` prefix; `name` is the instruction set in use."""
+    """The exported functions as attributes, without their `gptoss_` prefix; `name` is the instruction set in use."""
 
     def __init__(self, path: Path) -> None:
         dll = ctypes.CDLL(str(path))
         for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(dll, f"mxfp4_{name}")
+            function = getattr(dll, f"gptoss_{name}")
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
         self.name = ""
@@ -67,7 +67,7 @@ class Library:
 def _load() -> Library | None:
     import gptoss_adapters.kernels as package  # an editable install has two folders: the sources, and what was built
 
-    built = next((p for folder in package.__path__ if (p := Path(folder, "_mxfp4.so")).exists()), None)
+    built = next((p for folder in package.__path__ if (p := Path(folder, "_kernels.so")).exists()), None)
     try:
         return Library(built) if built else None
     except OSError:
@@ -80,9 +80,9 @@ def library() -> Library | None:
     wanted = os.environ.get("GPTOSS_MXFP4", "")
     if wanted not in ("", *NAMES):
         raise UsageError("unknown GPTOSS_MXFP4", expected="|".join(NAMES), got=wanted)
-    native = None if wanted == "torch" else _load()
+    native = None if wanted == "numpy" else _load()
     if native is None:
-        if wanted not in ("", "torch"):
+        if wanted not in ("", "numpy"):
             raise UsageError(
                 f"GPTOSS_MXFP4={wanted}: the native kernels are not built",
                 hint="run `make native` or reinstall with a compiler",
@@ -103,11 +103,9 @@ def loaded() -> Library:
 
 
 def backend() -> str:
-    """What serves: "amx", "avx512vbmi", "avx512vnni", "avx2", "neon" or "portable" (native), or "torch" (the
-    oracles).
-    """
+    """What serves: "amx", "avx512vbmi", "avx512vnni", "avx2", "neon" or "portable" (native), or "numpy" (oracles)."""
     native = library()
-    return native.name if native else "torch"
+    return native.name if native else "numpy"
 
 
 def use_openmp() -> bool:

@@ -8,27 +8,19 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.kernels.library import address, library
+from gptoss_adapters.kernels.structs import SOURCE_BF16, SOURCE_F32, EncodeRule
 from gptoss_adapters.mxfp4 import oracle
-from gptoss_adapters.mxfp4.oracle import F32, GGML_BLOCK, HF_BLOCK, Q8_0_BLOCK, QK, RULES, U8
+from gptoss_adapters.mxfp4.oracle import F32, GGML_BLOCK, HF_BLOCK, Q8_0_BLOCK, RULES, U8
+from gptoss_adapters.spec import MXFP4_BLOCK
 
 Array = npt.NDArray[Any]
-_F32, _BF16 = 0, 1  # SourceType in codec.h
-
-
-class _NativeRule(ctypes.Structure):
-    _fields_ = (
-        ("round_up", ctypes.c_uint32),
-        ("ties_to_even", ctypes.c_int32),
-        ("keep_minus_zero", ctypes.c_int32),
-        ("search", ctypes.c_int32),
-    )
 
 
 def check_scales(scales: U8, file: str | Path | None = None, tensor: str | None = None) -> None:
@@ -53,21 +45,21 @@ def decode(blocks: U8, scales: U8, dtype: npt.DTypeLike = np.float32, row_start:
     """
     target = np.dtype(dtype)
     shape = blocks.shape[:-2] if (row_start, row_step) == (0, 1) else (-1,)
-    b, s, rows, step = _rows(blocks, scales, row_start, row_step)
+    b, s, rows, step = _take_rows(blocks, scales, row_start, row_step)
     wide = target.name == "bfloat16"
     native = library()
     if native:
-        out = np.empty((rows, b.shape[1] * QK), target if wide else np.float32)
-        native.decode(address(b), address(s), rows, b.shape[1], step, address(out), _BF16 if wide else _F32)
+        out = np.empty((rows, b.shape[1] * MXFP4_BLOCK), target if wide else np.float32)
+        native.decode(address(b), address(s), rows, b.shape[1], step, address(out), SOURCE_BF16 if wide else SOURCE_F32)
     else:
         out = oracle.decode(b[::step], s[::step])
-    result = out.reshape(*shape, b.shape[1] * QK)
+    result = out.reshape(*shape, b.shape[1] * MXFP4_BLOCK)
     if target == np.float16:
-        return _checked_f16(result)
+        return _narrow_to_f16(result)
     return result.astype(target, copy=False)
 
 
-def _checked_f16(values: F32) -> Array:
+def _narrow_to_f16(values: F32) -> Array:
     with np.errstate(over="ignore", under="ignore"):
         half = values.astype(np.float16)
     if not np.array_equal(half.astype(np.float32), values, equal_nan=True):
@@ -85,33 +77,36 @@ def encode(x: Array, rule: str = "mse", scales_from: U8 | None = None) -> tuple[
     exactly representable under its own keeps it and every -0, so blocks that were only dequantised come back byte for
     byte. Raises BadInput for a NaN or Inf, which MXFP4 cannot hold.
     """
-    source, x = source_of(x)
-    if not x.ndim or x.shape[-1] % QK:
-        raise ValueError(f"the last axis must be a multiple of {QK}, got shape {x.shape}")
-    lead = (*x.shape[:-1], x.shape[-1] // QK)
+    source, x = as_source(x)
+    if not x.ndim or x.shape[-1] % MXFP4_BLOCK:
+        raise ValueError(f"the last axis must be a multiple of {MXFP4_BLOCK}, got shape {x.shape}")
+    lead = (*x.shape[:-1], x.shape[-1] // MXFP4_BLOCK)
     if scales_from is not None and (scales_from.shape != lead or scales_from.dtype != np.uint8):
         raise ValueError(f"scales_from must be uint8 {lead}, got {scales_from.dtype} {scales_from.shape}")
     native = library()
     if not native:
         f32 = _as_f32(x)
-        _refuse_at(int(np.argmin(np.isfinite(f32))) // QK if not np.isfinite(f32).all() else -1)
+        finite = np.isfinite(f32)
+        if not finite.all():
+            _refuse_block(int(np.argmin(finite)) // MXFP4_BLOCK)
         return oracle.encode(f32, RULES[rule], scales_from)
     blocks, scales = np.empty((*lead, HF_BLOCK), np.uint8), np.empty(lead, np.uint8)
     r = RULES[rule]
-    spec = _NativeRule(r.round_up, r.ties_to_even, r.keep_minus_zero, r.search)
+    spec = EncodeRule(r.round_up, r.ties_to_even, r.keep_minus_zero, r.search)
     given = None if scales_from is None else np.ascontiguousarray(scales_from)
     of_given = None if given is None else address(given)
-    _refuse_at(
-        native.encode(
-            address(x), source, scales.size, ctypes.addressof(spec), of_given, address(blocks), address(scales)
-        )
+    bad = native.encode(
+        address(x), source, scales.size, ctypes.addressof(spec), of_given, address(blocks), address(scales)
     )
+    if bad >= 0:
+        _refuse_block(bad)
     return blocks, scales
 
 
-def _refuse_at(block: int) -> None:
-    if block >= 0:
-        raise BadInput(f"NaN or Inf in block {block} (values {block * QK}..{block * QK + QK - 1}): MXFP4 has neither")
+def _refuse_block(block: int) -> NoReturn:
+    first = block * MXFP4_BLOCK
+    last = first + MXFP4_BLOCK - 1
+    raise BadInput(f"NaN or Inf in block {block} (values {first}..{last}): MXFP4 has neither")
 
 
 def hf_to_ggml(blocks: U8, scales: U8, out: U8 | None = None, row_start: int = 0, row_step: int = 1) -> U8:
@@ -120,7 +115,7 @@ def hf_to_ggml(blocks: U8, scales: U8, out: U8 | None = None, row_start: int = 0
     Rows row_start, row_start + row_step, ... are taken: step 2 from 0 gives the gate half of gate_up, from 1 the up
     half. `out`, when given, is a C-contiguous uint8 buffer of exactly that many bytes, and is returned in that shape.
     """
-    b, s, rows, step = _rows(blocks, scales, row_start, row_step)
+    b, s, rows, step = _take_rows(blocks, scales, row_start, row_step)
     shape = (rows, b.shape[1] * GGML_BLOCK)
     if out is not None and (out.size != rows * shape[1] or out.dtype != np.uint8 or not out.flags.c_contiguous):
         raise ValueError(f"out must be {rows * shape[1]} contiguous bytes")
@@ -147,7 +142,7 @@ def ggml_to_hf(
         blocks, scales = np.empty((n, groups, HF_BLOCK), np.uint8), np.empty((n, groups), np.uint8)
     if not (blocks.flags.c_contiguous and scales.flags.c_contiguous):
         raise ValueError("blocks and scales must be C-contiguous to be filled in place")
-    b, s, taken, step = _rows(blocks, scales, row_start, row_step)
+    b, s, taken, step = _take_rows(blocks, scales, row_start, row_step)
     if (taken, b.shape[1]) != (n, groups) or rows.shape[1] % GGML_BLOCK:
         raise ValueError(f"rows {rows.shape} do not fit blocks {blocks.shape} from {row_start} step {row_step}")
     native = library()
@@ -163,15 +158,14 @@ def compare_ggml(blocks: U8, scales: U8, ggml: U8, row_start: int = 0, row_step:
 
     Rows are taken as in `hf_to_ggml`; `ggml` holds rows * G * 17 contiguous bytes.
     """
-    b, s, rows, step = _rows(blocks, scales, row_start, row_step)
+    b, s, rows, step = _take_rows(blocks, scales, row_start, row_step)
     if ggml.size != rows * b.shape[1] * GGML_BLOCK:
         raise ValueError(f"expected {rows * b.shape[1] * GGML_BLOCK} bytes, got {ggml.size}")
     native = library()
     if native:
         return int(native.compare_ggml(address(b), address(s), rows, b.shape[1], step, address(ggml)))
-    differs = (
-        (oracle.hf_to_ggml(b[::step], s[::step]).reshape(-1) != ggml.reshape(-1)).reshape(-1, GGML_BLOCK).any(axis=1)
-    )
+    made = oracle.hf_to_ggml(b[::step], s[::step])
+    differs = (made.reshape(-1, GGML_BLOCK) != ggml.reshape(-1, GGML_BLOCK)).any(axis=1)
     return int(np.argmax(differs)) if differs.any() else -1
 
 
@@ -189,7 +183,7 @@ def to_f32(x: Array, out: F32 | None = None) -> F32:
 
 def to_f16(x: Array, out: npt.NDArray[np.float16] | None = None) -> npt.NDArray[np.float16]:
     """bfloat16 or float32 of any shape -> float16, to nearest even; what is too large becomes Inf."""
-    source, x = source_of(x)
+    source, x = as_source(x)
     result = np.empty(x.shape, np.float16) if out is None else out
     native = library()
     if native:
@@ -202,33 +196,33 @@ def to_f16(x: Array, out: npt.NDArray[np.float16] | None = None) -> npt.NDArray[
 
 def to_q8_0(x: Array, out: U8 | None = None) -> U8:
     """bfloat16 or float32 [..., n] -> GGML Q8_0 rows uint8 [..., n / 32 * 34], byte for byte those of gguf-py."""
-    source, x = source_of(x)
-    if x.shape[-1] % QK:
-        raise ValueError(f"the last axis must be a multiple of {QK}, got shape {x.shape}")
-    shape = (*x.shape[:-1], x.shape[-1] // QK * Q8_0_BLOCK)
+    source, x = as_source(x)
+    if x.shape[-1] % MXFP4_BLOCK:
+        raise ValueError(f"the last axis must be a multiple of {MXFP4_BLOCK}, got shape {x.shape}")
+    shape = (*x.shape[:-1], x.shape[-1] // MXFP4_BLOCK * Q8_0_BLOCK)
     result = np.empty(shape, np.uint8) if out is None else out.reshape(shape)
     native = library()
     if native:
-        native.to_q8_0(address(x), source, x.size // QK, address(result))
+        native.to_q8_0(address(x), source, x.size // MXFP4_BLOCK, address(result))
     else:
         result[...] = oracle.to_q8_0(_as_f32(x).reshape(-1, x.shape[-1])).reshape(shape)
     return result
 
 
-def source_of(x: Array) -> tuple[int, Array]:
+def as_source(x: Array) -> tuple[int, Array]:
     """The native source type and a dense array of it: bfloat16 (or uint16, taken as its bits) as it is, all else as
     float32.
     """
     if x.dtype == np.uint16 or x.dtype.name == "bfloat16":
-        return _BF16, np.ascontiguousarray(x).view(np.uint16)
-    return _F32, np.ascontiguousarray(x, np.float32)
+        return SOURCE_BF16, np.ascontiguousarray(x).view(np.uint16)
+    return SOURCE_F32, np.ascontiguousarray(x, np.float32)
 
 
 def _as_f32(x: Array) -> F32:
     return to_f32(x) if x.dtype == np.uint16 else x
 
 
-def _rows(blocks: U8, scales: U8, start: int, step: int) -> tuple[U8, U8, int, int]:
+def _take_rows(blocks: U8, scales: U8, start: int, step: int) -> tuple[U8, U8, int, int]:
     """Flattens to dense blocks [R, G, 16] and scales [R, G] from row `start`, and counts the rows taken with `step`."""
     if (
         blocks.dtype != np.uint8

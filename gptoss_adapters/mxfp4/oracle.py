@@ -13,15 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gptoss_adapters.spec import MXFP4_BLOCK
+
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 
-QK = 32  # values in a block
-HF_BLOCK, GGML_BLOCK, Q8_0_BLOCK = 16, 17, 34  # bytes in a block
+HF_BLOCK, GGML_BLOCK, Q8_0_BLOCK = MXFP4_BLOCK // 2, 1 + MXFP4_BLOCK // 2, 2 + MXFP4_BLOCK  # bytes in a block
 MAX_SCALE = 252  # the largest whose values are all finite; quantisers saturate rather than write a larger one
 
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-THRESHOLDS = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)  # midpoints between magnitudes
+THRESHOLDS = (E2M1[:7] + E2M1[1:8]) / 2  # midpoints between magnitudes
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ RULES = {
 
 def codes(blocks: U8) -> U8:
     """blocks [..., G, 16] -> codes [..., G, 32] in value order."""
-    return np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*blocks.shape[:-1], QK)
+    return np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*blocks.shape[:-1], MXFP4_BLOCK)
 
 
 def pack(code: U8) -> U8:
@@ -89,22 +90,22 @@ def encode(x: F32, rule: Rule, scales_from: U8 | None = None) -> tuple[U8, U8]:
 
     A block that is exactly representable under its scale in `scales_from` takes that one, and keeps every -0.
     """
-    v = x.reshape(*x.shape[:-1], -1, QK)
+    v = x.reshape(*x.shape[:-1], -1, MXFP4_BLOCK)
     amax = np.abs(v).max(axis=-1)
     exponent = ((amax.view(np.uint32) + np.uint32(rule.round_up)) >> 23).astype(np.int32)
     scale = np.clip(exponent - 2, 0, MAX_SCALE)
-    code = _magnitudes(v, scale, rule)
+    code = _round_magnitudes(v, scale, rule)
     if rule.search:
         first, first_code = scale, code
         for step in (1, -1):
             trial = first + step
-            other = _magnitudes(v, trial, rule)
-            better = (trial >= 0) & (trial <= MAX_SCALE) & (_more_error(v, first, first_code, other, 2.0**step) < 0)
+            other = _round_magnitudes(v, trial, rule)
+            better = (trial >= 0) & (trial <= MAX_SCALE) & (_compare_errors(v, first, first_code, other, 2.0**step) < 0)
             code, scale = np.where(better[..., None], other, code), np.where(better, trial, scale)
     keep = np.full(amax.shape, rule.keep_minus_zero)
     if scales_from is not None:
         given = scales_from.astype(np.int32)
-        other = _magnitudes(v, given, rule)
+        other = _round_magnitudes(v, given, rule)
         with np.errstate(over="ignore"):
             exact = (np.ldexp(E2M1[other], given[..., None] - 127) == np.abs(v)).all(axis=-1) & (given <= MAX_SCALE)
         code, scale, keep = np.where(exact[..., None], other, code), np.where(exact, given, scale), keep | exact
@@ -112,7 +113,7 @@ def encode(x: F32, rule: Rule, scales_from: U8 | None = None) -> tuple[U8, U8]:
     return pack((code | np.where(negative, 8, 0)).astype(np.uint8)), scale.astype(np.uint8)
 
 
-def _magnitudes(v: F32, scale: npt.NDArray[np.int32], rule: Rule) -> U8:
+def _round_magnitudes(v: F32, scale: npt.NDArray[np.int32], rule: Rule) -> U8:
     """Codes 0..7 of |v| / 2**(scale - 127), saturating; ties to the smaller magnitude, or to the even code."""
     a = np.abs(np.ldexp(v.astype(np.float64), 127 - scale[..., None]))
     above = [(a > t) | ((a == t) & (rule.ties_to_even and k % 2 == 1)) for k, t in enumerate(THRESHOLDS)]
@@ -120,7 +121,7 @@ def _magnitudes(v: F32, scale: npt.NDArray[np.int32], rule: Rule) -> U8:
     return total
 
 
-def _more_error(v: F32, scale: npt.NDArray[np.int32], code: U8, other: U8, unit: float) -> npt.NDArray[np.float64]:
+def _compare_errors(v: F32, scale: npt.NDArray[np.int32], code: U8, other: U8, unit: float) -> npt.NDArray[np.float64]:
     """Per block, how much larger the squared error is with codes `other` at `unit` times the scale; in units of the
     scale.
 
@@ -137,7 +138,7 @@ def to_q8_0(x: F32) -> U8:
     """float32 [R, n] -> GGML Q8_0 rows [R, n / 32 * 34]: a half d = amax / 127, then 32 int8 of x / d, halves away
     from 0.
     """
-    v = x.reshape(len(x), -1, QK)
+    v = x.reshape(len(x), -1, MXFP4_BLOCK)
     d = (np.abs(v).max(axis=-1, keepdims=True) / np.float32(127)).astype(np.float32)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         q = v * np.where(d == 0, np.float32(0), np.float32(1) / d)

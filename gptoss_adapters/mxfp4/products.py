@@ -22,8 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_adapters.kernels.library import address, library
+from gptoss_adapters.kernels.structs import MoeArguments
 from gptoss_adapters.mxfp4 import oracle
-from gptoss_adapters.mxfp4.oracle import F32, HF_BLOCK, QK, U8
+from gptoss_adapters.mxfp4.oracle import F32, HF_BLOCK, U8
+from gptoss_adapters.spec import MXFP4_BLOCK
 
 PRECISIONS = {"f32": 0, "q8": 1, "q16": 2, "q24": 3}
 Array = npt.NDArray[Any]
@@ -45,48 +47,36 @@ class ExpertWeights:
 
     def __post_init__(self) -> None:
         e, two_i, groups = self.gate_up_scales.shape
-        h, i = groups * QK, two_i // 2
+        h, i = groups * MXFP4_BLOCK, two_i // 2
         expected = {
             "gate_up_blocks": (e, two_i, groups, HF_BLOCK),
             "gate_up_scales": (e, two_i, groups),
             "gate_up_bias": (e, two_i),
-            "down_blocks": (e, h, i // QK, HF_BLOCK),
-            "down_scales": (e, h, i // QK),
+            "down_blocks": (e, h, i // MXFP4_BLOCK, HF_BLOCK),
+            "down_scales": (e, h, i // MXFP4_BLOCK),
             "down_bias": (e, h),
         }
+        if i % MXFP4_BLOCK:
+            raise ValueError(f"intermediate size {i} is not a multiple of {MXFP4_BLOCK}")
         for field in fields(self):
-            array, dtype = getattr(self, field.name), np.float32 if field.name.endswith("bias") else np.uint8
-            if array.shape != expected[field.name] or array.dtype != dtype or not array.flags.c_contiguous or i % QK:
-                raise ValueError(
-                    f"{field.name}: expected contiguous {np.dtype(dtype)} {expected[field.name]}, got "
-                    f"{array.dtype} {array.shape}"
-                )
+            array, shape = getattr(self, field.name), expected[field.name]
+            dtype = np.dtype(np.float32 if field.name.endswith("bias") else np.uint8)
+            if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+                raise ValueError(f"{field.name}: expected contiguous {dtype} {shape}, got {array.dtype} {array.shape}")
 
     @cached_property
     def _arguments(self) -> bytes:
-        """What calls with these weights have in common, as a _Moe: one layer of a small step takes about a millisecond,
+        """What calls with these weights have in common, packed once: a layer of a small step takes about a millisecond,
         so each microsecond counts.
         """
         e, h, i = self.shape
-        return bytes(_Moe(*(address(getattr(self, field.name)) for field in fields(self)), h, i, e))
+        return bytes(MoeArguments(*(address(getattr(self, field.name)) for field in fields(self)), h, i, e))
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(experts, hidden, intermediate)"""
         e, h = self.down_bias.shape
         return e, h, self.gate_up_bias.shape[1] // 2
-
-
-class _Moe(ctypes.Structure):  # MoeArguments in drivers.h
-    _fields_ = (
-        *((field.name, ctypes.c_void_p) for field in fields(ExpertWeights)),
-        *((name, ctypes.c_int64) for name in ("hidden", "inter", "experts", "tokens", "top_k")),
-        *((name, ctypes.c_void_p) for name in ("x", "ids", "weights", "y")),
-        ("alpha", ctypes.c_float),
-        ("limit", ctypes.c_float),
-        ("precision", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-    )
 
 
 def moe(
@@ -113,30 +103,23 @@ def moe(
     native = library()
     if not native or x.dtype == np.float64:
         if topk_ids.size and not 0 <= topk_ids.min() <= topk_ids.max() < e:
-            raise _outside(topk_ids, e)
+            raise _make_range_error(topk_ids, e)
         return moe_oracle(x, experts, topk_ids, topk_weights, alpha, limit)
-    x, w, y = (
-        np.ascontiguousarray(x, np.float32),
-        np.ascontiguousarray(topk_weights, np.float32),
-        np.empty((tokens, h), np.float32),
-    )
+    x = np.ascontiguousarray(x, np.float32)
     ids = np.ascontiguousarray(topk_ids, np.int32)
-    call = _Moe.from_buffer_copy(experts._arguments)
-    call.tokens, call.top_k, call.x, call.ids, call.weights, call.y = (
-        tokens,
-        top_k,
-        address(x),
-        address(ids),
-        address(w),
-        address(y),
-    )
-    call.alpha, call.limit, call.precision, call.threads = alpha, limit, PRECISIONS[precision], _threads(threads)
+    weights = np.ascontiguousarray(topk_weights, np.float32)
+    y = np.empty((tokens, h), np.float32)
+    call = MoeArguments.from_buffer_copy(experts._arguments)
+    call.tokens, call.top_k = tokens, top_k
+    call.x, call.ids, call.weights, call.y = address(x), address(ids), address(weights), address(y)
+    call.alpha, call.limit = alpha, limit
+    call.precision, call.threads = PRECISIONS[precision], _count_threads(threads)
     if not native.moe(ctypes.addressof(call)):
-        raise _outside(topk_ids, e)
+        raise _make_range_error(topk_ids, e)
     return y
 
 
-def _outside(ids: Array, experts: int) -> ValueError:
+def _make_range_error(ids: Array, experts: int) -> ValueError:
     return ValueError(f"expert ids must be in 0..{experts - 1}, got {int(ids.min())}..{int(ids.max())}")
 
 
@@ -175,7 +158,7 @@ def matmul(
     if (
         blocks.shape != (rows, groups, HF_BLOCK)
         or x.ndim != 2
-        or x.shape[1] != groups * QK
+        or x.shape[1] != groups * MXFP4_BLOCK
         or (bias is not None and bias.shape != (rows,))
     ):
         raise ValueError(f"x {x.shape} and blocks {blocks.shape}, scales {scales.shape} do not fit")
@@ -196,7 +179,7 @@ def matmul(
         len(x),
         address(x),
         PRECISIONS[precision],
-        _threads(threads),
+        _count_threads(threads),
         address(out),
     )
     return out
@@ -219,10 +202,17 @@ def linear_bf16(x: F32, weight: Array, bias: F32 | None = None, threads: int = 0
     x, out = np.ascontiguousarray(x, np.float32), np.empty((len(x), rows), np.float32)
     b = None if bias is None else np.ascontiguousarray(bias, np.float32)
     native.linear_bf16(
-        address(bits), None if b is None else address(b), rows, k, len(x), address(x), _threads(threads), address(out)
+        address(bits),
+        None if b is None else address(b),
+        rows,
+        k,
+        len(x),
+        address(x),
+        _count_threads(threads),
+        address(out),
     )
     return out
 
 
-def _threads(threads: int) -> int:
+def _count_threads(threads: int) -> int:
     return threads or len(os.sched_getaffinity(0))

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from gptoss_adapters.kernels.library import address, library
+from gptoss_adapters.kernels.structs import EncodeStats
 from gptoss_adapters.mxfp4 import oracle
-from gptoss_adapters.mxfp4.codec import Array, decode, source_of, to_f32
+from gptoss_adapters.mxfp4.codec import Array, as_source, decode, to_f32
 from gptoss_adapters.mxfp4.oracle import U8
+from gptoss_adapters.spec import MXFP4_BLOCK
 
 _UNIT_BITS = 1200  # sums are kept as integers, in units of 2**-_UNIT_BITS: exact, so threads may add in any order
 
@@ -32,9 +34,8 @@ class TensorStats:
     changed: int = 0  # of these, blocks whose scale or codes are not the base's
     zero_blocks: int = 0
     minus_zeros: int = 0  # codes
-    max_codes: list[int] = field(
-        default_factory=lambda: [0] * 8
-    )  # blocks by the magnitude code (0, .5, 1, 1.5, 2, 3, 4, 6) of their largest
+    # Blocks by the magnitude code (0, .5, 1, 1.5, 2, 3, 4, 6) of their largest.
+    max_codes: list[int] = field(default_factory=lambda: [0] * 8)
     error: int = 0  # sums of squares, see _UNIT_BITS
     power: int = 0
 
@@ -111,9 +112,8 @@ class QuantStats:
             f"  largest magnitude of a block: {shares}; {whole.zero_blocks} zero blocks, {whole.minus_zeros} "
             "codes of -0"
         )
-        name, worst = max(
-            sorted(self.tensors.items()), key=lambda item: item[1].relative_mse
-        )  # of equals the first by name, not by thread
+        by_name = sorted(self.tensors.items())  # of equals the first by name, not by thread
+        name, worst = max(by_name, key=lambda item: item[1].relative_mse)
         return "\n".join([*lines, f"  worst tensor: {name}, relative MSE {worst.relative_mse:.3g}"])
 
 
@@ -121,31 +121,18 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %"
 
 
-class _NativeStats(ctypes.Structure):
-    """EncodeStats in native/encode.h."""
-
-    _fields_ = (
-        ("error", ctypes.c_double),
-        ("power", ctypes.c_double),
-        ("changed", ctypes.c_int64),
-        ("zero_blocks", ctypes.c_int64),
-        ("minus_zeros", ctypes.c_int64),
-        ("max_codes", ctypes.c_int64 * 8),
-    )
-
-
 def _measure(values: Array, blocks: U8, scales: U8, base: tuple[U8, U8] | None) -> TensorStats:
-    source, x = source_of(values)
+    source, x = as_source(values)
     shapes = blocks.shape[:-1], *((b.shape[: scales.ndim] for b in base) if base else ())
-    if x.size != scales.size * oracle.QK or any(shape != scales.shape for shape in shapes):
+    if x.size != scales.size * MXFP4_BLOCK or any(shape != scales.shape for shape in shapes):
         raise ValueError(
             f"values {x.shape} do not go with scales {scales.shape} and blocks {', '.join(map(str, shapes))}"
         )
     native = library()
     if not native:
-        return _measured_by_numpy(x, blocks, scales, base)
+        return _measure_by_numpy(x, blocks, scales, base)
     arrays = [np.ascontiguousarray(a) for a in (blocks, scales, *(base or ()))]
-    found = _NativeStats()
+    found = EncodeStats()
     native.measure(
         address(x),
         source,
@@ -156,18 +143,18 @@ def _measure(values: Array, blocks: U8, scales: U8, base: tuple[U8, U8] | None) 
     )
     compared = scales.size if base else 0
     return TensorStats(
-        scales.size,
-        compared,
-        found.changed,
-        found.zero_blocks,
-        found.minus_zeros,
-        list(found.max_codes),
-        _exact(found.error),
-        _exact(found.power),
+        blocks=scales.size,
+        compared=compared,
+        changed=found.changed,
+        zero_blocks=found.zero_blocks,
+        minus_zeros=found.minus_zeros,
+        max_codes=list(found.max_codes),
+        error=_to_fixed_point(found.error),
+        power=_to_fixed_point(found.power),
     )
 
 
-def _measured_by_numpy(values: Array, blocks: U8, scales: U8, base: tuple[U8, U8] | None) -> TensorStats:
+def _measure_by_numpy(values: Array, blocks: U8, scales: U8, base: tuple[U8, U8] | None) -> TensorStats:
     x = (to_f32(values) if values.dtype == np.uint16 else values).astype(np.float64)
     error = x - decode(blocks, scales, np.float64).reshape(x.shape)
     codes = oracle.codes(blocks)
@@ -177,17 +164,15 @@ def _measured_by_numpy(values: Array, blocks: U8, scales: U8, base: tuple[U8, U8
         zero_blocks=int(np.count_nonzero(largest == 0)),
         minus_zeros=int(np.count_nonzero(codes == 8)),
         max_codes=np.bincount(largest.reshape(-1), minlength=8).tolist(),
-        error=_exact(np.sum(error * error)),
-        power=_exact(np.sum(x * x)),
+        error=_to_fixed_point(np.sum(error * error)),
+        power=_to_fixed_point(np.sum(x * x)),
     )
     if base is not None:
-        made.compared, made.changed = (
-            scales.size,
-            int(np.count_nonzero((base[0] != blocks).any(axis=-1) | (base[1] != scales))),
-        )
+        differs = (base[0] != blocks).any(axis=-1) | (base[1] != scales)
+        made.compared, made.changed = scales.size, int(np.count_nonzero(differs))
     return made
 
 
-def _exact(x: float) -> int:
+def _to_fixed_point(x: float) -> int:
     mantissa, exponent = math.frexp(x)
     return int(mantissa * 2**53) << (exponent - 53 + _UNIT_BITS)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gptoss_adapters import mxfp4
 from gptoss_adapters.errors import UsageError, missing_extra
+from gptoss_adapters.mxfp4 import oracle
 from gptoss_adapters.reference.linear import as_tensor, linear_in_torch
 from gptoss_adapters.reference.native_ops import threads
 
@@ -56,7 +57,7 @@ def load_experts(
 
 def _best(device: torch.device) -> str:
     if device.type == "cpu":
-        return "oracle" if mxfp4.backend() == "torch" else "q24"
+        return "oracle" if mxfp4.backend() == "numpy" else "q24"
     return "triton" if find_spec("triton") else "oracle"
 
 
@@ -121,7 +122,7 @@ def _decoded(packed: tuple[Any, Any], dtype: torch.dtype) -> Tensor:
     return decode(as_tensor(packed[0]), as_tensor(packed[1]), dtype)
 
 
-_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+_E2M1 = tuple(float(v) for v in oracle.E2M1)
 
 
 def decode(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:

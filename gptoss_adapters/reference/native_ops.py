@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gptoss_adapters.kernels.library import library, loaded
+from gptoss_adapters.kernels.structs import AttendArguments
 
 NATIVE_ROWS = 16  # above this, widening a weight once and one matmul is faster, unless the kernels have AMX
 MAX_GROUP = 64  # attention.h: query heads of a key head
@@ -73,27 +74,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-class _Attend(ctypes.Structure):  # AttendArguments in attention.h
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "sinks", "q_positions", "k_positions", "out")),
-        *(
-            (name, ctypes.c_int64)
-            for name in (
-                "kv_stride",
-                "k_positions_stride",
-                "batch",
-                "queries",
-                "keys",
-                "heads",
-                "kv_heads",
-                "head_dim",
-                "window",
-            )
-        ),
-        ("threads", ctypes.c_int32),
-    )
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos: Tensor, window: int | None) -> Tensor:
     """As `model.attend`; sinks float32. Keys and values may be the first columns of a longer buffer."""
     b, t, n, hd = q.shape
@@ -102,7 +82,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos:
         k, v, k_pos = k.contiguous(), v.contiguous(), k_pos.contiguous()
     out = q.new_empty((b, t, n * hd))
     tensors = (x.data_ptr() for x in (q, k, v, sinks, q_pos, k_pos, out))
-    arguments = _Attend(
+    arguments = AttendArguments(
         *tensors, k.stride(0), k_pos.stride(0), b, t, k.shape[1], n, k.shape[2], hd, window or 0, threads()
     )
     loaded().attend(ctypes.addressof(arguments))

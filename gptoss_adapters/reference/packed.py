@@ -1,8 +1,8 @@
 """Dense bfloat16 weights held in 12 bits each, without loss: a token reads a quarter less of them.
 
 Trained weights use few exponents, so a nibble tells most of them; the others are listed (see
-`kernels/native/packed.h`). Products are those of the unpacked weights, exact as always; only the order of the sums is
-another.
+`kernels/native/bf16_packed.h`). Products are those of the unpacked weights, exact as always; only the order of the
+sums is another.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gptoss_adapters import mxfp4
 from gptoss_adapters.kernels.library import address, loaded
+from gptoss_adapters.kernels.structs import PackedMatrix
 from gptoss_adapters.reference.native_ops import threads
 
 GROUP, GROUP_BYTES = 64, 96
@@ -24,21 +25,12 @@ WORTH = 0.005  # share of listed weights up to which packing pays
 FAST = ("avx512vnni", "avx512vbmi", "amx")  # where unpacking keeps up with memory
 
 
-class _Matrix(ctypes.Structure):  # PackedMatrix in packed.h
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("data", "first", "column", "value")),
-        *((name, ctypes.c_int64) for name in ("rows", "width", "groups")),
-        ("base", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-    )
-
-
 class PackedWeight:
     """A matrix [rows, width]. `shape` as a tensor's; `nbytes` of everything held."""
 
     def __init__(self, arrays: tuple[np.ndarray[Any, Any], ...], shape: tuple[int, int], base: int) -> None:
         self.shape, self.arrays, self.nbytes = torch.Size(shape), arrays, sum(a.nbytes for a in arrays)
-        self._matrix = _Matrix(*map(address, arrays), *shape, -(-shape[1] // GROUP), base, 0)
+        self._matrix = PackedMatrix(*map(address, arrays), *shape, -(-shape[1] // GROUP), base, 0)
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x [.., width] float32 on the CPU, bias [rows] float32 -> [.., rows]."""
@@ -76,7 +68,7 @@ def pack(weight: Tensor) -> PackedWeight | None:
     if counts[1:].sum() - covered[base] > WORTH * counts.sum():
         return None
     data, first = np.empty((rows, groups, GROUP_BYTES), np.uint8), np.zeros(rows + 1, np.int64)
-    matrix = _Matrix(address(data), address(first), None, None, rows, width, groups, base, threads())
+    matrix = PackedMatrix(address(data), address(first), None, None, rows, width, groups, base, threads())
     native.pack_rows(weight.data_ptr(), ctypes.addressof(matrix))
     np.cumsum(first, out=first)
     column, value = np.empty(first[-1], np.int32), np.empty(first[-1], np.uint16)

@@ -46,7 +46,7 @@ def choose_method(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMe
         return put_constants_on_device(moe, alpha, limit)
     if policy.experts_mode() == "dequantise":
         return DequantisedExperts(moe, alpha, limit)
-    if mxfp4.backend() == "torch":
+    if mxfp4.backend() == "numpy":
         warn_once("gptoss-adapters was built without native kernels: MXFP4 experts are widened while loading")
         return DequantisedExperts(moe, alpha, limit)
     return NativeExperts(moe, alpha, limit)

@@ -14,7 +14,7 @@ from gptoss_adapters.mxfp4 import oracle
 
 pytestmark = pytest.mark.slow
 NATIVE = Path(__file__).parents[2] / "gptoss_adapters" / "kernels" / "native"
-PER_ISA = ("attention", "codec", "encode", "matmul", "packed")
+PER_ISA = ("bf16_packed", "layer_ops", "matmul", "mxfp4_codec", "mxfp4_encode")
 FLAGS = [f"-I{NATIVE}", "-std=c++17", "-O2", "-ffp-contract=off", "-static", "-pthread"]
 BOUND = (1e-6, 5e-2, 1e-4, 1e-6)  # f32, q8, q16, q24
 
@@ -32,7 +32,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     compiler,
                     *FLAGS,
                     f"-march={march}",
-                    f"-DMXFP4_ISA={isa}",
+                    f"-DKERNELS_ISA={isa}",
                     "-c",
                     str(NATIVE / f"{source}.cpp"),
                     "-o",
@@ -46,8 +46,6 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [
         compiler,
         *FLAGS,
-        "-DMXFP4_HAS_portable",
-        "-DMXFP4_HAS_neon",
         *rest,
         str(main),
         *objects,

@@ -14,31 +14,11 @@ import numpy as np
 
 from gptoss_adapters.checkpoint.writing.plan import Target
 from gptoss_adapters.kernels.library import address, library
+from gptoss_adapters.kernels.structs import StreamArguments
+from gptoss_adapters.mxfp4.oracle import GGML_BLOCK, HF_BLOCK
 
 DONE, SOURCE_ENDS, READ_FAILED, WRITE_FAILED, BAD_VALUE, DIFFERS = range(6)  # StreamResult in native/stream.h
 ITEMS = {"BF16": 1, "F16": 2, "F32": 3, "MXFP4": 4, "Q8_0": 5}  # StreamItems
-
-
-class Arguments(ctypes.Structure):
-    """StreamArguments in native/stream.h, where the fields are explained."""
-
-    _fields_ = (
-        ("in_fd", ctypes.c_int32 * 2),
-        ("in_at", ctypes.c_int64 * 2),
-        ("rows", ctypes.c_int64),
-        ("groups", ctypes.c_int64),
-        ("outputs", ctypes.c_int32),
-        ("compare", ctypes.c_int32),
-        ("out_fd", ctypes.c_int32 * 2),
-        ("out_at", ctypes.c_int64 * 2),
-        ("items", ctypes.c_int32),
-        ("error", ctypes.c_int32),
-        ("output", ctypes.c_int32),
-        ("padding", ctypes.c_int32),
-        ("at", ctypes.c_int64),
-        ("scratch", ctypes.c_void_p),
-        ("chunk", ctypes.c_int64),
-    )
 
 
 _own = threading.local()  # each thread's scratch
@@ -57,7 +37,7 @@ def stream(
     *,
     compare: bool,
     dtype: str = "",
-) -> tuple[int, Arguments]:
+) -> tuple[int, StreamArguments]:
     """Runs the loop and returns its result code and arguments; raises OSError when writing or reading back failed.
 
     sources: (blocks, scales), or one (plain bytes); groups 0 means plain bytes, of which `rows` is the number and
@@ -66,7 +46,7 @@ def stream(
     native = library()
     assert native is not None
     pairs = [*sources, *sources][:2], [*targets, *targets][:2]
-    a = Arguments(
+    a = StreamArguments(
         rows=rows, groups=groups, outputs=len(targets), compare=compare, items=ITEMS.get(dtype, 0), chunk=chunk
     )
     for k in range(2):
@@ -83,8 +63,8 @@ def scratch_bytes(chunk: int, groups: int, outputs: int) -> int:
     """Plain: a round of one chunk and two held back. Repacked: blocks, scales and, per output, a round and two
     chunks held back.
     """
-    rows = max(chunk // (groups * 17), 1) if groups else 0
-    return rows * outputs * groups * (16 + 1 + 17) + (2 * outputs + 1) * chunk
+    rows = max(chunk // (groups * GGML_BLOCK), 1) if groups else 0
+    return rows * outputs * groups * (HF_BLOCK + 1 + GGML_BLOCK) + (2 * outputs + 1) * chunk
 
 
 def _scratch(nbytes: int) -> int:

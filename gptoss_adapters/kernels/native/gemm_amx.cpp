@@ -6,11 +6,11 @@
 #include <cstring>
 
 #include "matmul.h"
-#include "values.h"
+#include "mxfp4.h"
 
 namespace {
 
-constexpr int QK = 32, HF_BLOCK = 16, SIDE = 16, TILE = 1024;  // bytes in a tile
+constexpr int SIDE = 16, TILE = 1024;  // bytes in a tile
 constexpr int64_t ROW_TILE = 2 * SIDE;
 
 // Blocks of weights that are decoded, and stay in the L1 cache, while all vectors are multiplied with them. The tiles' sums

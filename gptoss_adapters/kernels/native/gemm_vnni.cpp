@@ -6,13 +6,16 @@
 #include <cstring>
 
 #include "matmul.h"
+#include "mxfp4.h"
 
 namespace {
 
-constexpr int HF_BLOCK = 16;
 constexpr int64_t ROW_TILE = 16, WORDS = 8;  // 4-byte words in a plane of a block: quarter 0 even, quarter 0 odd, ...
 
 extern "C" const MatmulKernels matmul_avx512vnni;
+
+constexpr int WEIGHT_BIAS = 12;  // as in vec.h: byte products need unsigned weights
+constexpr Bytes WEIGHTS = doubled_bytes(WEIGHT_BIAS);
 
 template <int P> struct Block {
     int32_t word[P][WORDS];
@@ -73,7 +76,7 @@ void decode_scales(const Rows& w, int64_t first, float* out) {
 
 // Twice the values plus 12 as [block][8 words][16 rows], and the scales.
 void decode(const Rows& w, int64_t first, uint8_t* values, float* scales) {
-    const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m512i table = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(WEIGHTS.of_code)));
     const __m512i nibble = _mm512_set1_epi8(15);
     const int64_t stride = w.groups * HF_BLOCK;
     const uint8_t* next = w.blocks + (first + ROW_TILE) * stride;  // the next tile, fetched in the order of memory as in matmul.cpp

@@ -1,4 +1,4 @@
-// Compiled once per instruction set (MXFP4_ISA); file-local functions and intrinsics only, see codec.cpp.
+// Compiled once per instruction set (KERNELS_ISA); file-local functions and intrinsics only, see mxfp4_codec.cpp.
 //
 // Activations become block fixed-point numbers: x = v * d with d = amax / LIMIT for each block of 32, v an integer of 8, 16 or
 // 24 bits split into int8 planes. Weights are exact small integers, so the sum over a block is exact and only the sums of those
@@ -7,18 +7,16 @@
 // where lane 4 b + q of a plane is quarter q (8 values) of block b, and of the others block b, four times.
 #include "matmul.h"
 
-#include "codec.h"
+#include "mxfp4_codec.h"
 #include "lanes.h"
+#include "per_isa.h"
 #include "vec.h"
 
-#define CONCAT_(a, b) a##b
-#define CONCAT(a, b) CONCAT_(a, b)
-
-extern "C" const CodecKernels CONCAT(codec_, MXFP4_ISA);
+extern "C" const CodecKernels OF_THIS_ISA(codec);
 
 namespace {
 
-constexpr int QK = 32, GROUP = 4, HF_BLOCK = 16;
+constexpr int GROUP = 4;
 constexpr double Q24_LIMIT = 84.0 * 65536;  // a block's sum of 32 products of up to 12 * Q24_LIMIT fits an int32
 
 template <int P> constexpr int64_t group_bytes() { return 128 * P + 128; }
@@ -187,7 +185,7 @@ void rows_f32(const Rows& w, const float* x, float* y) {
         for (int64_t b = 0; b < w.groups; ++b) {
             float v[QK];
             const int64_t at = r * w.groups + b;
-            CONCAT(codec_, MXFP4_ISA).decode(w.blocks + at * HF_BLOCK, w.scales + at, 1, 1, 1, v, SOURCE_F32);
+            OF_THIS_ISA(codec).decode(w.blocks + at * HF_BLOCK, w.scales + at, 1, 1, 1, v, SOURCE_F32);
             for (int j = 0; j < QK; ++j) lane[j % LANES] += v[j] * x[b * QK + j];
         }
         y[r] = sum_lanes(lane) + (w.bias ? w.bias[r] : 0.0f);
@@ -242,4 +240,4 @@ void rows_bf16(const uint16_t* w, const float* bias, int64_t n, int64_t k, int64
 
 }  // namespace
 
-extern "C" const MatmulKernels CONCAT(matmul_, MXFP4_ISA) = {fits, prepared_bytes, prepare, rows, rows_f32, swiglu, rows_bf16};
+extern "C" const MatmulKernels OF_THIS_ISA(matmul) = {fits, prepared_bytes, prepare, rows, rows_f32, swiglu, rows_bf16};

@@ -42,8 +42,3 @@ struct GemmKernels {
     // As MatmulKernels::rows_bf16, for vectors packed as Q24; w is [n][groups * 32]. Subnormal weights count as zero. Or null.
     void (*rows_bf16)(const uint16_t* w, const float* bias, int64_t n, int64_t groups, int64_t tokens, const uint8_t* packed, float* const* y);
 };
-
-extern "C" {
-extern const GemmKernels gemm_amx, gemm_vnni;
-extern const MatmulKernels matmul_portable, matmul_avx2, matmul_avx512vnni, matmul_avx512vbmi, matmul_amx, matmul_neon;
-}

@@ -1,13 +1,13 @@
 #include "stream.h"
 
+#include "mxfp4.h"
+
 #include <cerrno>
 #include <cstring>
 #include <mutex>
 #include <unistd.h>
 
 namespace {
-
-constexpr int64_t HF_BYTES = 16, GGML_BYTES = 17;
 
 // One write call puts down no more than this, and ends on a multiple of it. The page cache makes its folios as large as a write
 // allows: larger ones cost less each byte, but need large pieces of free memory, and those a virtual machine may have given back to
@@ -80,7 +80,7 @@ Items items_of(int32_t items) {
         case ITEMS_BF16: return {2, has<uint16_t, 0x7f80, 2>};
         case ITEMS_F16: return {2, has<uint16_t, 0x7c00, 2>};
         case ITEMS_F32: return {4, has<uint32_t, 0x7f800000, 4>};
-        case ITEMS_MXFP4: return {GGML_BYTES, has<uint8_t, 0xff, GGML_BYTES>};
+        case ITEMS_MXFP4: return {GGML_BLOCK, has<uint8_t, 0xff, GGML_BLOCK>};
         case ITEMS_Q8_0: return {34, has<uint16_t, 0x7c00, 34>};
         default: return {1, [](const uint8_t*, int64_t) { return false; }};
     }
@@ -145,7 +145,7 @@ int32_t compared(StreamArguments& a) {
 }
 
 int32_t repacked(const CodecKernels& codec, StreamArguments& a) {
-    const int64_t row_in = a.groups * HF_BYTES, row_out = a.groups * GGML_BYTES;
+    const int64_t row_in = a.groups * HF_BLOCK, row_out = a.groups * GGML_BLOCK;
     int64_t step = a.chunk / row_out;  // rows of each output per round
     if (step < 1) step = 1;
     // scratch: blocks [step * outputs rows], scales, then per output what a round makes plus what is held back
@@ -167,7 +167,7 @@ int32_t repacked(const CodecKernels& codec, StreamArguments& a) {
                 const int64_t block = codec.compare_ggml(b, s, n, a.groups, a.outputs, out.buffer);
                 if (block < 0) continue;
                 a.output = k;
-                a.at = row * row_out + block * GGML_BYTES;
+                a.at = row * row_out + block * GGML_BLOCK;
                 return STREAM_DIFFERS;
             }
             codec.hf_to_ggml(b, s, n, a.groups, a.outputs, out.room());

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "codec.h"
+#include "mxfp4_codec.h"
 
 enum StreamResult : int32_t {
     STREAM_DONE = 0,
@@ -16,7 +16,7 @@ enum StreamResult : int32_t {
 // What plain bytes are, of those that can hold a value to be refused.
 enum StreamItems : int32_t { ITEMS_ANY = 0, ITEMS_BF16 = 1, ITEMS_F16 = 2, ITEMS_F32 = 3, ITEMS_MXFP4 = 4, ITEMS_Q8_0 = 5 };
 
-// Mirrored in checkpoint/native_stream.py.
+// Twin: kernels/structs.py.
 struct StreamArguments {
     int32_t in_fd[2];    // blocks and scales, or the plain bytes
     int64_t in_at[2];

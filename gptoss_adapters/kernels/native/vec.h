@@ -16,6 +16,8 @@
 #include <arm_neon.h>
 #endif
 
+#include "mxfp4.h"
+
 #define INLINE inline __attribute__((always_inline))
 
 namespace {
@@ -24,12 +26,13 @@ constexpr int ROWS = 4;  // multiplied together, as many as a block has lanes
 
 #if defined(__AVX512VNNI__)
 constexpr int BLOCKS = 4, WEIGHT_BIAS = 12;
+constexpr Bytes WEIGHT_TABLE = doubled_bytes(WEIGHT_BIAS);
 using Float = __m512;
 using Int = __m512i;
 struct Weights { __m512i even, odd; };
 
 INLINE Weights split(__m512i w) {
-    const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m512i table = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(WEIGHT_TABLE.of_code)));
 #if defined(__AVX512VBMI__)  // looks at 6 bits of an index: the table is there four times, and no bit needs masking
     return {_mm512_permutexvar_epi8(w, table), _mm512_permutexvar_epi8(_mm512_srli_epi16(w, 4), table)};
 #else
@@ -75,12 +78,13 @@ INLINE void store_rows(Float v, float* y) {
 
 #elif defined(__AVX2__)
 constexpr int BLOCKS = 2, WEIGHT_BIAS = 12;
+constexpr Bytes WEIGHT_TABLE = doubled_bytes(WEIGHT_BIAS);
 using Float = __m256;
 using Int = __m256i;
 struct Weights { __m256i even, odd; };
 
 INLINE Weights split(__m256i w) {
-    const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(WEIGHT_TABLE.of_code)));
     const __m256i low = _mm256_set1_epi8(15);
     return {_mm256_shuffle_epi8(table, _mm256_and_si256(w, low)), _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(w, 4), low))};
 }
@@ -119,13 +123,13 @@ INLINE void store_rows(Float v, float* y) { _mm_storeu_ps(y, _mm_add_ps(_mm256_c
 
 #elif defined(__ARM_FEATURE_DOTPROD)
 constexpr int BLOCKS = 1, WEIGHT_BIAS = 0;
+constexpr Bytes WEIGHT_TABLE = doubled_bytes(WEIGHT_BIAS);
 using Float = float32x4_t;
 using Int = int32x4_t;
 struct Weights { int8x16_t even, odd; };
 
 INLINE Weights weights(const uint8_t* b) {
-    static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-    const int8x16_t table = vld1q_s8(doubled);
+    const int8x16_t table = vld1q_s8(WEIGHT_TABLE.of_code);
     const uint8x16_t w = vld1q_u8(b);
     return {vqtbl1q_s8(table, vandq_u8(w, vdupq_n_u8(15))), vqtbl1q_s8(table, vshrq_n_u8(w, 4))};
 }
@@ -153,16 +157,16 @@ INLINE void store_rows(Float v, float* y) { vst1q_f32(y, v); }
 #else  // portable: one block, four lanes, plain C
 
 constexpr int BLOCKS = 1, WEIGHT_BIAS = 0;
+constexpr Bytes WEIGHT_TABLE = doubled_bytes(WEIGHT_BIAS);
 struct Float { float lane[4]; };
 struct Int { int32_t lane[4]; };
 struct Weights { int8_t even[16], odd[16]; };
 
 INLINE Weights weights(const uint8_t* b) {
-    static const int8_t doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     Weights w;
     for (int i = 0; i < 16; ++i) {
-        w.even[i] = doubled[b[i] & 15];
-        w.odd[i] = doubled[b[i] >> 4];
+        w.even[i] = WEIGHT_TABLE.of_code[b[i] & 15];
+        w.odd[i] = WEIGHT_TABLE.of_code[b[i] >> 4];
     }
     return w;
 }

@@ -2,16 +2,16 @@
 #pragma once
 #include <cstdint>
 
-#include "codec.h"
+#include "mxfp4_codec.h"
 
-struct EncodeRule {       // see RULES in oracle.py
+struct EncodeRule {       // twin: kernels/structs.py; see RULES in oracle.py
     uint32_t round_up;    // added to the float bits of amax before its exponent is taken
     int32_t ties_to_even; // 0: ties go to the smaller magnitude
     int32_t keep_minus_zero;
     int32_t search;       // take the scale one above or below where the squared error is smaller
 };
 
-struct EncodeStats {      // mirrored in statistics.py; sums over blocks
+struct EncodeStats {      // twin: kernels/structs.py; sums over blocks
     double error, power;  // squares
     int64_t changed, zero_blocks, minus_zeros, max_codes[8];
 };
@@ -23,7 +23,3 @@ struct EncodeKernels {
     void (*measure)(const void* x, int32_t source, int64_t n_blocks, const uint8_t* blocks, const uint8_t* scales, const uint8_t* base_blocks,
                     const uint8_t* base_scales, EncodeStats* stats);
 };
-
-extern "C" {
-extern const EncodeKernels encode_portable, encode_avx2, encode_avx512vnni, encode_amx, encode_neon;
-}

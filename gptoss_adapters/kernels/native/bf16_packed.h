@@ -9,7 +9,7 @@
 
 constexpr int64_t PACKED_GROUP = 64, PACKED_BYTES = 96;
 
-struct PackedMatrix {  // mirrored by _Matrix in packed.py
+struct PackedMatrix {  // twin: kernels/structs.py
     uint8_t* data;     // [rows, groups, 96]
     int64_t* first;    // [rows + 1]: where the listed weights of a row begin
     int32_t* column;
@@ -23,10 +23,6 @@ struct PackedKernels {
     void (*rows)(const uint8_t* data, int32_t base, int64_t rows, int64_t groups, int64_t tokens, const float* const* x, float* const* y);
     void (*unpack)(const uint8_t* group, int32_t base, uint16_t* out);  // 64 weights
 };
-
-extern "C" {
-extern const PackedKernels packed_portable, packed_avx2, packed_avx512vnni, packed_avx512vbmi, packed_amx, packed_neon;
-}
 
 void pack_count(const uint16_t* w, int64_t n, int64_t* histogram);  // of the 256 exponents, in a sample of a large matrix
 void pack_rows(const uint16_t* w, const PackedMatrix& m);                        // fills data, and at first[r + 1] how many of row r are listed

@@ -1,10 +1,8 @@
-// Compiled once per instruction set (MXFP4_ISA); file-local functions and intrinsics only, see codec.cpp.
-#include "attention.h"
+// Compiled once per instruction set (KERNELS_ISA); file-local functions and intrinsics only, see mxfp4_codec.cpp.
+#include "layer_ops.h"
+#include "per_isa.h"
 
 #include "lanes.h"
-
-#define CONCAT_(a, b) a##b
-#define CONCAT(a, b) CONCAT_(a, b)
 
 namespace {
 
@@ -126,4 +124,4 @@ void rotate(const float* x, const float* cos, const float* sin, int64_t half, fl
 
 }  // namespace
 
-extern "C" const AttentionKernels CONCAT(attention_, MXFP4_ISA) = {attend, rms_norm, rotate};
+extern "C" const LayerKernels OF_THIS_ISA(layer) = {attend, rms_norm, rotate};

@@ -1,14 +1,13 @@
 // Quantising, compiled once per instruction set, on GCC's vector types. Codes come from the bits as integers: exact for every
 // scale, subnormals included, and deaf to flush-to-zero.
-#include "encode.h"
-#include "nibbles.h"
-
-#define CONCAT_(a, b) a##b
-#define CONCAT(a, b) CONCAT_(a, b)
+#include "mxfp4_encode.h"
+#include "per_isa.h"
+#include "mxfp4.h"
+#include "mxfp4_nibbles.h"
 
 namespace {
 
-constexpr int QK = 32, HF_BLOCK = 16, MAX_SCALE = 252;
+constexpr int MAX_SCALE = 252;
 #if defined(__AVX2__)
 constexpr int WIDTH = 32;  // bytes; twice that is no faster, comparing costs more
 #else
@@ -85,14 +84,12 @@ constexpr int32_t float_bits(uint32_t numerator, int exponent) {
 
 // The codes of one magnitude under scales 0 to 2, where values of the grid are subnormal: the number of thresholds exceeded.
 template <typename T> inline int small_code(typename T::Bits a, int scale, int ties_to_even) {
-    constexpr int quarters[7] = {1, 3, 5, 7, 10, 14, 20};
-    int code = 0;
-    for (int k = 0; k < 7; ++k) code += int32_t(a) > (float_bits(quarters[k], scale - 129) >> (23 - T::MANTISSA)) - (k & ties_to_even);
+    int code = 0;  // half way between magnitudes is the sum of their doubles, in quarters
+    for (int k = 0; k < 7; ++k) code += int32_t(a) > (float_bits(DOUBLED[k] + DOUBLED[k + 1], scale - 129) >> (23 - T::MANTISSA)) - (k & ties_to_even);
     return code;
 }
 template <typename T> inline bool small_value(typename T::Bits a, int scale, int code) {
-    constexpr int halves[8] = {0, 1, 2, 3, 4, 6, 8, 12};
-    return int32_t(a) == (code ? float_bits(halves[code], scale - 128) >> (23 - T::MANTISSA) : 0);
+    return int32_t(a) == (code ? float_bits(DOUBLED[code], scale - 128) >> (23 - T::MANTISSA) : 0);
 }
 
 // Codes 0 to 7 of the magnitudes under a scale. With `exact`, whether every magnitude is the value of its code.
@@ -284,4 +281,4 @@ void measure(const void* x, int32_t source, int64_t n_blocks, const uint8_t* blo
 
 }  // namespace
 
-extern "C" const EncodeKernels CONCAT(encode_, MXFP4_ISA) = {encode, measure};
+extern "C" const EncodeKernels OF_THIS_ISA(encode) = {encode, measure};

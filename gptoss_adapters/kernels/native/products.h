@@ -2,7 +2,7 @@
 #pragma once
 #include "matmul.h"
 
-struct MoeArguments {  // mirrored by _Moe in products.py
+struct MoeArguments {  // twin: kernels/structs.py
     const uint8_t *gate_up_blocks, *gate_up_scales;
     const float* gate_up_bias;  // [E, 2I]
     const uint8_t *down_blocks, *down_scales;
@@ -16,7 +16,7 @@ struct MoeArguments {  // mirrored by _Moe in products.py
     int32_t precision, threads;
 };
 
-struct Kernels {
+struct ProductKernels {
     const MatmulKernels* matmul;
     const GemmKernels* gemm[2];  // for more and more tokens, or null
 
@@ -27,7 +27,7 @@ struct Kernels {
     }
 };
 
-void run_moe(const Kernels& k, const MoeArguments& a);
-void run_matmul(const Kernels& k, const Rows& w, int64_t tokens, const float* x, int32_t precision, int threads, float* y);
-void run_linear_bf16(const Kernels& k, const uint16_t* w, const float* bias, int64_t rows, int64_t width, int64_t tokens, const float* x,
+void run_moe(const ProductKernels& k, const MoeArguments& a);
+void run_matmul(const ProductKernels& k, const Rows& w, int64_t tokens, const float* x, int32_t precision, int threads, float* y);
+void run_linear_bf16(const ProductKernels& k, const uint16_t* w, const float* bias, int64_t rows, int64_t width, int64_t tokens, const float* x,
                      int threads, float* y);

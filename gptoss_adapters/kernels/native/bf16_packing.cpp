@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "lanes.h"
-#include "packed.h"
+#include "bf16_packed.h"
 #include "pool.h"
 
 namespace {

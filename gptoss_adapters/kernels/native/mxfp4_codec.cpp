@@ -1,8 +1,9 @@
-// Compiled once per instruction set (MXFP4_ISA). Only intrinsics and file-local functions here: an inline function shared
+// Compiled once per instruction set (KERNELS_ISA). Only intrinsics and file-local functions here: an inline function shared
 // through a header could be linked in its AVX512 form for every machine.
-#include "codec.h"
-#include "nibbles.h"
-#include "values.h"
+#include "mxfp4_codec.h"
+#include "per_isa.h"
+#include "mxfp4_nibbles.h"
+#include "mxfp4.h"
 
 #include <cstring>
 #if defined(__AVX2__)
@@ -11,12 +12,7 @@
 #include <arm_neon.h>
 #endif
 
-#define CONCAT_(a, b) a##b
-#define CONCAT(a, b) CONCAT_(a, b)
-
 namespace {
-
-constexpr int QK = 32, HF_BLOCK = 16, GGML_BLOCK = 17, Q8_0_BLOCK = 34;
 
 // ---- repack -------------------------------------------------------------------------------------------------------
 
@@ -326,4 +322,4 @@ void to_q8_0(const void* x, int32_t source, int64_t n_blocks, uint8_t* out) {
 
 }  // namespace
 
-extern "C" const CodecKernels CONCAT(codec_, MXFP4_ISA) = {hf_to_ggml, ggml_to_hf, compare_ggml, decode, to_f32, to_f16, to_q8_0};
+extern "C" const CodecKernels OF_THIS_ISA(codec) = {hf_to_ggml, ggml_to_hf, compare_ggml, decode, to_f32, to_f16, to_q8_0};

@@ -1,10 +1,8 @@
-// Compiled once per instruction set (MXFP4_ISA); file-local functions and intrinsics only, see codec.cpp.
-#include "packed.h"
+// Compiled once per instruction set (KERNELS_ISA); file-local functions and intrinsics only, see mxfp4_codec.cpp.
+#include "bf16_packed.h"
+#include "per_isa.h"
 
 #include "lanes.h"
-
-#define CONCAT_(a, b) a##b
-#define CONCAT(a, b) CONCAT_(a, b)
 
 namespace {
 
@@ -118,4 +116,4 @@ void rows(const uint8_t* data, int32_t base, int64_t rows, int64_t groups, int64
 
 }  // namespace
 
-extern "C" const PackedKernels CONCAT(packed_, MXFP4_ISA) = {rows, unpack};
+extern "C" const PackedKernels OF_THIS_ISA(packed) = {rows, unpack};

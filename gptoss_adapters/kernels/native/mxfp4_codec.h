@@ -17,7 +17,3 @@ struct CodecKernels {
     void (*to_f16)(const void* x, int32_t source, int64_t n, uint16_t* out);
     void (*to_q8_0)(const void* x, int32_t source, int64_t n_blocks, uint8_t* out);
 };
-
-extern "C" {
-extern const CodecKernels codec_portable, codec_avx2, codec_avx512vnni, codec_avx512vbmi, codec_amx, codec_neon;
-}

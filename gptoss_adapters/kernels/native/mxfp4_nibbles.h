@@ -1,4 +1,4 @@
-// The 16 nibble pairs of a block in each order. File-local functions only, see codec.cpp.
+// The 16 nibble pairs of a block in each order. File-local functions only, see mxfp4_codec.cpp.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-struct AttendArguments {  // mirrored by _Attend in small_step.py
+struct AttendArguments {  // twin: kernels/structs.py
     const float* q;        // [B, T, n, hd]
     const float *k, *v;    // [B, S, n_kv, hd], rows of a batch kv_stride floats apart
     const float* sinks;    // [n]
@@ -14,7 +14,7 @@ struct AttendArguments {  // mirrored by _Attend in small_step.py
 
 constexpr int64_t MAX_GROUP = 64;  // query heads of a key head
 
-struct AttentionKernels {
+struct LayerKernels {
     // The query heads of one key head at one position: item (b * T + t) * n_kv + head.
     void (*attend)(const AttendArguments& a, int64_t item);
     // out[i] = x[i] / rms(x) * scale[i]
@@ -22,7 +22,3 @@ struct AttentionKernels {
     // One head, [2 * half], its halves rotated against each other.
     void (*rotate)(const float* x, const float* cos, const float* sin, int64_t half, float* out);
 };
-
-extern "C" {
-extern const AttentionKernels attention_portable, attention_avx2, attention_avx512vnni, attention_amx, attention_neon;
-}

@@ -1,15 +1,14 @@
-#include "drivers.h"
+#include "products.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <vector>
 
+#include "mxfp4.h"
 #include "pool.h"
 
 namespace {
-
-constexpr int64_t QK = 32, HF_BLOCK = 16;
 
 // Rows of a work item from BIG tokens on: an item is dear enough, and more rows read the packed vectors less often.
 constexpr int64_t BIG = 48, BIG_CHUNK = 384;
@@ -81,7 +80,7 @@ thread_local Buffer::Kept Buffer::kept;
 // Multiplies the inputs x [count][groups * 32] as `work` says.
 class Product {
   public:
-    Product(const Kernels& k, int32_t precision, int64_t groups, int64_t count, const float* x, int threads)
+    Product(const ProductKernels& k, int32_t precision, int64_t groups, int64_t count, const float* x, int threads)
         : k(k), precision(precision), groups(groups), count(count), x(x), threads(threads), fits(new bool[count]) {
         parallel(threads, count, [&](int64_t i) { fits[i] = precision != F32 && k.matmul->fits(input(i), groups); });
     }
@@ -167,7 +166,7 @@ class Product {
         k.matmul->rows(precision, rows, int64_t(in.size()), in.data(), out.data());
     }
 
-    const Kernels& k;
+    const ProductKernels& k;
     const int32_t precision;
     const int64_t groups, count;
     const float* x;
@@ -178,7 +177,7 @@ class Product {
 };
 
 // out[pair] [rows] = the rows of that pair's expert times its input; `share` pairs (the slots of a token) use one input.
-void multiply_experts(const Kernels& k, const MoeArguments& a, const Routing& routing, const float* x, int64_t share, const Rows& all, float* out) {
+void multiply_experts(const ProductKernels& k, const MoeArguments& a, const Routing& routing, const float* x, int64_t share, const Rows& all, float* out) {
     const int64_t pairs = int64_t(routing.order.size());
     Product product(k, a.precision, all.groups, pairs / share, x, a.threads);
     for (int64_t e = 0; e < a.experts; ++e) {
@@ -191,7 +190,7 @@ void multiply_experts(const Kernels& k, const MoeArguments& a, const Routing& ro
 
 }  // namespace
 
-void run_moe(const Kernels& k, const MoeArguments& a) {
+void run_moe(const ProductKernels& k, const MoeArguments& a) {
     const int64_t pairs = a.tokens * a.top_k, H = a.hidden, I = a.inter;
     const Routing routing(a.ids, pairs, a.experts);
     const Buffer h_memory(pairs * 2 * I * 4), act_memory(pairs * I * 4), z_memory(pairs * H * 4);
@@ -209,7 +208,7 @@ void run_moe(const Kernels& k, const MoeArguments& a) {
     });
 }
 
-void run_matmul(const Kernels& k, const Rows& w, int64_t tokens, const float* x, int32_t precision, int threads, float* y) {
+void run_matmul(const ProductKernels& k, const Rows& w, int64_t tokens, const float* x, int32_t precision, int threads, float* y) {
     std::vector<int64_t> all(tokens);
     for (int64_t t = 0; t < tokens; ++t) all[t] = t;
     Product product(k, precision, w.groups, tokens, x, threads);
@@ -219,7 +218,7 @@ void run_matmul(const Kernels& k, const Rows& w, int64_t tokens, const float* x,
 
 namespace {
 
-bool all_fit(const Kernels& k, int64_t tokens, int64_t groups, const float* x) {
+bool all_fit(const ProductKernels& k, int64_t tokens, int64_t groups, const float* x) {
     for (int64_t t = 0; t < tokens; ++t)
         if (!k.matmul->fits(x + t * groups * QK, groups)) return false;
     return true;
@@ -227,7 +226,7 @@ bool all_fit(const Kernels& k, int64_t tokens, int64_t groups, const float* x) {
 
 }  // namespace
 
-void run_linear_bf16(const Kernels& k, const uint16_t* w, const float* bias, int64_t rows, int64_t width, int64_t tokens, const float* x,
+void run_linear_bf16(const ProductKernels& k, const uint16_t* w, const float* bias, int64_t rows, int64_t width, int64_t tokens, const float* x,
                      int threads, float* y) {
     const int64_t groups = width / QK;
     const GemmKernels* gemm = k.gemm_for(tokens);
