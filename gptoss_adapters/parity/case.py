@@ -22,7 +22,8 @@ from gptoss_adapters.parity.logits.probes import FAMILIES, Prompt
 from gptoss_adapters.parity.logits.ties import Ties
 from gptoss_adapters.parity.noise.nulls import Noise
 from gptoss_adapters.parity.report import schema
-from gptoss_adapters.parity.report.schema import Deviation, Strip, TargetResult
+from gptoss_adapters.parity.report.measurements import Strip
+from gptoss_adapters.parity.report.schema import Deviation, TargetResult
 from gptoss_adapters.parity.text.text_layer import check_text_layer
 from gptoss_adapters.parity.text.tool_calls import check_tool_calls
 from gptoss_adapters.parity.verdict import LogitFindings, list_failures, tell_status

@@ -8,6 +8,7 @@ import random
 import sys
 from pathlib import Path
 
+from gptoss_adapters.parity.report.measurements import Flip, Histogram, Layers, Metrics, Strip
 from gptoss_adapters.parity.report.schema import (
     AngleError,
     Certificate,
@@ -15,15 +16,10 @@ from gptoss_adapters.parity.report.schema import (
     Check,
     Deviation,
     Family,
-    Flip,
     Greedy,
     GreedyPrompt,
-    Histogram,
     Identity,
-    Layers,
-    Metrics,
     Report,
-    Strip,
     Structural,
     Suspect,
     TargetResult,

@@ -10,12 +10,11 @@ from dataclasses import replace
 import pytest
 
 from gptoss_adapters.parity.report import schema
+from gptoss_adapters.parity.report.measurements import Flip, Layers
 from gptoss_adapters.parity.report.schema import (
     Check,
     Deviation,
-    Flip,
     Greedy,
-    Layers,
     Structural,
     Suspect,
     TargetResult,

@@ -16,7 +16,8 @@ from gptoss_adapters.parity.logits.metrics import TINY, centre, nmse_of
 from gptoss_adapters.parity.logits.probes import Prompt
 from gptoss_adapters.parity.noise.nulls import Noise, realisations
 from gptoss_adapters.parity.noise.variants import logits
-from gptoss_adapters.parity.report.schema import FAIL, LOOK_EXCESS, PASS, Flip, Layers, Structural
+from gptoss_adapters.parity.report.measurements import Flip, Layers
+from gptoss_adapters.parity.report.schema import FAIL, LOOK_EXCESS, PASS, Structural
 from gptoss_adapters.reference.model import GptOss, Taps
 
 SHOWN = 200

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gptoss_adapters.parity.report.schema import Histogram, Metrics
+from gptoss_adapters.parity.report.measurements import Histogram, Metrics
 
 F64 = npt.NDArray[np.float64]
 Positions = dict[str, F64]  # statistic -> one value per position

@@ -7,16 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from gptoss_adapters.parity.report.schema import (
-    LOOK_EXCESS,
-    PASS_EXCESS,
-    AngleError,
-    Greedy,
-    Histogram,
-    Layers,
-    Strip,
-    TargetResult,
-)
+from gptoss_adapters.parity.report.measurements import Histogram, Layers, Strip
+from gptoss_adapters.parity.report.schema import LOOK_EXCESS, PASS_EXCESS, AngleError, Greedy, TargetResult
 from gptoss_adapters.parity.report.svg import Axis, Plot, log_axis
 from gptoss_adapters.parity.report.words import DASH, count, number, times
 

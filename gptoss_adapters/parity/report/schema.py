@@ -11,15 +11,14 @@ A *statistic's excess* is observed / median over the nulls; pass <= 3 < look <= 
 from __future__ import annotations
 
 import json
-import math
-import types
-import typing
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from gptoss_adapters.errors import BadInput
+from gptoss_adapters.parity.report.json_form import build, to_plain
+from gptoss_adapters.parity.report.measurements import Histogram, Layers, Metrics, Strip
 
 VERSION = 1
 SAME = "SAME"
@@ -28,12 +27,8 @@ EXCEPT = "SAME EXCEPT"
 DIFFERENT = "DIFFERENT"
 NOT_COMPARABLE = "NOT COMPARABLE"
 VERDICTS = (SAME, WITHIN, EXCEPT, DIFFERENT, NOT_COMPARABLE)
-PASS, LOOK, FAIL, SKIPPED = (
-    "pass",
-    "look",
-    "fail",
-    "skipped",
-)  # of a family or check; skipped: did not apply, or could not be resolved
+# of a family or check; skipped: did not apply, or could not be resolved
+PASS, LOOK, FAIL, SKIPPED = "pass", "look", "fail", "skipped"
 PASS_EXCESS, LOOK_EXCESS = 3.0, 10.0
 CONFIRMED, EXPECTED, ABSENT = "confirmed", "expected", "absent"
 
@@ -48,9 +43,8 @@ class Suspect:
     part: str = ""  # window, sinks, RoPE, ...
     what: str = ""  # one line for a reader
     excess_left: float | None = None  # worst excess against the reference that carries the fault
-    coefficient: float | None = (
-        None  # least-squares amount of the fault's effect in the target's error: 1 = all of it, 0 = none
-    )
+    # least-squares amount of the fault's effect in the target's error: 1 = all of it, 0 = none
+    coefficient: float | None = None
     coefficient_sd: float | None = None  # what the nulls give by chance
 
 
@@ -67,47 +61,11 @@ class Deviation:
     effect: str = ""
     excess_without: float | None = None  # worst excess against the plain reference
     excess_with: float | None = None  # ... against the reference that carries it
-    resolvable_from: int | None = (
-        None  # first position where its effect stands above the noise; None: nowhere in this run
-    )
+    # first position where its effect stands above the noise; None: nowhere in this run
+    resolvable_from: int | None = None
     longest_position: int | None = None  # last position that ran
     coefficient: float | None = None
     coefficient_sd: float | None = None
-
-
-@dataclass
-class Metrics:
-    """The statistics of one probe family, target (or null) against reference. KL in nats; names as in llama.cpp
-    where it has one.
-    """
-
-    positions: int = 0
-    nmse_gmean: float | None = None  # geometric mean over positions
-    nmse_median: float | None = None
-    nmse_mean: float | None = None
-    nmse_p99: float | None = None
-    nmse_max: float | None = None
-    kl_mean: float | None = None
-    kl_se: float | None = None  # bootstrap by prompt
-    kl_median: float | None = None
-    kl_p95: float | None = None
-    kl_p99: float | None = None
-    kl_p999: float | None = None
-    kl_max: float | None = None
-    kl_reverse_mean: float | None = None
-    js_mean: float | None = None
-    dlp_mean: float | None = None  # log-prob of the forced token, target minus reference
-    dlp_rms: float | None = None
-    dlp_p1: float | None = None
-    dlp_p99: float | None = None
-    dlp_max_abs: float | None = None
-    dp_mean: float | None = None  # probability of the forced token
-    dp_rms: float | None = None  # llama.cpp's "RMS dp"
-    same_top: float | None = None  # 0..1
-    overlap_10: float | None = None  # 0..1, of the ten best
-    ln_ppl_ratio: float | None = None
-    ln_ppl_ratio_se: float | None = None
-    kl_lower_bound: bool = False  # only the top k were given: KL is a lower bound, NMSE is over those k
 
 
 @dataclass
@@ -123,64 +81,9 @@ class Family:
     excess: dict[str, float] = field(default_factory=dict)  # statistic -> observed / median null
     worst: float | None = None  # the largest of them
     verdict: str = SKIPPED
-    first_divergent: int | None = (
-        None  # first position clearly above the noise; see faults/table.py for what it hints at
-    )
+    # first position clearly above the noise; see faults/table.py for what it hints at
+    first_divergent: int | None = None
     forced_routing: bool = False  # both sides were made to use the reference's experts
-
-
-@dataclass
-class Strip:
-    """Per-position numbers of one prompt; `null_*` are the medians over the nulls. ticks: position -> label (W,
-    original context).
-    """
-
-    family: str
-    prompt: int
-    nmse: list[float | None] = field(default_factory=list)
-    kl: list[float | None] = field(default_factory=list)
-    null_nmse: list[float | None] = field(default_factory=list)
-    null_kl: list[float | None] = field(default_factory=list)
-    ticks: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Histogram:
-    """Counts of log10 KL over all positions: `edges` has one more entry than the counts; what lies outside is in
-    the end bins.
-    """
-
-    edges: list[float] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    null_counts: list[int] = field(default_factory=list)  # of one null realisation (the median one)
-
-
-@dataclass
-class Flip:
-    """The target chose other experts. Cheap when the gap between the last chosen and the first not chosen is within
-    the noise.
-    """
-
-    layer: int
-    prompt: int
-    position: int
-    gap: float  # of the reference's router scores
-    allowed: float  # twice the noise of a router score
-    cheap: bool = True
-
-
-@dataclass
-class Layers:
-    """What taps show: layers x positions of one prompt, and the router."""
-
-    prompt: int = 0
-    nmse: list[list[float | None]] = field(default_factory=list)  # [L][T]
-    null_nmse: list[list[float | None]] = field(default_factory=list)  # [L][T]
-    excess: list[float] = field(default_factory=list)  # per layer, median over positions of nmse / null
-    onset: int | None = None  # first layer whose excess fails
-    flip_rate: list[float] = field(default_factory=list)  # per layer
-    null_flip_rate: list[float] = field(default_factory=list)
-    flips: list[Flip] = field(default_factory=list)  # the costliest first, at most 200
 
 
 @dataclass
@@ -251,9 +154,8 @@ class ToolCall:
     recipient_equal: bool | None = None
     content_type_equal: bool | None = None
     round_trip_equal: bool | None = None  # rendered, parsed and rendered again: the same ids
-    server_equal: bool | None = (
-        None  # what the engine's own chat endpoint parsed, against our parse of the reference's answer
-    )
+    # what the engine's own chat endpoint parsed, against our parse of the reference's answer
+    server_equal: bool | None = None
     expected: str = ""
     got: str = ""
     detail: str = ""
@@ -333,9 +235,8 @@ class TargetResult:
     reason: str = ""
     suspects: list[Suspect] = field(default_factory=list)
     deviations: list[Deviation] = field(default_factory=list)
-    null: str = (
-        ""  # the noise class that it was judged by, for example "ggml: dense bf16, experts q8_0 activations, cache f32"
-    )
+    # the noise class that it was judged by, for example "ggml: dense bf16, experts q8_0 activations, cache f32"
+    null: str = ""
     families: list[Family] = field(default_factory=list)
     worst_excess: float | None = None
     first_divergent: int | None = None
@@ -381,7 +282,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, dicts and numbers."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = to_plain(asdict(self))
         return plain
 
     @classmethod
@@ -392,7 +293,7 @@ class Report:
         if raw["version"] > VERSION:
             raise BadInput("the report is of a later version", file=file, expected=VERSION, got=raw["version"])
         try:
-            built: Self = _build(cls, raw)
+            built: Self = build(cls, raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(f"not a parity report: {error}", file=file) from None
         return built
@@ -418,38 +319,3 @@ def exit_code(targets: Sequence[TargetResult], strict: bool = False) -> int:
     if DIFFERENT in found or (strict and EXCEPT in found):
         return 1
     return 3 if NOT_COMPARABLE in found else 0
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):  # numpy's float64 is one
-        return float(value) if math.isfinite(value) else None
-    if hasattr(value, "item"):  # a numpy scalar
-        return _plain(value.item())
-    return value
-
-
-def _build(kind: Any, raw: Any) -> Any:
-    """`raw` as an object of this type annotation."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        inner = next(a for a in arguments if a is not type(None))
-        return None if raw is None else _build(inner, raw)
-    if origin is list:
-        return [_build(arguments[0], item) for item in raw]
-    if origin is dict:
-        return {key: _build(arguments[1], item) for key, item in raw.items()}
-    if is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
-        known = {f.name for f in fields(kind)}
-        return kind(**{name: _build(hints[name], item) for name, item in raw.items() if name in known})
-    if kind is Any or raw is None or (kind is str and isinstance(raw, str)):
-        return raw
-    if kind is float and isinstance(raw, int | float):
-        return float(raw)
-    if isinstance(raw, kind):
-        return raw
-    raise ValueError(f"{raw!r} where {kind.__name__} belongs")

@@ -1,6 +1,4 @@
-"""What every rendering of a report shares: words, symbols, numbers, and the statistics that stand for a probe
-family.
-"""
+"""What every rendering of a report shares: words, symbols and numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ from statistics import median
 
 from gptoss_harmony.view import printable
 
+from gptoss_adapters.parity.report.measurements import Metrics
 from gptoss_adapters.parity.report.schema import (
     ABSENT,
     CONFIRMED,
@@ -25,7 +24,6 @@ from gptoss_adapters.parity.report.schema import (
     WITHIN,
     Deviation,
     Family,
-    Metrics,
     Report,
     TargetResult,
     ToolCall,
@@ -97,15 +95,6 @@ def null_of(family: Family, name: str) -> float | None:
     """The median over the nulls of one statistic."""
     found = [value for null in family.null.values() if (value := getattr(null, name)) is not None]
     return median(found) if found else None
-
-
-def shown_statistics(family: Family) -> list[tuple[str, float | None, float | None]]:
-    """(label, observed, null) of the two statistics that a table shows."""
-    bound = " \u2265" if family.metrics.kl_lower_bound else ""
-    return [
-        (f"KL mean{bound}", family.metrics.kl_mean, null_of(family, "kl_mean")),
-        ("NMSE", family.metrics.nmse_gmean, null_of(family, "nmse_gmean")),
-    ]
 
 
 def family_names(targets: Iterable[TargetResult]) -> list[str]:

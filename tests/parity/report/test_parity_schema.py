@@ -11,7 +11,8 @@ import pytest
 
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.parity.report import schema
-from gptoss_adapters.parity.report.schema import Family, Flip, Layers, Metrics, Report, Suspect, TargetResult
+from gptoss_adapters.parity.report.measurements import Flip, Layers, Metrics
+from gptoss_adapters.parity.report.schema import Family, Report, Suspect, TargetResult
 
 
 def _report() -> Report:
