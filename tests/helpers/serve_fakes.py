@@ -43,30 +43,33 @@ class Scripted(Engine):
 
 
 class Echo(Engine):
-    """Says the last user message again and again, `times` times, with `delay` seconds before each token; `prefill`
-    seconds come first. `trouble`: "fail" after the third token, or "die" there.
+    """Says the last user message again and again, `times` times, with `delay` seconds before each token.
+
+    stands_after: it stands still after so many tokens until it is cancelled, and would then go on.
+    trouble: "fail" after the third token, or "die" there.
     """
 
     def __init__(
-        self, path: str | None, delay: float = 0.0, times: int = 1, prefill: float = 0.0, trouble: str = ""
+        self, path: str | None, delay: float = 0.0, times: int = 1, stands_after: int | None = None, trouble: str = ""
     ) -> None:
-        self._delay, self._times, self._prefill, self._trouble = delay, times, prefill, trouble
+        self._delay = delay
+        self._times = times
+        self._stands_after = stands_after
+        self._trouble = trouble
         load_vocabulary()
         self.info = Info("echo", "1", 201_088, 100_000, STOPS, Capabilities("full"))
 
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
-        time.sleep(self._prefill)
-        said = last_user_message(request.tokens)
-        for n, ident in enumerate(
-            [CHANNEL, *load_vocabulary().encode("final"), MESSAGE, *(said * self._times), RETURN]
-        ):
+        said = last_user_message(request.tokens) * self._times
+        logprob = None if request.logprobs is None else -1.0  # the protocol: one where it was asked for
+        for n, ident in enumerate([CHANNEL, *load_vocabulary().encode("final"), MESSAGE, *said, RETURN]):
             if n == 3 and self._trouble:
                 os.abort() if self._trouble == "die" else 1 // 0
+            while n == self._stands_after and not cancelled():
+                time.sleep(0.005)
             if self._delay:
                 time.sleep(self._delay)
-            yield Token(
-                ident, None if request.logprobs is None else -1.0
-            )  # the protocol: a logprob where one was asked for
+            yield Token(ident, logprob)
 
 
 def last_user_message(tokens: Sequence[int]) -> list[int]:
@@ -130,7 +133,8 @@ class Served:
         found = re.search(rf"^{re.escape(name)} (\S+)$", self.http.get("/metrics").text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
-    def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
+        """The limit is there for what never happens; it says nothing about how fast anything is."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "did not happen in time"

@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -49,18 +48,22 @@ async def streamed(http: httpx.AsyncClient, responses: bool, text: str) -> tuple
     return 200, "".join(said), 0.0
 
 
-async def load(url: str, seconds: float) -> dict[int, int]:
-    """Clients that ask one thing after the other, each its own; what comes back must be theirs, whole."""
-    counts: dict[int, int] = {}
-    until = time.monotonic() + seconds
+def question(rng: random.Random, number: int, n: int) -> str:
+    words = rng.choices(("alpha", "beta", "Ünïcödé", "日本語", "👩‍👧", "<|end|>"), k=rng.randrange(1, 30))
+    return f"client {number} asks for number {n}: " + " ".join(words)
+
+
+async def load(url: str, answers: int) -> dict[int, int]:
+    """Clients that ask one thing after the other, each its own, until all together have had so many answers; what
+    comes back must be theirs, whole. Counts by status.
+    """
+    counts: dict[int, int] = {200: 0, 429: 0}
 
     async def client(number: int, http: httpx.AsyncClient) -> None:
         rng, n = random.Random(number), 0
-        while time.monotonic() < until:
+        while counts[200] < answers:
             n += 1
-            text = f"client {number} asks for number {n}: " + " ".join(
-                rng.choices(("alpha", "beta", "Ünïcödé", "日本語", "👩‍👧", "<|end|>"), k=rng.randrange(1, 30))
-            )
+            text = question(rng, number, n)
             status, said, retry = await streamed(http, rng.random() < 0.5, text)
             counts[status] = counts.get(status, 0) + 1
             if status == 200:
@@ -75,21 +78,32 @@ async def load(url: str, seconds: float) -> dict[int, int]:
     return counts
 
 
+def fill_the_prompt_cache(server: Served) -> None:
+    """It keeps 262 144 tokens of rendered messages; until it is full, memory grows as it should."""
+    rng = random.Random(0)
+    for n in range(12):
+        messages = [message for m in range(500) for message in user(question(rng, n, m))]
+        server.http.post(CHAT, json={"messages": messages, "max_completion_tokens": 1}).raise_for_status()
+
+
 def resident(server: Served) -> int:
     return int(psutil.Process(server.process.pid).memory_info().rss)
 
 
-@pytest.mark.parametrize("seconds", [15, pytest.param(60, marks=pytest.mark.slow)])
-def test_32_streaming_clients(tmp_path: Path, seconds: int) -> None:
-    """The queue is shorter than the crowd, so that the 429s are seen too; memory is taken after a first fifth."""
+@pytest.mark.parametrize("answers", [1500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_32_streaming_clients(tmp_path: Path, answers: int) -> None:
+    """The queue is shorter than the crowd, so that the 429s are seen too. Memory is compared between two counts of
+    answers, with the caches full: two kilobytes that stay for each answer would be seen.
+    """
     with Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", "--slots", "2", "--queue", "24") as server:
-        url = server.http.base_url
-        asyncio.run(load(str(url), seconds / 5))
+        url = str(server.http.base_url)
+        fill_the_prompt_cache(server)
+        asyncio.run(load(url, 500))
         before = resident(server)
-        counts = asyncio.run(load(str(url), seconds * 4 / 5))
+        counts = asyncio.run(load(url, answers))
         grown = resident(server) - before
-        assert set(counts) <= {200, 429} and counts[200] > 20 * seconds / 4, counts
-        assert grown < 8 * 2**20, grown
+        assert set(counts) == {200, 429} and counts[200] >= answers, counts
+        assert grown < 2048 * answers, grown
         assert server.health()["running"] == server.health()["waiting"] == 0
         print(f"\n{counts}, {grown / 2**20:.1f} MB more")
 
@@ -101,38 +115,21 @@ def open_stream(server: Served, text: str, **more: Any) -> httpx.Response:
 
 @pytest.mark.parametrize("when", ["answering", "before the first token", "not streamed"])
 def test_a_client_that_leaves_frees_its_slot_within_a_token(tmp_path: Path, when: str) -> None:
-    prefill = 0.2 if when == "before the first token" else 0.0
-    with Served(
-        "helpers.serve_fakes:Echo=x",
-        tmp_path,
-        "--model",
-        "m",
-        "--set",
-        f"delay={DELAY}",
-        "--set",
-        "times=1000",
-        "--set",
-        f"prefill={prefill}",
-    ) as server:
-        if when == "not streamed":
-            with pytest.raises(httpx.ReadTimeout):
-                server.http.post(CHAT, json={"messages": user("go on")}, timeout=0.5)
-            began = time.monotonic()
+    """The engine stands still until it is told to stop, and would then say thousands of tokens more."""
+    said = 0 if when == "before the first token" else 20
+    engine = ["helpers.serve_fakes:Echo=x", "--model", "m", "--set", "times=1000", "--set", f"stands_after={said}"]
+    with Served(engine[0], tmp_path, *engine[1:]) as server:
+        if when == "answering":
+            stream = open_stream(server, "go on")
+            next(stream.iter_lines())
+            stream.close()
         else:
-            with ThreadPoolExecutor() as pool:
-                wanted = pool.submit(open_stream, server, "go on")
-                server.until(lambda: server.health()["running"] == 1)
-                stream = wanted.result()
-                if when == "answering":
-                    next(stream.iter_lines())
-                stream.close()
-                began = time.monotonic()
+            body = {"messages": user("go on"), "stream": when != "not streamed"}
+            with pytest.raises(httpx.ReadTimeout):
+                server.http.post(CHAT, json=body, timeout=httpx.Timeout(60, read=0.5))
         server.until(lambda: server.health()["running"] == 0)
-        assert (
-            time.monotonic() - began < prefill + 3 * DELAY + 0.25
-        )  # the machine is shared: 0.25 s for its other users
         server.until(lambda: any(line.get("status") == 499 for line in server.lines()))
-        assert server.lines()[-1].get("completion_tokens", 0) < 100
+        assert server.lines()[-1].get("completion_tokens", 0) <= said + 1
 
 
 def test_a_client_that_leaves_the_queue_leaves_no_hole(tmp_path: Path) -> None:
@@ -182,27 +179,18 @@ def test_the_queue_is_bounded(tmp_path: Path) -> None:
 
 
 def test_a_request_has_so_much_time(tmp_path: Path) -> None:
-    with Served(
-        "helpers.serve_fakes:Echo=x",
-        tmp_path,
-        "--model",
-        "m",
-        "--set",
-        f"delay={DELAY}",
-        "--set",
-        "times=1000",
-        "--request-seconds",
-        "1",
-    ) as server:
-        began = time.monotonic()
-        with ThreadPoolExecutor() as pool:
-            waiting = pool.submit(lambda: time.sleep(0.2) or server.http.post(CHAT, json={"messages": user("me too")}))
-            answer = server.http.post(RESPONSES, json={"input": "go on"})
-        assert time.monotonic() - began < 4
-        assert answer.json()["status"] == "incomplete" and answer.json()["output"][0]["content"][0]["text"].startswith(
-            "go on"
-        )
-        assert waiting.result().status_code in (200, 503)  # in the queue for nearly all its time
+    """The engine stands still after some words: nothing but the end of the request's time can end the answer."""
+    limits = ["--set", "times=1000", "--set", "stands_after=20", "--request-seconds", "3"]
+    with (
+        Served("helpers.serve_fakes:Echo=x", tmp_path, "--model", "m", *limits) as server,
+        ThreadPoolExecutor() as pool,
+    ):
+        standing = pool.submit(server.http.post, RESPONSES, json={"input": "go on"})
+        server.until(lambda: server.health()["running"] == 1)
+        waiting = server.http.post(CHAT, json={"messages": user("me too")})
+        answer = standing.result().json()
+        assert answer["status"] == "incomplete" and answer["output"][0]["content"][0]["text"].startswith("go on")
+        assert waiting.status_code in (200, 503)  # in the queue for nearly all its time
 
 
 def test_kill_and_restart_keeps_what_was_answered(tmp_path: Path) -> None:
