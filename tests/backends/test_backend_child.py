@@ -6,7 +6,6 @@ import os
 import stat
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -101,11 +100,12 @@ def test_big_arrays_and_no_descriptor_leaks() -> None:
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_two_backends_compute_at_the_same_time() -> None:
-    with fake(delay=2.0) as one, fake(delay=2.0) as two, ThreadPoolExecutor() as pool:
-        begin = time.monotonic()
+def test_two_backends_compute_at_the_same_time(tmp_path: Path) -> None:
+    """Each waits in its computation for the other's."""
+    meeting = {"meets": 2, "place": str(tmp_path)}
+    with fake(**meeting) as one, fake(**meeting) as two, ThreadPoolExecutor() as pool:
         results = list(pool.map(lambda backend: backend.logits([1, 2]).sum(), (one, two)))
-        assert results == [10.0, 10.0] and time.monotonic() - begin < 3.8
+        assert results == [10.0, 10.0]
 
 
 def test_threads_take_turns_on_one_backend() -> None:
@@ -115,10 +115,10 @@ def test_threads_take_turns_on_one_backend() -> None:
 
 
 def test_a_stream_comes_token_by_token_and_closing_it_cancels() -> None:
+    """The whole answer would take half an hour."""
     with fake(delay=0.02) as backend:
         stream = backend.stream([1], max_tokens=100_000)
-        begin = time.monotonic()
-        assert [next(stream).id for _ in range(3)] == [0, 1, 2] and time.monotonic() - begin < 2
+        assert [next(stream).id for _ in range(3)] == [0, 1, 2]
         stream.close()
         assert backend.generate([1], max_tokens=2).ids == [0, 1]
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,30 @@ from gptoss_adapters.backends import Capabilities, Engine, Info, Request, Token
 
 
 class Fake(Engine):
-    """Row i of the logits is i everywhere; token n of an answer is n. `trouble` comes where its name says."""
+    """Row i of the logits is i everywhere; token n of an answer is n. `trouble` comes where its name says.
 
-    def __init__(self, path: str | None, trouble: str = "", vocab_size: int = 10, delay: float = 0.0) -> None:
-        self.trouble, self.delay = trouble, delay
+    meets: the logits wait until so many engines compute theirs; each says so with a file in `place`.
+    """
+
+    def __init__(
+        self,
+        path: str | None,
+        trouble: str = "",
+        vocab_size: int = 10,
+        delay: float = 0.0,
+        meets: int = 0,
+        place: str = "",
+    ) -> None:
+        self.trouble = trouble
+        self.delay = delay
+        self.meets = meets
+        self.place = Path(place)
         self._trouble("open")
         self.info = Info("fake", sys.executable, vocab_size, 100_000, (9,), Capabilities("full"), {"path": path})
 
     def rows(self, tokens: Sequence[int], start: int) -> Iterator[np.ndarray]:
         self._trouble("logits")
-        time.sleep(self.delay)
+        self._meet()
         out = np.repeat(np.arange(start, len(tokens), dtype=np.float32)[:, None], self.info.vocab_size, 1)
         if "nan" in self.trouble:
             out[-1, 3] = np.nan
@@ -37,6 +52,12 @@ class Fake(Engine):
                 self._trouble("generate")
             time.sleep(self.delay)
             yield Token(n % 9, -0.5, ((n % 9, -0.5),))
+
+    def _meet(self) -> None:
+        if self.meets:
+            (self.place / str(os.getpid())).touch()
+        while self.meets and len(list(self.place.iterdir())) < self.meets:
+            time.sleep(0.01)
 
     def _trouble(self, where: str) -> None:
         actions: dict[str, Callable[[], Any]] = {

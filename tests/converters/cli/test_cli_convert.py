@@ -506,9 +506,8 @@ def test_signals(number: signal.Signals, code: int, tmp_path: Path) -> None:
     ]
     heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a shell's background jobs inherit it ignored
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heard)
-    while process.poll() is None and not list(tmp_path.glob("c/.*.part-*")):
-        time.sleep(0.05)
-    time.sleep(0.3)
+    while process.poll() is None and sum(p.stat().st_blocks for p in tmp_path.glob("c/.*.part-*")) < 2048:
+        time.sleep(0.02)  # until it has written a megabyte
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code

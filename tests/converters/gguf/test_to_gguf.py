@@ -5,7 +5,6 @@ listed here.
 import hashlib
 import json
 import shutil
-import time
 from pathlib import Path
 
 import gguf
@@ -233,9 +232,7 @@ def test_the_real_vocabulary(tmp_path: Path) -> None:
     write_tokenizer_files(tmp_path)
     checkpoint = open_checkpoint(CHECKPOINTS / "tiny" / "hf-mxfp4")
     checkpoint.config = GPT_OSS_20B
-    begin = time.process_time()
     keys = {k.name: k for k in tokenizer_keys(find_tokenizer(checkpoint, str(tmp_path)), checkpoint)}
-    assert time.process_time() - begin < 3  # 0.6 s on an idle core; bench/convert.py measures it
     assert keys["tokenizer.ggml.tokens"].count == 201088 and keys["tokenizer.ggml.merges"].count == 446189
     for name, digest in (
         ("tokens", "5ce1c946f3fc8c596d0a0e6d7fc415a80cdce7c8b204eb9d331eefbddfd6b8bf"),

@@ -1,7 +1,6 @@
 """The 20 patterns of malformed output: what each means, which flags it gets, and that no way of feeding changes it."""
 
 import json
-import time
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from gptoss_harmony import Message, Parser, load_vocabulary, parse
 from gptoss_harmony.parsing.flags import FLAGS
 from gptoss_harmony.tokens import SPECIAL_NAMES, SPECIAL_TOKENS
+from helpers.counting import count_calls
 from helpers.outputs import gold_cases
 from helpers.stream_checks import check_events, check_nothing_lost, follow
 
@@ -228,32 +228,34 @@ LOOPS = [
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("before", ["", "<|channel|>final<|message|>x<|end|>"])
 def test_a_model_in_a_loop_costs_linear_time(before: str, loop: str) -> None:
-    """10 000 times the same, at once and one by one; quadratic work would take far longer."""
-    ids = ids_of(before) + ids_of(loop) * 10_000
-    begin = time.process_time()
-    whole = parse(ids)
-    parser = Parser()
-    for token in ids:
-        parser.feed((token,))
-    parser.finish()
-    assert parser.messages == whole
-    assert time.process_time() - begin < 10
+    """10 000 times the same, at once and one by one: ten times the input is no more than ten times the calls."""
+
+    def parse_both_ways(times: int) -> None:
+        ids = ids_of(before) + ids_of(loop) * times
+        parser = Parser()
+        for token in ids:
+            parser.feed((token,))
+        parser.finish()
+        assert parser.messages == parse(ids)
+
+    parse_both_ways(1)  # what is loaded or cached once is not counted
+    assert count_calls(lambda: parse_both_ways(10_000)) < 10.5 * count_calls(lambda: parse_both_ways(1000))
 
 
 def test_many_channels_after_many_words_do_not_search_them_again() -> None:
-    ids = ids_of(" assistant") * 32_000 + ids_of("<|channel|>") * 32_000
-    begin = time.process_time()
-    (message,) = parse(ids)
-    assert time.process_time() - begin < 5  # 11 s when each channel searched the whole header
-    assert "empty_channel" in message.flags
+    def parse_many(times: int) -> None:
+        (message,) = parse(ids_of(" assistant") * times + ids_of("<|channel|>") * times)
+        assert "empty_channel" in message.flags
+
+    parse_many(1)
+    assert count_calls(lambda: parse_many(32_000)) < 10.5 * count_calls(lambda: parse_many(3200))
 
 
+@pytest.mark.timeout(60)
 def test_a_content_type_of_many_parameters_costs_linear_time() -> None:
-    """A type that may be split in many ways, and fits in none of them."""
-    begin = time.process_time()
+    """A type that may be split in many ways, and fits in none of them: trying them all would never end."""
     for parameter in (";x=y", "; x=y", ";x=y;"):
         parse(ids_of(f"<|channel|>final<|constrain|>a/b{parameter * 2000} !<|message|>x<|end|>"))
-    assert time.process_time() - begin < 5
     (message,) = parse(ids_of("<|channel|>final <|constrain|>text/plain; charset=utf-8;x=a=b<|message|>x<|end|>"))
     assert (message.content_type, message.flags) == ("<|constrain|>text/plain; charset=utf-8;x=a=b", ())
 
