@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.crafted import GOLD
+from helpers.documents import ROOT, commands, start_of
 from helpers.kinds import write_kind
 from safetensors.numpy import save_file
-from test_recipes import PROGRAMS, ROOT, commands
 
 from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.compare import compare
@@ -49,10 +48,10 @@ def test_recipe_runs(name: str, tmp_path: Path) -> None:
     write_kind(TUNE, "hf-defused", tmp_path / "unsloth-merged", shards=2)
     adapter(tmp_path / "my-adapter")
     ran = 0
-    for program, *arguments in commands(ROOT / "finetunes" / f"{name}.md"):
+    for program, *arguments in commands(ROOT / "recipes" / "finetunes" / f"{name}.md"):
         if program == "gptoss-convert":
             done = subprocess.run(
-                [sys.executable, "-m", PROGRAMS[program], *arguments],
+                [*start_of(program), *arguments],
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
