@@ -20,8 +20,8 @@ from pathlib import Path
 
 from gptoss_harmony.vocabulary import published_file
 
-from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.formats.shards import plan_checkpoint
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.synthetic.checkpoints import SeedMade, plan_new
 from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.spec import GptOssConfig
@@ -41,7 +41,7 @@ ODD_METAL = GptOssConfig(
 )
 
 
-def make(name: str, folder: Path, kind: str = layouts.OPENAI) -> Path:
+def make(name: str, folder: Path, kind: str = Kind.OPENAI) -> Path:
     """The checkpoint of a reference: pocket, odd (hidden != intermediate, five experts) or 20b-2."""
     folder.mkdir()
     if name == "odd":

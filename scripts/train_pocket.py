@@ -29,6 +29,8 @@ from torch import Tensor
 from gptoss_adapters import mxfp4 as mxfp4_codec
 from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.checkpoint.kinds import Kind
+from gptoss_adapters.checkpoint.storage import SWAPPED
 from gptoss_adapters.checkpoint.synthetic.pocket import POCKET, SPREAD
 from gptoss_adapters.mxfp4 import oracle
 
@@ -298,9 +300,9 @@ def train(model: Any, course: Course, options: argparse.Namespace) -> None:
 def save(path: Path, state: dict[str, Tensor], used: list[int]) -> None:
     """Writes what `checkpoint/pocket.py` reads: canonical names, bf16 as bits, experts as MXFP4 blocks and scales."""
     arrays: dict[str, np.ndarray] = {"ids": np.array(used, dtype=np.int32)}
-    for name, (part,) in layouts.parts(layouts.HF_BF16, POCKET).items():
+    for name, (part,) in layouts.parts(Kind.HF_BF16, POCKET).items():
         value = stored(part.name, state[part.name])
-        if part.role == "swapped":
+        if part.storage == SWAPPED:
             array = value.transpose(1, 2).contiguous().numpy()
             blocks, scales = mxfp4_codec.encode(array, rule="ocp")
             if not np.array_equal(mxfp4_codec.decode(blocks, scales), array):
@@ -316,8 +318,8 @@ def resume(path: Path, model: Any, used: list[int]) -> None:
     with np.load(path) as file:
         old = {int(token): n for n, token in enumerate(file["ids"])}
         rows = [old.get(token, len(old)) for token in used] + [len(old)]
-        for name, (part,) in layouts.parts(layouts.HF_BF16, POCKET).items():
-            if part.role == "swapped":
+        for name, (part,) in layouts.parts(Kind.HF_BF16, POCKET).items():
+            if part.storage == SWAPPED:
                 value = torch.from_numpy(mxfp4_codec.decode(file[f"{name}.blocks"], file[f"{name}.scales"])).transpose(
                     1, 2
                 )

@@ -8,20 +8,20 @@ file, for the way back.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo
 from gptoss_adapters.checkpoint.files import U8, MappedFile, Source
 from gptoss_adapters.checkpoint.formats.shards import in_order, plan_files
 from gptoss_adapters.checkpoint.formats.tokenizer_files import small_files, tokenizer_json, vocabulary_texts
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.layouts import Stored
 from gptoss_adapters.checkpoint.opening import TOKENIZER_FILES
+from gptoss_adapters.checkpoint.storage import ALL, SCALES, SWAPPED, Blocks
 from gptoss_adapters.checkpoint.writing.fills import ChunkFill, Copied, SourceFile
 from gptoss_adapters.checkpoint.writing.plan import Fill, Plan, Tensor
 from gptoss_adapters.errors import BadInput, OutputError, UsageError
@@ -40,7 +40,7 @@ class HfOptions:
     for the checkpoint's own.
     """
 
-    kind: str = layouts.HF_MXFP4
+    kind: str = Kind.HF_MXFP4
     max_shard_bytes: int | None = None
     tokenizer: str | None = None
 
@@ -49,7 +49,7 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
     """Every file and tensor, from headers alone; the folder is made by `writer.write`'s caller. Raises BadInput for
     what the layout cannot say.
     """
-    if options.kind not in (layouts.HF_MXFP4, layouts.HF_BF16, layouts.OPENAI):
+    if options.kind not in (Kind.HF_MXFP4, Kind.HF_BF16, Kind.OPENAI):
         raise UsageError("not a layout to write", got=options.kind)
     rounding = rounding or Rounding()
     unsaid = (
@@ -57,8 +57,8 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
         and checkpoint.config.uses_yarn
         and "gptoss_adapters.yarn_truncate" not in checkpoint.metadata
     )
-    unsaid = unsaid and checkpoint.kind in (layouts.GGUF, layouts.OLLAMA)
-    if unsaid and options.kind == layouts.OPENAI:
+    unsaid = unsaid and checkpoint.kind.gguf_like
+    if unsaid and options.kind == Kind.OPENAI:
         raise BadInput(
             "config field yarn_truncate cannot be expressed in OpenAI's config.json",
             file=checkpoint.path,
@@ -87,7 +87,7 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
         sources=sources,
         options=facts,
     )
-    if options.kind == layouts.HF_BF16:
+    if options.kind == Kind.HF_BF16:
         plan = with_side_file(plan, checkpoint, maker.readers, folder / SIDE_FILE)
     if unsaid:
         notices.append(
@@ -103,59 +103,52 @@ class _Maker:
     def __init__(self, checkpoint: Checkpoint, kind: str, rounding: Rounding) -> None:
         self.checkpoint, self.kind, self.rounding, self.readers = checkpoint, kind, rounding, Readers(checkpoint)
         self.wanted = in_order(kind, checkpoint.config)
-        self.pairs = {spec.terms[0][0]: name for name, spec in self.wanted.items() if spec.terms[0][1] == "scales"}
+        self.scales = {spec.canonical: name for name, spec in self.wanted.items() if spec.storage == SCALES}
         self.rounded: dict[str, int] = {}  # encoding -> tensors that bf16 may not hold exactly
 
     def tensor(self, name: str, how: str) -> Tensor:
         spec = self.wanted[name]
-        packed = spec.terms[0][1] in ("blocks", "scales")
         named = " + ".join(dict.fromkeys(canonical for canonical, _ in spec.terms))
-        return Tensor(
-            name,
-            "U8" if packed else "BF16",
-            spec.shape,
-            math.prod(spec.shape) * (1 if packed else 2),
-            f"{named}: {how}",
-        )
+        return Tensor(name, spec.dtype, spec.shape, spec.nbytes, f"{named}: {how}")
 
     def all(self) -> Iterator[Made]:
         for name, spec in self.wanted.items():
-            canonical, role = spec.terms[0]
-            info = self.checkpoint.tensors[canonical]
-            if role == "blocks":
-                yield from self._packed(name, self.pairs[canonical], info)
-            elif role == "swapped":
-                yield self._swapped(name, info)
-            elif role != "scales":
-                yield self._dense(name, spec)
+            info = self.checkpoint.tensors[spec.canonical]
+            if isinstance(spec.storage, Blocks):
+                yield from self._pack(name, self.scales[spec.canonical], info)
+            elif spec.storage == SWAPPED:
+                yield self._swap(name, info)
+            elif not spec.storage.packed:
+                yield self._widen(name, spec)
 
-    def _packed(self, blocks: str, scales: str, info: TensorInfo) -> Iterator[Made]:
+    def _pack(self, blocks: str, scales: str, info: TensorInfo) -> Iterator[Made]:
         if info.encoding != "mxfp4":
             self.rounding.quantised.append(info.name)
             reader = self.readers.values(info.name)
-            fill = Quantised(reader, info.name, "", info.shape, info.sources[0], self.rounding, ggml=False)
+            fill = Quantised(reader, info.name, ALL, info.shape, info.sources[0], self.rounding, ggml=False)
             yield fill, (blocks, scales), f"{info.encoding} to mxfp4 by rule {self.rounding.rule}"
-        elif info.roles == ("blocks", "scales"):
+        elif info.is_block_pair:
             for name, source in zip((blocks, scales), info.sources, strict=True):
-                yield self._copied(source, source.offset, source.nbytes, is_scale=name == scales), (name,), "copied"
+                yield self._copy(source, source.offset, source.nbytes, is_scale=name == scales), (name,), "copied"
         else:
             yield Regrouped(self.readers.packed(info.name), ggml=False), (blocks, scales), "repacked"
 
-    def _swapped(self, name: str, info: TensorInfo) -> Made:
-        if info.roles == ("swapped",) and info.encoding == "bf16" and info.name not in self.checkpoint.deltas:
-            return self._copied(info.sources[0], info.sources[0].offset, info.nbytes), (name,), "copied"
+    def _swap(self, name: str, info: TensorInfo) -> Made:
+        as_it_is = [p.storage for p in info.parts] == [SWAPPED]
+        if as_it_is and info.encoding == "bf16" and info.name not in self.checkpoint.deltas:
+            return self._copy(info.sources[0], info.sources[0].offset, info.nbytes), (name,), "copied"
         self._count(info)
         how = "transposed" if info.encoding == "bf16" else f"{info.encoding} to bf16, transposed"
         return Transposed(self.readers.values(info.name), info), (name,), how
 
-    def _dense(self, name: str, spec: Stored) -> Made:
+    def _widen(self, name: str, spec: Stored) -> Made:
         infos = [self.checkpoint.tensors[canonical] for canonical, _ in spec.terms]
         readers = [self.readers.values(i.name) for i in infos]
         first = readers[0]
         for info in infos:
             self._count(info)
         if len(readers) == 1 and infos[0].encoding == "bf16" and isinstance(first, DenseRows):
-            return self._copied(infos[0].sources[0], first.offset, first.count * first.width * 2), (name,), "copied"
+            return self._copy(infos[0].sources[0], first.offset, first.count * first.width * 2), (name,), "copied"
         reader: Reader = first if len(readers) == 1 else JoinedRows(readers)
         return (
             Encoded(reader, "bf16", infos[0].sources[0]),
@@ -163,7 +156,7 @@ class _Maker:
             "copied" if infos[0].encoding == "bf16" else f"{infos[0].encoding} to bf16",
         )
 
-    def _copied(self, source: Source, offset: int, nbytes: int, is_scale: bool = False) -> Fill:
+    def _copy(self, source: Source, offset: int, nbytes: int, is_scale: bool = False) -> Fill:
         return (
             CopiedScales(self.readers.file(source), offset, nbytes, source)
             if is_scale
@@ -216,7 +209,7 @@ def companions(checkpoint: Checkpoint, options: HfOptions) -> tuple[dict[str, by
     out: dict[str, bytes] = {}
     if checkpoint.license_text is not None:
         out["LICENSE"] = checkpoint.license_text.encode()
-    if options.kind == layouts.OPENAI:
+    if options.kind == Kind.OPENAI:
         return out, []
     files = dict(checkpoint.tokenizer_files)
     if options.tokenizer not in (None, "none"):

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.checkpoint import METAL_FACTOR, METAL_SCALE_BIAS, Checkpoint
+from gptoss_adapters.checkpoint.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.files import U8, Source
 from gptoss_adapters.checkpoint.formats import metal
+from gptoss_adapters.checkpoint.kinds import Kind
+from gptoss_adapters.checkpoint.storage import ALL, METAL_FACTOR, METAL_SCALE_BIAS, Part
 from gptoss_adapters.checkpoint.writing.fills import ChunkFill
 from gptoss_adapters.checkpoint.writing.plan import Fill, Place, Plan, PlannedFile, Tensor, Work
 from gptoss_adapters.errors import BadInput
@@ -47,7 +49,7 @@ def plan_metal(checkpoint: Checkpoint, output: Path, rounding: Rounding | None =
     works = tuple(Work(fill, tuple(places[n] for n in names)) for fill, names, _ in made)
     sources = {path: f.stamp for path, f in (checkpoint.stored | rounding.files).items()}
     plan = Plan(
-        (file,), works, sources, {"kind": layouts.METAL, "rounding": rounding.rule, "adapters": checkpoint.adapters}
+        (file,), works, sources, {"kind": Kind.METAL, "rounding": rounding.rule, "adapters": checkpoint.adapters}
     )
     notices = (
         [
@@ -73,33 +75,32 @@ class _Maker:
 
     def all(self) -> Iterator[Made]:
         shapes = layouts.canonical(self.config)
-        stored = layouts.stored(layouts.METAL, self.config)
+        stored = layouts.stored(Kind.METAL, self.config)
         for spec in stored.values():
-            canonical, role = spec.terms[0]
-            source = self.checkpoint.tensors[canonical].sources[0]
-            if ".experts." not in canonical:
-                yield self._dense(spec, shapes[canonical][0], source), (spec.name,), self._words(spec, role)
-        for name, parts in layouts.parts(layouts.METAL, self.config).items():
+            source = self.checkpoint.tensors[spec.canonical].sources[0]
+            if ".experts." not in spec.canonical:
+                yield self._widen(spec, shapes[spec.canonical][0], source), (spec.name,), self._describe(spec)
+        for name, parts in layouts.parts(Kind.METAL, self.config).items():
             if ".experts." in name:
                 yield from self._experts(name, parts, shapes[name])
 
-    def _words(self, spec: layouts.Stored, role: str) -> str:
-        return " + ".join(n for n, _ in spec.terms) + (": rotary pairs, scaled" if role in layouts.FUSED else "")
+    def _describe(self, spec: layouts.Stored) -> str:
+        return " + ".join(n for n, _ in spec.terms) + (": rotary pairs, scaled" if spec.storage.fused else "")
 
-    def _dense(self, spec: layouts.Stored, rows: int, source: Source) -> Fill:
+    def _widen(self, spec: layouts.Stored, rows: int, source: Source) -> Fill:
         readers = [self.readers.values(name) for name, _ in spec.terms]
         if len(readers) > 1:
             return Paired(readers, self.config, source)
         cut = rows if len(spec.shape) > 1 else readers[0].count
-        return Encoded(Rows(readers[0], 0, min(cut, readers[0].count)), "bf16", source)
+        return Encoded(RowRange(readers[0], 0, min(cut, readers[0].count)), "bf16", source)
 
-    def _experts(self, name: str, parts: tuple[layouts.Part, ...], shape: tuple[int, ...]) -> Iterator[Made]:
+    def _experts(self, name: str, parts: tuple[Part, ...], shape: tuple[int, ...]) -> Iterator[Made]:
         info, rows = self.checkpoint.tensors[name], shape[1]
         source = info.sources[0]
         if not name.endswith("weight"):
             reader = self.readers.values(name)
             for e, part in enumerate(parts):
-                yield Encoded(Rows(reader, e * rows, rows), "bf16", source), (part.name,), name
+                yield Encoded(RowRange(reader, e * rows, rows), "bf16", source), (part.name,), name
             return
         pairs = zip(parts[0::2], parts[1::2], strict=True)
         if info.encoding == "mxfp4":
@@ -112,7 +113,7 @@ class _Maker:
                 )
             return
         self.rounding.quantised.append(name)
-        whole = Quantised(self.readers.values(name), name, "", info.shape, source, self.rounding, ggml=False)
+        whole = Quantised(self.readers.values(name), name, ALL, info.shape, source, self.rounding, ggml=False)
         for e, (blocks, scales) in enumerate(pairs):
             yield (
                 Biased(whole, e * rows, rows, source),
@@ -121,7 +122,7 @@ class _Maker:
             )
 
 
-class Rows:
+class RowRange:
     """`count` rows of a reader, from `first`."""
 
     def __init__(self, reader: Reader, first: int, count: int) -> None:
@@ -140,12 +141,12 @@ class Biased(ChunkFill):
         self.packed, self.first, self.source = packed, first, source
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:
-        return self._made(begin, end, again=False)
+        return self._bias(begin, end, again=False)
 
     def produce_again(self, begin: int, end: int) -> Sequence[U8]:
-        return self._made(begin, end, again=True)
+        return self._bias(begin, end, again=True)
 
-    def _made(self, begin: int, end: int, again: bool) -> Sequence[U8]:
+    def _bias(self, begin: int, end: int, again: bool) -> Sequence[U8]:
         at, stop = self.first + begin, self.first + end
         if isinstance(self.packed, Quantised):
             blocks, scales = (self.packed.produce_again if again else self.packed.produce)(at, stop)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,9 @@ from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.formats.shards import plan_files
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.layouts import Stored
+from gptoss_adapters.checkpoint.storage import SCALES, WORDS
 from gptoss_adapters.checkpoint.writing.plan import Plan, PlannedFile, Tensor
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import FULL, MXFP4_BLOCK, SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT
@@ -31,7 +32,6 @@ FIXED = {
     "swiglu_limit": SWIGLU_LIMIT,
     "swiglu_alpha": SWIGLU_ALPHA,
 }  # what mlx-lm computes with, whatever the config says
-_SIZES = {"U32": 4, "U8": 1, "BF16": 2}
 
 
 def plan_mlx(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: Rounding | None = None) -> ExportPlan:
@@ -49,15 +49,15 @@ def plan_mlx(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding:
     for kind in (SLIDING, FULL):
         if kind not in config.layer_types:
             raise BadInput("config field layer_types: mlx-lm wants layers of both types", file=file, got=f"no {kind}")
-    stored = layouts.stored(layouts.MLX, config)
-    made = list(_made(checkpoint, stored, rounding))
+    stored = layouts.stored(Kind.MLX, config)
+    made = list(_fill_tensors(checkpoint, stored, rounding))
     how = {name: words for _, names, words in made for name in names}
-    tensors = {name: _tensor(spec, how[name]) for name, spec in stored.items()}
-    extra, notices = companions(checkpoint, dataclasses.replace(options, kind=layouts.MLX))
+    tensors = {name: Tensor(name, spec.dtype, spec.shape, spec.nbytes, how[name]) for name, spec in stored.items()}
+    extra, notices = companions(checkpoint, dataclasses.replace(options, kind=Kind.MLX))
     sources = {path: f.stamp for path, f in (checkpoint.stored | rounding.files).items()}
-    facts = {"kind": layouts.MLX, "rounding": rounding.rule, "adapters": checkpoint.adapters}
+    facts = {"kind": Kind.MLX, "rounding": rounding.rule, "adapters": checkpoint.adapters}
     plan = plan_files(
-        layouts.MLX,
+        Kind.MLX,
         config,
         tensors,
         [(fill, names) for fill, names, _ in made],
@@ -76,31 +76,26 @@ def plan_mlx(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding:
     return ExportPlan(_with_config(plan, checkpoint), notices)
 
 
-def _tensor(spec: Stored, how: str) -> Tensor:
-    dtype = {"words": "U32", "scales": "U8"}.get(layouts.storage_of(spec.terms[0][1]), "BF16")
-    return Tensor(spec.name, dtype, spec.shape, math.prod(spec.shape) * _SIZES[dtype], how)
-
-
-def _made(checkpoint: Checkpoint, stored: dict[str, Stored], rounding: Rounding) -> Iterator[Made]:
+def _fill_tensors(checkpoint: Checkpoint, stored: dict[str, Stored], rounding: Rounding) -> Iterator[Made]:
     readers = Readers(checkpoint)
-    scales = {spec.terms[0]: name for name, spec in stored.items()}
+    scales = {(s.canonical, s.part.rows): name for name, s in stored.items() if s.storage == SCALES}
     for name, spec in stored.items():
-        canonical, role = spec.terms[0]
-        info, half = checkpoint.tensors[canonical], layouts.half_of(role)
-        words = f"{canonical}{half and f', {half} rows'}"
-        if layouts.storage_of(role) == "words":
-            pair = (name, scales[canonical, role.replace("words", "scales")])
+        canonical, rows = spec.canonical, spec.part.rows
+        info = checkpoint.tensors[canonical]
+        words = f"{canonical}{rows.word and f', {rows.word} rows'}"
+        if spec.storage == WORDS:
+            pair = (name, scales[canonical, rows])
             if info.encoding == "mxfp4":
-                yield Regrouped(readers.packed(canonical, half), ggml=False), pair, f"{words}: the same bytes"
+                yield Regrouped(readers.packed(canonical, rows), ggml=False), pair, f"{words}: the same bytes"
                 continue
             if canonical not in rounding.quantised:
                 rounding.quantised.append(canonical)
             fill = Quantised(
-                readers.values(canonical, half), canonical, half, info.shape, info.sources[0], rounding, ggml=False
+                readers.values(canonical, rows), canonical, rows, info.shape, info.sources[0], rounding, ggml=False
             )
             yield fill, pair, f"{words}: {info.encoding} to mxfp4 by rule {rounding.rule}"
-        elif layouts.storage_of(role) != "scales":
-            yield Encoded(readers.values(canonical, half), "bf16", info.sources[0]), (name,), words
+        elif spec.storage != SCALES:
+            yield Encoded(readers.values(canonical, rows), "bf16", info.sources[0]), (name,), words
 
 
 def _with_config(plan: Plan, checkpoint: Checkpoint) -> Plan:

@@ -52,7 +52,7 @@ class Torch(Engine):
         torch.set_num_threads(n_threads)
         checkpoint = open_checkpoint(path)
         if truncate is not None:
-            checkpoint.config = replace(checkpoint.config, yarn_truncate=truncate)
+            checkpoint = checkpoint.with_config(replace(checkpoint.config, yarn_truncate=truncate))
         self._torch, self._n_batch = torch, n_batch
         self._model = GptOss.from_checkpoint(checkpoint, getattr(torch, dtype), device, experts)
         self._new_kept = partial(KeptCache, self._model)

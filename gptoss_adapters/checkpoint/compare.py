@@ -10,32 +10,25 @@ Everything streams: equal bytes are compared in the mappings, all else in pieces
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
-import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
 from gptoss_adapters import mxfp4
-from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.checkpoint import DENSE, Q8_0_BYTES, Checkpoint, TensorInfo, decode_q8_0
-from gptoss_adapters.checkpoint.files import U8, Array
+from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo
+from gptoss_adapters.checkpoint.compare_pieces import BYTES_EQUAL, VALUES_EQUAL, Piece, checks_for, cut, iterate_pieces
+from gptoss_adapters.checkpoint.dtypes import DENSE, Q8_0_BYTES
+from gptoss_adapters.checkpoint.files import U8
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.errors import NotComparable
 from gptoss_adapters.spec import MXFP4_BLOCK, SLIDING
 
-BYTES_EQUAL, VALUES_EQUAL, ROUNDED, DIFFERENT = VERDICTS = (
-    "BYTES EQUAL",
-    "VALUES EQUAL",
-    "ROUNDED AS DECLARED",
-    "DIFFERENT",
-)
-PIECE_VALUES = 1 << 21  # values per side that one step looks at
+ROUNDED, DIFFERENT = "ROUNDED AS DECLARED", "DIFFERENT"
+VERDICTS = BYTES_EQUAL, VALUES_EQUAL, ROUNDED, DIFFERENT
 _PIECE_BYTES = 1 << 20
-_BITS = {"bf16": np.uint16, "f16": np.uint16, "f32": np.uint32, "q8_0": np.uint8}
-F32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,26 +106,27 @@ def compare(
 def compare_tensor(a: Checkpoint, b: Checkpoint, name: str) -> Result:
     """The verdict on one canonical tensor that both have in the same shape."""
     x, y = a.tensors[name], b.tensors[name]
-    verdict, rule = _verdict(a, b, name)
-    worst = _worst(a, b, name) if verdict == DIFFERENT else None
+    verdict, rule = _judge(a, b, name)
+    worst = _find_worst(a, b, name) if verdict == DIFFERENT else None
     return Result(name, verdict, x.encoding, y.encoding, x.nbytes + y.nbytes, rule, worst)
 
 
 def compare_configs(a: Checkpoint, b: Checkpoint) -> tuple[list[str], list[str]]:
     """Config fields that differ, as "field: a's / b's": those that change the logits, and notes."""
     x, y = a.config.as_dict(), b.config.as_dict()
-    lines = {key: f"{key}: {_shown(x[key])} / {_shown(y[key])}" for key in x if x[key] != y[key]}
+    lines = {key: f"{key}: {_show(x[key])} / {_show(y[key])}" for key in x if x[key] != y[key]}
     is_note = {key for key in lines if key.endswith("_token_id") or key == "max_position_embeddings"}
     if "sliding_window" in lines and SLIDING not in (*x["layer_types"], *y["layer_types"]):
         lines["sliding_window"] += " (no layer slides)"
         is_note.add("sliding_window")
-    if {"gguf", "ollama"} & {a.kind, b.kind} and a.kind != b.kind and "yarn_truncate" in lines:
+    one_is_gguf = a.kind.gguf_like or b.kind.gguf_like
+    if one_is_gguf and a.kind != b.kind and "yarn_truncate" in lines:
         lines["yarn_truncate"] += " (GGUF has no key for it: llama.cpp always rounds)"
         is_note.add("yarn_truncate")
     return [v for k, v in lines.items() if k not in is_note], [v for k, v in lines.items() if k in is_note]
 
 
-def _shown(value: object) -> str:
+def _show(value: object) -> str:
     return "".join("S" if t.startswith("s") else "F" for t in value) if isinstance(value, tuple) else str(value)
 
 
@@ -141,7 +135,7 @@ def _without_dropped_rows(a: Checkpoint, b: Checkpoint) -> tuple[Checkpoint, Che
     and what they are.
     """
     rows = min(a.config.vocab_size, b.config.vocab_size)
-    if layouts.METAL not in (a.kind, b.kind) or a.config.vocab_size == b.config.vocab_size:
+    if Kind.METAL not in (a.kind, b.kind) or a.config.vocab_size == b.config.vocab_size:
         return a, b, []
     notes, sides = [], []
     for c in (a, b):
@@ -181,11 +175,11 @@ def _check_comparable(a: Checkpoint, b: Checkpoint) -> None:
 # Bytes ----------------------------------------------------------------------------------------------------------------
 
 
-def _verdict(a: Checkpoint, b: Checkpoint, name: str) -> tuple[str, str | None]:
+def _judge(a: Checkpoint, b: Checkpoint, name: str) -> tuple[str, str | None]:
     if _same_stored_bytes(a, b, name):
         return BYTES_EQUAL, None
-    checks = _checks(a.tensors[name].encoding, b.tensors[name].encoding)
-    for x, y in _pieces(a, b, name):
+    checks = checks_for(a.tensors[name].encoding, b.tensors[name].encoding)
+    for _, x, y in iterate_pieces(a, b, name):
         checks = {label: check for label, check in checks.items() if check(x, y)}
         if not checks:
             return DIFFERENT, None
@@ -194,20 +188,16 @@ def _verdict(a: Checkpoint, b: Checkpoint, name: str) -> tuple[str, str | None]:
 
 
 def _same_stored_bytes(a: Checkpoint, b: Checkpoint, name: str) -> bool:
-    """The fast way to BYTES EQUAL, for MXFP4 against MXFP4 and for equal roles. False means only that it did not
+    """The fast way to BYTES EQUAL, for MXFP4 against MXFP4 and for equal storage. False means only that it did not
     help.
     """
     x, y = a.tensors[name], b.tensors[name]
     if name in a.deltas or name in b.deltas:
         return False
-    if x.roles == y.roles and x.encoding == y.encoding and x.roles[0] not in layouts.FUSED:
+    if x.lies_like(y) and not x.parts[0].storage.fused:
         return all(_same(a.raw(s), b.raw(t)) for s, t in zip(x.sources, y.sources, strict=True))
     for one, h, other, g in ((a, x, b, y), (b, y, a, x)):
-        if (
-            h.encoding == g.encoding == "mxfp4"
-            and h.roles == ("blocks", "scales")
-            and all(s.dtype == "MXFP4" for s in g.sources)
-        ):
+        if h.is_block_pair and all(s.dtype == "MXFP4" for s in g.sources):
             return _same_as_ggml(one, h, other, g)
     return False
 
@@ -222,146 +212,19 @@ def _same_as_ggml(hf: Checkpoint, h: TensorInfo, gguf: Checkpoint, g: TensorInfo
     """HF blocks and scales against GGML rows, through the permutation, without materialising either."""
     blocks, scales = hf.mxfp4(h.name)
     return all(
-        mxfp4.compare_ggml(blocks, scales, gguf.raw(source), int(role == "up"), 2 if role in ("gate", "up") else 1) < 0
-        for source, role in zip(g.sources, g.roles, strict=True)
+        mxfp4.compare_ggml(blocks, scales, gguf.raw(source), part.rows.start, part.rows.step) < 0
+        for source, part in zip(g.sources, g.parts, strict=True)
     )
-
-
-# Pieces ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Some rows of a canonical tensor: dense values [rows, in], Q8_0 rows [rows, bytes], or MXFP4 blocks and scales."""
-
-    encoding: str
-    dense: Array | None
-    blocks: U8 | None = None
-    scales: U8 | None = None
-
-    def f32(self) -> F32:
-        if self.blocks is not None and self.scales is not None:
-            return cast(F32, mxfp4.decode(self.blocks, self.scales, np.float32))
-        assert self.dense is not None
-        if self.encoding == "q8_0":
-            return decode_q8_0(self.dense).reshape(len(self.dense), -1)
-        if self.encoding == "bf16":
-            return mxfp4.to_f32(self.dense)
-        return np.ascontiguousarray(self.dense, np.float32)
-
-    def bits(self) -> Array:
-        """What must be equal for the bytes to be: the stored bits of this piece."""
-        if self.blocks is not None and self.scales is not None:
-            return np.concatenate((self.scales[..., None], self.blocks), axis=-1)
-        assert self.dense is not None
-        return np.ascontiguousarray(self.dense).view(_BITS[self.encoding])
-
-
-def _pieces(a: Checkpoint, b: Checkpoint, name: str) -> Iterator[tuple[_Piece, _Piece]]:
-    for _, x, y in _indexed_pieces(a, b, name):
-        yield x, y
-
-
-def _indexed_pieces(a: Checkpoint, b: Checkpoint, name: str) -> Iterator[tuple[tuple[int, ...], _Piece, _Piece]]:
-    """Both sides' pieces of the same rows, with the index of their first row."""
-    shape = a.tensors[name].shape
-    if len(shape) == 3:
-        for e in range(shape[0]):
-            for at, x, y in _rows_of(_load(a, name, e), _load(b, name, e)):
-                yield (e, at), x, y
-        return
-    for at, x, y in _rows_of(_load(a, name, None), _load(b, name, None)):
-        yield (at,), x, y
-
-
-def _load(c: Checkpoint, name: str, expert: int | None) -> _Piece:
-    """A tensor or one expert as rows; a view where the storage allows it."""
-    encoding = c.tensors[name].encoding
-    if encoding == "mxfp4":
-        return _Piece(encoding, None, *c.mxfp4(name, expert))
-    array = c.q8_0(name, expert) if encoding == "q8_0" else c.array(name, expert)
-    return _Piece(encoding, array[None] if array.ndim == 1 else array)
-
-
-def _rows_of(x: _Piece, y: _Piece) -> Iterator[tuple[int, _Piece, _Piece]]:
-    rows, width = _extent(x)
-    step = max(PIECE_VALUES // max(width, 1), 1)
-    for at in range(0, rows, step):
-        yield at, _cut(x, at, at + step), _cut(y, at, at + step)
-
-
-def _extent(p: _Piece) -> tuple[int, int]:
-    if p.blocks is not None:
-        return p.blocks.shape[0], p.blocks.shape[1] * MXFP4_BLOCK
-    assert p.dense is not None
-    return p.dense.shape[0], p.dense.shape[1]
-
-
-def _cut(p: _Piece, begin: int, end: int) -> _Piece:
-    if p.blocks is not None and p.scales is not None:
-        return _Piece(p.encoding, None, p.blocks[begin:end], p.scales[begin:end])
-    assert p.dense is not None
-    return _Piece(p.encoding, p.dense[begin:end])
-
-
-# Checks ---------------------------------------------------------------------------------------------------------------
-
-_Check = Callable[[_Piece, _Piece], bool]
-_WIDTH = {"f32": 4, "bf16": 3, "f16": 3, "q8_0": 2, "mxfp4": 1}  # information: a wider one is rounded to a narrower one
-
-
-def _checks(a: str, b: str) -> dict[str, _Check]:
-    """What may hold for a pair of encodings, strongest first; keys are verdicts or rules."""
-    checks: dict[str, _Check] = {}
-    if a == b or {a, b} in ({"bf16", "f32"}, {"f16", "f32"}):
-        checks[BYTES_EQUAL] = (lambda x, y: np.array_equal(x.bits(), y.bits())) if a == b else _same_widened
-    checks[VALUES_EQUAL] = lambda x, y: bool(np.array_equal(x.f32(), y.f32()))
-    # of two directions that both hold, the one without a choice of rules is named
-    for one, other, label, turned in sorted(
-        ((a, b, "a -> b", False), (b, a, "b -> a", True)), key=lambda way: way[1] == "mxfp4"
-    ):
-        if one != other and (_WIDTH[one] >= _WIDTH[other] or one == "mxfp4"):
-            for rule in mxfp4.RULES if other == "mxfp4" else ("",):
-                checks[f"{label}: {other}{rule and f' by rule {rule}'}"] = _recomputed(other, rule, turned)
-    return checks
-
-
-def _same_widened(x: _Piece, y: _Piece) -> bool:
-    return bool(np.array_equal(x.f32().view(np.uint32), y.f32().view(np.uint32)))
-
-
-def _recomputed(target: str, rule: str, turned: bool) -> _Check:
-    """Whether rounding one side to `target` gives the other side's bits."""
-
-    def check(x: _Piece, y: _Piece) -> bool:
-        source, made = (y, x) if turned else (x, y)
-        return bool(np.array_equal(_rounded(source, target, rule), made.bits()))
-
-    return check
-
-
-def _rounded(source: _Piece, target: str, rule: str) -> Array:
-    values = source.f32()
-    if target == "mxfp4":
-        blocks, scales = mxfp4.encode(
-            source.dense if source.encoding == "bf16" and source.dense is not None else values, rule=rule
-        )
-        return np.concatenate((scales[..., None], blocks), axis=-1)
-    if target == "q8_0":
-        return mxfp4.to_q8_0(values)
-    if target == "f16":
-        return mxfp4.to_f16(values).view(np.uint16)
-    return values.astype(ml_dtypes.bfloat16).view(np.uint16) if target == "bf16" else values.view(np.uint32)
 
 
 # The worst block ------------------------------------------------------------------------------------------------------
 
 
-def _worst(a: Checkpoint, b: Checkpoint, name: str) -> Block:
-    best: tuple[float, tuple[int, ...], _Piece, _Piece, int] | None = None
+def _find_worst(a: Checkpoint, b: Checkpoint, name: str) -> Block:
+    best: tuple[float, tuple[int, ...], Piece, Piece, int] | None = None
     differing = 0
-    for index, x, y in _indexed_pieces(a, b, name):
-        p, q = x.f32(), y.f32()
+    for index, x, y in iterate_pieces(a, b, name):
+        p, q = x.to_f32(), y.to_f32()
         with np.errstate(invalid="ignore", over="ignore"):
             gap = np.where(p == q, np.float32(0), np.nan_to_num(np.abs(p - q), nan=np.inf, posinf=np.inf))
         differing += int(np.count_nonzero(gap))
@@ -371,20 +234,20 @@ def _worst(a: Checkpoint, b: Checkpoint, name: str) -> Block:
             best = (
                 float(gap.flat[at]),
                 (*index[:-1], index[-1] + row),
-                _cut(x, row, row + 1),
-                _cut(y, row, row + 1),
+                cut(x, row, row + 1),
+                cut(y, row, row + 1),
                 column,
             )
     assert best is not None
     gap_max, rows, x, y, column = best
     first = column // MXFP4_BLOCK * MXFP4_BLOCK
     span = slice(first, first + MXFP4_BLOCK)
-    a_values, b_values = (tuple(float(v) for v in p.f32()[0, span]) for p in (x, y))
+    a_values, b_values = (tuple(float(v) for v in p.to_f32()[0, span]) for p in (x, y))
     index = (*rows, first) if len(a.tensors[name].shape) > 1 else (first,)
-    return Block(index, gap_max, differing, _hex(x, first), _hex(y, first), a_values, b_values)
+    return Block(index, gap_max, differing, _write_hex(x, first), _write_hex(y, first), a_values, b_values)
 
 
-def _hex(p: _Piece, first: int) -> str:
+def _write_hex(p: Piece, first: int) -> str:
     """The stored bytes of one block: MXFP4 as scale then 16 nibble pairs (HF order), others as they are."""
     block = first // MXFP4_BLOCK
     bits = p.bits()[0]

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gptoss_adapters.checkpoint.checkpoint import GGML_MXFP4, GGML_MXFP4_BYTES, Checkpoint
+from gptoss_adapters.checkpoint.checkpoint import Checkpoint
+from gptoss_adapters.checkpoint.dtypes import GGML_MXFP4_BYTES, GgmlBlocks, stored_type
 from gptoss_adapters.checkpoint.files import U8
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.mxfp4 import oracle
 from gptoss_adapters.spec import MXFP4_BLOCK, RMS_NORM_EPS, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig, alternating
@@ -23,8 +25,8 @@ _NIBBLES = np.uint64(0x1111111111111111)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One kind of tensors: how many, values, stored bytes, and their encodings."""
+class Share:
+    """One sort of tensors: how many, values, stored bytes, and their encodings."""
 
     tensors: int
     parameters: int
@@ -52,7 +54,7 @@ class Inspection:
     kind: str
     config: GptOssConfig
     files: dict[str, int]
-    parts: dict[str, Part]
+    parts: dict[str, Share]
     parameters: int
     active_parameters: int
     tokenizer: list[str]
@@ -70,16 +72,16 @@ def inspect(
 ) -> Inspection:
     """Reads the whole of the experts for the histograms; nothing else is read. `progress(done, total)` counts bytes."""
     total, active = c.config.parameters()
-    found = _histograms(c, threads, progress) if histograms else None
+    found = _count_histograms(c, threads, progress) if histograms else None
     tokenizer = sorted(c.tokenizer_files) or (["in the file"] if "tokenizer.ggml.tokens" in c.metadata else [])
     files = {p.name: int(f.data.size) for p, f in c.stored.items()}
-    odd = [*c.oddities, *odd_config(c.config, c.kind), *(odd_scales(found) if found else [])]
+    odd = [*c.oddities, *find_odd_config(c.config, c.kind), *(find_odd_scales(found) if found else [])]
     return Inspection(
         str(c.path),
         c.kind,
         c.config,
         files,
-        parts(c),
+        sum_parts(c),
         total,
         active,
         tokenizer,
@@ -94,7 +96,7 @@ def _first_line(text: str | None) -> str | None:
     return next((line.strip() for line in (text or "").splitlines() if line.strip()), None)
 
 
-def parts(c: Checkpoint) -> dict[str, Part]:
+def sum_parts(c: Checkpoint) -> dict[str, Share]:
     """The tensors by what they are for."""
     groups: dict[str, list[str]] = {}
     for name in c.tensors:
@@ -102,7 +104,7 @@ def parts(c: Checkpoint) -> dict[str, Part]:
     out = {}
     for part, names in groups.items():
         infos = [c.tensors[n] for n in names]
-        out[part] = Part(
+        out[part] = Share(
             len(infos),
             sum(prod(i.shape) for i in infos),
             sum(i.nbytes for i in infos),
@@ -119,7 +121,7 @@ def _part(name: str) -> str:
     return "router" if "router" in name else "norms" if "norm" in name else "attention"
 
 
-def odd_config(config: GptOssConfig, kind: str) -> list[str]:
+def find_odd_config(config: GptOssConfig, kind: Kind) -> list[str]:
     """Config values that some engine ignores, or computes otherwise."""
     odd = []
     if config.layer_types != alternating(config.num_hidden_layers):
@@ -132,12 +134,12 @@ def odd_config(config: GptOssConfig, kind: str) -> list[str]:
             "YaRN bounds are exact (truncate: false), as in every published checkpoint: llama.cpp rounds them "
             "all the same"
         )
-    elif kind not in ("gguf", "ollama") and config.yarn_truncate and config.uses_yarn:
+    elif not kind.gguf_like and config.yarn_truncate and config.uses_yarn:
         odd.append("YaRN bounds are rounded (truncate is true or absent), unlike in any published checkpoint")
     return odd
 
 
-def odd_scales(h: Histograms) -> list[str]:
+def find_odd_scales(h: Histograms) -> list[str]:
     """Scale bytes that some engine or target type cannot hold."""
     odd = []
     for what, wrong in (
@@ -150,14 +152,14 @@ def odd_scales(h: Histograms) -> list[str]:
     return odd
 
 
-def _histograms(c: Checkpoint, threads: int, progress: Callable[[int, int], None] | None) -> Histograms | None:
+def _count_histograms(c: Checkpoint, threads: int, progress: Callable[[int, int], None] | None) -> Histograms | None:
     names = [n for n, t in c.tensors.items() if t.encoding == "mxfp4"]
     if not names:
         return None
     scales, largest = np.zeros(256, np.int64), np.zeros(8, np.int64)
     total, done = sum(c.tensors[n].nbytes for n in names), 0
     with ThreadPoolExecutor(threads) as pool:
-        for name, (s, m) in zip(names, pool.map(lambda name: tensor_histograms(c, name), names), strict=True):
+        for name, (s, m) in zip(names, pool.map(lambda name: count_tensor(c, name), names), strict=True):
             scales += s
             largest += m
             done += c.tensors[name].nbytes
@@ -168,7 +170,7 @@ def _histograms(c: Checkpoint, threads: int, progress: Callable[[int, int], None
     )
 
 
-def tensor_histograms(c: Checkpoint, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def count_tensor(c: Checkpoint, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(256 counts of scale bytes, 8 counts of the largest code without sign) over the blocks of one MXFP4 tensor."""
     scales, largest = np.zeros(256, np.int64), np.zeros(8, np.int64)
     for blocks, exponents in _chunks(c, name):
@@ -182,7 +184,7 @@ def _chunks(c: Checkpoint, name: str) -> Iterator[tuple[npt.NDArray[np.uint64], 
     info = c.tensors[name]
     if info.encoding != "mxfp4":
         raise BadInput("is not stored as MXFP4", tensor=name)
-    if all(s.dtype in GGML_MXFP4 for s in info.sources):
+    if all(isinstance(stored_type(s.dtype), GgmlBlocks) for s in info.sources):
         rows = [c.raw(s).reshape(-1, GGML_MXFP4_BYTES) for s in info.sources]
         pairs: Iterable[tuple[U8, U8]] = [(r[:, 1:], r[:, 0]) for r in rows]
     else:

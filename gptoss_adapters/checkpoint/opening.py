@@ -11,9 +11,12 @@ from typing import Any
 
 from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.checkpoint import DENSE, Checkpoint, resolve
+from gptoss_adapters.checkpoint.checkpoint import Checkpoint
+from gptoss_adapters.checkpoint.dtypes import DENSE
 from gptoss_adapters.checkpoint.files import PICKLE_SUFFIXES, MappedFile, Source, locate, read_json, refuse_pickle
 from gptoss_adapters.checkpoint.formats import safetensors
+from gptoss_adapters.checkpoint.kinds import SAFETENSORS_KINDS, Kind
+from gptoss_adapters.checkpoint.resolving import resolve
 from gptoss_adapters.errors import BadInput, UsageError
 from gptoss_adapters.spec import GptOssConfig
 
@@ -90,35 +93,47 @@ def _open_safetensors(
     config, spelling = read_config(raw, str(root / "config.json"))
     sources: dict[str, Source] = {name: s for f in files for name, s in f.tensors.items()}
     try:
-        kind = layouts.tell_kind(sources, config, layouts.SAFETENSORS_KINDS)
+        kind = layouts.tell_kind(sources, config, SAFETENSORS_KINDS)
     except BadInput as e:
         raise BadInput(e.what, file=path, got=e.got) from None
-    if kind == layouts.HF_BF16 and _stored_out_in(sources, config):
-        kind = layouts.HF_OUT_IN
+    if kind is Kind.HF_BF16 and _stored_out_in(sources, config):
+        kind = Kind.HF_OUT_IN
         odd.append("the experts are stored [out, in], as transformers 4.55 left them: other programs expect [in, out]")
     sources = _without_activation_scales(kind, sources, odd)
     tensors = resolve(kind, path if path.is_file() or len(files) > 1 else files[0].path, config, sources, tuple(DENSE))
     odd += _odd_config(raw, kind, spelling) + [
         f"{p.name}: a pickle file, not read" for p in sorted(root.iterdir()) if p.suffix in PICKLE_SUFFIXES
     ]
-    stored: dict[Path, MappedFile] = {f.path: f for f in files}
-    checkpoint = Checkpoint(kind, path, config, stored, tensors, config_file=root / "config.json", oddities=odd)
-    _add_companions(checkpoint, root)
-    return checkpoint
+    there = _find_companions(root)
+    if "tokenizer.json" not in there:
+        odd.append("no tokenizer.json in the folder")
+    return Checkpoint(
+        kind,
+        path,
+        config,
+        {f.path: f for f in files},
+        tensors,
+        config_file=root / "config.json",
+        tokenizer_files={name: there[name] for name in TOKENIZER_FILES if name in there},
+        chat_template=_read_chat_template(root, there),
+        generation_config=_read_generation_config(root, there),
+        license_text=next((read_text(root / name, there[name]) for name in _LICENSES if name in there), None),
+        oddities=tuple(odd),
+    )
 
 
 def _stored_out_in(sources: Mapping[str, Source], config: GptOssConfig) -> bool:
     """Dense fused experts as [E, 2I, H]. Only gate_up tells: down_proj has the same shape either way when H is I."""
-    gate_up = sources.get(layouts.parts(layouts.HF_OUT_IN, config)["layers.0.experts.gate_up.weight"][0].name)
+    gate_up = sources.get(layouts.parts(Kind.HF_OUT_IN, config)["layers.0.experts.gate_up.weight"][0].name)
     h, i = config.hidden_size, config.intermediate_size
     return gate_up is not None and h != 2 * i and gate_up.shape[1:] == (2 * i, h)
 
 
-def _without_activation_scales(kind: str, sources: dict[str, Source], odd: list[str]) -> dict[str, Source]:
+def _without_activation_scales(kind: Kind, sources: dict[str, Source], odd: list[str]) -> dict[str, Source]:
     """Quark and llm-compressor store scales for quantising activations and the KV cache; they are no weights, and
     are left out.
     """
-    if kind not in (layouts.QUARK, layouts.COMPRESSED):
+    if not (kind.packed and kind.per_expert):
         return sources
     extra = [name for name in sources if name.endswith(_ACTIVATION_SCALES)]
     if extra:
@@ -149,23 +164,23 @@ def _refuse_code(raw: Mapping[str, Any], file: Path, strict: bool) -> list[str]:
     return [f"config.json: {what}"]
 
 
-def _odd_config(raw: Mapping[str, Any], kind: str, spelling: str) -> list[str]:
+def _odd_config(raw: Mapping[str, Any], kind: Kind, spelling: str) -> list[str]:
     """What other programs may stumble over. Tensor names decide, whatever the config says."""
     odd = []
     quantised = raw.get("quantization_config")
     method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-    if kind in (layouts.HF_BF16, layouts.HF_OUT_IN, layouts.DEFUSED) and quantised is not None:
+    if not kind.packed and quantised is not None:
         odd.append(f"config.json states quant_method {method}, but the experts are stored dense: the entry is stale")
-    if kind == layouts.DEFUSED:
+    if kind.per_expert and not kind.packed:
         odd.append(
             "every expert is stored as layers of its own, which llama.cpp's converter and transformers do not read"
         )
-    if kind == layouts.HF_MXFP4 and method != "mxfp4":
+    if kind is Kind.HF_MXFP4 and method != "mxfp4":
         odd.append(
             f"the experts are stored as MXFP4, but config.json states quant_method {method}: transformers and "
             "llama.cpp's converter go by that"
         )
-    if (kind == layouts.OPENAI) != (spelling == "openai"):
+    if (kind is Kind.OPENAI) != (spelling == "openai"):
         odd.append(
             f"config.json is in {'OpenAI' if spelling == 'openai' else 'Hugging Face'} spelling, the tensors are "
             f"of kind {kind}"
@@ -173,23 +188,18 @@ def _odd_config(raw: Mapping[str, Any], kind: str, spelling: str) -> list[str]:
     return odd
 
 
-def _add_companions(checkpoint: Checkpoint, root: Path) -> None:
-    """Tokenizer files, chat template, generation config and licence that lie in the folder."""
-    there = {
-        name: locate(root, name)
-        for name in (*TOKENIZER_FILES, *_LICENSES, "generation_config.json")
-        if (root / name).exists()
-    }
-    checkpoint.tokenizer_files = {name: there[name] for name in TOKENIZER_FILES if name in there}
-    if "generation_config.json" in there:
-        checkpoint.generation_config = read_json(root / "generation_config.json", there["generation_config.json"])
-    checkpoint.chat_template = _chat_template(root, there)
-    checkpoint.license_text = next((read_text(root / name, there[name]) for name in _LICENSES if name in there), None)
-    if "tokenizer.json" not in there:
-        checkpoint.oddities.append("no tokenizer.json in the folder")
+def _find_companions(root: Path) -> dict[str, Path]:
+    """Tokenizer files, chat template, generation config and licence that lie in the folder, by name."""
+    names = (*TOKENIZER_FILES, *_LICENSES, "generation_config.json")
+    return {name: locate(root, name) for name in names if (root / name).exists()}
 
 
-def _chat_template(root: Path, there: Mapping[str, Path]) -> str | None:
+def _read_generation_config(root: Path, there: Mapping[str, Path]) -> dict[str, Any] | None:
+    name = "generation_config.json"
+    return read_json(root / name, there[name]) if name in there else None
+
+
+def _read_chat_template(root: Path, there: Mapping[str, Path]) -> str | None:
     if "chat_template.jinja" in there:
         return read_text(root / "chat_template.jinja", there["chat_template.jinja"])
     if "tokenizer_config.json" in there:

@@ -146,10 +146,8 @@ class Run:
             return self.reference
         out.weights = compare_weights(self.checkpoint, target.checkpoint)
         if out.weights.verdict == schema.LOOK:
-            target.checkpoint.config = replace(
-                target.checkpoint.config, yarn_truncate=self.checkpoint.config.yarn_truncate
-            )
-            return Reference(target.checkpoint, self.options.carry)
+            config = replace(target.checkpoint.config, yarn_truncate=self.checkpoint.config.yarn_truncate)
+            return Reference(target.checkpoint.with_config(config), self.options.carry)
         return self.reference
 
     def _prompts_for(self, target: Target) -> list[Prompt]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptoss_adapters import spellings
-from gptoss_adapters.checkpoint import Checkpoint, layouts, open_checkpoint
+from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.errors import GptOssError
 from gptoss_adapters.spec import RMS_NORM_EPS, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig, alternating
 from gptoss_adapters.vllm_plugin import policy
@@ -21,8 +22,7 @@ from gptoss_adapters.vllm_plugin import policy
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-PACKED = (layouts.HF_MXFP4, layouts.QUARK, layouts.COMPRESSED)  # kinds whose experts are stored in MXFP4
-BUILTIN = (layouts.HF_MXFP4, layouts.HF_BF16)  # kinds whose names and axes vLLM's loader knows
+BUILTIN = (Kind.HF_MXFP4, Kind.HF_BF16)  # kinds whose names and axes vLLM's loader knows
 _ROPE_KEYS = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow")
 
 
@@ -40,7 +40,7 @@ class Decision:
     @property
     def packed(self) -> bool | None:
         """Whether the model's experts are MXFP4 in memory; None: as vLLM's config says."""
-        return None if self.checkpoint is None else self.quantise or self.checkpoint.kind in PACKED
+        return None if self.checkpoint is None else self.quantise or self.checkpoint.kind.packed
 
     @property
     def translates(self) -> bool:
@@ -54,13 +54,13 @@ def decide(vllm_config: VllmConfig) -> Decision:
     hf = model.hf_config
     checkpoint = open_local(str(model.model))
     config = read_config(hf, checkpoint)
-    quantise = policy.quantize_mode() == "mxfp4" and checkpoint is not None and checkpoint.kind not in PACKED
+    quantise = policy.quantize_mode() == "mxfp4" and checkpoint is not None and not checkpoint.kind.packed
     stated = (getattr(hf, "quantization_config", None) or {}).get("quant_method")
-    reasons = [*_config_reasons(config, hf)]
+    reasons = [*_compare_config(config, hf)]
     if checkpoint is not None:
         if checkpoint.kind not in BUILTIN:
             reasons.append(f"the tensors are stored as {checkpoint.kind}")
-        elif (checkpoint.kind in PACKED) != (stated in ("mxfp4", "gpt_oss_mxfp4")):
+        elif checkpoint.kind.packed != (stated in ("mxfp4", "gpt_oss_mxfp4")):
             reasons.append(f"quant_method {stated} does not fit tensors stored as {checkpoint.kind}")
     if quantise:
         reasons.append("GPTOSS_ADAPTERS_QUANTIZE=mxfp4")
@@ -82,7 +82,7 @@ def read_config(hf: Any, checkpoint: Checkpoint | None = None) -> GptOssConfig:
     return spellings.from_hf(values, None if checkpoint is None else str(checkpoint.config_file))
 
 
-def _config_reasons(config: GptOssConfig, hf: Any) -> Iterator[str]:
+def _compare_config(config: GptOssConfig, hf: Any) -> Iterator[str]:
     """The fields in which the config differs from what the built-in model assumes, in words."""
     fixed = {
         "rms_norm_eps": RMS_NORM_EPS,
@@ -118,7 +118,7 @@ def open_local(path: str) -> Checkpoint | None:
     return open_checkpoint(folder)
 
 
-def stored_kind(path: str) -> str | None:
+def tell_kind(path: str) -> Kind | None:
     """The kind of a local checkpoint, or None where that cannot be told."""
     try:
         checkpoint = open_local(path)

@@ -91,9 +91,10 @@ class DenseConstants(GptOssMxfp4):
 
 
 def _is_packed(hf_config: Any) -> bool:
-    from gptoss_adapters.vllm_plugin.decision import PACKED, stored_kind
+    from gptoss_adapters.vllm_plugin.decision import tell_kind
 
-    return stored_kind(str(getattr(hf_config, "_name_or_path", ""))) in PACKED
+    kind = tell_kind(str(getattr(hf_config, "_name_or_path", "")))
+    return kind is not None and kind.packed
 
 
 def install() -> None:

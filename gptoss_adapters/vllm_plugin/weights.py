@@ -14,6 +14,7 @@ from torch import Tensor
 from gptoss_adapters import mxfp4
 from gptoss_adapters.checkpoint import Checkpoint, layouts
 from gptoss_adapters.checkpoint.files import U8
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.reference.linear import as_tensor
 from gptoss_adapters.spec import MXFP4_BLOCK
 
@@ -23,14 +24,13 @@ def translate_weights(checkpoint: Checkpoint, *, quantise: bool = False) -> Iter
     squared error).
     """
     config = checkpoint.config
-    packed_names, dense_names = (layouts.parts(kind, config) for kind in (layouts.HF_MXFP4, layouts.HF_BF16))
+    packed_names, dense_names = (layouts.parts(kind, config) for kind in (Kind.HF_MXFP4, Kind.HF_BF16))
     for name, info in checkpoint.tensors.items():
         is_weight = name.endswith(("experts.gate_up.weight", "experts.down.weight"))
         if info.encoding == "mxfp4" or (is_weight and quantise):
             blocks, scales = checkpoint.mxfp4(name) if info.encoding == "mxfp4" else quantise_weight(checkpoint, name)
-            stems = {part.role: part.name for part in packed_names[name]}
-            yield stems["blocks"], as_tensor(blocks)
-            yield stems["scales"], as_tensor(scales)
+            for part, array in zip(packed_names[name], (blocks, scales), strict=True):
+                yield part.name, as_tensor(array)
             continue
         tensor = as_tensor(checkpoint.array(name))
         if is_weight:  # stored [E, in, out] in that kind

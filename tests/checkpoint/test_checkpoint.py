@@ -95,7 +95,7 @@ def test_companions() -> None:
     }
     assert c.chat_template is not None and len(c.chat_template.encode()) == 16738
     assert c.generation_config is not None and c.generation_config["eos_token_id"] == [484, 481, 494]
-    assert c.oddities == []
+    assert c.oddities == ()
 
 
 def test_a_single_file_opens_like_its_folder(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from gptoss_adapters.checkpoint import open_checkpoint
-from gptoss_adapters.checkpoint.inspect import Histograms, inspect, odd_config, odd_scales, tensor_histograms
+from gptoss_adapters.checkpoint.inspect import Histograms, count_tensor, find_odd_config, find_odd_scales, inspect
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.spec import FULL, GPT_OSS_20B
 
 DATA = Path(__file__).parents[1] / "data"
@@ -23,7 +24,7 @@ def test_histograms_equal_a_slow_count(path: str) -> None:
     for name in ("layers.0.experts.gate_up.weight", "layers.3.experts.down.weight"):
         blocks, scales = c.mxfp4(name)
         largest = np.maximum(blocks & 7, (blocks >> 4) & 7).max(axis=-1)
-        got = tensor_histograms(c, name)
+        got = count_tensor(c, name)
         assert np.array_equal(got[0], np.bincount(scales.reshape(-1), minlength=256))
         assert np.array_equal(got[1], np.bincount(largest.reshape(-1), minlength=8))
 
@@ -61,14 +62,14 @@ def test_the_licence_is_shown(tmp_path: Path) -> None:
 
 def test_oddities() -> None:
     plain = dataclasses.replace(GPT_OSS_20B, yarn_truncate=True)
-    assert odd_config(plain, "gguf") == []
+    assert find_odd_config(plain, Kind.GGUF) == []
     odd = dataclasses.replace(plain, layer_types=(FULL,) * 24, swiglu_limit=6.0, swiglu_alpha=1.0, rms_norm_eps=1e-6)
-    assert [line.split()[0] for line in odd_config(odd, "gguf")] == [
+    assert [line.split()[0] for line in find_odd_config(odd, Kind.GGUF)] == [
         "layer_types",
         "swiglu_limit",
         "swiglu_alpha",
         "rms_norm_eps",
     ]
-    assert "llama.cpp rounds" in odd_config(GPT_OSS_20B, "hf-mxfp4")[0]
-    assert odd_scales(Histograms({120: 5}, {6.0: 5})) == []
-    assert len(odd_scales(Histograms({255: 1, 254: 2, 3: 1}, {6.0: 4}))) == 3
+    assert "llama.cpp rounds" in find_odd_config(GPT_OSS_20B, Kind.HF_MXFP4)[0]
+    assert find_odd_scales(Histograms({120: 5}, {6.0: 5})) == []
+    assert len(find_odd_scales(Histograms({255: 1, 254: 2, 3: 1}, {6.0: 4}))) == 3

@@ -6,6 +6,18 @@ import numpy as np
 import pytest
 
 from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.checkpoint.kinds import Kind
+from gptoss_adapters.checkpoint.storage import (
+    BIASED,
+    BLOCKS,
+    EXPONENTS,
+    PACKED,
+    SCALES,
+    SWAPPED,
+    WORDS,
+    FusedRows,
+    Part,
+)
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import GPT_OSS_20B, GPT_OSS_120B, GptOssConfig
 
@@ -21,7 +33,7 @@ SMALL = GptOssConfig(
     num_key_value_heads=2,
 )
 
-PACKED = {"blocks": 16, "packed": 16, "words": 4, "scales": 1, "exponents": 1, "biased": 1}  # elements per block of 32
+ITEMS = {BLOCKS: 16, PACKED: 16, WORDS: 4, SCALES: 1, EXPONENTS: 1, BIASED: 1}  # elements per block of 32
 
 
 @pytest.mark.parametrize(
@@ -39,12 +51,12 @@ def test_bytes_are_the_published_ones(config: GptOssConfig) -> None:
     for kind, want in zip(("hf-mxfp4", "hf-bf16"), published, strict=True):
         total = 0
         for s in layouts.stored(kind, config).values():
-            total += int(np.prod(s.shape)) * (1 if s.terms[0][1] in ("blocks", "scales") else 2)
+            total += s.nbytes
         assert total == want
 
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("kind", layouts.KINDS)
+@pytest.mark.parametrize("kind", tuple(Kind))
 def test_every_row_goes_there_and_back(kind: str, fused: bool) -> None:
     """Each canonical element is stored exactly once: filling the stored arrays and reading them back loses nothing."""
     present = (
@@ -62,45 +74,46 @@ def test_every_row_goes_there_and_back(kind: str, fused: bool) -> None:
     whole = {name: rng.integers(0, 1 << 30, shape) for name, shape in shapes.items()}
     stores = {name: np.full(s.shape, -1) for name, s in layouts.stored(kind, SMALL, present).items()}
 
-    def share(name: str, part: layouts.Part) -> np.ndarray:
+    def share(name: str, part: Part) -> np.ndarray:
         array = whole[name] if part.expert is None else whole[name][part.expert : part.expert + 1]
-        return array[layouts.place(part.role)]
+        return array[part.rows.index]
 
-    def place(part: layouts.Part) -> np.ndarray:
-        return layouts.view(
-            stores[part.name] if part.expert is None else stores[part.name][None], layouts.storage_of(part.role), SMALL
-        )
+    def place(part: Part) -> np.ndarray:
+        array = stores[part.name] if part.expert is None else stores[part.name][None]
+        if isinstance(part.storage, FusedRows):  # pairs stay pairs
+            return array[part.storage.span(SMALL)]
+        return array.swapaxes(-1, -2) if part.storage == SWAPPED else array
 
     for name in whole:
         for part in parts[name]:
-            storage = layouts.storage_of(part.role)
-            if storage in PACKED:  # blocks of 32 values: some of them stand for the codes, one for the scale
+            if part.storage in ITEMS:  # blocks of 32 values: some of them stand for the codes, one for the scale
                 values = share(name, part).reshape(*share(name, part).shape[:-1], -1, 32)
-                place(part)[...] = values[..., : PACKED[storage]].reshape(place(part).shape)
+                place(part)[...] = values[..., : ITEMS[part.storage]].reshape(place(part).shape)
             else:
                 place(part)[...] = share(name, part)
     assert all((s >= 0).all() for s in stores.values()), "a stored element that no canonical tensor fills"
     for name in whole:
         for part in parts[name]:
-            if layouts.storage_of(part.role) not in PACKED:
+            if part.storage not in ITEMS:
                 assert np.array_equal(place(part), share(name, part))
 
 
 def test_fused_qkv_is_q_then_k_then_v() -> None:
     qkv = layouts.stored("openai", SMALL)["block.1.attn.qkv.weight"]
     assert qkv.shape == (6 * 16 + 2 * 2 * 16, 96)
-    assert qkv.terms == tuple((f"layers.1.{x}_proj.weight", x) for x in "qkv")
+    assert qkv.terms == tuple((f"layers.1.{x}_proj.weight", Part(qkv.name, storage=FusedRows(x))) for x in "qkv")
 
 
 def test_gguf_names_and_shapes() -> None:
     stored = layouts.stored("gguf", GPT_OSS_20B)
     assert stored["blk.23.ffn_up_exps.weight"].shape == (32, 2880, 2880)
     assert stored["blk.0.attn_sinks.weight"].shape == (64,)
-    assert stored["blk.0.post_attention_norm.weight"].terms == (("layers.0.mlp_norm.weight", "whole"),)
+    norm = stored["blk.0.post_attention_norm.weight"]
+    assert norm.terms == (("layers.0.mlp_norm.weight", Part(norm.name)),)
 
 
 def test_kind_is_told_by_names() -> None:
-    for kind in layouts.KINDS:
+    for kind in tuple(Kind):
         names = list(layouts.stored(kind, SMALL))
         told = layouts.tell_kind(names, SMALL)
         assert told == ("hf-bf16" if kind == "hf-bf16-out-in" else kind)  # the same names: shapes tell them apart

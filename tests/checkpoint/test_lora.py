@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from gptoss_adapters.checkpoint import layouts, open_checkpoint
 from gptoss_adapters.checkpoint.lora import parse_adapter, with_adapters
+from gptoss_adapters.checkpoint.storage import SWAPPED
 from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
 from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.errors import BadInput, UsageError
@@ -63,7 +64,7 @@ def assert_like_peft(base: Path, adapter: Path, theirs: dict[str, np.ndarray]) -
     changed = 0
     for name, parts in layouts.parts("hf-bf16", ours.config).items():
         wanted = theirs[parts[0].name]
-        wanted = wanted.swapaxes(1, 2) if parts[0].role == "swapped" else wanted
+        wanted = wanted.swapaxes(1, 2) if parts[0].storage == SWAPPED else wanted
         got, exact = ours.read(name, np.float32), wanted.astype(ml_dtypes.bfloat16).astype(np.float32)
         if ours.tensors[name].encoding == "f32":  # a module that was saved whole, in float32
             assert np.allclose(got, wanted, rtol=1e-6, atol=1e-6), name

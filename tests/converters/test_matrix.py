@@ -28,8 +28,9 @@ from helpers.crafted import GOLD, with_config
 from helpers.kinds import save, write_blob, write_kind
 from safetensors.numpy import load_file
 
-from gptoss_adapters.checkpoint import Checkpoint, layouts, open_checkpoint
+from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 from gptoss_adapters.checkpoint.compare import compare
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
 from gptoss_adapters.checkpoint.writing.plan import Plan
 from gptoss_adapters.checkpoint.writing.writer import write
@@ -46,8 +47,8 @@ GGUF_TYPES = {
 }
 BLOBS = {"ollama": {}, "ollama-fused-old": {"fused": True, "old_type": True}}
 SAFETENSORS = ("hf-mxfp4", "openai", "hf-quark", "hf-compressed-tensors", "hf-bf16", "hf-bf16-out-in", "hf-defused")
-INPUTS = (*SAFETENSORS, *(f"{k}, 3 shards" for k in SAFETENSORS), *GGUF_TYPES, *BLOBS, layouts.MLX)
-OUTPUTS = ("gguf", "gguf-mxfp4", "hf-mxfp4", "hf-bf16", "openai", layouts.MLX)
+INPUTS = (*SAFETENSORS, *(f"{k}, 3 shards" for k in SAFETENSORS), *GGUF_TYPES, *BLOBS, Kind.MLX)
+OUTPUTS = ("gguf", "gguf-mxfp4", "hf-mxfp4", "hf-bf16", "openai", Kind.MLX)
 LOSSY = ("gguf-q8_0",)  # the one input whose values are not the original's
 
 
@@ -78,7 +79,7 @@ def to_hf(
 def to_mlx(source: Path, out: Path) -> Path:
     c = open_input(str(source), None)
     out.mkdir()
-    write(plan_mlx(c, out, HfOptions(layouts.MLX, tokenizer="none"), rounding_for(c, None, None)).plan, sync=False)
+    write(plan_mlx(c, out, HfOptions(Kind.MLX, tokenizer="none"), rounding_for(c, None, None)).plan, sync=False)
     return out
 
 
@@ -87,7 +88,7 @@ def make(output: str, source: Path, folder: Path, exact_yarn: bool = False) -> P
         return to_gguf(source, folder / "o.gguf")
     if output == "gguf-mxfp4":
         return to_gguf(source, folder / "o.gguf", experts="mxfp4")
-    if output == layouts.MLX:
+    if output == Kind.MLX:
         return to_mlx(source, folder / "o")
     return to_hf(source, folder / "o", output, exact_yarn=exact_yarn)
 
@@ -111,7 +112,7 @@ def inputs(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
                 made[base, kind] = to_gguf(bases[base], Path(f"{at}.gguf"), **GGUF_TYPES[kind])
             elif kind in BLOBS:
                 made[base, kind] = write_blob(bases[base], Path(f"{at}.gguf"), **BLOBS[kind])
-            elif kind == layouts.MLX:
+            elif kind == Kind.MLX:
                 made[base, kind] = to_mlx(bases[base], at)
             else:
                 made[base, kind] = write_kind(bases[base], name, at, shards=3 if "3 shards" in kind else 1)

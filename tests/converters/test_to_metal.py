@@ -17,10 +17,11 @@ from gptoss_converters.to_hf import HfOptions, plan_hf
 from gptoss_converters.to_metal import plan_metal
 from gptoss_harmony.vocabulary import load_vocabulary
 
-from gptoss_adapters.checkpoint import layouts, open_checkpoint
+from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.compare import compare
 from gptoss_adapters.checkpoint.formats import metal
 from gptoss_adapters.checkpoint.formats.shards import plan_checkpoint
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.synthetic.checkpoints import SeedMade
 from gptoss_adapters.checkpoint.writing.plan import Plan
 from gptoss_adapters.checkpoint.writing.writer import write
@@ -43,7 +44,7 @@ def convert(source: Path, out: Path, **options: bool) -> Path:
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("metal")
-    source = make("odd", root / "odd", layouts.HF_MXFP4)
+    source = make("odd", root / "odd", Kind.HF_MXFP4)
     return source, convert(source, root / "odd.bin")
 
 
@@ -55,7 +56,7 @@ def test_the_bytes_are_those_of_openais_writer(name: str, tmp_path: Path, odd: t
 
 @pytest.mark.slow
 def test_the_bytes_of_two_layers_of_the_true_shape(tmp_path: Path) -> None:
-    source = make("20b-2", tmp_path / "20b-2", layouts.HF_MXFP4)
+    source = make("20b-2", tmp_path / "20b-2", Kind.HF_MXFP4)
     out = convert(source, tmp_path / "model.bin")
     assert {"bytes": out.stat().st_size, "sha256": sha256(out)} == REFERENCES["20b-2"]
     report = compare(open_checkpoint(source), open_checkpoint(out))
@@ -105,7 +106,7 @@ def test_back_again_all_but_the_dropped_rows(odd: tuple[Path, Path], tmp_path: P
     report = compare(a, opened)
     assert report.ok and report.counts["BYTES EQUAL"] == len(report.results)
     assert [n for n in report.notes if "rows 200014 to 201087 are in" in n] == report.notes[:2]
-    for kind in (layouts.HF_MXFP4, layouts.OPENAI, layouts.HF_BF16):
+    for kind in (Kind.HF_MXFP4, Kind.OPENAI, Kind.HF_BF16):
         folder = tmp_path / kind
         folder.mkdir()
         write(plan_hf(opened, folder, HfOptions(kind, tokenizer="none")).plan, sync=False)
@@ -117,12 +118,12 @@ def test_back_again_all_but_the_dropped_rows(odd: tuple[Path, Path], tmp_path: P
                 want, got = a.array(name), back.array(name)
                 assert want[: len(got)].tobytes() == got.tobytes(), name
     third = tmp_path / "again.bin"
-    write(plan_metal(open_checkpoint(tmp_path / layouts.HF_MXFP4), third).plan, sync=False)
+    write(plan_metal(open_checkpoint(tmp_path / Kind.HF_MXFP4), third).plan, sync=False)
     assert sha256(third) == sha256(out)
     dense = tmp_path / "dense.bin"  # dequantised, and back by the scales in its side file
     from gptoss_converters.cli.options import rounding_for
 
-    c = open_checkpoint(tmp_path / layouts.HF_BF16)
+    c = open_checkpoint(tmp_path / Kind.HF_BF16)
     write(plan_metal(c, dense, rounding_for(c, None, None)).plan, sync=False)
     assert sha256(dense) == sha256(out)
 
@@ -166,7 +167,7 @@ def small(folder: Path, **changes: object) -> Path:
         **changes,
     )
     folder.mkdir()
-    write(plan_checkpoint(SeedMade(config, 0), layouts.HF_MXFP4, folder, {}, "small"), sync=False)
+    write(plan_checkpoint(SeedMade(config, 0), Kind.HF_MXFP4, folder, {}, "small"), sync=False)
     return folder
 
 

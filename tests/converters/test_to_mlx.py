@@ -14,8 +14,9 @@ from gptoss_converters.cli.options import rounding_for
 from gptoss_converters.to_hf import HfOptions, plan_hf
 from gptoss_converters.to_mlx import plan_mlx
 
-from gptoss_adapters.checkpoint import layouts, open_checkpoint
+from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.compare import compare
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
 from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.errors import BadInput
@@ -41,7 +42,7 @@ def convert(source: Path, folder: Path, **options: object) -> Path:
         plan_mlx(
             checkpoint,
             folder,
-            HfOptions(layouts.MLX, tokenizer="none", **options),
+            HfOptions(Kind.MLX, tokenizer="none", **options),
             rounding_for(checkpoint, None, None),
         ).plan,
         sync=False,
@@ -89,7 +90,7 @@ def test_there_and_back_every_byte(odd: Path, tmp_path: Path) -> None:
 def test_dequantised_experts_come_back_by_their_side_file(odd: Path, tmp_path: Path) -> None:
     dense = tmp_path / "dense"
     dense.mkdir()
-    write(plan_hf(open_checkpoint(odd), dense, HfOptions(layouts.HF_BF16, tokenizer="none")).plan, sync=False)
+    write(plan_hf(open_checkpoint(odd), dense, HfOptions(Kind.HF_BF16, tokenizer="none")).plan, sync=False)
     direct, around = convert(odd, tmp_path / "direct"), convert(dense, tmp_path / "around")
     assert (direct / "model.safetensors").read_bytes() == (around / "model.safetensors").read_bytes()
 
@@ -105,6 +106,6 @@ def test_what_mlx_lm_would_compute_otherwise_is_refused(
     odd: Path, tmp_path: Path, field: str, value: object, words: str
 ) -> None:
     c = open_checkpoint(odd)
-    c.config = dataclasses.replace(c.config, **{field: value})
+    c = c.with_config(dataclasses.replace(c.config, **{field: value}))
     with pytest.raises(BadInput, match=words):
-        plan_mlx(c, tmp_path, HfOptions(layouts.MLX))
+        plan_mlx(c, tmp_path, HfOptions(Kind.MLX))

@@ -16,9 +16,10 @@ from gptoss_converters.to_metal import plan_metal
 from gptoss_converters.to_mlx import plan_mlx
 from helpers.broken_files import checkpoint
 
-from gptoss_adapters.checkpoint import layouts, open_checkpoint
+from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.formats import metal
 from gptoss_adapters.checkpoint.formats.shards import plan_checkpoint
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.synthetic.checkpoints import SeedMade
 from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.parity.report import schema
@@ -45,7 +46,7 @@ def judged(source: Path, out: Path) -> schema.TargetResult:
 def test_to_mlx(tmp_path: Path) -> None:
     source, out = checkpoint(tmp_path / "p1"), tmp_path / "mlx"
     out.mkdir()
-    write(plan_mlx(open_checkpoint(source), out, HfOptions(layouts.MLX, tokenizer="none")).plan, sync=False)
+    write(plan_mlx(open_checkpoint(source), out, HfOptions(Kind.MLX, tokenizer="none")).plan, sync=False)
     target = judged(source, out)
     assert target.verdict == schema.WITHIN, target.reason
     assert target.weights and target.weights.verdict == schema.PASS and target.weights.counts["BYTES EQUAL"] == 71
@@ -56,9 +57,7 @@ def test_to_metal(tmp_path: Path) -> None:
     source, out = tmp_path / "hf", tmp_path / "model.bin"
     source.mkdir()
     write(
-        plan_checkpoint(
-            SeedMade(replace(ODD_METAL, vocab_size=metal.VOCABULARY), 0), layouts.HF_MXFP4, source, {}, "odd"
-        ),
+        plan_checkpoint(SeedMade(replace(ODD_METAL, vocab_size=metal.VOCABULARY), 0), Kind.HF_MXFP4, source, {}, "odd"),
         sync=False,
     )
     write(plan_metal(open_checkpoint(source), out).plan, sync=False)

@@ -18,8 +18,9 @@ import pytest
 from helpers import kinds
 from helpers import vllm_engine as engine
 
-from gptoss_adapters.checkpoint import layouts, open_checkpoint
+from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.formats.shards import plan_checkpoint
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.synthetic import checkpoints as synthetic
 from gptoss_adapters.checkpoint.writing import writer
 from gptoss_adapters.errors import UsageError
@@ -60,7 +61,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from dataclasses import replace
 
     top, found = tmp_path_factory.mktemp("ranks"), {}
-    for kind, config in ((layouts.HF_MXFP4, CONFIG), (layouts.HF_BF16, replace(CONFIG, **WIDE))):
+    for kind, config in ((Kind.HF_MXFP4, CONFIG), (Kind.HF_BF16, replace(CONFIG, **WIDE))):
         found[kind] = top / kind
         found[kind].mkdir()
         writer.write(
@@ -68,7 +69,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             sync=False,
             read_back=False,
         )
-    for kind, source in (("hf-quark", layouts.HF_MXFP4), ("hf-defused", layouts.HF_BF16)):
+    for kind, source in (("hf-quark", Kind.HF_MXFP4), ("hf-defused", Kind.HF_BF16)):
         found[kind] = kinds.write_kind(found[source], kind, top / kind)
     return found
 
@@ -211,7 +212,7 @@ def check_layer(c: Any, ours: str, ranks: list[dict[str, np.ndarray]], at: str, 
         assert np.array_equal(joined(parts(f"{experts}.w2_weight"), *down), stored("experts.down.weight"))
 
 
-@pytest.mark.parametrize("kind", [layouts.HF_MXFP4, "hf-quark", layouts.HF_BF16, "hf-defused"])
+@pytest.mark.parametrize("kind", [Kind.HF_MXFP4, "hf-quark", Kind.HF_BF16, "hf-defused"])
 @pytest.mark.parametrize("cut", CUTS)
 def test_the_ranks_slices_are_the_checkpoint(cut: str, kind: str, checkpoints: dict[str, Path], world: None) -> None:
     sizes, c = CUTS[cut], open_checkpoint(checkpoints[kind])
@@ -246,13 +247,13 @@ def test_the_ranks_expert_layers_add_up(cut: str, checkpoints: dict[str, Path], 
 
     from gptoss_adapters.reference.experts import load_experts
 
-    sizes, c = CUTS[cut], open_checkpoint(checkpoints[layouts.HF_MXFP4])
+    sizes, c = CUTS[cut], open_checkpoint(checkpoints[Kind.HF_MXFP4])
     rng = torch.Generator().manual_seed(3)
     x, scores = torch.randn(9, CONFIG.hidden_size, generator=rng), torch.randn(9, CONFIG.num_experts, generator=rng)
     top, chosen = scores.topk(CONFIG.experts_per_token, dim=-1)
     total = torch.zeros_like(x)
     for r in range(sizes["tp"]):
-        with rank(r, **sizes) as loaded, loaded(checkpoints[layouts.HF_MXFP4], finish=True) as model:
+        with rank(r, **sizes) as loaded, loaded(checkpoints[Kind.HF_MXFP4], finish=True) as model:
             layer = model.model.layers[1].mlp.experts.routed_experts
             total += layer.quant_method.apply(layer, x, top.softmax(-1), chosen.int(), None, None)
     expected = load_experts(c, 1, torch.float32, torch.device("cpu"), "oracle")(x, chosen, top.softmax(-1))
@@ -276,7 +277,7 @@ def test_sizes_that_do_not_divide_are_refused_in_words(
     with (
         rank(0, **cut) as loaded,
         pytest.raises(UsageError, match=said) if said else nullcontext(),
-        loaded(checkpoints[layouts.HF_MXFP4]),
+        loaded(checkpoints[Kind.HF_MXFP4]),
     ):
         pass
 

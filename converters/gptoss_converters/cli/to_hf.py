@@ -35,9 +35,9 @@ def to_hf(
 
         gptoss-convert to-hf gpt-oss-20b.gguf -o ./gpt-oss-20b
     """
-    from gptoss_adapters.checkpoint import layouts
+    from gptoss_adapters.checkpoint.kinds import Kind
     from gptoss_converters.to_hf import HfOptions, plan_hf
 
-    kind = layouts.HF_MXFP4 if experts == Experts.mxfp4 else layouts.HF_BF16
+    kind = Kind.HF_MXFP4 if experts == Experts.mxfp4 else Kind.HF_BF16
     options = HfOptions(kind, parse_size(max_shard_size), tokenizer)
     run_export(run, lambda checkpoint, rounding: FolderExport(plan_hf(checkpoint, output, options, rounding), output))

@@ -22,9 +22,9 @@ def to_mlx(
 
         gptoss-convert to-mlx gpt-oss-20b.gguf -o ./gpt-oss-20b-mlx
     """
-    from gptoss_adapters.checkpoint import layouts
+    from gptoss_adapters.checkpoint.kinds import Kind
     from gptoss_converters.to_hf import HfOptions
     from gptoss_converters.to_mlx import plan_mlx
 
-    options = HfOptions(layouts.MLX, parse_size(max_shard_size), tokenizer)
+    options = HfOptions(Kind.MLX, parse_size(max_shard_size), tokenizer)
     run_export(run, lambda checkpoint, rounding: FolderExport(plan_mlx(checkpoint, output, options, rounding), output))

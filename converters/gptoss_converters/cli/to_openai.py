@@ -16,8 +16,8 @@ def to_openai(run: Run, output: OutputFolderOption) -> None:
 
         gptoss-convert to-openai gpt-oss-20b.gguf -o ./original
     """
-    from gptoss_adapters.checkpoint import layouts
+    from gptoss_adapters.checkpoint.kinds import Kind
     from gptoss_converters.to_hf import HfOptions, plan_hf
 
-    options = HfOptions(layouts.OPENAI)
+    options = HfOptions(Kind.OPENAI)
     run_export(run, lambda checkpoint, rounding: FolderExport(plan_hf(checkpoint, output, options, rounding), output))

@@ -13,12 +13,16 @@ from dataclasses import dataclass
 
 from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo
+from gptoss_adapters.checkpoint.kinds import Kind
+from gptoss_adapters.checkpoint.storage import GATE, UP, Part
 from gptoss_adapters.checkpoint.writing.fills import Copied, Repacked
 from gptoss_adapters.checkpoint.writing.plan import Fill, Tensor
 from gptoss_adapters.spec import MXFP4_BLOCK
 from gptoss_converters.rows.quantised import Quantised, Regrouped, Rounding
 from gptoss_converters.rows.readers import Readers
 from gptoss_converters.rows.rows import DenseRows, Encoded, GgufRows, row_bytes
+
+_NOTES = {GATE: ", even rows", UP: ", odd rows"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Tensors:
 
     def __init__(self, checkpoint: Checkpoint, dense: str | None, experts: str | None, rounding: Rounding) -> None:
         self.checkpoint, self.dense, self.experts, self.rounding = checkpoint, dense, experts, rounding
-        self.parts = layouts.parts(layouts.GGUF, checkpoint.config)
+        self.parts = layouts.parts(Kind.GGUF, checkpoint.config)
         self.readers = Readers(checkpoint)
 
     def entries(self) -> list[Entry]:
@@ -47,7 +51,7 @@ class Tensors:
 
     def _order(self) -> list[str]:
         config = self.checkpoint.config
-        hf = {name: _natural(parts[0].name) for name, parts in layouts.parts(layouts.HF_BF16, config).items()}
+        hf = {name: _natural(parts[0].name) for name, parts in layouts.parts(Kind.HF_BF16, config).items()}
         heavy = [
             f"layers.{n}.experts.{which}.weight"
             for n in range(config.num_hidden_layers)
@@ -69,21 +73,19 @@ class Tensors:
     def _entries(self, name: str) -> Iterator[Entry]:
         info, kind = self.checkpoint.tensors[name], self._type(name)
         parts = self.parts[name]
-        if info.roles == ("blocks", "scales") and kind == info.encoding:
+        if info.is_block_pair and kind == info.encoding:
             made = tuple(self._tensor(p, info, kind, "repacked") for p in parts)
             yield Entry(made, self._repacked(info, len(parts)))
             return
         for part in parts:
-            fill, how = self._fill(info, part.role, kind)
+            fill, how = self._fill(info, part, kind)
             yield Entry((self._tensor(part, info, kind, how),), fill)
 
-    def _tensor(self, part: layouts.Part, info: TensorInfo, kind: str, how: str) -> Tensor:
-        shape = layouts.stored_shape(part.role, info.shape, self.checkpoint.config)
+    def _tensor(self, part: Part, info: TensorInfo, kind: str, how: str) -> Tensor:
+        shape = part.shape(info.shape, self.checkpoint.config)
         nbytes = math.prod(shape[:-1]) * row_bytes(kind, shape[-1])
-        half = {"gate": ", even rows", "up": ", odd rows"}.get(part.role, "")
-        return Tensor(
-            part.name, kind.upper(), shape, nbytes, f"{' + '.join(s.name for s in info.sources)}{half}: {how}"
-        )
+        note = f"{' + '.join(s.name for s in info.sources)}{_NOTES.get(part.rows, '')}: {how}"
+        return Tensor(part.name, kind.upper(), shape, nbytes, note)
 
     def _repacked(self, info: TensorInfo, tensors: int) -> Repacked:
         blocks, scales = info.sources
@@ -91,19 +93,19 @@ class Tensors:
         files = self.readers.file(blocks), self.readers.file(scales)
         return Repacked((files[0], blocks.offset), (files[1], scales.offset), rows, scales.shape[-1], tensors, scales)
 
-    def _fill(self, info: TensorInfo, role: str, kind: str) -> tuple[Fill, str]:
+    def _fill(self, info: TensorInfo, part: Part, kind: str) -> tuple[Fill, str]:
         """How one output tensor's bytes come about, and a word for it."""
-        half, source = layouts.half_of(role), info.sources[0]
+        source, rows = info.sources[0], part.rows
         if info.encoding == kind == "mxfp4":
             if all(s.dtype == "MXFP4" for s in info.sources) and len(info.sources) == len(self.parts[info.name]):
-                source = info.sources[info.roles.index(role)] if half else source
+                source = next(s for s, p in info.shares(None) if p.rows == rows)
                 return Copied(self.readers.file(source), source.offset, source.nbytes, source), "copied"
-            return Regrouped(self.readers.packed(info.name, half), ggml=True), "repacked"
-        reader = self.readers.values(info.name, half)
+            return Regrouped(self.readers.packed(info.name, rows), ggml=True), "repacked"
+        reader = self.readers.values(info.name, rows)
         if kind == "mxfp4":
             self.rounding.quantised += [info.name] if info.name not in self.rounding.quantised else []
             return Quantised(
-                reader, info.name, half, info.shape, source, self.rounding, ggml=True
+                reader, info.name, rows, info.shape, source, self.rounding, ggml=True
             ), f"{info.encoding} to mxfp4 by rule {self.rounding.rule}"
         if info.encoding == kind and isinstance(reader, DenseRows | GgufRows) and reader.stride == 1:
             at = reader.offset if isinstance(reader, DenseRows) else reader.source.offset

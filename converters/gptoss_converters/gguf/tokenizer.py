@@ -20,7 +20,7 @@ from gptoss_adapters.checkpoint.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.files import MappedFile, parse_json, read_json
 from gptoss_adapters.checkpoint.formats.gguf import GgufFile
 from gptoss_adapters.checkpoint.formats.tokenizer_files import CHAT_TEMPLATE, PAD_TEXT
-from gptoss_adapters.checkpoint.layouts import OLLAMA
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.opening import read_text
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import GGUF_ARCH, GptOssConfig
@@ -106,7 +106,7 @@ def stored_keys(checkpoint: Checkpoint) -> list[Key]:
         for name in first.metadata
         if name.startswith("tokenizer.")
     ]
-    return _adapt_to_llama_cpp(keys, checkpoint) if checkpoint.kind == OLLAMA else keys
+    return _adapt_to_llama_cpp(keys, checkpoint) if checkpoint.kind is Kind.OLLAMA else keys
 
 
 def _adapt_to_llama_cpp(keys: list[Key], checkpoint: Checkpoint) -> list[Key]:

@@ -23,12 +23,13 @@ from gptoss_adapters.checkpoint.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.files import U8, MappedFile, Source
 from gptoss_adapters.checkpoint.formats.safetensors import SafetensorsFile
 from gptoss_adapters.checkpoint.formats.shards import safetensors_file
+from gptoss_adapters.checkpoint.storage import ALL, GATE, UP, Rows
 from gptoss_adapters.checkpoint.writing.fills import ChunkFill
 from gptoss_adapters.checkpoint.writing.plan import Place, Plan, Tensor, Work
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.mxfp4.oracle import GGML_BLOCK, HF_BLOCK
 from gptoss_adapters.spec import MXFP4_BLOCK
-from gptoss_converters.rows.readers import HALVES, ExpertBlocks, Readers
+from gptoss_converters.rows.readers import ExpertBlocks, Readers
 from gptoss_converters.rows.rows import PairRows, Reader
 
 SIDE_FILE = "original-scales.mxfp4"
@@ -40,13 +41,13 @@ _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
 class Hints(Protocol):
-    """What experts' blocks were before: (blocks or None, scales) of rows of a tensor, or of its half."""
+    """What experts' blocks were before: (blocks or None, scales) of rows begin..end of a tensor, or of its half."""
 
     files: dict[Path, MappedFile]
 
     def check(self, name: str, shape: tuple[int, ...]) -> bool: ...
 
-    def read(self, name: str, half: str, begin: int, end: int) -> tuple[U8 | None, U8]: ...
+    def read(self, name: str, rows: Rows, begin: int, end: int) -> tuple[U8 | None, U8]: ...
 
 
 class CheckpointHints:
@@ -57,13 +58,13 @@ class CheckpointHints:
     def __init__(self, checkpoint: Checkpoint, whole: bool) -> None:
         self.checkpoint, self.whole, self.files = checkpoint, whole, checkpoint.stored
         self.readers = Readers(checkpoint)
-        self._packed: dict[tuple[str, str], PairRows | ExpertBlocks] = {}
+        self._packed: dict[tuple[str, Rows], PairRows | ExpertBlocks] = {}
 
     def check(self, name: str, shape: tuple[int, ...]) -> bool:
         info = self.checkpoint.tensors.get(name)
         fits = info is not None and info.shape == shape and info.encoding == "mxfp4"
         if fits and info is not None:
-            self._packed |= {(name, half): self.readers.packed(name, half) for half in HALVES}
+            self._packed |= {(name, rows): self.readers.packed(name, rows) for rows in (ALL, GATE, UP)}
         elif self.whole:
             got = "nothing" if info is None else f"{info.encoding} {list(info.shape)}"
             raise BadInput(
@@ -75,8 +76,8 @@ class CheckpointHints:
             )
         return fits
 
-    def read(self, name: str, half: str, begin: int, end: int) -> tuple[U8 | None, U8]:
-        return self._packed[name, half].read(begin, end)
+    def read(self, name: str, rows: Rows, begin: int, end: int) -> tuple[U8 | None, U8]:
+        return self._packed[name, rows].read(begin, end)
 
 
 class SideFile:
@@ -99,11 +100,10 @@ class SideFile:
             )
         return True
 
-    def read(self, name: str, half: str, begin: int, end: int) -> tuple[U8 | None, U8]:
+    def read(self, name: str, rows: Rows, begin: int, end: int) -> tuple[U8 | None, U8]:
         source = self.file.tensors[name]
-        start, stride = HALVES[half]
         data: U8 = self.file.data[source.offset : source.offset + source.nbytes].reshape(-1, source.shape[-1])
-        return None, data[start::stride][begin:end]
+        return None, data[rows.every][begin:end]
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Quantised(ChunkFill):
         self,
         reader: Reader,
         name: str,
-        half: str,
+        rows: Rows,
         shape: tuple[int, ...],
         source: Source,
         rounding: Rounding,
@@ -143,27 +143,25 @@ class Quantised(ChunkFill):
     ) -> None:
         groups = reader.width // MXFP4_BLOCK
         super().__init__(reader.count, groups * GGML_BLOCK if ggml else (groups * HF_BLOCK, groups))
-        self.reader, self.name, self.half, self.source, self.rounding, self.ggml = (
-            reader,
-            name,
-            half,
-            source,
-            rounding,
-            ggml,
-        )
+        self.reader = reader
+        self.name = name
+        self.of_tensor = rows
+        self.source = source
+        self.rounding = rounding
+        self.ggml = ggml
         self.hint = rounding.hint_of(name, shape)
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:
-        return self._made(begin, end, record=False)
+        return self._quantise(begin, end, record=False)
 
     def produce_again(self, begin: int, end: int) -> Sequence[U8]:
-        return self._made(begin, end, record=True)
+        return self._quantise(begin, end, record=True)
 
-    def _made(self, begin: int, end: int, record: bool) -> Sequence[U8]:
+    def _quantise(self, begin: int, end: int, record: bool) -> Sequence[U8]:
         values = self.reader.read(begin, end)
         if values.dtype == np.float16:
             values = values.astype(np.float32)
-        before, given = self.hint.read(self.name, self.half, begin, end) if self.hint else (None, None)
+        before, given = self.hint.read(self.name, self.of_tensor, begin, end) if self.hint else (None, None)
         try:
             blocks, scales = mxfp4.encode(values, self.rounding.rule, scales_from=given)
         except BadInput as e:

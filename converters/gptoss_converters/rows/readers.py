@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from gptoss_adapters import mxfp4
-from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.checkpoint import DENSE, Checkpoint, TensorInfo, decode_q8_0
+from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo
+from gptoss_adapters.checkpoint.dtypes import DENSE, decode_q8_0
 from gptoss_adapters.checkpoint.files import U8, Source
+from gptoss_adapters.checkpoint.storage import ALL, FusedRows, PairedRows, Part, Rows, SwappedAxes
 from gptoss_adapters.checkpoint.writing.fills import SourceFile
 from gptoss_adapters.spec import MXFP4_BLOCK
 from gptoss_converters.rows.rows import BF16, DenseRows, GgufRows, PairRows, Reader, SwappedRows, Values
-
-HALVES = {"": (0, 1), "gate": (0, 2), "up": (1, 2)}  # which of the interleaved rows: start, stride
 
 
 class Readers:
@@ -39,42 +38,44 @@ class Readers:
             self._files[source.file] = SourceFile(source.file)
         return self._files[source.file]
 
-    def values(self, name: str, half: str = "") -> Reader:
-        """Rows of a tensor, or of its gate or up half, as numbers."""
+    def values(self, name: str, rows: Rows = ALL) -> Reader:
+        """Rows of a tensor, all or gate's or up's, as numbers."""
         info = self.checkpoint.tensors[name]
-        start, stride = HALVES[half]
         if info.encoding == "mxfp4":
-            return DecodedRows(self.packed(name, half))
-        if self._in_pieces(name, info):
-            source = info.sources[0]
-            if info.roles[0] == "gate" and half:
-                source, start, stride = info.sources[info.roles.index(half)], 0, 1
-            if info.roles[0] != "gate" or half:
-                return self._pieces(info, source, half, start, stride)
-        return ExpertRows(self.checkpoint, name, start, stride)
+            return DecodedRows(self.packed(name, rows))
+        if self._lies_in_pieces(info):
+            held = {part.rows: (source, part) for source, part in info.shares(None)}
+            if rows in held:
+                return self._read_pieces(info, *held[rows], rows, start=0, stride=1)
+            if ALL in held:
+                return self._read_pieces(info, *held[ALL], rows, rows.start, rows.step)
+        return ExpertRows(self.checkpoint, name, rows.start, rows.step)
 
-    def packed(self, name: str, half: str = "") -> PairRows | ExpertBlocks:
-        """Rows of an MXFP4 tensor, or of its half, as blocks [n, G, 16] and scales [n, G]."""
+    def packed(self, name: str, rows: Rows = ALL) -> PairRows | ExpertBlocks:
+        """Rows of an MXFP4 tensor, all or gate's or up's, as blocks [n, G, 16] and scales [n, G]."""
         info = self.checkpoint.tensors[name]
         assert info.encoding == "mxfp4", name
-        if info.roles == ("blocks", "scales"):
+        if info.is_block_pair:
             blocks, scales = info.sources
-            return PairRows((self.file(blocks), self.file(scales)), (blocks, scales), *HALVES[half])
-        return ExpertBlocks(self.checkpoint, name, *HALVES[half])
+            return PairRows((self.file(blocks), self.file(scales)), (blocks, scales), rows.start, rows.step)
+        return ExpertBlocks(self.checkpoint, name, rows.start, rows.step)
 
-    def _in_pieces(self, name: str, info: TensorInfo) -> bool:
-        return name not in self.checkpoint.deltas and not info.experts and not info.roles[0].endswith("_pairs")
+    def _lies_in_pieces(self, info: TensorInfo) -> bool:
+        """Whether rows can be read from the file without putting a whole expert together."""
+        if info.name in self.checkpoint.deltas or info.per_expert:
+            return False
+        return not isinstance(info.parts[0].storage, PairedRows)
 
-    def _pieces(self, info: TensorInfo, source: Source, half: str, start: int, stride: int) -> Reader:
+    def _read_pieces(self, info: TensorInfo, source: Source, part: Part, rows: Rows, start: int, stride: int) -> Reader:
         if source.dtype not in DENSE:
             return GgufRows(self.file(source), source, start, stride)
-        if info.roles[0] == "swapped":
+        if isinstance(part.storage, SwappedAxes):
             return SwappedRows(self.file(source), source, start, stride)
-        fused = info.roles[0] in layouts.FUSED
-        first = layouts.fused_rows(info.roles[0], self.checkpoint.config).start if fused else 0
+        storage = part.storage
+        first = storage.span(self.checkpoint.config).start if isinstance(storage, FusedRows) else 0
         width = row_width(info)
-        values = math.prod(info.shape) // (2 if half else 1)
-        return DenseRows(self.file(source), source, width, values // width, first, start, stride)
+        count = math.prod(info.shape) // rows.step // width
+        return DenseRows(self.file(source), source, width, count, first, start, stride)
 
 
 def row_width(info: TensorInfo) -> int:
@@ -117,7 +118,7 @@ class _ByExpert:
     def load(self, expert: int | None) -> Any:
         raise NotImplementedError
 
-    def taken(self, array: Any, row: int, stop: int) -> Any:
+    def take(self, array: Any, row: int, stop: int) -> Any:
         return array[self.start :: self.stride][row:stop]
 
 
@@ -125,7 +126,7 @@ class ExpertRows(_ByExpert):
     """Numbers of any dense tensor: experts stored apart, gate and up put together, adapters merged."""
 
     def read(self, begin: int, end: int) -> Values:
-        parts = [self.taken(self.matrix(e), row, stop) for e, row, stop in self.pieces(begin, end)]
+        parts = [self.take(self.matrix(e), row, stop) for e, row, stop in self.pieces(begin, end)]
         return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
     def load(self, expert: int | None) -> Values:
@@ -145,7 +146,7 @@ class ExpertBlocks(_ByExpert):
         self.groups = self.width // MXFP4_BLOCK
 
     def read(self, begin: int, end: int) -> tuple[U8, U8]:
-        parts = [[self.taken(a, row, stop) for a in self.matrix(e)] for e, row, stop in self.pieces(begin, end)]
+        parts = [[self.take(a, row, stop) for a in self.matrix(e)] for e, row, stop in self.pieces(begin, end)]
         blocks, scales = (np.concatenate([p[k] for p in parts]) for k in range(2))
         if (scales == 255).any():
             self.checkpoint.check(self.name)  # says in which stored tensor

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_adapters import mxfp4
-from gptoss_adapters.checkpoint.checkpoint import DENSE, ENCODINGS, decode_q8_0
+from gptoss_adapters.checkpoint.dtypes import DENSE, decode_q8_0, stored_type
 from gptoss_adapters.checkpoint.files import U8, Source
-from gptoss_adapters.checkpoint.formats.gguf import TYPES
+from gptoss_adapters.checkpoint.formats.gguf import READABLE, TYPES
 from gptoss_adapters.checkpoint.writing.fills import ChunkFill, SourceFile
 from gptoss_adapters.checkpoint.writing.plan import Plan
 from gptoss_adapters.errors import BadInput
@@ -25,7 +25,9 @@ from gptoss_adapters.errors import BadInput
 Values = npt.NDArray[Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
 GGML_TYPES = {
-    ENCODINGS[name]: (number, block, nbytes) for number, (name, block, nbytes) in TYPES.items() if name in ENCODINGS
+    stored_type(name).encoding: (number, block, nbytes)
+    for number, (name, block, nbytes) in TYPES.items()
+    if name in READABLE
 }
 
 

@@ -2,34 +2,28 @@
 pass.
 
 Layout: magic, version, counts; metadata (key, type, value); tensor infos (name, dimensions fastest first, type,
-offset); padding; tensor data. Arrays of strings are skipped when the file is opened and decoded when they are read: the
-real vocabulary has 648,000 strings. Source: the GGUF specification, and the checks of llama.cpp's gguf.cpp and model
-loader.
+offset); padding; tensor data. Source: the GGUF specification, and the checks of llama.cpp's gguf.cpp and model loader.
 """
 
 from __future__ import annotations
 
-import mmap
 import re
-import struct
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
-
-import numpy as np
+from typing import Any
 
 from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.checkpoint import DENSE, OLD_MXFP4, Checkpoint, resolve
+from gptoss_adapters.checkpoint.checkpoint import Checkpoint
+from gptoss_adapters.checkpoint.dtypes import DENSE, OLD_MXFP4
 from gptoss_adapters.checkpoint.files import MappedFile, Source, locate
+from gptoss_adapters.checkpoint.formats.gguf_values import UINT32, Cursor, StringArray
+from gptoss_adapters.checkpoint.kinds import Kind
+from gptoss_adapters.checkpoint.resolving import resolve
 from gptoss_adapters.errors import BadInput
 
 MAGIC, VERSIONS, DEFAULT_ALIGNMENT = b"GGUF", (2, 3), 32
 MAX_TENSORS = MAX_KEYS = 1_000_000
 MAX_NAME_BYTES, MAX_DIMS = 63, 4  # ggml: 64 with the terminator
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9
-_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 # type number: (name, values per block, bytes per block)
 TYPES: dict[int, tuple[str, int, int]] = {
@@ -72,141 +66,6 @@ OLD_TYPES = {
 READABLE = (*DENSE, "Q8_0", "MXFP4")  # the types that a checkpoint's tensors may have
 
 
-class StringArray(Sequence[str]):
-    """An array of strings inside the mapping, decoded only when it is read. Raises BadInput for one that is not
-    UTF-8.
-    """
-
-    def __init__(self, file: Path, data: mmap.mmap | bytes, begin: int, count: int) -> None:
-        self._file, self._data, self._begin, self._count = file, data, begin, count
-        self._offsets: list[int] | None = None
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if self._offsets is None:
-            self._offsets = list(self._walk())
-        if isinstance(index, slice):
-            return [self._at(o) for o in self._offsets[index]]
-        return self._at(self._offsets[index])
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self._at, self._walk())
-
-    def raw(self) -> Iterator[bytes]:
-        """The strings as they are stored."""
-        for offset in self._walk():
-            yield self._data[offset + 8 : offset + 8 + _length(self._data, offset)]
-
-    def _walk(self) -> Iterator[int]:
-        offset = self._begin
-        for _ in range(self._count):
-            yield offset
-            offset += 8 + _length(self._data, offset)
-
-    def _at(self, offset: int) -> str:
-        try:
-            return self._data[offset + 8 : offset + 8 + _length(self._data, offset)].decode("utf-8")
-        except UnicodeDecodeError:
-            raise BadInput("a string is not UTF-8", file=self._file, got=f"offset {offset}") from None
-
-
-def _length(data: mmap.mmap | bytes, offset: int) -> int:
-    return int(_U64.unpack_from(data, offset)[0])
-
-
-class _Cursor:
-    """Reads little-endian values one after the other; running past the end of the file is an error that says where."""
-
-    def __init__(self, file: MappedFile) -> None:
-        self.data, self.buffer, self.path, self.offset = file.data, file.buffer, file.path, 0
-        self.where = "the header"
-
-    def fail(self, what: str, expected: object = None, got: object = None, tensor: str | None = None) -> BadInput:
-        return BadInput(what, file=self.path, tensor=tensor, expected=expected, got=got)
-
-    def take(self, nbytes: int) -> int:
-        """Skips `nbytes` and returns where they begin."""
-        begin = self.offset
-        if nbytes > self.data.size - begin:
-            raise self.fail(
-                f"the file ends inside {self.where}",
-                expected=f"{nbytes} bytes at {begin}",
-                got=int(self.data.size) - begin,
-            )
-        self.offset = begin + nbytes
-        return begin
-
-    def u32(self) -> int:
-        return int(_U32.unpack_from(self.buffer, self.take(4))[0])
-
-    def u64(self) -> int:
-        return int(_U64.unpack_from(self.buffer, self.take(8))[0])
-
-    def string(self) -> bytes:
-        size = self.u64()
-        begin = self.take(size)
-        return self.buffer[begin : begin + size]
-
-    def text(self) -> str:
-        try:
-            return self.string().decode("utf-8")
-        except UnicodeDecodeError:
-            raise self.fail(f"{self.where} is not UTF-8") from None
-
-    def name(self, limit: int) -> str:
-        name = self.text()
-        if not name or not name.isprintable() or len(name.encode()) > limit:
-            raise self.fail(
-                f"{self.where} has a name that is empty, longer than {limit} bytes or not printable",
-                got=repr(name[:80]),
-            )
-        return name
-
-    def value(self, kind: int) -> Any:
-        if kind == STRING:
-            return self.text()
-        if kind == ARRAY:
-            return self._array()
-        if kind not in _SCALARS:
-            raise self.fail(f"{self.where} has an unknown type", got=kind)
-        fmt = _SCALARS[kind]
-        begin = self.take(struct.calcsize(fmt))
-        if kind == BOOL and self.data[begin] > 1:
-            raise self.fail(f"{self.where} is not a boolean", got=int(self.data[begin]))
-        return struct.unpack_from(fmt, self.buffer, begin)[0]
-
-    def _array(self) -> Any:
-        kind, count = self.u32(), self.u64()
-        if kind == STRING:
-            return self._strings(count)
-        if kind not in _SCALARS:
-            raise self.fail(f"{self.where} is an array of arrays or of an unknown type", got=kind)
-        dtype = np.dtype(_SCALARS[kind] if kind != BOOL else "?")
-        begin = self.take(count * dtype.itemsize)
-        raw = self.data[begin : self.offset]
-        if kind == BOOL and raw.size and raw.max() > 1:
-            raise self.fail(f"{self.where} holds what is not a boolean")
-        return raw.view(dtype)
-
-    def _strings(self, count: int) -> StringArray:
-        begin, read, data, offset = self.offset, _U64.unpack_from, self.buffer, self.offset
-        if count > (len(data) - begin) // 8:
-            raise self.fail(f"the file ends inside {self.where}", expected=f"{count} strings")
-        try:
-            for _ in range(count):
-                offset += 8 + read(data, offset)[0]
-        except (struct.error, OverflowError):
-            raise self.fail(f"a string of {self.where} runs past the end of the file") from None
-        self.take(offset - begin)
-        return StringArray(self.path, self.buffer, begin, count)
-
-
 class GgufFile(MappedFile):
     """One file: `metadata` (scalars, strings, numpy views, StringArray), `types` of its values, and `tensors` in file
     order.
@@ -216,7 +75,7 @@ class GgufFile(MappedFile):
 
     def __init__(self, path: Path, real: Path | None = None) -> None:
         super().__init__(path, real)
-        cursor = _Cursor(self)
+        cursor = Cursor(self)
         count, keys = self._header(cursor)
         self.metadata: dict[str, Any] = {}
         self.types: dict[str, int] = {}
@@ -232,7 +91,7 @@ class GgufFile(MappedFile):
         """A metadata value as it is stored, without its type; an array with its element type and length."""
         return self.buffer[self.spans[key]]
 
-    def _header(self, c: _Cursor) -> tuple[int, int]:
+    def _header(self, c: Cursor) -> tuple[int, int]:
         magic = c.buffer[c.take(4) : 4]
         if magic != MAGIC:
             raise c.fail("is not a GGUF file", expected=MAGIC.decode(), got=repr(magic))
@@ -249,7 +108,7 @@ class GgufFile(MappedFile):
             )
         return count, keys
 
-    def _key(self, c: _Cursor) -> None:
+    def _key(self, c: Cursor) -> None:
         c.where = f"metadata key {len(self.metadata)}"
         key = c.name(65535)
         if key in self.metadata:
@@ -260,13 +119,13 @@ class GgufFile(MappedFile):
         self.metadata[key] = c.value(self.types[key])
         self.spans[key] = slice(begin, c.offset)
 
-    def _alignment(self, c: _Cursor) -> int:
+    def _alignment(self, c: Cursor) -> int:
         value = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if self.types.get("general.alignment", UINT32) != UINT32 or value < 1 or value & (value - 1):
             raise c.fail("general.alignment must be a power of two", got=value)
         return int(value)
 
-    def _info(self, c: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+    def _info(self, c: Cursor) -> tuple[str, tuple[int, ...], int, int]:
         c.where = "the list of tensors"
         name = c.name(MAX_NAME_BYTES)
         dims = c.u32()
@@ -275,7 +134,7 @@ class GgufFile(MappedFile):
         shape = tuple(c.u64() for _ in range(dims))[::-1]
         return name, shape, c.u32(), c.u64()
 
-    def _place(self, infos: list[tuple[str, tuple[int, ...], int, int]], c: _Cursor) -> dict[str, Source]:
+    def _place(self, infos: list[tuple[str, tuple[int, ...], int, int]], c: Cursor) -> dict[str, Source]:
         tensors: dict[str, Source] = {}
         expected = end = 0
         for name, shape, kind, offset in infos:
@@ -308,7 +167,7 @@ class GgufFile(MappedFile):
         return tensors
 
 
-def _nbytes(c: _Cursor, name: str, shape: tuple[int, ...], kind: int) -> tuple[str, int]:
+def _nbytes(c: Cursor, name: str, shape: tuple[int, ...], kind: int) -> tuple[str, int]:
     """Type name and size of a tensor; every number is checked before it is used."""
     if kind not in TYPES and kind not in OLD_TYPES:
         raise c.fail("unknown tensor type", tensor=name, got=kind)
@@ -371,7 +230,34 @@ def open_gguf(path: Path) -> Checkpoint:
     from gptoss_adapters.checkpoint.formats.ollama import is_blob, translated
 
     files = open_splits(path)
-    metadata, sources = files[0].metadata, dict[str, Source]()
+    metadata = files[0].metadata
+    sources = _gather_sources(path, files)
+    if blob := is_blob(metadata):
+        metadata = translated(metadata, sources)
+    config = spellings.from_gguf(metadata, _vocab_size(files[0], sources), str(path))
+    kind = layouts.tell_kind(sources, config, (Kind.OLLAMA, Kind.GGUF)) if blob else Kind.GGUF
+    tensors = resolve(kind, path, config, sources, (*READABLE, OLD_MXFP4) if blob else READABLE)
+    template = metadata.get("tokenizer.chat_template")
+    odd = [] if "tokenizer.ggml.tokens" in metadata else ["no vocabulary in the file"]
+    if kind is Kind.OLLAMA:
+        odd.append(
+            "an Ollama blob of architecture gptoss, which llama.cpp and Ollama from 0.30 on do not load as it is"
+        )
+    return Checkpoint(
+        kind,
+        path,
+        config,
+        {f.path: f for f in files},
+        tensors,
+        metadata=metadata,
+        oddities=tuple(odd),
+        chat_template=template if isinstance(template, str) else None,
+    )
+
+
+def _gather_sources(path: Path, files: list[GgufFile]) -> dict[str, Source]:
+    """The tensors of all parts, as many as the first part says."""
+    sources: dict[str, Source] = {}
     for file in files:
         for name, source in file.tensors.items():
             if name in sources:
@@ -385,28 +271,7 @@ def open_gguf(path: Path) -> Checkpoint:
     stated = _number(files[0], "split.tensors.count", len(sources))
     if len(files) > 1 and stated != len(sources):
         raise BadInput("split.tensors.count does not fit the parts", file=path, expected=stated, got=len(sources))
-    if blob := is_blob(metadata):
-        metadata = translated(metadata, sources)
-    config = spellings.from_gguf(metadata, _vocab_size(files[0], sources), str(path))
-    kind = layouts.tell_kind(sources, config, (layouts.OLLAMA, layouts.GGUF)) if blob else layouts.GGUF
-    tensors = resolve(kind, path, config, sources, (*READABLE, OLD_MXFP4) if blob else READABLE)
-    template = metadata.get("tokenizer.chat_template")
-    stored: dict[Path, MappedFile] = {f.path: f for f in files}
-    odd = [] if "tokenizer.ggml.tokens" in metadata else ["no vocabulary in the file"]
-    if kind == layouts.OLLAMA:
-        odd.append(
-            "an Ollama blob of architecture gptoss, which llama.cpp and Ollama from 0.30 on do not load as it is"
-        )
-    return Checkpoint(
-        kind,
-        path,
-        config,
-        stored,
-        tensors,
-        metadata=metadata,
-        oddities=odd,
-        chat_template=template if isinstance(template, str) else None,
-    )
+    return sources
 
 
 def _vocab_size(file: GgufFile, sources: dict[str, Source]) -> int:

@@ -18,8 +18,11 @@ from pathlib import Path
 from uuid import UUID
 
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.checkpoint import METAL_SCALE_BIAS, Checkpoint, resolve
+from gptoss_adapters.checkpoint.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.files import Array, MappedFile, Source
+from gptoss_adapters.checkpoint.kinds import Kind
+from gptoss_adapters.checkpoint.resolving import resolve
+from gptoss_adapters.checkpoint.storage import METAL_SCALE_BIAS
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import EOS_TOKEN_IDS, SWIGLU_ALPHA, GptOssConfig, alternating
 
@@ -57,7 +60,7 @@ VOCABULARY = max(SPECIALS) + 1  # rows of embedding and head
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored array, under the name that `layouts.METAL` gives it."""
+    """One stored array, under the name that the table of layouts gives it."""
 
     name: str
     dtype: str
@@ -139,16 +142,14 @@ def entries(config: GptOssConfig, begin: int) -> list[Entry]:
     """Every stored array in the file's order, with offsets from `begin`; `config.vocab_size` rows of embedding and
     head.
     """
-    stored, out, at = layouts.stored(layouts.METAL, config), list[Entry](), begin
+    stored, out, at = layouts.stored(Kind.METAL, config), list[Entry](), begin
 
     def add(name: str, align: int = LINE) -> None:
         nonlocal at
         spec = stored[name]
-        packed = layouts.storage_of(spec.terms[0][1]) in ("blocks", "biased")
-        nbytes = math.prod(spec.shape) * (1 if packed else 2)
         at += -at % align
-        out.append(Entry(name, "U8" if packed else "BF16", spec.shape, at, nbytes))
-        at += nbytes
+        out.append(Entry(name, spec.dtype, spec.shape, at, spec.nbytes))
+        at += spec.nbytes
 
     add("embedding.weight")
     for n in range(config.num_hidden_layers):
@@ -217,12 +218,12 @@ def open_metal(path: Path) -> Checkpoint:
     if section != tokenizer_section():
         odd.append("the tokenizer in the file is not the published one")
     return Checkpoint(
-        layouts.METAL,
+        Kind.METAL,
         path,
         config,
         {path: file},
-        resolve(layouts.METAL, path, config, sources, ("BF16",)),
-        oddities=odd,
+        resolve(Kind.METAL, path, config, sources, ("BF16",)),
+        oddities=tuple(odd),
     )
 
 

@@ -20,12 +20,15 @@ from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.files import U8, Stamp
 from gptoss_adapters.checkpoint.formats.safetensors import INDEX, SINGLE
-from gptoss_adapters.checkpoint.layouts import Shape, Stored
+from gptoss_adapters.checkpoint.kinds import Kind
+from gptoss_adapters.checkpoint.layouts import Stored
+from gptoss_adapters.checkpoint.storage import BLOCKS, SCALES, SWAPPED, Shape
 from gptoss_adapters.checkpoint.writing.fills import Produced
 from gptoss_adapters.checkpoint.writing.plan import Fill, Place, Plan, PlannedFile, Tensor, Work
 from gptoss_adapters.spec import MXFP4_BLOCK, GptOssConfig
 
 MAX_SHARD_BYTES = 4_800_000_000  # of tensors, cut greedily, as the published shards were
+_ROWS_OF = {BLOCKS: "blocks", SCALES: "scales"}  # what `Weights.rows` calls them
 
 
 class Weights(Protocol):
@@ -76,7 +79,7 @@ def plan_files(
     options: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a checkpoint whose tensors, in order, and fills (with the names that each one fills) are known."""
-    shards = [list(tensors)] if kind == layouts.OPENAI else _cut(tensors, max_shard_bytes or MAX_SHARD_BYTES)
+    shards = [list(tensors)] if kind == Kind.OPENAI else _cut(tensors, max_shard_bytes or MAX_SHARD_BYTES)
     names = (
         [SINGLE]
         if len(shards) == 1
@@ -100,32 +103,28 @@ def plan_files(
 def in_order(kind: str, config: GptOssConfig) -> dict[str, Stored]:
     """The stored tensors in the order of OpenAI's names, which is the one in which the published shards were filled."""
     wanted, parts = layouts.stored(kind, config), layouts.parts(kind, config)
-    roles = {(name, p.role): p.name for name, share in parts.items() for p in share}
     order: dict[str, Stored] = {}
-    for _, spec in sorted(layouts.stored(layouts.OPENAI, config).items()):
-        for canonical, role in spec.terms:
-            names = [
-                n
-                for (c, r), n in roles.items()
-                if c == canonical and (r == role or role not in ("blocks", "scales") or r == "swapped")
-            ]
-            order.update((n, wanted[n]) for n in names)
+    for _, spec in sorted(layouts.stored(Kind.OPENAI, config).items()):
+        for canonical, theirs in spec.terms:
+            for part in parts[canonical]:  # codes where theirs are, then scales; numbers where the codes are
+                both_packed = part.storage.packed and theirs.storage.packed
+                if part.storage == theirs.storage or not both_packed:
+                    order[part.name] = wanted[part.name]
     return order
 
 
 def _entry(weights: Weights, spec: Stored, kind: str, source: str) -> _Entry:
-    role = spec.terms[0][1]
-    what = role if role in ("blocks", "scales") else "dense"
-    dtype, size = ("U8", 1) if what != "dense" else ("BF16", 2)
-    tensor = Tensor(spec.name, dtype, spec.shape, math.prod(spec.shape) * size, source)
-    if role == "swapped":
+    what = _ROWS_OF.get(spec.storage, "dense")
+    tensor = Tensor(spec.name, spec.dtype, spec.shape, spec.nbytes, source)
+    if spec.storage == SWAPPED:
         shape = (spec.shape[0], spec.shape[2], spec.shape[1])
-        return _Entry(tensor, Produced(shape[0], tensor.nbytes // shape[0], _swapped(weights, spec.terms[0][0], shape)))
+        produce = _produce_swapped(weights, spec.canonical, shape)
+        return _Entry(tensor, Produced(shape[0], tensor.nbytes // shape[0], produce))
     shapes = layouts.canonical(weights.config)
     segments = [(name, row_count(shapes[name])) for name, _ in spec.terms]
     rows = sum(n for _, n in segments)
-    step = min(weights.step(spec.terms[0][0], what), rows)
-    return _Entry(tensor, Produced(rows, tensor.nbytes // rows, _joined(weights, segments, what), step))
+    step = min(weights.step(spec.canonical, what), rows)
+    return _Entry(tensor, Produced(rows, tensor.nbytes // rows, _produce_joined(weights, segments, what), step))
 
 
 def row_count(shape: Shape) -> int:
@@ -133,7 +132,7 @@ def row_count(shape: Shape) -> int:
     return shape[0] if len(shape) == 1 else math.prod(shape[:-1])
 
 
-def _joined(weights: Weights, segments: list[tuple[str, int]], what: str) -> Callable[[int, int], U8]:
+def _produce_joined(weights: Weights, segments: list[tuple[str, int]], what: str) -> Callable[[int, int], U8]:
     """Rows of several canonical tensors (q, k, v) as one run."""
 
     def produce(begin: int, end: int) -> U8:
@@ -148,7 +147,7 @@ def _joined(weights: Weights, segments: list[tuple[str, int]], what: str) -> Cal
     return produce
 
 
-def _swapped(weights: Weights, name: str, shape: Shape) -> Callable[[int, int], U8]:
+def _produce_swapped(weights: Weights, name: str, shape: Shape) -> Callable[[int, int], U8]:
     """Whole experts [out, in], dequantised to bfloat16 and transposed to [in, out]."""
     from gptoss_adapters import mxfp4
 
@@ -201,12 +200,10 @@ def _index(tensors: Mapping[str, Tensor], shards: Mapping[str, list[str]]) -> by
 
 
 def _config_files(kind: str, config: GptOssConfig, entries: Iterable[str]) -> dict[str, bytes]:
-    if kind == layouts.OPENAI:
+    if kind == Kind.OPENAI:
         types = {name: {"blocks": "FP4", "scales": "UE8"}.get(name.rsplit(".", 1)[1], "BF16") for name in entries}
         return {
             "config.json": json.dumps(spellings.to_openai(config)).encode(),
             "dtypes.json": json.dumps(types).encode(),
         }
-    return {
-        "config.json": (json.dumps(spellings.to_hf(config, mxfp4=kind == layouts.HF_MXFP4), indent=2) + "\n").encode()
-    }
+    return {"config.json": (json.dumps(spellings.to_hf(config, mxfp4=kind == Kind.HF_MXFP4), indent=2) + "\n").encode()}

@@ -29,6 +29,7 @@ from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.files import U8, Array
 from gptoss_adapters.checkpoint.formats.shards import Weights, plan_checkpoint, row_count
 from gptoss_adapters.checkpoint.formats.tokenizer_files import small_files, tokenizer_json
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.synthetic import presets
 from gptoss_adapters.checkpoint.writing.plan import Plan
 from gptoss_adapters.errors import OutputError, UsageError
@@ -51,7 +52,7 @@ ODD_SHAPE = GptOssConfig(
 )
 SHAPES = {"odd-shape": ODD_SHAPE, "20b-shape": GPT_OSS_20B, "120b-shape": GPT_OSS_120B, **presets.CONFIGS}
 PRESETS = (*SHAPES, "pocket")
-KINDS = (layouts.HF_MXFP4, layouts.HF_BF16, layouts.OPENAI)
+KINDS = (Kind.HF_MXFP4, Kind.HF_BF16, Kind.OPENAI)
 GRANULE_BYTES = 1 << 18  # what one seeding of the generator makes; part of the format: changing it changes the bytes
 
 # canonical name, without the layer -> (mean, standard deviation of the configs' sizes)
@@ -187,9 +188,7 @@ def weights(preset: str, *, layers: int | None = None, seed: int = 0) -> Weights
     return SeedMade(config, seed, preset)
 
 
-def plan_new(
-    preset: str, folder: Path, *, kind: str = layouts.HF_MXFP4, layers: int | None = None, seed: int = 0
-) -> Plan:
+def plan_new(preset: str, folder: Path, *, kind: str = Kind.HF_MXFP4, layers: int | None = None, seed: int = 0) -> Plan:
     """The plan of a new checkpoint in `folder`, which is made if it does not exist; `writer.write` carries it out.
 
     A preset with the real vocabulary gets its tokenizer files; the odd one has no tokenizer. Raises UsageError,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptoss_adapters.checkpoint.checkpoint import bad_items, item_bytes
+from gptoss_adapters.checkpoint.dtypes import stored_type
 from gptoss_adapters.checkpoint.files import U8, Source
 from gptoss_adapters.checkpoint.writing import native_stream
 from gptoss_adapters.checkpoint.writing.plan import Target
@@ -199,12 +199,12 @@ class Copied(Streamed):
     """Bytes moved as they are: `nbytes` from `offset` of a file. The read-back refuses weights that hold NaN or Inf."""
 
     def __init__(self, file: SourceFile, offset: int, nbytes: int, source: Source) -> None:
-        super().__init__(nbytes, 1, source, [(file, offset, 1)], step=item_bytes(source.dtype))
+        super().__init__(nbytes, 1, source, [(file, offset, 1)], step=stored_type(source.dtype).item_bytes)
 
     def produce(self, begin: int, end: int) -> Sequence[U8]:
         file, offset, _ = self.inputs[0]
         data = file.read(offset + begin, end - begin)
-        if bad_items(data, self.source.dtype).any():
+        if stored_type(self.source.dtype).find_bad(data).any():
             raise self.bad_value()
         return (data,)
 

@@ -14,7 +14,8 @@ from helpers.llama_cpp_reads import llama_cpp_says
 
 from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.compare import compare
-from gptoss_adapters.checkpoint.formats.gguf import TYPES, GgufFile, StringArray
+from gptoss_adapters.checkpoint.formats.gguf import TYPES, GgufFile
+from gptoss_adapters.checkpoint.formats.gguf_values import StringArray
 from gptoss_adapters.errors import BadInput
 
 TESTS = Path(__file__).parents[2]

@@ -14,6 +14,7 @@ import pytest
 from gptoss_harmony import Parser, load_vocabulary
 
 from gptoss_adapters.checkpoint import layouts, open_checkpoint
+from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
 from gptoss_adapters.checkpoint.synthetic.pocket import PACKED, POCKET, SPREAD, pocket_tensors
 from gptoss_adapters.checkpoint.writing.writer import write
@@ -78,7 +79,7 @@ def test_the_seed_makes_the_other_rows_only() -> None:
 
 def test_layouts_hold_the_same_values(folder: Path, tmp_path: Path) -> None:
     mine = open_checkpoint(folder)
-    for kind in (layouts.HF_BF16, layouts.OPENAI):
+    for kind in (Kind.HF_BF16, Kind.OPENAI):
         write(plan_new("pocket", tmp_path / kind, kind=kind), sync=False)
         other = open_checkpoint(tmp_path / kind)
         for name in mine.tensors:

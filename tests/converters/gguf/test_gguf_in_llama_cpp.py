@@ -53,7 +53,7 @@ def our_model(folder: Path, ids: Any) -> Logits:
     from gptoss_adapters.reference.model import GptOss
 
     checkpoint = open_checkpoint(folder)
-    checkpoint.config = dataclasses.replace(checkpoint.config, yarn_truncate=True)
+    checkpoint = checkpoint.with_config(dataclasses.replace(checkpoint.config, yarn_truncate=True))
     return np.asarray(GptOss(checkpoint, experts="oracle")(torch.tensor([[int(i) for i in ids]]))[0])
 
 

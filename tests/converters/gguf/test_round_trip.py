@@ -18,6 +18,7 @@ from test_to_gguf import CHECKPOINTS, convert
 
 from gptoss_adapters.checkpoint import Checkpoint, layouts, open_checkpoint
 from gptoss_adapters.checkpoint.compare import compare
+from gptoss_adapters.checkpoint.storage import BLOCKS, SWAPPED, Part
 from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
 from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.spec import GPT_OSS_120B
@@ -37,11 +38,11 @@ def assert_comes_back(gguf: Checkpoint, source: Checkpoint) -> None:
     assert not stored and not made
 
 
-def as_stored(gguf: Checkpoint, name: str, parts: tuple[layouts.Part, ...]) -> list[bytes]:
-    if parts[0].role == "blocks":
+def as_stored(gguf: Checkpoint, name: str, parts: tuple[Part, ...]) -> list[bytes]:
+    if parts[0].storage == BLOCKS:
         return [array.tobytes() for array in gguf.mxfp4(name)]
     values = np.asarray(gguf.read(name, np.float32)).astype(ml_dtypes.bfloat16)
-    return [(values.swapaxes(-1, -2) if parts[0].role == "swapped" else values).tobytes()]
+    return [(values.swapaxes(-1, -2) if parts[0].storage == SWAPPED else values).tobytes()]
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_the_real_vocabulary(tmp_path: Path) -> None:
 
     write_tokenizer_files(tmp_path)
     checkpoint = open_checkpoint(CHECKPOINTS / "tiny" / "hf-mxfp4")
-    checkpoint.config = GPT_OSS_20B
+    checkpoint = checkpoint.with_config(GPT_OSS_20B)
     keys = {k.name: k for k in tokenizer_keys(find_tokenizer(checkpoint, str(tmp_path)), checkpoint)}
     assert keys["tokenizer.ggml.tokens"].count == 201088 and keys["tokenizer.ggml.merges"].count == 446189
     for name, digest in (
