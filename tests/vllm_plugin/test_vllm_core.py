@@ -96,6 +96,28 @@ def test_kinds_in_fp32_with_chunks_and_batches(kind: str, tmp_path: Path) -> Non
         e.check(TINY / "hf-mxfp4")
 
 
+@pytest.mark.parametrize("shape", ["tiny", "odd-shape"])
+def test_mlx_is_served_packed(shape: str, tmp_path: Path) -> None:
+    """Its config.json says quantization_config, but not quant_method: the tensors' kind tells that they are MXFP4."""
+    from gptoss_converters.to_hf import HfOptions
+    from gptoss_converters.to_mlx import plan_mlx
+
+    from gptoss_adapters.checkpoint import open_checkpoint
+
+    source = TINY / "hf-mxfp4"
+    if shape == "odd-shape":
+        source = tmp_path / "source"
+        writer.write(synthetic.plan_new("odd-shape", source))
+    folder = tmp_path / "mlx"
+    folder.mkdir()
+    writer.write(plan_mlx(open_checkpoint(source), folder, HfOptions(tokenizer="none")).plan)
+    with Engine(folder) as e:
+        assert ours(e.model)
+        experts = {name: p.dtype for name, p in e.model.named_parameters() if name.endswith("w13_weight")}
+        assert experts and {str(dtype) for dtype in experts.values()} == {"torch.uint8"}
+        e.check(source, [tokens(40, vocab=320, seed=1), tokens(3, vocab=320, seed=3)])
+
+
 def test_gold_logits_of_third_parties() -> None:
     from safetensors.numpy import load_file
 
