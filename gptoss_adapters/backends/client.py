@@ -79,7 +79,11 @@ class Backend:
         timeout: float,
         options: dict[str, Any],
     ) -> None:
-        self.name, self.path, self.python, self.timeout, self.options = name, path, python, timeout, options
+        self.name = name
+        self.path = path
+        self.python = python
+        self.timeout = timeout
+        self.options = options
         self._offers = offers
         self._lock = threading.Lock()
         self.reused = 0

@@ -124,7 +124,9 @@ class LlamaCpp(Engine):
 
     def _make_context(self, n_ctx: int, settings: dict[str, Any], path: str) -> Any:
         params = self._lib.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, settings["n_batch"], settings["n_batch"]
+        params.n_ctx = n_ctx
+        params.n_batch = settings["n_batch"]
+        params.n_ubatch = settings["n_batch"]
         params.n_threads = params.n_threads_batch = settings["n_threads"]
         params.type_k = params.type_v = CACHE_TYPES[settings["cache_type"]]
         params.flash_attn_type = int(settings["flash_attn"])
@@ -158,7 +160,10 @@ class LlamaCpp(Engine):
         batch = self._batch
         batch.n_tokens = len(tokens)
         for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, len(self._cached) + i, 1, 0
+            batch.token[i] = token
+            batch.pos[i] = len(self._cached) + i
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = 0
             batch.logits[i] = i in wanted
         self._log.clear()
         code = self._lib.llama_decode(self._context, batch)

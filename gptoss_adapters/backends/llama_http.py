@@ -110,7 +110,10 @@ def start_in_process(path: str, n_ctx: int, settings: Mapping[str, Any]) -> Serv
     except ImportError as error:
         raise missing_extra("xllamacpp", "llama-server") from error
     params, key = xllamacpp.CommonParams(), secrets.token_hex(16)
-    params.model.path, params.n_ctx, params.n_parallel, params.api_keys = path, n_ctx, 1, [key]
+    params.model.path = path
+    params.n_ctx = n_ctx
+    params.n_parallel = 1
+    params.api_keys = [key]
     params.n_batch = params.n_ubatch = settings["n_batch"]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["n_threads"]
     params.cache_type_k = params.cache_type_v = getattr(
@@ -118,7 +121,10 @@ def start_in_process(path: str, n_ctx: int, settings: Mapping[str, Any]) -> Serv
     )
     kind = "ENABLED" if settings["flash_attn"] else "DISABLED"
     params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{kind}")
-    params.swa_full, params.warmup, params.fit_params, params.ui = True, False, False, False
+    params.swa_full = True
+    params.warmup = False
+    params.fit_params = False
+    params.ui = False
     params.use_jinja = True
     try:
         server = xllamacpp.Server(params)
@@ -142,38 +148,8 @@ def find_binary(name: str) -> str:
 def start_binary(binary: str, path: str, n_ctx: int, settings: Mapping[str, Any]) -> Served:
     """A server of its own, which ends with this process. Raises BadInput when it ends before it is ready."""
     key, port = secrets.token_hex(16), _free_port()
-    command = [
-        find_binary(binary),
-        "-m",
-        path,
-        "-c",
-        n_ctx,
-        "-np",
-        1,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        port,
-        "--jinja",
-        "--swa-full",
-        "-b",
-        settings["n_batch"],
-        "-ub",
-        settings["n_batch"],
-        "-t",
-        settings["n_threads"],
-        "-tb",
-        settings["n_threads"],
-        "-ctk",
-        settings["cache_type"],
-        "-ctv",
-        settings["cache_type"],
-        "-fa",
-        "on" if settings["flash_attn"] else "off",
-        "--no-warmup",
-    ]
     process = subprocess.Popen(
-        list(map(str, command)),
+        _command(binary, path, n_ctx, port, settings),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         env=os.environ | {"LLAMA_API_KEY": key},
@@ -189,6 +165,25 @@ def start_binary(binary: str, path: str, n_ctx: int, settings: Mapping[str, Any]
             time.sleep(0.1)
     process.kill()
     raise BadInput(f"llama-server refuses the file: it ended with exit status {process.wait()}", file=path)
+
+
+def _command(binary: str, path: str, n_ctx: int, port: int, settings: Mapping[str, Any]) -> list[str]:
+    options = {
+        "-m": path,
+        "-c": n_ctx,
+        "-np": 1,
+        "--host": "127.0.0.1",
+        "--port": port,
+        "-b": settings["n_batch"],
+        "-ub": settings["n_batch"],
+        "-t": settings["n_threads"],
+        "-tb": settings["n_threads"],
+        "-ctk": settings["cache_type"],
+        "-ctv": settings["cache_type"],
+        "-fa": "on" if settings["flash_attn"] else "off",
+    }
+    pairs = (str(word) for option in options.items() for word in option)
+    return [find_binary(binary), *pairs, "--jinja", "--swa-full", "--no-warmup"]
 
 
 def _free_port() -> int:

@@ -38,7 +38,9 @@ class Ollama(Engine):
             import ollama
         except ImportError as error:
             raise missing_extra("ollama", "ollama") from error
-        self._client, self._model, self._vocabulary = ollama.Client(host), path, load_vocabulary()
+        self._client = ollama.Client(host)
+        self._model = path
+        self._vocabulary = load_vocabulary()
         try:
             about = dict(self._client.show(path).modelinfo or {})
         except ollama.ResponseError as error:

@@ -217,6 +217,13 @@ class Engine(ABC):
         """
 
 
+def as_ids(eos: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The ids of a generation config's eos_token_id: none, one or several."""
+    if eos is None:
+        return ()
+    return (eos,) if isinstance(eos, int) else tuple(eos)
+
+
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens two sequences share at their beginning."""
     a, b = np.asarray(first[: len(second)], np.int64), np.asarray(second[: len(first)], np.int64)

@@ -76,7 +76,9 @@ def make_known_model() -> KnownModel:
     shape = (CONFIG.vocab_size, CONFIG.hidden_size)
     embedding, head = (np.rint(random.standard_normal(shape) * scale * 8) / 8 for scale in (1.0, 0.25))
     embedding[:, 0], embedding[:, 1] = 4, 0
-    head[:, 0], head[MERGED:, 0], head[:, 1] = 0, -8, 0
+    head[:, 0] = 0
+    head[MERGED:, 0] = -8
+    head[:, 1] = 0
     head[STOPPER, 0] = -8
     embedding[STOPPER, 1], head[RETURN, 1] = 16, 16
     return KnownModel(embedding.astype(np.float32), head.astype(np.float32))
@@ -206,7 +208,9 @@ def tensors(truth: KnownModel) -> dict[str, np.ndarray]:
         for name, shape in attention.items():
             weight = np.zeros(shape) if name == "o_proj" else np.rint(random.standard_normal(shape) * 4) / 32
             parts |= {f"self_attn.{name}.weight": weight, f"self_attn.{name}.bias": np.zeros(shape[0])}
-        e, h, i = c.num_experts, c.hidden_size, c.intermediate_size
+        e = c.num_experts
+        h = c.hidden_size
+        i = c.intermediate_size
         parts |= {
             "input_layernorm.weight": np.ones(h),
             "post_attention_layernorm.weight": np.ones(h),
@@ -308,7 +312,9 @@ def _metadata(writer: Any, gguf: Any) -> None:
     }.items():
         writer.add_float32(f"gpt-oss.{key}", value)
     writer.add_string("gpt-oss.rope.scaling.type", "yarn")
-    normal, control, unused = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL, gguf.TokenType.UNUSED
+    normal = gguf.TokenType.NORMAL
+    control = gguf.TokenType.CONTROL
+    unused = gguf.TokenType.UNUSED
     texts = [*_byte_characters(), "ab", *SPECIALS]
     kinds = [normal] * (MERGED + 1) + [control] * len(SPECIALS) + [unused] * (c.vocab_size - len(texts))
     texts += [f"[PAD{i}]" for i in range(len(texts), c.vocab_size)]

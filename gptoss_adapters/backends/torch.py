@@ -124,11 +124,7 @@ def _array(tensor: Any) -> np.ndarray:
 def _stop_ids(checkpoint: Any) -> tuple[int, ...]:
     """What the checkpoint's generation config says; without one, gpt-oss's own and the config's."""
     listed = (checkpoint.generation_config or {}).get("eos_token_id")
-    found = (
-        listed
-        if isinstance(listed, list)
-        else [listed]
-        if listed is not None
-        else [*EOS_TOKEN_IDS, checkpoint.config.eos_token_id]
-    )
+    if listed is None:
+        listed = [*EOS_TOKEN_IDS, checkpoint.config.eos_token_id]
+    found = listed if isinstance(listed, list) else [listed]
     return tuple(sorted({i for i in found if i is not None and i < checkpoint.config.vocab_size}))

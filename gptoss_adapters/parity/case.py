@@ -12,10 +12,10 @@ from gptoss_adapters.backends import Backend
 from gptoss_adapters.checkpoint import Checkpoint
 from gptoss_adapters.parity.deviations import KnownDeviation, known_deviations
 from gptoss_adapters.parity.faults.table import find_fault
-from gptoss_adapters.parity.logits.attribution import Evidence, Sweep, certificate, suspects, to_schema
-from gptoss_adapters.parity.logits.behaviour import greedy, structural
-from gptoss_adapters.parity.logits.judge import Flat, Judged, amount, judge, schema_families
-from gptoss_adapters.parity.logits.layers import compare_layers, forced_routing
+from gptoss_adapters.parity.logits.attribution import Evidence, Sweep, certify, rank_suspects, to_suspects
+from gptoss_adapters.parity.logits.behaviour import check_greedy, check_structure
+from gptoss_adapters.parity.logits.judge import Flat, Judged, estimate_amount, judge_values, to_families
+from gptoss_adapters.parity.logits.layers import check_forced_routing, compare_layers
 from gptoss_adapters.parity.logits.measure import Record, Reference
 from gptoss_adapters.parity.logits.metrics import F64, histogram
 from gptoss_adapters.parity.logits.probes import FAMILIES, Prompt
@@ -42,7 +42,9 @@ class Case:
     def __init__(
         self, backend: Backend, reference: Reference, noise: Noise, record: Record, result: TargetResult
     ) -> None:
-        self.backend, self.reference, self.noise = backend, reference, noise
+        self.backend = backend
+        self.reference = reference
+        self.noise = noise
         self.record, self.result = record, result
         self.carried: tuple[str, ...] = ()
         self.model = reference.model
@@ -50,7 +52,7 @@ class Case:
         self.plain = self._truth(reference.model)
         self.flat = Flat.of(record, ties=self._ties(reference.model, self.plain))
         self.nulls = np.stack([np.concatenate(n) for n in record.nulls])
-        self.judged = self.base = judge(self.flat, self.plain)
+        self.judged = self.base = judge_values(self.flat, self.plain)
         self._judge_with_deviations()
         self._fill_in_logits()
 
@@ -66,10 +68,12 @@ class Case:
         model = self.reference.carrying(carried)
         truth = self._truth(model)
         # other positions are ties with the deviation
-        with_it = judge(replace(self.flat, ties=self._ties(model, truth)), truth)
+        with_it = judge_values(replace(self.flat, ties=self._ties(model, truth)), truth)
         self.result.deviations = [self._deviation(k, truth, with_it) for k in known]
         if self.result.deviations[0].status != schema.ABSENT:
-            self.base, self.model, self.carried = with_it, model, carried
+            self.base = with_it
+            self.model = model
+            self.carried = carried
 
     def _ties(self, model: GptOss, truth: F64) -> Ties:
         """truth: of that model, [N, S]."""
@@ -84,7 +88,7 @@ class Case:
             return np.concatenate([self.reference.values(h, ids) for h, ids in pairs])
 
     def _deviation(self, known: KnownDeviation, truth: F64, with_it: Judged) -> Deviation:
-        found = amount(self.flat.values - self.plain, truth - self.plain, self.nulls, self.flat.energy)
+        found = estimate_amount(self.flat.values - self.plain, truth - self.plain, self.nulls, self.flat.energy)
         return Deviation(
             known.fault,
             tell_status(found.present, found.absent),
@@ -113,13 +117,13 @@ class Case:
             effect = (truth - self.plain)[part]
             if not (effect**2).any():
                 continue
-            if amount(effect, effect, self.nulls[:, part], self.flat.energy[:, part]).resolvable:
+            if estimate_amount(effect, effect, self.nulls[:, part], self.flat.energy[:, part]).resolvable:
                 return first
         return None
 
     def _fill_in_logits(self) -> None:
         result, record = self.result, self.record
-        result.families = schema_families(record, self.judged, FAMILIES)
+        result.families = to_families(record, self.judged, FAMILIES)
         result.worst_excess, result.first_divergent = self.judged.worst, self.base.first_divergent
         own = np.concatenate([p["kl"] for p in record.positions])
         null = np.concatenate([p["kl"] for p in next(iter(record.null_positions.values()))])
@@ -146,8 +150,8 @@ class Case:
         them is asked. chunked: start the engine a second time, with other prefill steps.
         """
         same = self.reference.with_model(self.model)
-        self.result.structural = structural(self.backend, same, self.record, self.base, chunked)
-        self.result.greedy = greedy(self.backend, same, self.record, self.noise)
+        self.result.structural = check_structure(self.backend, same, self.record, self.base, chunked)
+        self.result.greedy = check_greedy(self.backend, same, self.record, self.noise)
 
     def check_text(self, checkpoint: Checkpoint) -> None:
         """Tokenizer, chat template and tool calls."""
@@ -164,16 +168,18 @@ class Case:
             self.result.layers = compare_layers(
                 self.backend, self.reference, self.model, self.noise, prompts[index], index
             )
-            self.result.structural.append(forced_routing(self.backend, self.reference, self.model, self.noise, prompts))
+            self.result.structural.append(
+                check_forced_routing(self.backend, self.reference, self.model, self.noise, prompts)
+            )
 
     def attribute(self, sweep: Sweep) -> None:
         """Which fault it is, and which this run would have seen. sweep: over the reference with `carried`."""
         evidence = Evidence.of(sweep, self.record, self.noise, self.flat.ties)
-        found = suspects(evidence, self.base)
+        found = rank_suspects(evidence, self.base)
         self.fault_present = any(f.amount.present for f in found)
-        self.result.certificate = certificate(evidence)
+        self.result.certificate = certify(evidence)
         if self.findings().differ or list_failures(self.result):
-            self.result.suspects = to_schema(found)
+            self.result.suspects = to_suspects(found)
 
     def findings(self) -> LogitFindings:
         # the first null is the reference in the target's own precision

@@ -72,13 +72,13 @@ def run(
     from gptoss_adapters.parity.report.files import write_report
     from gptoss_adapters.parity.report.markdown import summary
     from gptoss_adapters.parity.report.schema import exit_code
-    from gptoss_adapters.parity.runner import Options, Run, few_threads
+    from gptoss_adapters.parity.runner import Options, Run, limit_threads
     from gptoss_adapters.parity.targets import parse_spec
 
     for spec in target:
         parse_spec(spec)  # a slip of the keyboard is said before anything runs
     opened = open_checkpoint(checkpoint)
-    few_threads(opened.config, threads)
+    limit_threads(opened.config, threads)
     with Bars() as bars:
         made = Run(opened, Options(seed, tuple(carry or ()), timeout, text), bars).report(
             target, _repro(checkpoint, target, carry, seed, text)
@@ -111,21 +111,21 @@ def faults(
 
     from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.errors import UsageError
-    from gptoss_adapters.parity.logits.attribution import Evidence, Sweep, certificate
-    from gptoss_adapters.parity.logits.measure import ModelSubject, measure
+    from gptoss_adapters.parity.logits.attribution import Evidence, Sweep, certify
+    from gptoss_adapters.parity.logits.measure import ModelSubject, take_record
     from gptoss_adapters.parity.noise.nulls import Noise
-    from gptoss_adapters.parity.runner import Options, Run, few_threads
+    from gptoss_adapters.parity.runner import Options, Run, limit_threads
 
     known = {"float32": Noise(), "bfloat16": Noise("bfloat16"), "ggml": Noise("float32", "bf16", "q8_0")}
     if noise not in known:
         raise UsageError("--noise", expected=", ".join(known), got=noise)
     opened = open_checkpoint(checkpoint)
-    few_threads(opened.config)
+    limit_threads(opened.config)
     with Bars() as bars:
         made = Run(opened, Options(seed, tuple(carry or ())), bars)
-        record = measure(made.reference, made.prompts, ModelSubject(made.reference.model), known[noise])
+        record = take_record(made.reference, made.prompts, ModelSubject(made.reference.model), known[noise])
         sweep = Sweep.run(made.reference, made.reference.model, made.prompts)
-        found = certificate(Evidence.of(sweep, record, known[noise]))
+        found = certify(Evidence.of(sweep, record, known[noise]))
     if as_json:
         print(json.dumps(asdict(found), indent=1))
         return
@@ -140,13 +140,13 @@ def faults(
 
 
 def _repro(checkpoint: str, targets: list[str], carry: list[str] | None, seed: int, text: bool) -> str:
-    from gptoss_adapters.parity.targets import shown
+    from gptoss_adapters.parity.targets import redact_key
 
     parts = [
         "gptoss-parity",
         "run",
         checkpoint,
-        *(x for t in targets for x in ("--target", shown(t))),
+        *(x for t in targets for x in ("--target", redact_key(t))),
         *(x for c in carry or () for x in ("--carry", c)),
     ]
     return shlex.join([*parts, *(["--seed", str(seed)] if seed else []), *([] if text else ["--no-text"])])

@@ -23,11 +23,17 @@ from gptoss_adapters.parity.faults.files import file_faults
 from gptoss_adapters.parity.faults.table import all_faults
 from gptoss_adapters.parity.logits.angles import measure_angle_error
 from gptoss_adapters.parity.logits.attribution import Sweep
-from gptoss_adapters.parity.logits.measure import Reference, measure
-from gptoss_adapters.parity.logits.probes import Prompt, conversations, embedding_norms, light, make_prompts
+from gptoss_adapters.parity.logits.measure import Reference, take_record
+from gptoss_adapters.parity.logits.probes import (
+    Prompt,
+    lighten_prompts,
+    make_prompts,
+    read_embedding_norms,
+    render_conversations,
+)
 from gptoss_adapters.parity.report import schema
 from gptoss_adapters.parity.report.schema import Identity, Report, TargetResult, Weights
-from gptoss_adapters.parity.targets import Target, digests, shown
+from gptoss_adapters.parity.targets import Target, hash_files, redact_key
 from gptoss_adapters.parity.verdict import decide
 from gptoss_adapters.spec import GptOssConfig
 
@@ -50,7 +56,7 @@ class Options:
     backend: dict[str, object] = field(default_factory=dict)
 
 
-def few_threads(config: GptOssConfig, asked: int | None = None) -> None:
+def limit_threads(config: GptOssConfig, asked: int | None = None) -> None:
     """Two threads on matrices this small only wait for each other."""
     if asked or config.hidden_size <= 512:
         torch.set_num_threads(asked or 1)
@@ -66,7 +72,7 @@ class Run:
         self.checkpoint = checkpoint
         self.reference = Reference(checkpoint, options.carry)
         self.prompts = make_prompts(
-            checkpoint.config, embedding_norms(checkpoint), options.seed, conversations(checkpoint)
+            checkpoint.config, read_embedding_norms(checkpoint), options.seed, render_conversations(checkpoint)
         )
         self.sweeps: dict[tuple[str, tuple[str, ...]], Sweep] = {}
 
@@ -86,9 +92,8 @@ class Run:
             "carry": list(self.options.carry),
             "threads": torch.get_num_threads(),
         }
-        made.reference = Identity(
-            "torch", f"gptoss_adapters.reference.model, torch {torch.__version__}", digests(self.checkpoint), settings
-        )
+        version = f"gptoss_adapters.reference.model, torch {torch.__version__}"
+        made.reference = Identity("torch", version, hash_files(self.checkpoint), settings)
         for spec in specs:
             made.targets.append(self.target(spec))
         made.angle_error = measure_angle_error(self.reference, self.prompts)
@@ -99,9 +104,9 @@ class Run:
         """One target, whatever happens to it."""
         start = time.monotonic()
         engine = re.split(r"[=@\[]", spec, maxsplit=1)[0]
-        out = TargetResult(shown(spec), engine, schema.NOT_COMPARABLE)
+        out = TargetResult(redact_key(spec), engine, schema.NOT_COMPARABLE)
         try:
-            with _opened(spec, self.checkpoint, self.options) as target:
+            with _open_target(spec, self.checkpoint, self.options) as target:
                 out.identity = target.identity()
                 self._judge(target, out)
         except GptOssError as error:
@@ -125,9 +130,9 @@ class Run:
         def tick() -> None:
             nonlocal done
             done += 1
-            self.progress(shown(target.spec), done, len(prompts))
+            self.progress(redact_key(target.spec), done, len(prompts))
 
-        record = measure(reference, prompts, target, noise, tick)
+        record = take_record(reference, prompts, target, noise, tick)
         case = Case(target.backend, reference, noise, record, out)
         case.check_behaviour(self.options.chunked)
         if self.options.text:
@@ -151,7 +156,7 @@ class Run:
         return self.reference
 
     def _prompts_for(self, target: Target) -> list[Prompt]:
-        prompts = light(self.prompts) if target.limited else self.prompts
+        prompts = lighten_prompts(self.prompts) if target.limited else self.prompts
         return [p for p in prompts if len(p.ids) <= target.backend.info.n_ctx]
 
     def sweep(self, reference: Reference, carried: tuple[str, ...]) -> Sweep:
@@ -171,7 +176,7 @@ class Run:
 
 
 @contextmanager
-def _opened(spec: str, checkpoint: Checkpoint, options: Options) -> Iterator[Target]:
+def _open_target(spec: str, checkpoint: Checkpoint, options: Options) -> Iterator[Target]:
     target = Target.open(spec, checkpoint, options.timeout, **options.backend)
     try:
         yield target

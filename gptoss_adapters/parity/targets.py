@@ -41,7 +41,7 @@ class Target:
             size = backend.info.vocab_size
             backend.close()
             raise NotComparable(
-                "has another vocabulary", file=shown(spec), expected=checkpoint.config.vocab_size, got=size
+                "has another vocabulary", file=redact_key(spec), expected=checkpoint.config.vocab_size, got=size
             )
         return cls(spec, backend, _open_own_file(backend))
 
@@ -79,7 +79,7 @@ class Target:
             "cpu": platform.processor() or platform.machine(),
             "python": platform.python_version(),
         }
-        return Identity(info.engine, info.version, digests(self.checkpoint), settings)
+        return Identity(info.engine, info.version, hash_files(self.checkpoint), settings)
 
 
 def _open_own_file(backend: Backend) -> Checkpoint | None:
@@ -108,7 +108,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     return match["name"] + match["rest"], options
 
 
-def shown(spec: str) -> str:
+def redact_key(spec: str) -> str:
     """A spec as reports may say it: without a key."""
     return re.sub(r"(\bapi_key\s*=)[^,\]]*", r"\1***", spec) if _OPTIONS.fullmatch(spec) else spec
 
@@ -121,7 +121,7 @@ def _value(text: str) -> Any:
     return {"true": True, "false": False, "none": None}.get(text, text)
 
 
-def digests(checkpoint: Checkpoint | None) -> dict[str, str]:
+def hash_files(checkpoint: Checkpoint | None) -> dict[str, str]:
     """sha256 of every file of a checkpoint: weights, config, tokenizer."""
     if checkpoint is None:
         return {}

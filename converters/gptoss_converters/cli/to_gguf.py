@@ -185,12 +185,12 @@ def _judge(run: Run, file: Path) -> Report:
     from gptoss_adapters.parity.cli_run import Bars
     from gptoss_adapters.parity.report.files import write_report
     from gptoss_adapters.parity.report.schema import exit_code
-    from gptoss_adapters.parity.runner import Options, few_threads
+    from gptoss_adapters.parity.runner import Options, limit_threads
     from gptoss_adapters.parity.runner import Run as ParityRun
 
     spec = f"{'llama_cpp' if find_spec('llama_cpp') else 'llama_server'}={file}"
     checkpoint = open_checkpoint(run.path, revision=run.revision)
-    few_threads(checkpoint.config)
+    limit_threads(checkpoint.config)
     with Bars() as bars:
         command = f"gptoss-parity run {run.path} --target {spec}"
         report = ParityRun(checkpoint, Options(), bars).report([spec], command)

@@ -34,35 +34,45 @@ class WindowFault(Fault):
 
 
 class WinPlus1(WindowFault):
-    number, name, what = 1, "win_plus1", "sliding window keeps W+1 keys"
+    number = 1
+    name = "win_plus1"
+    what = "sliding window keeps W+1 keys"
 
     def window(self, kind: str, size: int) -> int | None:
         return size + 1 if kind == SLIDING else None
 
 
 class WinMinus1(WindowFault):
-    number, name, what = 2, "win_minus1", "sliding window keeps W-1 keys"
+    number = 2
+    name = "win_minus1"
+    what = "sliding window keeps W-1 keys"
 
     def window(self, kind: str, size: int) -> int | None:
         return max(size - 1, 1) if kind == SLIDING else None
 
 
 class WinParity(WindowFault):
-    number, name, what = 3, "win_parity", "sliding and full layers exchanged"
+    number = 3
+    name = "win_parity"
+    what = "sliding and full layers exchanged"
 
     def window(self, kind: str, size: int) -> int | None:
         return size if kind == FULL else None
 
 
 class WinAll(WindowFault):
-    number, name, what = 4, "win_all", "every layer sliding"
+    number = 4
+    name = "win_all"
+    what = "every layer sliding"
 
     def window(self, kind: str, size: int) -> int | None:
         return size
 
 
 class WinNone(WindowFault):
-    number, name, what = 5, "win_none", "no layer sliding"
+    number = 5
+    name = "win_none"
+    what = "no layer sliding"
 
     def window(self, kind: str, size: int) -> int | None:
         return None
@@ -83,28 +93,36 @@ class _Sinks(Fault):
 
 
 class SinkDrop(_Sinks):
-    number, name, what = 6, "sink_drop", "sink term missing from the softmax denominator"
+    number = 6
+    name = "sink_drop"
+    what = "sink term missing from the softmax denominator"
 
     def sinks(self, s: Tensor, head_dim: int) -> Tensor:
         return torch.full_like(s, -torch.inf)
 
 
 class SinkZero(_Sinks):
-    number, name, what = 7, "sink_zero", "sink logits set to 0"
+    number = 7
+    name = "sink_zero"
+    what = "sink logits set to 0"
 
     def sinks(self, s: Tensor, head_dim: int) -> Tensor:
         return torch.zeros_like(s)
 
 
 class SinkRoll(_Sinks):
-    number, name, what = 8, "sink_roll", "sinks shifted by one head"
+    number = 8
+    name = "sink_roll"
+    what = "sinks shifted by one head"
 
     def sinks(self, s: Tensor, head_dim: int) -> Tensor:
         return s.roll(1)
 
 
 class SinkScaled(_Sinks):
-    number, name, what = 9, "sink_scaled", "sinks multiplied by 1/sqrt(head_dim)"
+    number = 9
+    name = "sink_scaled"
+    what = "sinks multiplied by 1/sqrt(head_dim)"
 
     def sinks(self, s: Tensor, head_dim: int) -> Tensor:
         return s * (1 / math.sqrt(head_dim))
@@ -129,21 +147,27 @@ class RopeFault(Fault):
 
 
 class NoYarn(RopeFault):
-    number, name, what = 10, "no_yarn", "plain RoPE: no YaRN, no concentration"
+    number = 10
+    name = "no_yarn"
+    what = "plain RoPE: no YaRN, no concentration"
 
     def rope(self, model: GptOss) -> None:
         model.rope = Rope(replace(model.config, rope_scaling_factor=1.0, attention_factor=None), model.device)
 
 
 class NoYarnConc(RopeFault):
-    number, name, what = 11, "no_yarn_conc", "YaRN's concentration factor is 1"
+    number = 11
+    name = "no_yarn_conc"
+    what = "YaRN's concentration factor is 1"
 
     def rope(self, model: GptOss) -> None:
         model.rope.concentration = 1.0
 
 
 class YarnTruncate(RopeFault):
-    number, name, what = 12, "yarn_truncate", "YaRN's ramp bounds rounded (truncate)"
+    number = 12
+    name = "yarn_truncate"
+    what = "YaRN's ramp bounds rounded (truncate)"
 
     def rope(self, model: GptOss) -> None:
         model.config = replace(model.config, yarn_truncate=True)
@@ -154,7 +178,9 @@ class YarnTruncate(RopeFault):
 
 
 class LinearInterp(RopeFault):
-    number, name, what = 13, "linear_interp", "every frequency divided by the factor (linear interpolation)"
+    number = 13
+    name = "linear_interp"
+    what = "every frequency divided by the factor (linear interpolation)"
 
     def rope(self, model: GptOss) -> None:
         plain = yarn_inverse_frequencies(replace(model.config, rope_scaling_factor=1.0))
@@ -162,7 +188,9 @@ class LinearInterp(RopeFault):
 
 
 class YarnFactorX2(RopeFault):
-    number, name, what = 14, "yarn_factor_x2", "YaRN's factor doubled in the frequencies (concentration unchanged)"
+    number = 14
+    name = "yarn_factor_x2"
+    what = "YaRN's factor doubled in the frequencies (concentration unchanged)"
 
     def rope(self, model: GptOss) -> None:
         doubled = replace(model.config, rope_scaling_factor=2 * model.config.rope_scaling_factor)
@@ -172,7 +200,10 @@ class YarnFactorX2(RopeFault):
 class RopeInterleaved(Fault):
     """Scores see q and k only in their product, so rotating neighbouring pairs is rotating halves of reordered rows."""
 
-    number, name, part, what = 15, "rope_interleaved", "RoPE", "neighbouring pairs rotated instead of halves"
+    number = 15
+    name = "rope_interleaved"
+    part = "RoPE"
+    what = "neighbouring pairs rotated instead of halves"
 
     def change(self, model: GptOss) -> None:
         for attention in attentions(model):
@@ -188,7 +219,10 @@ class RopeInterleaved(Fault):
 class GqaTile(Fault):
     """Query head h reads key head h mod n_kv: the same as reordered query heads."""
 
-    number, name, part, what = 16, "gqa_tile", "attention", "key heads tiled instead of repeated"
+    number = 16
+    name = "gqa_tile"
+    part = "attention"
+    what = "key heads tiled instead of repeated"
 
     def change(self, model: GptOss) -> None:
         c = model.config
@@ -219,22 +253,30 @@ class BiasDropFault(Fault):
 
 
 class QkvBiasDrop(BiasDropFault):
-    number, name, what = 17, "qkv_bias_drop", "q, k and v biases dropped"
+    number = 17
+    name = "qkv_bias_drop"
+    what = "q, k and v biases dropped"
     leaves = ("q_proj.bias", "k_proj.bias", "v_proj.bias")
 
 
 class KBiasDrop(BiasDropFault):
-    number, name, what = 18, "k_bias_drop", "k bias dropped"
+    number = 18
+    name = "k_bias_drop"
+    what = "k bias dropped"
     leaves = ("k_proj.bias",)
 
 
 class OBiasDrop(BiasDropFault):
-    number, name, what = 19, "o_bias_drop", "attention output bias dropped"
+    number = 19
+    name = "o_bias_drop"
+    what = "attention output bias dropped"
     leaves = ("o_proj.bias",)
 
 
 class RouterBiasDrop(BiasDropFault):
-    number, name, what = 20, "router_bias_drop", "router bias dropped"
+    number = 20
+    name = "router_bias_drop"
+    what = "router bias dropped"
     leaves = ("router.bias",)
 
 
@@ -253,15 +295,24 @@ class _Eps(Fault):
 
 
 class Eps1e4(_Eps):
-    number, name, what, eps = 39, "eps_1e-4", "RMSNorm eps 1e-4 instead of 1e-5", 1e-4
+    number = 39
+    name = "eps_1e-4"
+    what = "RMSNorm eps 1e-4 instead of 1e-5"
+    eps = 1e-4
 
 
 class Eps1e6(_Eps):
-    number, name, what, eps = 40, "eps_1e-6", "RMSNorm eps 1e-6 instead of 1e-5", 1e-6
+    number = 40
+    name = "eps_1e-6"
+    what = "RMSNorm eps 1e-6 instead of 1e-5"
+    eps = 1e-6
 
 
 class FinalNormNoGain(Fault):
-    number, name, part, what = 41, "final_norm_nogain", "norm", "final norm's gain dropped"
+    number = 41
+    name = "final_norm_nogain"
+    part = "norm"
+    what = "final norm's gain dropped"
 
     def change(self, model: GptOss) -> None:
         model.norm = torch.ones_like(model.norm)
@@ -275,7 +326,9 @@ class _ShiftedRope(Rope):
 class PosPlus1(Fault):
     """The negative control: attention sees only differences of positions, so this must stay invisible."""
 
-    name, part, what = "pos_plus1", "control", "absolute positions + 1: must be invisible"
+    name = "pos_plus1"
+    part = "control"
+    what = "absolute positions + 1: must be invisible"
 
     def change(self, model: GptOss) -> None:
         model.rope.__class__ = _ShiftedRope

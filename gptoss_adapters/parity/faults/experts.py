@@ -19,12 +19,10 @@ from gptoss_adapters.reference.model import GptOss
 
 
 class SoftmaxBeforeTopk(Fault):
-    number, name, part, what = (
-        21,
-        "softmax_before_topk",
-        "router",
-        "softmax over all experts, then top-k, not renormalised",
-    )
+    number = 21
+    name = "softmax_before_topk"
+    part = "router"
+    what = "softmax over all experts, then top-k, not renormalised"
 
     def change(self, model: GptOss) -> None:
         for moe in moes(model):
@@ -34,7 +32,10 @@ class SoftmaxBeforeTopk(Fault):
 class TopkMinus1(Fault):
     """Under forced routing too: the last of the forced experts gets no weight."""
 
-    number, name, part, what = 22, "topk_minus1", "router", "one expert fewer per token"
+    number = 22
+    name = "topk_minus1"
+    part = "router"
+    what = "one expert fewer per token"
 
     def change(self, model: GptOss) -> None:
         def combine(scores: Tensor, chosen: Tensor) -> Tensor:
@@ -50,7 +51,10 @@ class TopkMinus1(Fault):
 
 
 class SigmoidGate(Fault):
-    number, name, part, what = 23, "sigmoid_gate", "router", "renormalised sigmoid instead of softmax"
+    number = 23
+    name = "sigmoid_gate"
+    part = "router"
+    what = "renormalised sigmoid instead of softmax"
 
     def change(self, model: GptOss) -> None:
         def combine(scores: Tensor, chosen: Tensor) -> Tensor:
@@ -101,18 +105,18 @@ def packed(model: GptOss) -> bool:
 
 
 class NibbleSwap(_Codec):
-    number, name, what = 24, "nibble_swap", "low and high nibble of each byte exchanged"
+    number = 24
+    name = "nibble_swap"
+    what = "low and high nibble of each byte exchanged"
 
     def misread(self, blocks: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
         return (blocks << 4) | (blocks >> 4), scales
 
 
 class NibbleGgmlHalf(_Codec):
-    number, name, what = (
-        25,
-        "nibble_ggml_half",
-        "low nibbles read as the first half of a block, high ones as the second",
-    )
+    number = 25
+    name = "nibble_ggml_half"
+    what = "low nibbles read as the first half of a block, high ones as the second"
 
     def misread(self, blocks: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
         codes = torch.cat((blocks & 15, blocks >> 4), -1)
@@ -120,14 +124,18 @@ class NibbleGgmlHalf(_Codec):
 
 
 class ScaleOff1(_Codec):
-    number, name, what = 26, "scale_off1", "scale exponents off by one"
+    number = 26
+    name = "scale_off1"
+    what = "scale exponents off by one"
 
     def misread(self, blocks: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
         return blocks, scales - 1
 
 
 class ScaleShift1Block(_Codec):
-    number, name, what = 27, "scale_shift1block", "scales taken from the neighbouring block"
+    number = 27
+    name = "scale_shift1block"
+    what = "scales taken from the neighbouring block"
 
     def misread(self, blocks: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
         return blocks, scales.roll(1, -1)
@@ -137,7 +145,10 @@ class ScaleShift1Block(_Codec):
 
 
 class Fp4LutHalf(Fault):
-    number, name, part, what = 28, "fp4_lut_half", "MXFP4", "the FP4 table's 6 read as 5"
+    number = 28
+    name = "fp4_lut_half"
+    part = "MXFP4"
+    what = "the FP4 table's 6 read as 5"
 
     def change(self, model: GptOss) -> None:
         for index, layer in enumerate(experts(model)):
@@ -159,10 +170,15 @@ class Fp4LutHalf(Fault):
 
 
 class W1ScaleOff1OneExpert(Fault):
-    number, name, part, what = 29, "w1_scale_off1_1expert", "MXFP4", "mlp1 of one expert off by one scale step"
+    number = 29
+    name = "w1_scale_off1_1expert"
+    part = "MXFP4"
+    what = "mlp1 of one expert off by one scale step"
 
     def __init__(self, layer: int = 0, expert: int = 0, step: int = -1) -> None:
-        self.layer, self.expert, self.step = layer, expert, step
+        self.layer = layer
+        self.expert = expert
+        self.step = step
 
     def change(self, model: GptOss) -> None:
         layer = list(experts(model))[self.layer]
@@ -198,21 +214,28 @@ class _Rows(Fault):
 
 
 class GateUpSwap(_Rows):
-    number, name, what = 30, "gate_up_swap", "gate and up exchanged"
+    number = 30
+    name = "gate_up_swap"
+    what = "gate and up exchanged"
 
     def order(self, rows: int) -> Tensor:
         return torch.arange(rows).view(-1, 2).flip(1).flatten()
 
 
 class GateUpHalf(_Rows):
-    number, name, what = 31, "gate_up_half", "gate and up read as halves instead of interleaved"
+    number = 31
+    name = "gate_up_half"
+    what = "gate and up read as halves instead of interleaved"
 
     def order(self, rows: int) -> Tensor:
         return torch.arange(rows).view(2, -1).T.flatten()
 
 
 class NoClamp(Fault):
-    number, name, part, what = 32, "no_clamp", "SwiGLU", "no clamp at all"
+    number = 32
+    name = "no_clamp"
+    part = "SwiGLU"
+    what = "no clamp at all"
 
     def change(self, model: GptOss) -> None:
         set_config(model, swiglu_limit=torch.inf)
@@ -235,28 +258,37 @@ def _gated(gate: Tensor, up: Tensor, alpha: float) -> Tensor:
 
 
 class ClampGluBoth(_Activation):
-    number, name, what = 33, "clamp_glu_both", "gate clamped below as well as above"
+    number = 33
+    name = "clamp_glu_both"
+    what = "gate clamped below as well as above"
 
     def activate(self, gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
         return _gated(gate.clamp(-limit, limit), up.clamp(-limit, limit) + 1, alpha)
 
 
 class ClampGluOnly(_Activation):
-    number, name, what = 34, "clamp_glu_only", "gate clamped, up not"
+    number = 34
+    name = "clamp_glu_only"
+    what = "gate clamped, up not"
 
     def activate(self, gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
         return _gated(gate.clamp(max=limit), up + 1, alpha)
 
 
 class Alpha1(Fault):
-    number, name, part, what = 35, "alpha_1", "SwiGLU", "alpha 1 instead of 1.702"
+    number = 35
+    name = "alpha_1"
+    part = "SwiGLU"
+    what = "alpha 1 instead of 1.702"
 
     def change(self, model: GptOss) -> None:
         set_config(model, swiglu_alpha=1.0)
 
 
 class NoPlus1(_Activation):
-    number, name, what = 36, "no_plus1", "no (+1) on up"
+    number = 36
+    name = "no_plus1"
+    what = "no (+1) on up"
 
     def activate(self, gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
         return _gated(gate.clamp(max=limit), up.clamp(-limit, limit), alpha)
@@ -275,8 +307,14 @@ class _ExpertBias(Fault):
 
 
 class Mlp1BiasDrop(_ExpertBias):
-    number, name, what, tensor = 37, "mlp1_bias_drop", "mlp1 bias dropped", "gate_up"
+    number = 37
+    name = "mlp1_bias_drop"
+    what = "mlp1 bias dropped"
+    tensor = "gate_up"
 
 
 class Mlp2BiasDrop(_ExpertBias):
-    number, name, what, tensor = 38, "mlp2_bias_drop", "mlp2 bias dropped", "down"
+    number = 38
+    name = "mlp2_bias_drop"
+    what = "mlp2 bias dropped"
+    tensor = "down"

@@ -40,7 +40,9 @@ class VBiasDrop(BiasDropFault):
 class LayersExchanged(Fault):
     """The weights of two layers, each in the other's place; a layer's window belongs to its place."""
 
-    name, part, what = "layers_exchanged", "layers", "the weights of two layers exchanged"
+    name = "layers_exchanged"
+    part = "layers"
+    what = "the weights of two layers exchanged"
 
     def __init__(self, first: int = 0, second: int = 1) -> None:
         self.first, self.second = first, second

@@ -15,7 +15,7 @@ from gptoss_adapters.parity.faults.experts import W1ScaleOff1OneExpert
 from gptoss_adapters.parity.faults.fault import Fault
 from gptoss_adapters.parity.faults.files import file_faults
 from gptoss_adapters.parity.faults.table import CONTROL, all_faults
-from gptoss_adapters.parity.logits.judge import Amount, Flat, Judged, amount, judge
+from gptoss_adapters.parity.logits.judge import Amount, Flat, Judged, estimate_amount, judge_values
 from gptoss_adapters.parity.logits.measure import Record, Reference, values_at
 from gptoss_adapters.parity.logits.metrics import F64, TINY
 from gptoss_adapters.parity.logits.probes import Prompt
@@ -106,7 +106,7 @@ class Evidence:
         return cls(sweep, record, noise, Flat.of(record, ties=ties), sweep.values(sweep.plain, record), nulls)
 
 
-def suspects(evidence: Evidence, base: Judged) -> list[Found]:
+def rank_suspects(evidence: Evidence, base: Judged) -> list[Found]:
     """All faults, the likeliest first; the first few are confirmed or not. base: the target judged without any
     fault.
     """
@@ -120,8 +120,8 @@ def suspects(evidence: Evidence, base: Judged) -> list[Found]:
 
 def _found(evidence: Evidence, base: Judged, fault: Fault, hidden: list[torch.Tensor]) -> Found:
     values, flat = evidence.sweep.values(hidden, evidence.record), evidence.flat
-    judged = judge(flat, values)
-    a = amount(flat.values - evidence.plain, values - evidence.plain, evidence.nulls, flat.energy)
+    judged = judge_values(flat, values)
+    a = estimate_amount(flat.values - evidence.plain, values - evidence.plain, evidence.nulls, flat.energy)
     found = Found(fault, judged, a, values)
     if base.log_excess >= BIASED:
         found.score = max(0.0, 1 - judged.log_excess / base.log_excess)
@@ -140,12 +140,12 @@ def _confirm(evidence: Evidence, f: Found, others: Sequence[Found]) -> bool:
             _null_errors(evidence, null.apply(broken), f.values) for null in list(realisations(evidence.noise))[:3]
         ]
     flat = Flat.of(evidence.record, nulls)
-    f.judged = judge(flat, f.values)
+    f.judged = judge_values(flat, f.values)
     if f.judged.failed or f.judged.worst > LOOK_EXCESS or not (f.amount.present or f.score > 0.5):
         return False
     rest, errors = flat.values - f.values, np.stack([np.concatenate(n) for n in nulls])
     return not any(
-        amount(rest, g.values - evidence.plain, errors, flat.energy).present
+        estimate_amount(rest, g.values - evidence.plain, errors, flat.energy).present
         for g in others
         if g.fault.name != f.fault.name
     )
@@ -164,7 +164,9 @@ def _add_experts(evidence: Evidence) -> None:
     """One expert may be wrong: which, is told by the positions that were routed to it, whose error is larger than
     the others'.
     """
-    sweep, record, flat = evidence.sweep, evidence.record, evidence.flat
+    sweep = evidence.sweep
+    record = evidence.record
+    flat = evidence.flat
     if not W1ScaleOff1OneExpert().applies(sweep.base):
         return
     error = np.log(
@@ -189,7 +191,7 @@ def _experts(model: GptOss, prompt: Prompt) -> list[np.ndarray]:
     return [chosen[0].numpy() for chosen in taps.experts]
 
 
-def to_schema(found: Sequence[Found]) -> list[Suspect]:
+def to_suspects(found: Sequence[Found]) -> list[Suspect]:
     return [
         Suspect(
             f.fault.name,
@@ -206,23 +208,23 @@ def to_schema(found: Sequence[Found]) -> list[Suspect]:
     ]
 
 
-def certificate(evidence: Evidence) -> Certificate:
+def certify(evidence: Evidence) -> Certificate:
     """What this run's prompts would have shown of each of the 41 faults above one target's noise."""
-    sweep, flat, plain = evidence.sweep, evidence.flat, evidence.plain
+    sweep = evidence.sweep
+    flat = evidence.flat
+    plain = evidence.plain
     made = Certificate(str(evidence.noise))
     numbers = all_faults()
     for fault, hidden in sweep.faults.values():
         if fault is not CONTROL and (fault.name not in numbers or any(c.fault == fault.name for c in made.faults)):
             continue
         values = sweep.values(hidden, evidence.record)
-        judged, effect = judge(flat, plain, values), values - plain
-        by = (
-            "excess"
-            if judged.failed
-            else "projection"
-            if amount(effect, effect, evidence.nulls, flat.energy).resolvable and (effect**2).any()
-            else ""
-        )
+        judged, effect = judge_values(flat, plain, values), values - plain
+        by = ""
+        if judged.failed:
+            by = "excess"
+        elif (effect**2).any() and estimate_amount(effect, effect, evidence.nulls, flat.energy).resolvable:
+            by = "projection"
         if fault is CONTROL:
             made.control = judged.worst
         else:

@@ -26,7 +26,7 @@ AGAIN = 10.0
 VISIBLE = 30.0  # times the noise: an influence that must be seen
 
 
-def structural(
+def check_structure(
     backend: Backend, reference: Reference, record: Record, judged: Judged, chunks: bool = True
 ) -> list[Structural]:
     """All that apply; one that cannot be asked of this engine says so. chunks: start it a second time, for other
@@ -152,7 +152,7 @@ def _decode(backend: Backend, record: Record, floor: float) -> Structural:
     )
 
 
-def greedy(backend: Backend, reference: Reference, record: Record, floor: Noise) -> Greedy:
+def check_greedy(backend: Backend, reference: Reference, record: Record, floor: Noise) -> Greedy:
     """Free-running greedy generation beside the reference's; a different token is legitimate where the margin is within
     noise: that of the run's prompts or, since an expert may flip in what was generated, that of the nulls on the very
     tokens that led there.
@@ -168,7 +168,8 @@ def greedy(backend: Backend, reference: Reference, record: Record, floor: Noise)
     total = len(out.prompts)
     for t in range(GREEDY_TOKENS if total else 0):
         out.survival.append(sum(p.first_divergence is None or p.first_divergence > t for p in out.prompts) / total)
-    out.verdict = SKIPPED if not total else FAIL if any(not p.legitimate for p in out.prompts) else PASS
+    if total:
+        out.verdict = PASS if all(p.legitimate for p in out.prompts) else FAIL
     return out
 
 

@@ -16,10 +16,10 @@ import torch
 from gptoss_adapters.checkpoint import Checkpoint
 from gptoss_adapters.parity.faults.fault import Fault
 from gptoss_adapters.parity.faults.table import CONTROL, all_faults
-from gptoss_adapters.parity.logits.judge import Flat, amount, judge
+from gptoss_adapters.parity.logits.judge import Flat, estimate_amount, judge_values
 from gptoss_adapters.parity.logits.measure import Record, Reference
 from gptoss_adapters.parity.logits.metrics import F64, centre
-from gptoss_adapters.parity.logits.probes import Prompt, embedding_norms, make_prompts
+from gptoss_adapters.parity.logits.probes import Prompt, make_prompts, read_embedding_norms
 from gptoss_adapters.parity.logits.ties import Ties
 from gptoss_adapters.parity.noise.nulls import Noise, Null, Rope32, realisations, split
 from gptoss_adapters.reference.model import GptOss, Taps
@@ -47,7 +47,7 @@ class Campaign:
 
     def __init__(self, checkpoint: Checkpoint, noise: Noise, seed: int = 0, forced: bool = False) -> None:
         self.reference, self.noise = Reference(checkpoint), noise
-        self.prompts = make_prompts(checkpoint.config, embedding_norms(checkpoint), seed)
+        self.prompts = make_prompts(checkpoint.config, read_embedding_norms(checkpoint), seed)
         self.groups = _groups(self.prompts)
         self.forced = [self._experts(ids) for ids, _ in self.groups] if forced else None
         self.order = [self.prompts[i] for _, at in self.groups for i in at]
@@ -77,19 +77,21 @@ class Campaign:
         model = fault.apply(self.reference.model) if fault else self.reference.model
         null = Null("target", self.noise, split, Rope32, 2.0**-12 if self.noise.rounds else 2.0**-24, seed)
         values = self.values(null.apply(model))
-        judged, error = judge(self.flat, self.truth, values), values - self.truth
+        judged, error = judge_values(self.flat, self.truth, values), values - self.truth
         if fault is CONTROL:
             return Outcome(CONTROL.name, judged.worst, judged.failed, 0.0, bool(self.alarms(error)))
         if fault is None:
             alarms = self.alarms(error)
             return Outcome(", ".join(alarms), judged.worst, judged.failed, 0.0, bool(alarms))
-        a = amount(error, self.effects[fault.name], self.nulls, self.flat.energy)
+        a = estimate_amount(error, self.effects[fault.name], self.nulls, self.flat.energy)
         return Outcome(fault.name, judged.worst, judged.failed, a.coefficient, a.present)
 
     def alarms(self, error: F64) -> list[str]:
         """Faults whose effect seems to stand in an error."""
         return [
-            name for name, effect in self.effects.items() if amount(error, effect, self.nulls, self.flat.energy).present
+            name
+            for name, effect in self.effects.items()
+            if estimate_amount(error, effect, self.nulls, self.flat.energy).present
         ]
 
     def all_runs(self) -> list[Outcome]:

@@ -86,7 +86,7 @@ class Flat:
         return cls(np.concatenate(record.values), families, starts, energy, ties)
 
 
-def judge(flat: Flat, truth: F64, values: F64 | None = None) -> Judged:
+def judge_values(flat: Flat, truth: F64, values: F64 | None = None) -> Judged:
     """The values (of another subject at the same ids, if given) against `truth` [N, S]."""
     size = np.maximum((truth**2).sum(-1), TINY)
     nmse = (((flat.values if values is None else values) - truth) ** 2).sum(-1) / size
@@ -167,7 +167,7 @@ class Amount:
         return self.resolvable and abs(self.coefficient) < PRESENT[0] / 2
 
 
-def amount(error: F64, effect: F64, nulls: F64, energy: F64) -> Amount:
+def estimate_amount(error: F64, effect: F64, nulls: F64, energy: F64) -> Amount:
     """Least squares of error on effect, both [N, S]; nulls [R, N, S] with their energy [R, N]. Positions weigh by their
     noise, and no flip dominates.
     """
@@ -180,7 +180,7 @@ def amount(error: F64, effect: F64, nulls: F64, energy: F64) -> Amount:
     return Amount(float((weighted * error).sum()), float(np.abs(np.einsum("rns,ns->r", nulls, weighted)).max()))
 
 
-def schema_families(record: Record, judged: Judged, described: dict[str, str]) -> list[Family]:
+def to_families(record: Record, judged: Judged, described: dict[str, str]) -> list[Family]:
     """The report's families: statistics over the whole vocabulary against the plain truth, verdicts from `judged`."""
     out = []
     for name, family in judged.families.items():

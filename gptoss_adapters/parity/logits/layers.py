@@ -58,7 +58,7 @@ def compare_layers(
     return made
 
 
-def forced_routing(
+def check_forced_routing(
     backend: Backend, reference: Reference, model: GptOss, noise: Noise, prompts: Sequence[Prompt]
 ) -> Structural:
     """One prompt of each family once more with the truth's experts on both sides: without flips, noise is far lower."""

@@ -136,7 +136,7 @@ def _remembered(read: Callable[[int, torch.dtype], Tensor]) -> Callable[[int, to
     return cache(read)
 
 
-def measure(
+def take_record(
     reference: Reference,
     prompts: Sequence[Prompt],
     subject: Subject,

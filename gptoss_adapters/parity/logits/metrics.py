@@ -37,7 +37,9 @@ class Truth:
 
 def compare_full(truth: Truth, logits: np.ndarray, brief: bool = False) -> Positions:
     """logits [T, V] against the truth. brief: the statistics that a noise floor needs (the others are NaN)."""
-    y, lp, p = _centred(logits.astype(np.float64)), truth.lp, truth.p
+    y = _centred(logits.astype(np.float64))
+    lp = truth.lp
+    p = truth.p
     lq = _log_softmax(y)
     rows, known = np.arange(len(y)), truth.following >= 0
     own = np.where(known, truth.following, 0)
@@ -106,7 +108,10 @@ def compare_top(truth: Truth, ids: np.ndarray, logprobs: np.ndarray) -> Position
 def summarise(prompts: Sequence[Positions], lower_bound: bool = False) -> Metrics:
     """One family, from its prompts."""
     whole = joined(prompts)
-    nmse, kl, dlp, dp = whole["nmse"], whole["kl"], whole["dlp"], whole["dp"]
+    nmse = whole["nmse"]
+    kl = whole["kl"]
+    dlp = whole["dlp"]
+    dp = whole["dp"]
     dlp, dp = dlp[~np.isnan(dlp)], dp[~np.isnan(dp)]
     m = Metrics(positions=len(nmse), kl_lower_bound=lower_bound)
     m.nmse_gmean = float(np.exp(np.log(np.maximum(nmse, TINY)).mean()))
@@ -122,11 +127,9 @@ def summarise(prompts: Sequence[Positions], lower_bound: bool = False) -> Metric
     )  # NaN becomes null in the report
     m.same_top, m.overlap_10 = float(whole["same_top"].mean()), float(whole["overlap_10"].mean())
     if len(dlp):
-        m.dlp_mean, m.dlp_rms, m.dlp_max_abs = (
-            float(dlp.mean()),
-            float(np.sqrt((dlp**2).mean())),
-            float(np.abs(dlp).max()),
-        )
+        m.dlp_mean = float(dlp.mean())
+        m.dlp_rms = float(np.sqrt((dlp**2).mean()))
+        m.dlp_max_abs = float(np.abs(dlp).max())
         m.dlp_p1, m.dlp_p99 = (float(x) for x in np.quantile(dlp, (0.01, 0.99)))
         m.dp_mean, m.dp_rms = float(dp.mean()), float(np.sqrt((dp**2).mean()))
         m.ln_ppl_ratio, m.ln_ppl_ratio_se = (

@@ -65,17 +65,17 @@ def _random(config: GptOssConfig, norms: np.ndarray, rng: np.random.Generator) -
     yield "tiny", [int(i) for i in rng.choice(small, 24)]
 
 
-def light(prompts: Sequence[Prompt]) -> list[Prompt]:
+def lighten_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
     """What an engine is asked that answers token by token: a few prompts, cut short."""
     return [Prompt(p.family, p.index, p.ids[:LIGHT_TOKENS]) for p in prompts if p.index < LIGHT.get(p.family, 0)]
 
 
-def embedding_norms(checkpoint: Checkpoint) -> np.ndarray:
+def read_embedding_norms(checkpoint: Checkpoint) -> np.ndarray:
     norms: np.ndarray = np.linalg.norm(checkpoint.read("embedding.weight"), axis=1)
     return norms
 
 
-def conversations(checkpoint: Checkpoint) -> Sequence[Sequence[int]]:
+def render_conversations(checkpoint: Checkpoint) -> Sequence[Sequence[int]]:
     """Rendered conversations, where the checkpoint has the published vocabulary."""
     from gptoss_harmony import Conversation, Message, SystemContent, render
 

@@ -146,7 +146,10 @@ def _nudged(embedding: Tensor, size: float, seed: int) -> Tensor:
 
 def realisations(noise: Noise) -> Iterator[Null]:
     """Five implementations with this rounding."""
-    nudge = 2.0 ** -(24 if not noise.rounds else 12 if noise.compute == "bfloat16" or "q8_0" in noise.experts else 15)
+    bits = 24
+    if noise.rounds:
+        bits = 12 if noise.compute == "bfloat16" or "q8_0" in noise.experts else 15
+    nudge = 2.0**-bits
     yield Null("plain", noise)
     yield Null("split", noise, split, Rope32)
     for seed, rope in enumerate((RopeIterated, Rope32, RopeIterated), 1):

@@ -212,35 +212,33 @@ def angle(data: AngleError) -> list[Figure]:
     plot.mark_y(math.pi, "half a turn") if max(data.radians, default=0) >= math.pi else None
     rows = [(count(data.positions[i]), number(data.radians[i])) for i in _spread(len(data.positions))]
     bounds, rounded = (" and ".join(number(v, 5) for v in pair) for pair in (data.bounds, data.rounded))
-    out = [
-        Figure(
-            "Angle error of rounded YaRN bounds",
-            f"The ramp runs from {bounds}; an engine that rounds has {rounded}.",
-            str(plot),
-            ("position", "radians"),
-            rows,
-        )
-    ]
+    computed = Figure(
+        "Angle error of rounded YaRN bounds",
+        f"The ramp runs from {bounds}; an engine that rounds has {rounded}.",
+        str(plot),
+        ("position", "radians"),
+        rows,
+    )
     pairs = [(p, v) for p, v in zip(data.measured_positions, data.measured_nmse, strict=False) if v is not None]
-    if len(pairs) > 1:
-        xs, ys = [max(p, 1) for p, _ in pairs], [v for _, v in pairs]
-        effect = Plot(
-            "Effect of rounded YaRN bounds on the logits",
-            Axis(min(xs), max(xs), "position", True),
-            log_axis(ys, "NMSE of the logits"),
-        )
-        effect.line(xs, ys, "seen", "measured on the reference")
-        rows = [(count(pairs[i][0]), number(pairs[i][1])) for i in _spread(len(pairs))]
-        out.append(
-            Figure(
-                "Their effect on the logits",
-                "Up to the longest prompt of this run.",
-                str(effect),
-                ("position", "NMSE"),
-                rows,
-            )
-        )
-    return out
+    return [computed, _effect(pairs)] if len(pairs) > 1 else [computed]
+
+
+def _effect(pairs: Sequence[tuple[int, float]]) -> Figure:
+    """pairs: position and NMSE."""
+    xs, ys = [max(p, 1) for p, _ in pairs], [v for _, v in pairs]
+    plot = Plot(
+        "Effect of rounded YaRN bounds on the logits",
+        Axis(min(xs), max(xs), "position", True),
+        log_axis(ys, "NMSE of the logits"),
+    )
+    plot.line(xs, ys, "seen", "measured on the reference")
+    return Figure(
+        "Their effect on the logits",
+        "Up to the longest prompt of this run.",
+        str(plot),
+        ("position", "NMSE"),
+        [(count(pairs[i][0]), number(pairs[i][1])) for i in _spread(len(pairs))],
+    )
 
 
 def running_median(values: Sequence[float | None], reach: int = 3) -> list[float | None]:

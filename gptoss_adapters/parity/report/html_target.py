@@ -25,6 +25,7 @@ from gptoss_adapters.parity.report.schema import (
 )
 from gptoss_adapters.parity.report.words import (
     STATE_SYMBOL,
+    TOOL_FIELDS,
     certificate_words,
     count,
     deviation_words,
@@ -78,6 +79,20 @@ def render_deviations(target: TargetResult) -> str:
     )
 
 
+_FAMILY_HEADER = (
+    "probe family",
+    "excess",
+    "KL mean",
+    "null",
+    "NMSE",
+    "null",
+    "same top",
+    "RMS \u0394p",
+    "first off at",
+    "prompts / positions",
+)
+
+
 def render_families(families: Sequence[Family]) -> str:
     rows = []
     for f in families:
@@ -98,18 +113,6 @@ def render_families(families: Sequence[Family]) -> str:
                 f"{count(f.prompts)} / {count(f.positions)}",
             ]
         )
-    header = [
-        "probe family",
-        "excess",
-        "KL mean",
-        "null",
-        "NMSE",
-        "null",
-        "same top",
-        "RMS \u0394p",
-        "first off at",
-        "prompts / positions",
-    ]
     more = "".join(_metrics(f) for f in families)
     more = f"<details><summary>every statistic and every null</summary>{more}</details>" if more else ""
     note = (
@@ -119,7 +122,7 @@ def render_families(families: Sequence[Family]) -> str:
         else ""
     )
     return render_section(
-        "Logits, by probe family", render_table(header, rows, ["any", "state", *["n"] * 8]), note, more
+        "Logits, by probe family", render_table(_FAMILY_HEADER, rows, ["any", "state", *["n"] * 8]), note, more
     )
 
 
@@ -200,10 +203,10 @@ def _case(case: ToolCall) -> str:
 
 
 def _flag(case: ToolCall, label: str) -> str:
-    from gptoss_adapters.parity.report.words import TOOL_FIELDS
-
     value = getattr(case, next(name for name, text in TOOL_FIELDS.items() if text == label))
-    return "" if value is None else render_state(PASS, "") if value else render_state(FAIL, "differs")
+    if value is None:
+        return ""
+    return render_state(PASS, "") if value else render_state(FAIL, "differs")
 
 
 def render_weights(weights: Weights | None) -> str:
@@ -245,8 +248,10 @@ def render_certificate(target: TargetResult) -> str:
 def _faults(certificate: Certificate) -> str:
     items = []
     for f in certificate.faults:
-        state = SKIPPED if not f.applies else PASS if f.caught else FAIL
-        how = "does not apply" if not f.applies else times(f.excess) if f.excess is not None else f.by
+        state, how = SKIPPED, "does not apply"
+        if f.applies:
+            state = PASS if f.caught else FAIL
+            how = f.by if f.excess is None else times(f.excess)
         items.append(
             f'<li title="{safe(f.what)}"><b class="{STATE_CLASS[state]}">{STATE_SYMBOL[state]}</b>'
             f"<span>{safe(f.fault, 60)}</span><i>{safe(how)}</i></li>"

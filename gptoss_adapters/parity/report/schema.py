@@ -28,9 +28,14 @@ DIFFERENT = "DIFFERENT"
 NOT_COMPARABLE = "NOT COMPARABLE"
 VERDICTS = (SAME, WITHIN, EXCEPT, DIFFERENT, NOT_COMPARABLE)
 # of a family or check; skipped: did not apply, or could not be resolved
-PASS, LOOK, FAIL, SKIPPED = "pass", "look", "fail", "skipped"
+PASS = "pass"
+LOOK = "look"
+FAIL = "fail"
+SKIPPED = "skipped"
 PASS_EXCESS, LOOK_EXCESS = 3.0, 10.0
-CONFIRMED, EXPECTED, ABSENT = "confirmed", "expected", "absent"
+CONFIRMED = "confirmed"
+EXPECTED = "expected"
+ABSENT = "absent"
 
 
 @dataclass

@@ -16,7 +16,10 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 380, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 34
+_LEFT = 46
+_RIGHT = 10
+_TOP = 12
+_BOTTOM = 34
 # Cividis by eighths: even in lightness, and the same order for every kind of colour vision.
 RAMP = [
     (0, 32, 77),

@@ -61,7 +61,9 @@ class Tally:
         """The check with its verdict; `detail` explains differences."""
         check = self.check
         missed = check.count - check.same
-        check.verdict = PASS if not missed else LOOK if self._known == missed else FAIL
+        check.verdict = FAIL
+        if missed == self._known:
+            check.verdict = LOOK if missed else PASS
         check.detail = detail if missed and self._known else ""
         return check
 
@@ -208,13 +210,11 @@ def check_template(side: _Side) -> Check:
         template.strip() == CHAT_TEMPLATE.read_text("utf-8").strip(),
         template.strip() == chat_template().strip(),
     )
-    name = (
-        "the published template"
-        if published
-        else "this package's template"
-        if ours
-        else f"a template with sha256 {_sha(template)}"
-    )
+    name = f"a template with sha256 {_sha(template)}"
+    if published:
+        name = "the published template"
+    elif ours:
+        name = "this package's template"
     tally, vocabulary = Tally("chat template", name), load_vocabulary()
     for shape, request in requests():
         expected = expected_ids(request)

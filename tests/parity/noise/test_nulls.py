@@ -19,7 +19,7 @@ from gptoss_adapters.parity.logits.probes import Prompt
 from gptoss_adapters.parity.logits.ties import Ties, drawing_lots, score_noise
 from gptoss_adapters.parity.noise.nulls import Noise, realisations, to_q8_0
 from gptoss_adapters.parity.noise.variants import clone, logits
-from gptoss_adapters.parity.targets import Target, parse_spec, shown
+from gptoss_adapters.parity.targets import Target, parse_spec, redact_key
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +118,8 @@ def test_options_in_a_spec(spec: str, plain: str, options: dict[str, Any]) -> No
 
 
 def test_a_key_is_not_shown() -> None:
-    assert shown("llama_server[api_key=s3cret,n_ctx=9]=http://h") == "llama_server[api_key=***,n_ctx=9]=http://h"
-    assert shown("llama_server=http://h?api_key=x") == "llama_server=http://h?api_key=x"  # no option of ours
+    assert redact_key("llama_server[api_key=s3cret,n_ctx=9]=http://h") == "llama_server[api_key=***,n_ctx=9]=http://h"
+    assert redact_key("llama_server=http://h?api_key=x") == "llama_server=http://h?api_key=x"  # no option of ours
 
 
 @pytest.mark.parametrize("spec", ["torch[]", "torch[dtype]", "torch[=3]", "torch[dtype=]"])
