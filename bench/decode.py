@@ -24,8 +24,8 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -144,57 +144,52 @@ def sum_all(arrays: list[Any], threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def parts(model: Any, cache: Any, token: Any) -> dict[str, float]:
-    """Milliseconds of one decode step in each part, by wrapping the parts; the rest is norms, router, attention and
-    Python.
-    """
-    from gptoss_adapters.reference import model as module
-    from gptoss_adapters.reference import native_ops
+class Stopwatch:
+    """Seconds spent in functions, by the name that `name(*arguments)` gives a call."""
 
-    spent: dict[str, float] = {}
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
 
-    def clocked(name: Callable[..., str], function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
+    def wrap(self, name: Callable[..., str], function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
             start = time.perf_counter()
-            out = function(*args, **kwargs)
+            out = function(*args)
             key = name(*args)
-            spent[key] = spent.get(key, 0.0) + time.perf_counter() - start
+            self.spent[key] = self.spent.get(key, 0.0) + time.perf_counter() - start
             return out
 
         return run
 
-    def linear_name(x: Any, weight: Any, bias: Any = None) -> str:
-        rows = weight.shape[0]
-        return (
-            "head"
-            if rows == model.config.vocab_size
-            else "router"
-            if rows == model.config.num_experts
-            else "attention weights"
-        )
 
-    users = [model, *(part for layer in model.layers for part in layer)]
-    kept = {name: getattr(module, name) for name in ("linear", "norm", "native_ops")}
-    experts = [moe.experts for _, moe in model.layers]
-    linear = model.linear
-    module.linear = clocked(linear_name, linear)  # the model asks whether it uses this very function
-    module.native_ops = SimpleNamespace(
-        **vars(native_ops) | {"attend": clocked(lambda *a: "attention scores", native_ops.attend)}
+def clocked(model: Any, watch: Stopwatch) -> Any:
+    """A copy of the model whose operations are timed."""
+
+    def name_product(x: Any, weight: Any, bias: Any) -> str:
+        named = {model.config.vocab_size: "head", model.config.num_experts: "router"}
+        return named.get(weight.shape[0], "attention weights")
+
+    ops = replace(
+        model.ops,
+        linear=watch.wrap(name_product, model.ops.linear),
+        rms_norm=watch.wrap(lambda *_: "norms", model.ops.rms_norm),
+        attend=watch.wrap(lambda *_: "attention scores", model.ops.attend),
     )
-    module.norm = clocked(lambda *a: "norms", module.norm)
-    for user in users:
-        user.linear = module.linear
-    for _, moe in model.layers:
-        moe.experts = clocked(lambda *a: "experts", moe.experts)
-    try:
-        runs = [(timed(lambda: (spent.clear(), model(token, cache=cache))), dict(spent)) for _ in range(5)]
-    finally:
-        for name, function in kept.items():
-            setattr(module, name, function)
-        for user in users:
-            user.linear = linear
-        for (_, moe), one in zip(model.layers, experts, strict=True):
-            moe.experts = one
+    layers = []
+    for block in model.layers:
+        experts = watch.wrap(lambda *_: "experts", block.moe.experts)
+        attention, moe = replace(block.attention, ops=ops), replace(block.moe, ops=ops, experts=experts)
+        layers.append(block._replace(attention=attention, moe=moe))
+    return replace(model, ops=ops, layers=layers)
+
+
+def parts(model: Any, cache: Any, token: Any) -> dict[str, float]:
+    """Milliseconds of one decode step in each part; the rest is rotation, the cache and Python."""
+    watch = Stopwatch()
+    timed_model = clocked(model, watch)
+    runs = []
+    for _ in range(5):
+        watch.spent = {}
+        runs.append((timed(lambda: timed_model(token, cache=cache)), watch.spent))
     whole, fastest = min(runs, key=lambda run: run[0])
     return {k: v * 1e3 for k, v in fastest.items()} | {"Python and the rest": (whole - sum(fastest.values())) * 1e3}
 

@@ -73,7 +73,7 @@ def expert_bytes(model: Any) -> int:
 def decode(model: Any, batch: int, rounds: int) -> dict[str, Any]:
     """Steps of the whole model at random tokens, by the graph where one holds them and without it."""
     from gptoss_adapters.reference.decode_graph import DecodeGraph, capturable
-    from gptoss_adapters.reference.model import Taps
+    from gptoss_adapters.reference.taps import Taps
 
     tokens = torch.randint(0, model.config.vocab_size, (batch,), generator=torch.Generator().manual_seed(batch))
     cache, taps = model.new_cache(), Taps()

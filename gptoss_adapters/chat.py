@@ -69,7 +69,7 @@ def chat(
 
 
 def main() -> None:
-    """Entry point of `gptoss-chat` and of `python -m gptoss_adapters.reference.generate`."""
+    """Entry point of `gptoss-chat`."""
     run(app)
 
 
@@ -77,7 +77,7 @@ def _print_plan(path: str) -> None:
     """Bytes of weights and KV cache at several context lengths, one row each."""
     from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.checkpoint.synthetic.checkpoints import SHAPES
-    from gptoss_adapters.reference.model import plan_memory
+    from gptoss_adapters.reference.loading import plan_memory
 
     config = SHAPES[path] if path in SHAPES and not Path(path).exists() else open_checkpoint(path).config
     print(f"{'context':>8} {'experts':>9} {'dense':>9} {'kv cache':>9} {'total':>9}  GB")

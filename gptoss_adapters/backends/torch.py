@@ -97,7 +97,7 @@ class Torch(Engine):
         yield sampler.token(chosen := sampler.pick(logits), logits)
 
     def taps(self, tokens: Sequence[int], forced: np.ndarray | None) -> dict[str, np.ndarray]:
-        from gptoss_adapters.reference.model import Taps
+        from gptoss_adapters.reference.taps import Taps
 
         taps = Taps()
         if forced is not None:

@@ -9,16 +9,14 @@ layer's is as long as the context that the graph was made for, all of which ever
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from gptoss_adapters.errors import UsageError
+from gptoss_adapters.reference.cache import Cache
 from gptoss_adapters.reference.experts import TritonExperts
-
-if TYPE_CHECKING:
-    from gptoss_adapters.reference.model import Cache, GptOss
+from gptoss_adapters.reference.model import GptOss
 
 SHORTEST = 1024  # columns: contexts are rounded up to this times a power of two, so that a few graphs serve all lengths
 
@@ -41,9 +39,7 @@ class FixedCache:
     def load(self, cache: Cache) -> None:
         """Hold what `cache` holds, and nothing else."""
         k, v, positions = cache.held()
-        first = max(
-            0, positions.shape[1] - self.positions.shape[1]
-        )  # what a ring has no place for, its window does not reach
+        first = max(0, positions.shape[1] - self.positions.shape[1])  # a ring's window does not reach what came before
         self.positions.fill_(-1)
         self.extend(k[:, first:], v[:, first:], positions[:, first:])
 
@@ -103,8 +99,7 @@ class DecodeGraph:
         return self._logits
 
     def _step(self) -> Tensor:
-        model = self.model
-        return model.linear(model.hidden_unchecked(self._ids, self._positions, self.cache), model.unembedding, None)
+        return self.model.head(self.model.forward(self._ids, self._positions, self.cache))
 
     @torch.inference_mode()
     def _capture(self) -> Tensor:

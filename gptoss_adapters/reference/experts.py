@@ -1,53 +1,56 @@
 """The experts of one layer: gathered by expert, gate and up, clamped SwiGLU, down, combined by the router's weights.
 
-Three ways to the same numbers: the oracle (decode one expert, multiply in torch), which works for every stored
-encoding, dtype and device; the native kernels, which multiply MXFP4 without decoding it (CPU, float32 and bfloat16);
-and on a GPU the Triton kernels where they are installed.
+Three ways to the same numbers: the oracle (decode one expert, multiply in torch), which is the definition and works for
+every stored encoding, dtype and device; the native kernels, which multiply MXFP4 without decoding it (CPU, float32 and
+bfloat16); and on a GPU the Triton kernels where they are installed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gptoss_adapters import mxfp4
+from gptoss_adapters.checkpoint import Checkpoint
 from gptoss_adapters.errors import UsageError, missing_extra
 from gptoss_adapters.mxfp4 import oracle
-from gptoss_adapters.reference.linear import as_tensor, linear_in_torch
+from gptoss_adapters.reference.linear import as_tensor
 from gptoss_adapters.reference.native_ops import threads
+from gptoss_adapters.reference.ops import Ops
+from gptoss_adapters.spec import GptOssConfig
 
-if TYPE_CHECKING:
-    from gptoss_adapters.checkpoint import Checkpoint
-
-Experts = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x [N, H], chosen [N, K], weights [N, K]) -> [N, H]
+ExpertLayer = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x [N, H], chosen [N, K], weights [N, K]) -> [N, H]
+ReadWeight = Callable[[int, torch.dtype], Tensor]  # (expert, dtype) -> its weight [out, in], exact
 MODES = ("auto", "q24", "q16", "triton", "oracle")
+PARTS = ("gate_up", "down")
 
 
 def load_experts(
-    checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device: torch.device, mode: str = "auto"
-) -> Experts:
-    """The experts of one layer. mode: see `GptOss.from_checkpoint`. Nothing is decoded here; MXFP4 stays mapped.
+    checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device: torch.device, mode: str, ops: Ops
+) -> ExpertLayer:
+    """The experts of one layer. mode: see `GptOss.from_checkpoint`. ops: what the oracle computes with, in torch.
+    Nothing is decoded here; MXFP4 stays mapped.
 
     Raises UsageError for a mode that cannot serve this checkpoint, dtype or device, BadInput for a scale byte of 255.
     """
     if mode not in MODES:
         raise UsageError("experts must be one of " + ", ".join(MODES), got=mode)
-    names = [f"layers.{layer}.experts.{name}.weight" for name in ("gate_up", "down")]
+    names = [f"layers.{layer}.experts.{part}.weight" for part in PARTS]
     packed = all(checkpoint.tensors[name].encoding == "mxfp4" for name in names)
     if packed:
         for name in names:
             checkpoint.check(name)  # a scale byte of 255 is NaN: refused here, naming file and tensor
     kernels = packed and dtype != torch.float64
     if mode == "auto":
-        mode = _best(device) if kernels else "oracle"
+        mode = _choose_mode(device) if kernels else "oracle"
     if mode == "oracle":
-        return OracleExperts(checkpoint, layer, dtype, device)
+        return read_oracle(checkpoint, layer, dtype, device, ops)
     if not kernels or (mode != "triton" and device.type != "cpu"):
         raise UsageError(
             f"experts={mode} needs MXFP4 weights, float32 or bfloat16, and {'a GPU' if mode == 'triton' else 'a CPU'}"
@@ -55,70 +58,65 @@ def load_experts(
     return TritonExperts(checkpoint, layer, device) if mode == "triton" else NativeExperts(checkpoint, layer, mode)
 
 
-def _best(device: torch.device) -> str:
+def _choose_mode(device: torch.device) -> str:
     if device.type == "cpu":
         return "oracle" if mxfp4.backend() == "numpy" else "q24"
     return "triton" if find_spec("triton") else "oracle"
 
 
-def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
-    """x [..., 2I], gate on even and up on odd columns -> [..., I]: clamp, gate * sigmoid(alpha * gate) * (up + 1)."""
-    gate, up = x[..., ::2].clamp(max=limit), x[..., 1::2].clamp(-limit, limit)
-    return gate * torch.sigmoid(alpha * gate) * (up + 1)
-
-
+@dataclass(eq=False)
 class OracleExperts:
-    """The slow, obvious way. Holds no weight: each expert is read (and decoded) from the checkpoint when it is chosen.
-
-    On a GPU the layer's packed weights are moved there once.
+    """The slow, obvious way. Each expert is read (and decoded) when it is chosen, by `weights[part]`; `biases[part]` is
+    [E, out].
     """
 
-    def __init__(self, checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.config, self.dtype, self.device = checkpoint.config, dtype, device
-        self.weights = {
-            name: _stored(checkpoint, f"layers.{layer}.experts.{name}.weight", device) for name in ("gate_up", "down")
-        }
-        self.biases = {
-            name: as_tensor(checkpoint.array(f"layers.{layer}.experts.{name}.bias")).to(device)
-            for name in ("gate_up", "down")
-        }
-
-    product = staticmethod(linear_in_torch)
+    config: GptOssConfig
+    dtype: torch.dtype
+    weights: dict[str, ReadWeight]
+    biases: dict[str, Tensor]
+    ops: Ops
 
     def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         out = x.new_zeros((*chosen.shape, x.shape[1]))  # (N, K, H)
-        for expert, rows, slots in grouped(chosen):
-            h = self.activate(self._linear("gate_up", expert, x[rows]))
-            out[rows, slots] = self._linear("down", expert, h)
+        for expert, rows, slots in group_by_expert(chosen):
+            h = self._multiply("gate_up", expert, x[rows])  # (rows, 2I)
+            h = self.ops.swiglu(h, self.config.swiglu_alpha, self.config.swiglu_limit)
+            out[rows, slots] = self._multiply("down", expert, h)
         return torch.einsum("nkh,nk->nh", out, weights)
 
-    def activate(self, h: Tensor) -> Tensor:
-        """What gate_up gave, [.., 2I] -> [.., I]."""
-        return swiglu(h, self.config.swiglu_alpha, self.config.swiglu_limit)
-
-    def _linear(self, name: str, expert: int, x: Tensor) -> Tensor:
-        weight = self.weights[name](expert, self.dtype)
-        return self.product(x, weight) + self.biases[name][expert].to(x.dtype)
+    def _multiply(self, part: str, expert: int, x: Tensor) -> Tensor:
+        weight = self.weights[part](expert, self.dtype)
+        return self.ops.linear(x, weight, None) + self.biases[part][expert].to(x.dtype)
 
 
-def grouped(chosen: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+def read_oracle(
+    checkpoint: Checkpoint, layer: int, dtype: torch.dtype, device: torch.device, ops: Ops
+) -> OracleExperts:
+    """Holds no weight on a CPU; on another device the layer's packed weights are moved there once."""
+    name = f"layers.{layer}.experts"
+    weights = {part: _read_from(checkpoint, f"{name}.{part}.weight", device) for part in PARTS}
+    biases = {part: as_tensor(checkpoint.array(f"{name}.{part}.bias")).to(device) for part in PARTS}
+    return OracleExperts(checkpoint.config, dtype, weights, biases, ops)
+
+
+def group_by_expert(chosen: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """chosen [N, K] -> (expert, rows, slots) for each expert that anybody chose, in ascending order."""
     for expert in chosen.unique().tolist():
         rows, slots = (chosen == expert).nonzero(as_tuple=True)
         yield int(expert), rows, slots
 
 
-def _stored(checkpoint: Checkpoint, name: str, device: torch.device) -> Callable[[int, torch.dtype], Tensor]:
-    """(expert, dtype) -> that expert's weight [out, in], contiguous, exactly its stored values in dtype."""
+def _read_from(checkpoint: Checkpoint, name: str, device: torch.device) -> ReadWeight:
+    """Each expert's weight, contiguous, exactly its stored values in the dtype asked for."""
     if checkpoint.tensors[name].encoding != "mxfp4":
         return lambda expert, dtype: as_tensor(checkpoint.read(name, np.float32, expert=expert)).to(device, dtype)
     if device.type == "cpu":
-        return lambda expert, dtype: _decoded(checkpoint.mxfp4(name, expert), dtype)
+        return lambda expert, dtype: _decode_arrays(checkpoint.mxfp4(name, expert), dtype)
     blocks, scales = (as_tensor(part).to(device) for part in checkpoint.mxfp4(name))
     return lambda expert, dtype: decode(blocks[expert], scales[expert], dtype)
 
 
-def _decoded(packed: tuple[Any, Any], dtype: torch.dtype) -> Tensor:
+def _decode_arrays(packed: tuple[Any, Any], dtype: torch.dtype) -> Tensor:
     return decode(as_tensor(packed[0]), as_tensor(packed[1]), dtype)
 
 
@@ -143,13 +141,15 @@ class NativeExperts:
     """
 
     def __init__(self, checkpoint: Checkpoint, layer: int, precision: str) -> None:
-        self.config, self.precision = checkpoint.config, precision
-        self.weights = mxfp4.ExpertWeights(*_packed(checkpoint, layer))
-        self.tensors = [as_tensor(getattr(self.weights, field.name)) for field in fields(self.weights)]
+        self.config = checkpoint.config
+        self.precision = precision
+        self.weights = mxfp4.ExpertWeights(*_read_packed(checkpoint, layer))
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """Blocks, scales and bias of gate_up, then of down."""
+        return (getattr(self.weights, field.name) for field in fields(self.weights))
 
     def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
-            return self._as_operator(x, chosen, weights)
         y = mxfp4.moe(
             x.float().contiguous().numpy(),
             self.weights,
@@ -162,14 +162,6 @@ class NativeExperts:
         )
         return torch.from_numpy(y).to(x.dtype)
 
-    def _as_operator(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """The same as one node of a traced graph (torch.compile, torch.export)."""
-        alpha, limit = self.config.swiglu_alpha, self.config.swiglu_limit
-        y: Tensor = torch.ops.gptoss.mxfp4_moe(
-            x.float(), *self.tensors, chosen.int(), weights.float(), alpha, limit, self.precision
-        )
-        return y.to(x.dtype)
-
 
 class TritonExperts:
     """The Triton kernels: blocks and scales are moved to the device once and stay packed there."""
@@ -179,8 +171,9 @@ class TritonExperts:
             raise missing_extra("triton", "triton")
         from gptoss_adapters.mxfp4 import triton_kernels
 
-        self.config, self.kernels = checkpoint.config, triton_kernels
-        self.weights = triton_kernels.Experts(*(as_tensor(part).to(device) for part in _packed(checkpoint, layer)))
+        self.config = checkpoint.config
+        self.kernels = triton_kernels
+        self.weights = triton_kernels.Experts(*(as_tensor(part).to(device) for part in _read_packed(checkpoint, layer)))
 
     def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         return self.kernels.moe(x, self.weights, chosen, weights, self.config.swiglu_alpha, self.config.swiglu_limit)
@@ -190,8 +183,8 @@ class TritonExperts:
         return rows * self.config.experts_per_token <= self.kernels.DECODE_PAIRS
 
 
-def _packed(checkpoint: Checkpoint, layer: int) -> Iterator[Any]:
+def _read_packed(checkpoint: Checkpoint, layer: int) -> Iterator[Any]:
     """Blocks, scales and bias (float32) of gate_up, then of down: the order that both kernels take."""
-    for name in ("gate_up", "down"):
-        yield from checkpoint.mxfp4(f"layers.{layer}.experts.{name}.weight")
-        yield checkpoint.read(f"layers.{layer}.experts.{name}.bias")
+    for part in PARTS:
+        yield from checkpoint.mxfp4(f"layers.{layer}.experts.{part}.weight")
+        yield checkpoint.read(f"layers.{layer}.experts.{part}.bias")

@@ -1,7 +1,6 @@
 """The decode loop over the reference model: prefill in chunks, then one token at a time with a KV cache.
 
-`generate` for whole answers (ragged batches), `stream` for one answer token by token. `python -m
-gptoss_adapters.reference.generate` (and `gptoss-chat`) talk to a checkpoint: see `gptoss_adapters.chat`.
+`generate` for whole answers (ragged batches), `stream` for one answer token by token, `KeptCache` for a conversation.
 """
 
 from __future__ import annotations
@@ -10,25 +9,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gptoss_adapters.errors import UsageError
+from gptoss_adapters.reference.cache import Cache
 from gptoss_adapters.reference.decode_graph import DecodeGraph, context_for, worthwhile
+from gptoss_adapters.reference.model import GptOss
 from gptoss_adapters.reference.sampling import Sampling, draw
 from gptoss_adapters.spec import EOS_TOKEN_IDS
-
-if TYPE_CHECKING:
-    from gptoss_adapters.reference.model import Cache, GptOss
 
 PREFILL_CHUNK = 512  # prompt tokens per forward pass: bounds the memory of activations
 
 
 @dataclass(slots=True)
-class Generation:
+class Continuation:
     """One answer: its token ids (the stop id included), why it ended ("stop" or "length"), natural-log probabilities.
 
     logprobs[i] belongs to tokens[i], before temperature and filters; top_logprobs[i] is [(id, logprob), ...] by falling
@@ -49,15 +47,15 @@ def generate(
     sampling: Sampling | None = None,
     stop_ids: Sequence[int] | None = None,
     top_logprobs: int = 0,
-) -> list[Generation]:
+) -> list[Continuation]:
     """Continue each prompt (ids; ragged is fine) by up to max_tokens, or to the end of the context.
 
     Raises UsageError for an empty or too long prompt.
 
     stop_ids: default <|return|>, <|call|> and <|endoftext|>, plus the config's eos.
     """
-    rows = _rows(prompts)
-    answers = [Generation() for _ in rows]
+    rows = read_prompts(prompts)
+    answers = [Continuation() for _ in rows]
     for column in _steps(model, rows, max_tokens, sampling, stop_ids, top_logprobs):
         for answer, step in zip(answers, column, strict=True):
             if step is not None:
@@ -78,7 +76,7 @@ def stream(
     """The same for one prompt, one Step per token as it comes; close the iterator to stop early. With `kept`, what the
     prompt shares with the last one that used it is not run again.
     """
-    for (step,) in _steps(model, _rows(prompt), max_tokens, sampling, stop_ids, top_logprobs, kept):
+    for (step,) in _steps(model, read_prompts(prompt), max_tokens, sampling, stop_ids, top_logprobs, kept):
         assert step is not None  # a single row ends the loop when it stops
         yield step
 
@@ -91,7 +89,7 @@ class Step:
     stopped: bool
 
 
-def _record(answer: Generation, step: Step) -> None:
+def _record(answer: Continuation, step: Step) -> None:
     answer.tokens.append(step.token)
     answer.logprobs.append(step.logprob)
     answer.top_logprobs.append(step.top)
@@ -124,19 +122,17 @@ def _steps(
         for n in range(max_tokens):
             logp = logits[:, -1].float().log_softmax(-1)
             tokens = pick(logp, sampling, random)
-            yield [_step(logp[i], int(t), top, stops) if alive[i] else None for i, t in enumerate(tokens)]
+            yield [_read_step(logp[i], int(t), top, stops) if alive[i] else None for i, t in enumerate(tokens)]
             alive = [a and int(t) not in stops for a, t in zip(alive, tokens, strict=True)]
             if not any(alive) or n + 1 == max_tokens:
                 return
             positions = positions + 1
             if graph is not None:
                 logits = graph.step(tokens, positions)
+            elif kept is not None:
+                logits = kept.step(tokens.tolist())
             else:
-                logits = (
-                    kept.step(tokens.tolist())
-                    if kept
-                    else model(tokens[:, None], cache=cache, positions=positions, last_only=True)
-                )
+                logits = model(tokens[:, None], cache=cache, positions=positions, last_only=True)
 
 
 @contextmanager
@@ -157,7 +153,7 @@ def _decode_graph(model: GptOss, rows: int, tokens: int) -> Iterator[DecodeGraph
         model.graph = graph
 
 
-def _step(logp: Tensor, token: int, top: int, stops: set[int | None]) -> Step:
+def _read_step(logp: Tensor, token: int, top: int, stops: set[int | None]) -> Step:
     best = logp.topk(min(top, len(logp))) if top else None
     pairs = list(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best is not None else []
     return Step(token, float(logp[token]), pairs, token in stops)
@@ -187,8 +183,7 @@ class KeptCache:
     run anew.
 
     A full layer can be cut anywhere. A sliding one has dropped what left its window, so it goes back only to a marked
-    place,
-    where references to its tensors were kept: the ends of a prefill's steps, and now.
+    place, where references to its tensors were kept: the ends of a prefill's steps, and now.
     """
 
     MARKS = 8
@@ -249,7 +244,8 @@ class KeptCache:
         ]
 
 
-def _rows(prompts: Tensor | Sequence[Sequence[int]] | Sequence[int]) -> list[list[int]]:
+def read_prompts(prompts: Tensor | Sequence[Sequence[int]] | Sequence[int]) -> list[list[int]]:
+    """One row of ids per prompt. Raises UsageError for what no model takes."""
     given: list[Any] = prompts.tolist() if isinstance(prompts, Tensor) else list(prompts)
     try:
         rows = [[index(t) for t in row] for row in (given if given and isinstance(given[0], Iterable) else [given])]
@@ -260,9 +256,3 @@ def _rows(prompts: Tensor | Sequence[Sequence[int]] | Sequence[int]) -> list[lis
     if any(not 0 <= t < 2**63 for row in rows for t in row):
         raise UsageError("a prompt holds a token id outside the vocabulary")
     return rows
-
-
-if __name__ == "__main__":
-    from gptoss_adapters.chat import main
-
-    main()

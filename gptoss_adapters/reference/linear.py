@@ -21,32 +21,12 @@ Weight = Tensor | PackedWeight
 CHUNK_VALUES = 1 << 22  # weights widened at a time: 16 MB of float32, which stays in the caches' reach
 
 
-def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] times weight [out, in] plus bias [out] -> [..., out] in x's dtype.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., in] times weight [out, in] plus bias [out] -> [..., out] in x's dtype, by torch alone.
 
-    float32 against bf16 on a CPU goes through the native kernels, which read bf16 directly; all else is
-    `linear_in_torch`.
+    Equal dtypes: one matmul. Else the weight is widened to x's dtype by chunks of rows, which is exact: bf16 and f16
+    into float32 or float64.
     """
-    if isinstance(weight, PackedWeight):
-        return _packed(x, weight, bias)
-    if (
-        x.dtype == torch.float32
-        and weight.dtype == torch.bfloat16
-        and x.device.type == "cpu"
-        and weight.is_contiguous()
-    ):
-        if torch.compiler.is_compiling():  # one node of the graph, whatever the number of rows
-            traced: Tensor = torch.ops.gptoss.linear_bf16(x, weight, None)
-            return traced if bias is None else traced + bias.to(x.dtype)
-        if native_ops.usable(x) or mxfp4.backend() == "amx":
-            return native_ops.linear_bf16(x.contiguous(), weight, None if bias is None else bias.float().contiguous())
-    return linear_in_torch(x, weight, bias)
-
-
-def linear_in_torch(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same by torch alone. Equal dtypes: one matmul. Else the weight is widened to x's dtype by chunks of rows,
-    which is
-    exact: bf16 and f16 into float32 or float64."""
     if weight.dtype == x.dtype:
         return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
     rows = max(1, CHUNK_VALUES // weight.shape[1])
@@ -55,14 +35,35 @@ def linear_in_torch(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     return y if bias is None else y + bias.to(y.dtype)
 
 
-def _packed(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
+def linear_on_kernels(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """`linear` where the native kernels are at hand: they read packed weights, and bf16 for float32 activations
+    directly, unless torch is faster at so many rows.
+    """
+    if isinstance(weight, PackedWeight):
+        return _linear_packed(x, weight, bias)
+    if reads_directly(x, weight):
+        few = native_ops.usable(x, x.numel() // x.shape[-1])
+        if few or mxfp4.backend() == "amx":
+            return native_ops.linear_bf16(x.contiguous(), weight, None if bias is None else bias.float().contiguous())
+    return linear(x, weight, bias)
+
+
+def reads_directly(x: Tensor, weight: Tensor) -> bool:
+    """Whether the native product takes these: float32 against bf16, on a CPU."""
+    float_on_bf16 = x.dtype == torch.float32 and weight.dtype == torch.bfloat16
+    return float_on_bf16 and x.device.type == "cpu" and weight.is_contiguous()
+
+
+def _linear_packed(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
     """Few rows: multiplied as they are. Many: unpacked by chunks of rows, which then count little."""
-    if native_ops.usable(x):
+    if native_ops.usable(x, x.numel() // x.shape[-1]):
         return weight.product(x, bias)
     (n, k), out = weight.shape, x.new_empty((*x.shape[:-1], weight.shape[0]))
-    for begin in range(0, n, step := max(1, CHUNK_VALUES // k)):
+    step = max(1, CHUNK_VALUES // k)
+    for begin in range(0, n, step):
         end = min(n, begin + step)
-        out[..., begin:end] = linear(x, weight.rows(begin, end), None if bias is None else bias[begin:end])
+        part = None if bias is None else bias[begin:end]
+        out[..., begin:end] = linear_on_kernels(x, weight.rows(begin, end), part)
     return out
 
 

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from gptoss_adapters.kernels.library import library, loaded
+from gptoss_adapters.kernels.library import loaded
 from gptoss_adapters.kernels.structs import AttendArguments
 
 NATIVE_ROWS = 16  # above this, widening a weight once and one matmul is faster, unless the kernels have AMX
@@ -21,11 +21,9 @@ MAX_GROUP = 64  # attention.h: query heads of a key head
 _of_kernels: ContextVar[int] = ContextVar("threads of the kernels in a small step", default=0)
 
 
-def usable(x: Tensor) -> bool:
-    """Whether the native operations take x [.., n]: float32 on a CPU, few rows, kernels at hand."""
-    if torch.compiler.is_compiling() or x.dtype != torch.float32 or x.device.type != "cpu":
-        return False
-    return x.numel() <= NATIVE_ROWS * x.shape[-1] and library() is not None
+def usable(x: Tensor, tokens: int) -> bool:
+    """Whether the native operations, if they are at hand, take x of so many tokens: few, float32, on a CPU."""
+    return tokens <= NATIVE_ROWS and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
 def threads() -> int:

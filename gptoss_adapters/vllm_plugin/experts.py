@@ -24,7 +24,8 @@ from vllm.model_executor.utils import replace_parameter, set_weight_attrs
 
 from gptoss_adapters import mxfp4
 from gptoss_adapters.kernels.library import use_openmp
-from gptoss_adapters.reference.experts import grouped, swiglu
+from gptoss_adapters.reference.experts import group_by_expert
+from gptoss_adapters.reference.model import swiglu
 from gptoss_adapters.spec import MXFP4_BLOCK, SWIGLU_ALPHA, SWIGLU_LIMIT
 from gptoss_adapters.vllm_plugin import log, policy
 
@@ -210,7 +211,7 @@ class DenseExperts(UnquantizedFusedMoEMethod):
             return super().apply(layer, x, topk_weights, topk_ids, shared_experts, shared_experts_input)
         weights, ids = select_local(layer, topk_weights, topk_ids)
         out = x.new_zeros((*ids.shape, x.shape[1]), dtype=torch.float32)  # (T, K, H)
-        for expert, rows, slots in grouped(ids):
+        for expert, rows, slots in group_by_expert(ids):
             h = linear(x[rows], layer.w13_weight[expert], layer.w13_bias[expert].to(x.dtype))
             h = swiglu(h, self.alpha, self.limit)
             out[rows, slots] = linear(h, layer.w2_weight[expert], layer.w2_bias[expert].to(x.dtype)).float()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gptoss_adapters.reference.experts import load_experts
+from gptoss_adapters.reference.model import DEFINITION
 from gptoss_adapters.vllm_plugin import log
 from gptoss_adapters.vllm_plugin.decision import open_local
 
@@ -79,5 +80,7 @@ def _measure_distance(layer: Any, checkpoint: Any, n: int) -> float:
         .cpu()
     )
     top, chosen = scores.float().topk(config.experts_per_token, dim=-1)
-    ours = load_experts(checkpoint, n, torch.float32, torch.device("cpu"), "oracle")(x.float(), chosen, top.softmax(-1))
+    ours = load_experts(checkpoint, n, torch.float32, torch.device("cpu"), "oracle", DEFINITION)(
+        x.float(), chosen, top.softmax(-1)
+    )
     return float((theirs - ours).norm() / ours.norm())

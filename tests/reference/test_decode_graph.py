@@ -126,7 +126,7 @@ def test_a_step_stays_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
     model = GptOss.from_checkpoint(TINY, dtype=torch.bfloat16, device="meta")
     graph, cache = DecodeGraph(model, 2, CONTEXT), model.new_cache()
     ids, positions = (torch.zeros((2, 3), dtype=torch.int64, device="meta") for _ in range(2))
-    model.hidden_unchecked(ids, positions, cache)
+    model.forward(ids, positions, cache)
     graph.load(cache)
     logits = graph.step(torch.tensor([5, 6]), torch.tensor([[3], [3]]))
     assert logits.device.type == "meta" and logits.shape == (2, 1, model.config.vocab_size)

@@ -19,7 +19,10 @@ from gptoss_adapters.checkpoint.synthetic.checkpoints import KINDS, SeedMade, pl
 from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.errors import BadInput, UsageError
 from gptoss_adapters.reference.experts import decode
-from gptoss_adapters.reference.model import GptOss, Taps, attend, plan_memory, yarn_inverse_frequencies
+from gptoss_adapters.reference.generate import generate
+from gptoss_adapters.reference.loading import plan_memory
+from gptoss_adapters.reference.model import GptOss, attend, yarn_inverse_frequencies
+from gptoss_adapters.reference.taps import Taps
 from gptoss_adapters.spec import GPT_OSS_20B, GPT_OSS_120B
 
 CHECKPOINTS = Path(__file__).parents[1] / "data" / "checkpoints"
@@ -321,7 +324,7 @@ def test_128_experts_in_every_layout_and_on_every_path(of_128_experts: dict[str,
         device = "cuda" if experts == "triton" and torch.cuda.is_available() else "cpu"
         model = GptOss.from_checkpoint(of_128_experts["hf-mxfp4"], experts=experts, device=device)
         assert relative(model(ids[:, :n]).cpu(), truth[:, :n]) < 1e-5
-    answer = models["openai"].generate(ids[0].tolist(), max_tokens=4, stop_ids=[])[0]
+    answer = generate(models["openai"], ids[0].tolist(), max_tokens=4, stop_ids=[])[0]
     assert answer.tokens[0] == int(truth[0, -1].argmax())
 
 

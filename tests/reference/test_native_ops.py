@@ -9,7 +9,8 @@ import torch
 from helpers.isas import native_only
 
 from gptoss_adapters.reference import native_ops
-from gptoss_adapters.reference.model import Cache, attend, rms_norm, rotate
+from gptoss_adapters.reference.cache import Cache
+from gptoss_adapters.reference.model import attend, rms_norm, rotate
 
 pytestmark = native_only
 
@@ -67,14 +68,14 @@ def test_rotation(head_dim: int) -> None:
 
 
 def test_what_goes_to_torch() -> None:
-    assert native_ops.usable(torch.zeros(2, 8, 64))
+    assert native_ops.usable(torch.zeros(2, 8, 64), 16)
     for other in (
         torch.zeros(1, 17, 64),
         torch.zeros(1, 1, 64).double(),
         torch.zeros(1, 1, 64).bfloat16(),
         torch.zeros(1, 1, 64, device="meta"),
     ):
-        assert not native_ops.usable(other)
+        assert not native_ops.usable(other, other.shape[0] * other.shape[1])
 
 
 @pytest.mark.parametrize("window", [None, 1, 2, 6])

@@ -11,7 +11,7 @@ import torch
 from helpers.isas import native_only
 
 from gptoss_adapters.errors import UsageError
-from gptoss_adapters.reference import model as model_module
+from gptoss_adapters.reference import loading
 from gptoss_adapters.reference.model import GptOss
 from gptoss_adapters.reference.packed import PackedWeight, pack
 
@@ -94,8 +94,8 @@ def test_what_does_not_pay_stays() -> None:
 
 def test_a_model_with_packed_dense_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same logits for a prompt, in chunks of few and many tokens, and token by token."""
-    monkeypatch.setattr(model_module, "packs", lambda: True)
-    monkeypatch.setattr(model_module, "PACK_VALUES", 1)
+    monkeypatch.setattr(loading, "packs", lambda: True)
+    monkeypatch.setattr(loading, "PACK_VALUES", 1)
     stored, packed = (GptOss.from_checkpoint(TINY, dense=dense) for dense in ("stored", "packed"))
     assert isinstance(packed.unembedding, PackedWeight) and isinstance(
         packed.layers[0][0].w["q_proj.weight"], PackedWeight

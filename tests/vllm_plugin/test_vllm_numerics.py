@@ -32,7 +32,7 @@ class ReferenceRope(torch.nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.rope, self.head = Rope(config, torch.device("cpu")), config.head_dim
+        self.rope, self.head = Rope.from_config(config, torch.device("cpu")), config.head_dim
 
     def forward(self, positions: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tables = self.rope.tables(positions[None], torch.float64)

@@ -246,6 +246,7 @@ def test_the_ranks_expert_layers_add_up(cut: str, checkpoints: dict[str, Path], 
     import torch
 
     from gptoss_adapters.reference.experts import load_experts
+    from gptoss_adapters.reference.model import DEFINITION
 
     sizes, c = CUTS[cut], open_checkpoint(checkpoints[Kind.HF_MXFP4])
     rng = torch.Generator().manual_seed(3)
@@ -256,7 +257,7 @@ def test_the_ranks_expert_layers_add_up(cut: str, checkpoints: dict[str, Path], 
         with rank(r, **sizes) as loaded, loaded(checkpoints[Kind.HF_MXFP4], finish=True) as model:
             layer = model.model.layers[1].mlp.experts.routed_experts
             total += layer.quant_method.apply(layer, x, top.softmax(-1), chosen.int(), None, None)
-    expected = load_experts(c, 1, torch.float32, torch.device("cpu"), "oracle")(x, chosen, top.softmax(-1))
+    expected = load_experts(c, 1, torch.float32, torch.device("cpu"), "oracle", DEFINITION)(x, chosen, top.softmax(-1))
     assert float((total - expected).norm() / expected.norm()) < 1e-5
 
 

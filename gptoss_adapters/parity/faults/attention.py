@@ -135,9 +135,9 @@ class RopeFault(Fault):
     part = "RoPE"
 
     def change(self, model: GptOss) -> None:
-        before = model.rope.inv_freq.clone(), model.rope.concentration
+        before = model.rope.inv_freq.shape
         self.rope(model)
-        assert model.rope.inv_freq.shape == before[0].shape
+        assert model.rope.inv_freq.shape == before
 
     @abstractmethod
     def rope(self, model: GptOss) -> None: ...
@@ -152,7 +152,8 @@ class NoYarn(RopeFault):
     what = "plain RoPE: no YaRN, no concentration"
 
     def rope(self, model: GptOss) -> None:
-        model.rope = Rope(replace(model.config, rope_scaling_factor=1.0, attention_factor=None), model.device)
+        plain = replace(model.config, rope_scaling_factor=1.0, attention_factor=None)
+        model.rope = Rope.from_config(plain, model.device)
 
 
 class NoYarnConc(RopeFault):
@@ -161,7 +162,7 @@ class NoYarnConc(RopeFault):
     what = "YaRN's concentration factor is 1"
 
     def rope(self, model: GptOss) -> None:
-        model.rope.concentration = 1.0
+        model.rope = replace(model.rope, concentration=1.0)
 
 
 class YarnTruncate(RopeFault):
@@ -171,7 +172,7 @@ class YarnTruncate(RopeFault):
 
     def rope(self, model: GptOss) -> None:
         model.config = replace(model.config, yarn_truncate=True)
-        model.rope = Rope(model.config, model.device)
+        model.rope = Rope.from_config(model.config, model.device)
 
     def applies(self, model: GptOss) -> bool:
         return model.config.uses_yarn and not model.config.yarn_truncate
@@ -184,7 +185,7 @@ class LinearInterp(RopeFault):
 
     def rope(self, model: GptOss) -> None:
         plain = yarn_inverse_frequencies(replace(model.config, rope_scaling_factor=1.0))
-        model.rope.inv_freq = (plain / model.config.rope_scaling_factor).to(model.device)
+        model.rope = replace(model.rope, inv_freq=(plain / model.config.rope_scaling_factor).to(model.device))
 
 
 class YarnFactorX2(RopeFault):
@@ -194,7 +195,7 @@ class YarnFactorX2(RopeFault):
 
     def rope(self, model: GptOss) -> None:
         doubled = replace(model.config, rope_scaling_factor=2 * model.config.rope_scaling_factor)
-        model.rope.inv_freq = yarn_inverse_frequencies(doubled).to(model.device)
+        model.rope = replace(model.rope, inv_freq=yarn_inverse_frequencies(doubled).to(model.device))
 
 
 class RopeInterleaved(Fault):
@@ -319,8 +320,8 @@ class FinalNormNoGain(Fault):
 
 
 class _ShiftedRope(Rope):
-    def tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        return super().tables(positions + 1, dtype)
+    def angles(self, positions: Tensor) -> Tensor:
+        return super().angles(positions + 1)
 
 
 class PosPlus1(Fault):
@@ -331,4 +332,4 @@ class PosPlus1(Fault):
     what = "absolute positions + 1: must be invisible"
 
     def change(self, model: GptOss) -> None:
-        model.rope.__class__ = _ShiftedRope
+        model.rope = _ShiftedRope(model.rope.inv_freq, model.rope.concentration)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gptoss_adapters.parity.faults.fault import Fault
-from gptoss_adapters.parity.noise.variants import experts, moes, override, set_config
+from gptoss_adapters.parity.noise.variants import change_ops, experts, moes, set_config
 from gptoss_adapters.reference.experts import OracleExperts, decode
 from gptoss_adapters.reference.linear import as_tensor
 from gptoss_adapters.reference.model import GptOss
@@ -26,7 +26,7 @@ class SoftmaxBeforeTopk(Fault):
 
     def change(self, model: GptOss) -> None:
         for moe in moes(model):
-            override(moe, combine=lambda scores, chosen: scores.softmax(-1).gather(-1, chosen))
+            change_ops(moe, weigh=lambda scores, chosen: scores.softmax(-1).gather(-1, chosen))
 
 
 class TopkMinus1(Fault):
@@ -38,13 +38,13 @@ class TopkMinus1(Fault):
     what = "one expert fewer per token"
 
     def change(self, model: GptOss) -> None:
-        def combine(scores: Tensor, chosen: Tensor) -> Tensor:
+        def weigh(scores: Tensor, chosen: Tensor) -> Tensor:
             top = scores.gather(-1, chosen)
             lowest = top.min(-1, keepdim=True).values
             return top.masked_fill(top == lowest, -torch.inf).softmax(-1)
 
         for moe in moes(model):
-            override(moe, combine=combine)
+            change_ops(moe, weigh=weigh)
 
     def applies(self, model: GptOss) -> bool:
         return model.config.experts_per_token > 1
@@ -57,12 +57,12 @@ class SigmoidGate(Fault):
     what = "renormalised sigmoid instead of softmax"
 
     def change(self, model: GptOss) -> None:
-        def combine(scores: Tensor, chosen: Tensor) -> Tensor:
+        def weigh(scores: Tensor, chosen: Tensor) -> Tensor:
             gate = scores.gather(-1, chosen).sigmoid()
             return gate / gate.sum(-1, keepdim=True)
 
         for moe in moes(model):
-            override(moe, combine=combine)
+            change_ops(moe, weigh=weigh)
 
 
 # MXFP4 ----------------------------------------------------------------------------------------------------------------
@@ -245,9 +245,8 @@ class _Activation(Fault):
     part = "SwiGLU"
 
     def change(self, model: GptOss) -> None:
-        alpha, limit = model.config.swiglu_alpha, model.config.swiglu_limit
         for layer in experts(model):
-            override(layer, activate=lambda h: self.activate(h[..., ::2], h[..., 1::2], alpha, limit))
+            change_ops(layer, swiglu=lambda h, alpha, limit: self.activate(h[..., ::2], h[..., 1::2], alpha, limit))
 
     @abstractmethod
     def activate(self, gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor: ...

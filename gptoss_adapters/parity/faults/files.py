@@ -24,7 +24,8 @@ class YarnFactorFile(RopeFault):
     name, what = "yarn_factor_file", "YaRN's factor doubled, concentration included, as a wrong config makes it"
 
     def rope(self, model: GptOss) -> None:
-        model.rope = Rope(replace(model.config, rope_scaling_factor=2 * model.config.rope_scaling_factor), model.device)
+        doubled = replace(model.config, rope_scaling_factor=2 * model.config.rope_scaling_factor)
+        model.rope = Rope.from_config(doubled, model.device)
 
 
 class QBiasDrop(BiasDropFault):

@@ -22,7 +22,8 @@ from gptoss_adapters.parity.logits.probes import Prompt
 from gptoss_adapters.parity.logits.ties import Ties
 from gptoss_adapters.parity.noise.nulls import Noise, realisations
 from gptoss_adapters.parity.report.schema import LOOK_EXCESS, Certificate, CertifiedFault, Suspect
-from gptoss_adapters.reference.model import GptOss, Taps
+from gptoss_adapters.reference.model import GptOss
+from gptoss_adapters.reference.taps import Taps
 
 SHOWN = 5  # suspects in a report
 EXPERTS = 4  # (layer, expert) pairs that are tried for a fault of one expert

@@ -195,5 +195,5 @@ def _follow(
 def _last_rows(model: GptOss, ids: Sequence[int], count: int) -> np.ndarray:
     """What led to each of the last `count` tokens, [count, V]."""
     hidden = model.hidden(torch.tensor([list(ids)]))[0, -count - 1 : -1]
-    logits: np.ndarray = model.linear(hidden, model.unembedding, None).double().numpy()
+    logits: np.ndarray = model.head(hidden).double().numpy()
     return logits

@@ -22,7 +22,8 @@ from gptoss_adapters.parity.logits.metrics import F64, centre
 from gptoss_adapters.parity.logits.probes import Prompt, make_prompts, read_embedding_norms
 from gptoss_adapters.parity.logits.ties import Ties
 from gptoss_adapters.parity.noise.nulls import Noise, Null, Rope32, realisations, split
-from gptoss_adapters.reference.model import GptOss, Taps
+from gptoss_adapters.reference.model import GptOss
+from gptoss_adapters.reference.taps import Taps
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Campaign:
         out = []
         for n, (ids, _) in enumerate(self.groups):
             taps = Taps(forced=self.forced[n]) if self.forced else None
-            y = model.linear(model.hidden(ids, taps=taps), model.unembedding[rows], None)
+            y = model.head(model.hidden(ids, taps=taps), rows)
             out.append(y.double().flatten(0, 1).numpy())
         return centre(np.concatenate(out))
 
@@ -118,6 +119,7 @@ def op_level_gate(model: GptOss, other: GptOss) -> float:
     """The op-level probe: the activation alone on gates far below the clamp. Largest difference, absolute."""
     from gptoss_adapters.parity.noise.variants import experts
 
+    layers = [next(experts(m)) for m in (model, other)]
     h = torch.tensor([[-20.0, 1.0, -9.0, 3.0]], dtype=model.dtype)
-    a, b = (next(experts(m)).activate(h) for m in (model, other))
+    a, b = (layer.ops.swiglu(h, layer.config.swiglu_alpha, layer.config.swiglu_limit) for layer in layers)
     return float((a - b).abs().max())

@@ -18,7 +18,8 @@ from gptoss_adapters.parity.noise.nulls import Noise, realisations
 from gptoss_adapters.parity.noise.variants import logits
 from gptoss_adapters.parity.report.measurements import Flip, Layers
 from gptoss_adapters.parity.report.schema import FAIL, LOOK_EXCESS, PASS, Structural
-from gptoss_adapters.reference.model import GptOss, Taps
+from gptoss_adapters.reference.model import GptOss
+from gptoss_adapters.reference.taps import Taps
 
 SHOWN = 200
 

@@ -192,7 +192,7 @@ def _pieces(model: GptOss, length: int) -> Iterator[slice]:
 
 
 def _logits(model: GptOss, hidden: Tensor) -> np.ndarray:
-    made: np.ndarray = model.linear(hidden, model.unembedding, None).float().numpy()
+    made: np.ndarray = model.head(hidden).float().numpy()
     return made
 
 
@@ -205,12 +205,9 @@ def values_at(model: GptOss, hidden: Tensor, ids: np.ndarray) -> F64:
     """Centred logits of a null at `ids` [S] or [T, S], by its own product."""
     rows = torch.from_numpy(np.ascontiguousarray(ids, np.int64))
     if ids.ndim == 1:
-        return centre(model.linear(hidden, model.unembedding[rows], None).double().numpy())
-    return centre(
-        torch.stack([model.linear(h, model.unembedding[r], None) for h, r in zip(hidden, rows, strict=True)])
-        .double()
-        .numpy()
-    )
+        return centre(model.head(hidden, rows).double().numpy())
+    each = [model.head(h, r) for h, r in zip(hidden, rows, strict=True)]
+    return centre(torch.stack(each).double().numpy())
 
 
 def _compare(

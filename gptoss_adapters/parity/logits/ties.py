@@ -17,8 +17,9 @@ from torch import Tensor
 from gptoss_adapters.parity.logits.metrics import F64
 from gptoss_adapters.parity.logits.probes import Prompt
 from gptoss_adapters.parity.noise.nulls import Noise, realisations
-from gptoss_adapters.parity.noise.variants import by_length, moes, override
-from gptoss_adapters.reference.model import GptOss, Taps
+from gptoss_adapters.parity.noise.variants import by_length, change_ops, moes
+from gptoss_adapters.reference.model import GptOss
+from gptoss_adapters.reference.taps import Taps
 
 DRAWS = 16  # nulls: a tie that goes either way evenly is missed by all of them once in 65,000
 SPREAD = 6.0  # standard deviations of a score's rounding error within which two scores are a tie
@@ -97,10 +98,10 @@ def drawing_lots(model: GptOss, widths: F64, seed: int) -> GptOss:
     """
     generator = torch.Generator().manual_seed(seed)
     for moe, width in zip(moes(model), widths, strict=True):
-        override(moe, choose=partial(_choose, moe.config.experts_per_token, float(width), generator))
+        change_ops(moe, choose=partial(_choose, float(width), generator))
     return model
 
 
-def _choose(k: int, width: float, generator: torch.Generator, scores: Tensor) -> Tensor:
+def _choose(width: float, generator: torch.Generator, scores: Tensor, k: int) -> Tensor:
     lots = torch.rand(scores.shape, generator=generator, dtype=torch.float64) - 0.5
     return (scores.double() + width * lots).topk(k, dim=-1, sorted=True).indices

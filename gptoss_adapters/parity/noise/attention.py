@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from gptoss_adapters.reference.model import Attention
 
 TILE = 64  # queries in a step from which ggml's flash attention goes in tiles
 _STEP = 256  # queries at once without flash attention
@@ -22,9 +21,10 @@ _STEP = 256  # queries at once without flash attention
 Round = Callable[[Tensor], Tensor]
 
 
-class RoundedAttention(Attention):
-    """Made of an Attention by `round_attention`. step: queries that flash attention gets at once; 0: no flash
-    attention.
+@dataclass(frozen=True)
+class RoundedAttention:
+    """In the place of the reference's `attend`. rounded: to the cache's type. step: queries that flash attention gets
+    at once; 0: no flash attention.
     """
 
     rounded: Round
@@ -32,7 +32,15 @@ class RoundedAttention(Attention):
     half_sum: bool
     step: int
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+    @classmethod
+    def of(cls, cache: str, step: int, rounds: dict[str, Round]) -> RoundedAttention:
+        """cache: its type, one of `rounds`."""
+        kind = "f16" if step and cache == "f32" else cache
+        return cls(rounds[kind], tiles=kind == "f16", half_sum=kind == "f16", step=step)
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos: Tensor, window: int | None
+    ) -> Tensor:
         b, t, n, hd = q.shape
         k, v, past = self.rounded(k), self.rounded(v), k.shape[1] - t
         out = []
@@ -40,32 +48,35 @@ class RoundedAttention(Attention):
             hi = min(lo + (self.step or _STEP), t)
             tiled = self.tiles and hi - lo >= TILE
             part = q[:, lo:hi] if self.step and tiled else self.rounded(q[:, lo:hi])
-            scores = self._scores(part, k[:, : past + hi], q_pos[:, lo:hi], k_pos[:, : past + hi])
+            scores = _scores(part, k[:, : past + hi], q_pos[:, lo:hi], k_pos[:, : past + hi], window)
+            sink = _broadcast(sinks, scores)
             if self.step and not tiled and self.half_sum:
-                out.append(_key_by_key(scores, v, self._sinks(scores)))
+                out.append(_key_by_key(scores, v, sink))
                 continue
-            weights = torch.cat((scores, self._sinks(scores)), -1).softmax(-1)[..., :-1]
+            weights = torch.cat((scores, sink), -1).softmax(-1)[..., :-1]
             if not self.step:
                 weights = self.rounded(weights)
             out.append(torch.einsum("bkgts,bskd->btkgd", weights, v[:, : past + hi]))
         return torch.cat(out, 1).reshape(b, t, n * hd)
 
-    def _scores(self, q: Tensor, k: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
-        """[B, Nkv, G, T, S], hidden keys at -inf."""
-        b, t, n, hd = q.shape
-        n_kv = k.shape[2]
-        scores = torch.einsum("btkgd,bskd->bkgts", q.view(b, t, n_kv, n // n_kv, hd), k) * hd**-0.5
-        distance = q_pos[:, :, None] - k_pos[:, None, :]
-        hidden = (distance < 0) | (k_pos[:, None, :] < 0)
-        if self.window is not None:
-            hidden |= distance >= self.window
-        made: Tensor = scores.masked_fill(hidden[:, None, None], -math.inf)
-        return made
 
-    def _sinks(self, scores: Tensor) -> Tensor:
-        b, n_kv, group, t, _ = scores.shape
-        sinks: Tensor = self.w["sinks"].to(scores.dtype)
-        return sinks.view(1, n_kv, group, 1, 1).expand(b, -1, -1, t, 1)
+def _scores(q: Tensor, k: Tensor, q_pos: Tensor, k_pos: Tensor, window: int | None) -> Tensor:
+    """[B, Nkv, G, T, S], hidden keys at -inf."""
+    b, t, n, hd = q.shape
+    n_kv = k.shape[2]
+    scores = torch.einsum("btkgd,bskd->bkgts", q.view(b, t, n_kv, n // n_kv, hd), k) * hd**-0.5
+    distance = q_pos[:, :, None] - k_pos[:, None, :]
+    hidden = (distance < 0) | (k_pos[:, None, :] < 0)
+    if window is not None:
+        hidden |= distance >= window
+    masked: Tensor = scores.masked_fill(hidden[:, None, None], -math.inf)
+    return masked
+
+
+def _broadcast(sinks: Tensor, scores: Tensor) -> Tensor:
+    """sinks [n] -> [B, Nkv, G, T, 1]."""
+    b, n_kv, group, t, _ = scores.shape
+    return sinks.to(scores.dtype).view(1, n_kv, group, 1, 1).expand(b, -1, -1, t, 1)
 
 
 def _key_by_key(scores: Tensor, v: Tensor, sinks: Tensor) -> Tensor:
@@ -95,12 +106,3 @@ def _join(
         out = out + weight * value
         out = out.half().to(score.dtype) if half else out
     return out, total * shrink + weight, new
-
-
-def round_attention(attention: Attention, cache: str, step: int, rounds: dict[str, Round]) -> None:
-    """Changes a copy in place. cache: its type; step: see RoundedAttention."""
-    kind = "f16" if step and cache == "f32" else cache
-    attention.__class__ = RoundedAttention
-    assert isinstance(attention, RoundedAttention)
-    attention.rounded, attention.step = rounds[kind], step
-    attention.tiles = attention.half_sum = kind == "f16"

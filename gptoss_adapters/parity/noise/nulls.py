@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gptoss_adapters.parity.noise.attention import Round, round_attention
-from gptoss_adapters.parity.noise.variants import attentions, clone, experts, moes, override
-from gptoss_adapters.reference.linear import linear_in_torch
+from gptoss_adapters.parity.noise.attention import Round, RoundedAttention
+from gptoss_adapters.parity.noise.variants import attentions, change_ops, clone, experts, moes
+from gptoss_adapters.reference.linear import linear
 from gptoss_adapters.reference.model import GptOss, Rope
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -88,23 +88,19 @@ def rounded(product: Any, how: str) -> Any:
 class Rope32(Rope):
     """Angles in float32, which is what engines do: at position p they are off by about p * 2**-24."""
 
-    def tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        angle = positions[..., None].float() * self.inv_freq.float()
-        cos, sin = ((f(angle) * self.concentration).to(dtype).unsqueeze(-2) for f in (torch.cos, torch.sin))
-        return cos, sin
+    def angles(self, positions: Tensor) -> Tensor:
+        return positions[..., None].float() * self.inv_freq.float()
 
 
-class RopeIterated(Rope32):
+class RopeIterated(Rope):
     """... and each pair's frequency got from the last one by a float32 product, as ggml does."""
 
-    def tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def angles(self, positions: Tensor) -> Tensor:
         position, step = positions.float(), (self.inv_freq[1:] / self.inv_freq[:-1]).float()
         angles = [position * self.inv_freq[0].float()]
         for ratio in step:
             angles.append(angles[-1] * ratio)
-        angle = torch.stack(angles, -1)
-        cos, sin = ((f(angle) * self.concentration).to(dtype).unsqueeze(-2) for f in (torch.cos, torch.sin))
-        return cos, sin
+        return torch.stack(angles, -1)
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ class Null:
 
     name: str
     noise: Noise
-    product: Any = linear_in_torch
+    product: Any = linear
     rope: type[Rope] = Rope
     nudge: float = 0.0
     seed: int = 0
@@ -123,17 +119,18 @@ class Null:
     def apply(self, model: GptOss) -> GptOss:
         made = clone(model, DTYPES[self.noise.compute])
         dense, inner = rounded(self.product, self.noise.dense), rounded(self.product, self.noise.experts)
-        made.linear = dense
+        change_ops(made, linear=dense)
         for attention in attentions(made):
-            attention.linear = dense
+            change_ops(attention, linear=dense)
             if self.noise.cache != "f32" or self.noise.flash:
-                round_attention(attention, self.noise.cache, self.noise.flash, ROUND)
+                change_ops(attention, attend=RoundedAttention.of(self.noise.cache, self.noise.flash, ROUND))
         for moe in moes(made):
-            moe.linear = self.product  # every engine keeps the router's weights, and so its inputs, in full precision
+            # every engine keeps the router's weights, and so its inputs, in full precision
+            change_ops(moe, linear=self.product)
         for layer in experts(made):
-            override(layer, product=inner)
+            change_ops(layer, linear=inner)
         if self.rope is not Rope:
-            made.rope.__class__ = self.rope
+            made.rope = self.rope(made.rope.inv_freq, made.rope.concentration)
         if self.nudge:
             made.embedding = _nudged(made.embedding, self.nudge, self.seed)
         return made
@@ -153,4 +150,4 @@ def realisations(noise: Noise) -> Iterator[Null]:
     yield Null("plain", noise)
     yield Null("split", noise, split, Rope32)
     for seed, rope in enumerate((RopeIterated, Rope32, RopeIterated), 1):
-        yield Null(f"nudged {seed}", noise, split if seed == 2 else linear_in_torch, rope, nudge, seed)
+        yield Null(f"nudged {seed}", noise, split if seed == 2 else linear, rope, nudge, seed)

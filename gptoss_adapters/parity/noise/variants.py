@@ -12,16 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptoss_adapters.reference.cache import Cache
 from gptoss_adapters.reference.experts import OracleExperts
-from gptoss_adapters.reference.model import Attention, Cache, GptOss, MoE, Taps
+from gptoss_adapters.reference.model import Attention, Block, GptOss, MoE
+from gptoss_adapters.reference.taps import Taps
 
 
 def clone(model: GptOss, dtype: torch.dtype | None = None) -> GptOss:
     """A copy whose every part may be changed; tensors are shared, so replace them and never write into them."""
     made = copy.copy(model)
     made.dtype = dtype or model.dtype
-    made.rope = copy.copy(model.rope)
-    made.layers = [(_copy(attention), _copy(moe)) for attention, moe in model.layers]
+    made.layers = [Block(_copy(attention), _copy(moe)) for attention, moe in model.layers]
     for _, moe in made.layers:
         moe.experts = copy.copy(moe.experts)
         if isinstance(moe.experts, OracleExperts):
@@ -66,10 +67,9 @@ def by_length(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     yield from lengths.values()
 
 
-def override(part: Any, **methods: Any) -> None:
-    """Replace methods on one object."""
-    for name, method in methods.items():
-        setattr(part, name, method)
+def change_ops(part: Any, **operations: Any) -> None:
+    """Let one piece of a copy, or its head, compute with other operations (see `Ops`)."""
+    part.ops = replace(part.ops, **operations)
 
 
 def logits(
@@ -100,4 +100,4 @@ def logits_batch(
     if rows is None:
         return model(ids, taps=taps, cache=cache)
     x = model.hidden(ids, taps=taps, cache=cache)
-    return model.linear(x, model.unembedding[rows], None)
+    return model.head(x, rows)

@@ -54,7 +54,7 @@ def our_model(folder: Path, ids: Any) -> Logits:
 
     checkpoint = open_checkpoint(folder)
     checkpoint = checkpoint.with_config(dataclasses.replace(checkpoint.config, yarn_truncate=True))
-    return np.asarray(GptOss(checkpoint, experts="oracle")(torch.tensor([[int(i) for i in ids]]))[0])
+    return np.asarray(GptOss.from_checkpoint(checkpoint, experts="oracle")(torch.tensor([[int(i) for i in ids]]))[0])
 
 
 @pytest.mark.parametrize("n", [48, 512])
