@@ -17,14 +17,18 @@ demo: $(VENV)/.demo  ## pocket checkpoint -> GGUF -> verify -> llama.cpp -> Harm
 	BIN=$(BIN) sh scripts/demo.sh
 
 test: $(VENV)/.test $(VENV_VLLM)/.ready  ## every test but the very slow ones
-	BIN=$(BIN) BIN_VLLM=$(VENV_VLLM)/bin sh scripts/test.sh
+	$(BIN)/python scripts/run_tests.py $(BIN) $(VENV_VLLM)/bin
 
 test-slow: $(VENV)/.test $(VENV_VLLM)/.ready  ## the very slow ones: long fuzz, whole product, cross-compiled kernels
 	$(BIN)/pytest -m slow --timeout 3600 --ignore=tests/vllm_plugin
 	$(VENV_VLLM)/bin/pytest -m slow --timeout 3600 tests/vllm_plugin
 
 lint: $(VENV)/.test  ## form, types and the direction of imports
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
+	$(BIN)/ruff check -q .
+	$(BIN)/python scripts/check_sizes.py harmony gptoss_adapters converters bench scripts tests
+	PYTHONPATH=harmony:converters:. $(BIN)/lint-imports
+	$(BIN)/codespell
 	$(BIN)/mypy -p gptoss_harmony -p gptoss_adapters -p gptoss_converters
 
 # Hours. `scripts/docs_fill.py` carries what was measured into the docs.
@@ -67,12 +71,13 @@ $(VENV)/.test: pyproject.toml CMakeLists.txt scripts/install_llama_cpp.sh | $(VE
 	touch $@
 
 # vLLM pins torch and much else, so it has an environment of its own. Its wheel brings builds of torch's companions that do
-# not fit its own torch and break transformers; text models need none of them.
+# not fit its own torch and break transformers; text models need none of them. A build folder of its own lets both
+# environments be made at once.
 $(VENV_VLLM)/.ready: pyproject.toml CMakeLists.txt
 	test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
 	$(PIP_VLLM) install -q --no-compile "$(VLLM)"
 	$(PIP_VLLM) uninstall -q -y torchvision torchaudio torchcodec
-	$(PIP_VLLM) install -q --no-compile -e . pytest pytest-timeout psutil
+	$(PIP_VLLM) install -q --no-compile -C build-dir=build/vllm -e . pytest pytest-timeout psutil
 	touch $@
 
 clean:  ## environments and what was built
