@@ -52,12 +52,7 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
     if options.kind not in (Kind.HF_MXFP4, Kind.HF_BF16, Kind.OPENAI):
         raise UsageError("not a layout to write", got=options.kind)
     rounding = rounding or Rounding()
-    unsaid = (
-        checkpoint.config.yarn_truncate
-        and checkpoint.config.uses_yarn
-        and "gptoss_adapters.yarn_truncate" not in checkpoint.metadata
-    )
-    unsaid = unsaid and checkpoint.kind.gguf_like
+    unsaid = _leaves_yarn_bounds_unsaid(checkpoint)
     if unsaid and options.kind == Kind.OPENAI:
         raise BadInput(
             "config field yarn_truncate cannot be expressed in OpenAI's config.json",
@@ -95,6 +90,13 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
             "published models are not (--exact-yarn)"
         )
     return ExportPlan(plan, notices + maker.notices())
+
+
+def _leaves_yarn_bounds_unsaid(checkpoint: Checkpoint) -> bool:
+    """A GGUF has no key for whether YaRN's bounds are rounded, unless we wrote ours."""
+    if not checkpoint.kind.gguf_like or not checkpoint.config.uses_yarn:
+        return False
+    return checkpoint.config.yarn_truncate and "gptoss_adapters.yarn_truncate" not in checkpoint.metadata
 
 
 class _Maker:

@@ -1,6 +1,6 @@
 """Any gpt-oss checkpoint as one thing: `open_checkpoint(path)` gives a `Checkpoint` with canonical tensors.
 
-Canonical names are those of `layouts.TABLE`; shapes are [.., out, in], with gate and up as interleaved rows.
+Canonical names are those of `table.TABLE`; shapes are [.., out, in], with gate and up as interleaved rows.
 """
 
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo

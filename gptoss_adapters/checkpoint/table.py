@@ -33,6 +33,7 @@ Parts = tuple[Part, ...]
 Given = str | Parts  # a bare name is stored whole, as numbers
 _O, _H, _G, _C = "block.{n}", "model.layers.{n}", "blk.{n}", "layers.{n}"
 _E = f"{_H}.mlp.experts"
+_COMPRESSED, _MLX = (PACKED, EXPONENTS), (WORDS, SCALES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +148,14 @@ def _expert_bias(
 
 def _experts() -> tuple[Row, ...]:
     one, half, stacked = f"{_E}.{{e}}", f"{_E}.{{e}}.{{half}}_proj", f"{_E}.{{half}}_proj"
-    compressed, mlx = (PACKED, EXPONENTS), (WORDS, SCALES)
     return (
         _expert_weight(
             "gate_up",
             "E 2I H",
             f"{_O}.mlp.mlp1",
             _halves(f"{_G}.ffn_{{half}}_exps.weight"),
-            _half_pairs(f"{half}.weight_packed", f"{half}.weight_scale", compressed),
-            _half_pairs(f"{stacked}.weight", f"{stacked}.scales", mlx),
+            _half_pairs(f"{half}.weight_packed", f"{half}.weight_scale", _COMPRESSED),
+            _half_pairs(f"{stacked}.weight", f"{stacked}.scales", _MLX),
             fused={Kind.OLLAMA: f"{_G}.ffn_gate_up_exps.weight"},
         ),
         _expert_bias(
@@ -172,8 +172,8 @@ def _experts() -> tuple[Row, ...]:
             "E H I",
             f"{_O}.mlp.mlp2",
             f"{_G}.ffn_down_exps.weight",
-            _pair(f"{one}.down_proj.weight_packed", f"{one}.down_proj.weight_scale", compressed),
-            _pair(f"{_E}.down_proj.weight", f"{_E}.down_proj.scales", mlx),
+            _pair(f"{one}.down_proj.weight_packed", f"{one}.down_proj.weight_scale", _COMPRESSED),
+            _pair(f"{_E}.down_proj.weight", f"{_E}.down_proj.scales", _MLX),
             fused={},
         ),
         _expert_bias(
