@@ -28,6 +28,10 @@ class AnswerStream(Protocol):
     def stopped(self) -> bool: ...
     @property
     def in_answer(self) -> bool: ...
+    @property
+    def undeclared(self) -> list[str]: ...
+    @property
+    def uncalled(self) -> list[str]: ...
     def feed(self, ids: Sequence[int]) -> list[Json]: ...
     def finish(self, finish_reason: str | None = None, usage: Json | None = None) -> list[Json]: ...
 
@@ -115,6 +119,13 @@ class Answer:
         if self._generation.expired or self._generation.reason in ("length", "cancelled"):
             return "length"
         return "length" if len(self._ask.tokens) + self.n_tokens >= self._info.n_ctx else None
+
+
+def find_odd_calls(stream: AnswerStream) -> list[str]:
+    """Calls that the request did not ask for."""
+    said = "the model called {!r} although it may call no tool: the arguments are given as content"
+    unknown = "the model called {!r}, which is not among the tools of the request"
+    return [said.format(name) for name in stream.uncalled] + [unknown.format(name) for name in stream.undeclared]
 
 
 def find_shortcomings(ask: Ask, text: str | None, called: bool, complete: bool) -> list[str]:

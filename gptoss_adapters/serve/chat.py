@@ -7,7 +7,7 @@ import time
 from gptoss_harmony.openai.chat_completions import ChatStream, to_completion, to_conversation, to_turn, to_usage
 
 from gptoss_adapters.errors import GptOssError
-from gptoss_adapters.serve.answers import Answer, find_shortcomings
+from gptoss_adapters.serve.answers import Answer, find_odd_calls, find_shortcomings
 from gptoss_adapters.serve.asking import Ask
 from gptoss_adapters.serve.bodies import ChatBody
 from gptoss_adapters.serve.errors import Json, bad_request
@@ -45,6 +45,7 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
         body.tools,
         parallel=body.parallel_tool_calls is not False,
         stops=body.stops,
+        may_call=bool(body.tools) and body.tool_choice != "none",
     )
     attach = ChatLogprobs()
     answer = await service.begin(exchange, asked, stream, attach)
@@ -89,4 +90,5 @@ def _find_warnings(asked: Ask, stream: ChatStream) -> Json:
     found = find_shortcomings(
         asked, message["content"], bool(message.get("tool_calls")), message["finish_reason"] != "length"
     )
+    found += find_odd_calls(stream)
     return {"warnings": found} if found else {}

@@ -13,7 +13,7 @@ from gptoss_harmony.openai.response_stream import ResponseStream
 from gptoss_harmony.openai.responses import to_conversation, to_response, to_turn, to_usage
 
 from gptoss_adapters.errors import GptOssError
-from gptoss_adapters.serve.answers import Answer, find_shortcomings
+from gptoss_adapters.serve.answers import Answer, find_odd_calls, find_shortcomings
 from gptoss_adapters.serve.asking import Ask
 from gptoss_adapters.serve.bodies import ResponsesBody
 from gptoss_adapters.serve.errors import ApiError, Json, bad_request
@@ -63,7 +63,10 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     begun = to_response(raw, service.settings.model, int(time.time()))
     begun |= {"store": body.store is not False, "tools": [_complete_tool(tool) for tool in begun["tools"]]}
     parallel = body.parallel_tool_calls is not False
-    stream = ResponseStream(begun, body.tools, parallel=parallel, summarise=summarise, stops=body.stops)
+    may_call = bool(body.tools) and body.tool_choice != "none"
+    stream = ResponseStream(
+        begun, body.tools, parallel=parallel, summarise=summarise, stops=body.stops, may_call=may_call
+    )
     answer = await service.begin(exchange, asked, stream, ResponseLogprobs())
     if body.stream:
         await _stream(service, exchange, answer, asked, stream, raw)
@@ -98,7 +101,8 @@ async def _complete(
     whole = stream.response
     called = any(item["type"] == "function_call" for item in whole["output"])
     text = "".join(part["text"] for item in whole["output"] if item["type"] == "message" for part in item["content"])
-    if found := find_shortcomings(asked, text, called, whole["status"] == "completed"):
+    found = find_shortcomings(asked, text, called, whole["status"] == "completed") + find_odd_calls(stream)
+    if found:
         whole["warnings"] = found
     if whole["store"]:
         await asyncio.to_thread(service.store.add, whole, complete_input(raw))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from gptoss_harmony import Parser, Role, parse
+from gptoss_harmony.parsing.flags import is_unfinished
 from helpers.random_streams import any_stream
 from helpers.serve_fakes import STOPS, TESTS
 from openai.types.chat import ChatCompletion
@@ -110,16 +111,18 @@ def last_event(data: bytes) -> dict[str, Any]:
 
 
 def wanted(ids: list[int]) -> list[tuple[str, bool]]:
-    """Everything that the model said as itself, up to where it went on as somebody else after a call. True: JSON
-    arguments, of which only the first value counts.
+    """Everything that the model said as itself, up to where it went on as somebody else after a call, but for what
+    it never got as far as saying: a header given up. True: JSON arguments, of which only the first value counts.
     """
     parser = Parser("assistant", tools=NAMES)
     parser.feed(ids)
     parser.finish()
     said, called = [], False
     for message in parser.messages:
-        recipient = message.recipient or ""
-        if message.role is not Role.ASSISTANT:
+        if is_unfinished(message.flags):
+            continue
+        recipient = "" if "abandoned_call" in message.flags else message.recipient or ""
+        if message.role is not Role.ASSISTANT or (recipient, message.channel) == ("assistant", "commentary"):
             if called:
                 break
             continue

@@ -22,7 +22,15 @@ from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Conversation, Json, Message, Role, Text
-from gptoss_harmony.openai.output import Item, ItemKind, Reader, Step, make_id, read_messages, was_closed
+from gptoss_harmony.openai.output import (
+    Item,
+    ItemKind,
+    Reader,
+    Step,
+    choose_finish_reason,
+    make_id,
+    read_messages,
+)
 from gptoss_harmony.openai.requests import (
     ToolTable,
     choose_final,
@@ -36,6 +44,7 @@ from gptoss_harmony.openai.requests import (
     read_parts,
     read_response_format,
     skip_reasoning,
+    split_thoughts,
 )
 from gptoss_harmony.parsing.events import Event
 from gptoss_harmony.parsing.parser import Parser
@@ -107,11 +116,15 @@ class _MessageCollector:
 
     def add(self, message: Json, where: str) -> None:
         role = message["role"]
-        parts = read_parts(message.get("content"), f"{where}.content")
+        thoughts = ""
+        content = message.get("content")
+        if role == "assistant":
+            thoughts, content = split_thoughts(content, f"{where}.content")
+        parts = read_parts(content, f"{where}.content")
         if role == "user":
             self.messages.append(Message(Role.USER, [*parts]))
         elif role == "assistant":
-            self._add_assistant(message, parts, where)
+            self._add_assistant(message, thoughts, parts, where)
         elif role == "tool":
             self.messages.append(make_result(self._tool_of(message, where), parts))
         elif role in _INSTRUCTING:
@@ -121,8 +134,8 @@ class _MessageCollector:
                 f"{where}.role", f"unknown role (expected system, developer, user, assistant or tool / got {role!r})"
             )
 
-    def _add_assistant(self, message: Json, parts: list[Text], where: str) -> None:
-        reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
+    def _add_assistant(self, message: Json, thoughts: str, parts: list[Text], where: str) -> None:
+        reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking") or thoughts
         calls = read_optional(message, "tool_calls", list, where) or []
         if reasoning:
             self.messages.append(Message.assistant(expect(reasoning, str, f"{where}.reasoning_content"), ANALYSIS))
@@ -156,16 +169,19 @@ def from_messages(
     *,
     parallel: bool = True,
     finish_reason: str | None = None,
+    may_call: bool = True,
 ) -> Json:
     """The assistant message that model output is, plus its ``finish_reason``.
 
-    `tools` are the request's, to give calls their API names; `parallel` false keeps the first call only.
+    `tools` are the request's, to give calls their API names; `parallel` false keeps the first call only;
+    `may_call`: see `Reader`.
     `finish_reason` is the engine's (``stop`` or ``length``); without it, output that does not end where a model may
     stop counts as cut off. ``reasoning`` repeats ``reasoning_content``: clients read either.
     """
     messages = list(messages)
-    finish_reason = finish_reason or ("stop" if was_closed(messages) else "length")
-    reader = read_messages(messages, ToolTable(tools), parallel, truncated=finish_reason == "length")
+    finish_reason = choose_finish_reason(messages, finish_reason)
+    reader = Reader(ToolTable(tools), parallel, may_call=may_call)
+    read_messages(messages, reader, truncated=finish_reason == "length")
     return _to_message(reader, finish_reason)
 
 
@@ -225,7 +241,7 @@ class ChatStream:
     """Model output as chat.completion.chunk objects: `feed` ids as they come, then `finish` once.
 
     The deltas add up to what `from_messages` gives for the same output, and to `message`, which stands after `finish`.
-    `stops`: see `Reader`; once `stopped` is True, nothing more is needed of the engine.
+    `stops` and `may_call`: see `Reader`; once `stopped` is True, nothing more is needed of the engine.
     """
 
     def __init__(
@@ -237,11 +253,12 @@ class ChatStream:
         parallel: bool = True,
         completion_id: str | None = None,
         stops: Sequence[str] = (),
+        may_call: bool = True,
     ) -> None:
         table = ToolTable(tools)
         self.parser = Parser("assistant", tools=table.namespaces())
         self.message: Json = {}
-        self._reader = Reader(table, parallel, stops)
+        self._reader = Reader(table, parallel, stops, may_call)
         self._base = {
             "id": completion_id or make_id("chatcmpl"),
             "object": "chat.completion.chunk",
@@ -256,6 +273,16 @@ class ChatStream:
     @property
     def stopped(self) -> bool:
         return self._reader.stopped
+
+    @property
+    def undeclared(self) -> list[str]:
+        """Tools that the model called and nobody declared."""
+        return self._reader.undeclared
+
+    @property
+    def uncalled(self) -> list[str]:
+        """Tools that the model called and could not: the bodies of the calls became content."""
+        return self._reader.uncalled
 
     @property
     def in_answer(self) -> bool:
@@ -273,7 +300,7 @@ class ChatStream:
     def finish(self, finish_reason: str | None = None, usage: Json | None = None) -> list[Json]:
         """The last chunks: what was held back, the finish reason, and the usage if it is given."""
         events = self.parser.finish()
-        finish_reason = finish_reason or ("stop" if was_closed(self.parser.messages) else "length")
+        finish_reason = choose_finish_reason(self.parser.messages, finish_reason)
         chunks = self._chunks(events, truncated=finish_reason == "length")
         self.message = _to_message(self._reader, finish_reason)
         chunks.append(self._chunk({}, _finish_reason(self._reader, finish_reason)))

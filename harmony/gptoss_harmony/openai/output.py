@@ -15,7 +15,8 @@ from enum import Enum
 
 from gptoss_harmony.messages import Message, Role
 from gptoss_harmony.openai.requests import ToolTable
-from gptoss_harmony.parsing.events import Delta, Event, MessageEnd, MessageStart
+from gptoss_harmony.parsing.events import Delta, Event, Header, MessageEnd, MessageStart
+from gptoss_harmony.parsing.flags import is_unfinished
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, END, FINAL
 
 
@@ -24,6 +25,9 @@ class ItemKind(Enum):
     PREAMBLE = "preamble"
     ANSWER = "answer"
     CALL = "call"
+
+
+_KINDS = {ANALYSIS: ItemKind.REASONING, COMMENTARY: ItemKind.PREAMBLE}
 
 
 class Step(Enum):
@@ -36,7 +40,8 @@ class Step(Enum):
 class Item:
     """One piece of output. `name` is the API name of the tool of a call; `text` is then its arguments, JSON.
 
-    `complete` is False while it is written, and stays so if a limit cut it off.
+    An answer with a `name` is the body of a call that the request allows no model to make: see `Reader`. `complete` is
+    False while it is written, and stays so if a limit cut it off.
     """
 
     kind: ItemKind
@@ -137,13 +142,19 @@ class Reader:
     """Turns messages into items. `items` grows; `current` is the one being written.
 
     `stops`: strings that end the answer, before their first occurrence in its text; reasoning and arguments may hold
-    them. `stopped` is then True and nothing more is shown.
+    them. `stopped` is then True and nothing more is shown. `may_call` false: the request has no tools, or a
+    `tool_choice` of none, so a call is none, and its body is content. A message that was cut off in its header is
+    nothing at all.
     """
 
-    def __init__(self, tools: ToolTable, parallel: bool = True, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tools: ToolTable, parallel: bool = True, stops: Sequence[str] = (), may_call: bool = True
+    ) -> None:
         self.items: list[Item] = []
+        self.undeclared: list[str] = []  # tools called that were not among those declared
         self._tools = tools
         self._parallel = parallel
+        self._may_call = may_call
         self._stops = stops
         self.current: Item | None = None  # None between messages and in messages that the APIs do not show
         self.stopped = False
@@ -161,28 +172,40 @@ class Reader:
             self.current is not None and self.current.kind in (ItemKind.PREAMBLE, ItemKind.ANSWER) and not self.stopped
         )
 
-    def start(self, role: str, channel: str | None, recipient: str | None) -> Item | None:
-        """Opens the item of a message; None if the APIs do not show that message."""
+    @property
+    def uncalled(self) -> list[str]:
+        """API names of the tools that the model called although it could not."""
+        return [item.name for item in self.items if item.name and item.kind is not ItemKind.CALL]
+
+    def start(self, header: Header | Message, flags: Sequence[str] = ()) -> Item | None:
+        """Opens the item of a message with these header fields; None if the APIs do not show that message."""
         self.current = self._filter = None
-        name = self._tools.api_name(recipient)
-        if role != Role.ASSISTANT:
+        if is_unfinished(flags):
+            return None
+        name = None if "abandoned_call" in flags else self._tools.api_name(header.recipient)
+        if header.role != Role.ASSISTANT or _is_result(header):
             self._over = self._over or self.called
         elif self._over or (name is not None and self.called and not self._parallel):
             self._over = True
+        elif name is None:
+            self.current = self._open_text(_KINDS.get(header.channel or "", ItemKind.ANSWER))
         else:
-            self.current = self._open(channel, name)
+            self.current = self._open_call(name, "undeclared_tool" in flags)
         return self.current
 
-    def _open(self, channel: str | None, name: str | None) -> Item:
-        if name is None:
-            kind = {ANALYSIS: ItemKind.REASONING, COMMENTARY: ItemKind.PREAMBLE}.get(channel or "", ItemKind.ANSWER)
-            item = Item(kind)
-            self._filter = StopText(self._stops) if self._stops and kind is not ItemKind.REASONING else None
-        else:
-            item = Item(ItemKind.CALL, name)
-            self._filter = CodeArgument() if name == "python" and self._tools.is_builtin(name) else FirstJson()
-        self.items.append(item)
-        return item
+    def _open_text(self, kind: ItemKind, name: str = "") -> Item:
+        self._filter = StopText(self._stops) if self._stops and kind is not ItemKind.REASONING else None
+        self.items.append(Item(kind, name))
+        return self.items[-1]
+
+    def _open_call(self, name: str, undeclared: bool) -> Item:
+        if not self._may_call:
+            return self._open_text(ItemKind.ANSWER, name)
+        if undeclared:
+            self.undeclared.append(name)
+        self._filter = CodeArgument() if name == "python" and self._tools.is_builtin(name) else FirstJson()
+        self.items.append(Item(ItemKind.CALL, name))
+        return self.items[-1]
 
     def delta(self, text: str) -> str:
         """Adds text to the current item; returns what of it the APIs show (for a call: the JSON of its arguments)."""
@@ -217,8 +240,7 @@ class Reader:
         """What the parser's events change: (step, item, new text). `truncated`: the end of the stream is a limit's."""
         for event in events:
             if isinstance(event, MessageStart):
-                header = event.header
-                if item := self.start(header.role, header.channel, header.recipient):
+                if item := self.start(event.header, event.flags):
                     yield Step.START, item, ""
             elif item := self.current:
                 if isinstance(event, Delta):
@@ -231,12 +253,11 @@ class Reader:
                     yield Step.END, item, ""
 
 
-def read_messages(messages: Iterable[Message], tools: ToolTable, parallel: bool, truncated: bool) -> Reader:
+def read_messages(messages: Iterable[Message], reader: Reader, truncated: bool) -> Reader:
     """Whole messages at once. `truncated`: generation hit a limit, inside the last one if that was never closed."""
-    reader = Reader(tools, parallel)
     messages = list(messages)
     for i, message in enumerate(messages):
-        reader.start(message.role, message.channel, message.recipient)
+        reader.start(message, message.flags)
         reader.delta(message.text)
         reader.end(truncated and i == len(messages) - 1 and _broke_off(message))
     return reader
@@ -244,17 +265,29 @@ def read_messages(messages: Iterable[Message], tools: ToolTable, parallel: bool,
 
 def _broke_off(message: Message) -> bool:
     """True if the stream ended inside the content, so that the text is a beginning."""
-    return message.end is None and not {"missing_end", "truncated_header", "stray_text"} & set(message.flags)
+    return message.end is None and not {"missing_end", "stray_text"} & set(message.flags)
+
+
+def _is_result(header: Header | Message) -> bool:
+    """A tool's result in the model's own name: it is addressed to the assistant, not to the user."""
+    return header.recipient == Role.ASSISTANT and header.channel == COMMENTARY
 
 
 def was_closed(messages: Sequence[Message]) -> bool:
     """True if the output ends where a model may stop; False if it just broke off, or ends with reasoning or a
     preamble.
     """
-    if not messages or messages[-1].end is None:
+    if not messages or messages[-1].end is None or is_unfinished(messages[-1].flags):
         return False
     last = messages[-1]
     return last.end != END or last.channel == FINAL or last.recipient is not None
+
+
+def choose_finish_reason(messages: Sequence[Message], told: str | None) -> str:
+    """The engine's reason, or what the end of the output says. Who stops inside a header has not finished."""
+    if told in (None, "stop") and messages and is_unfinished(messages[-1].flags):
+        return "length"
+    return told or ("stop" if was_closed(messages) else "length")
 
 
 def make_id(prefix: str) -> str:

@@ -43,6 +43,9 @@ _EFFORTS = {
 _BUILTIN_OF_TYPE = {"browser": "browser", "web_search": "browser", "python": "python", "code_interpreter": "python"}
 """API tool types that mean one of the namespaces gpt-oss was trained on."""
 
+_THOUGHTS = frozenset({"reasoning", "reasoning_text", "thinking"})
+"""Types of content parts that are a chain of thought, never an answer."""
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]")
 _NOBODY = frozenset({None, "assistant", "user", "all", ""})
 """Recipients that address no tool."""
@@ -164,6 +167,21 @@ def read_parts(content: Any, where: str) -> list[Text]:
     if isinstance(content, str):
         return [Text(content)]
     return [_read_part(part, f"{where}[{i}]") for i, part in enumerate(expect(content, list, where))]
+
+
+def split_thoughts(content: Any, where: str) -> tuple[str, Any]:
+    """(reasoning, the rest) of an assistant message's content: some clients send reasoning as one of its parts."""
+    if not isinstance(content, list):
+        return "", content
+    thoughts = []
+    rest = []
+    for i, part in enumerate(content):
+        if isinstance(part, dict) and part.get("type") in _THOUGHTS:
+            found = next((part[key] for key in ("text", "thinking", "reasoning") if part.get(key) is not None), "")
+            thoughts.append(expect(found, str, f"{where}[{i}].text"))
+        else:
+            rest.append(part)
+    return "\n".join(thoughts), rest
 
 
 def _read_part(part: Any, where: str) -> Text:

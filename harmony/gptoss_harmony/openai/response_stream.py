@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gptoss_harmony.messages import Json
-from gptoss_harmony.openai.output import Item, ItemKind, Reader, Step, was_closed
+from gptoss_harmony.openai.output import Item, ItemKind, Reader, Step, choose_finish_reason
 from gptoss_harmony.openai.requests import ToolTable
 from gptoss_harmony.openai.response_items import ResponseItem, Summarise
 from gptoss_harmony.openai.responses import finish_response
@@ -18,7 +18,7 @@ class ResponseStream:
     """Model output as response events: `start`, then `feed` ids as they come, then `finish` once.
 
     `response` is the object from `to_response`. The items add up to what `from_messages` gives for the same output.
-    `stops`: see `Reader`; once `stopped` is True, nothing more is needed of the engine.
+    `stops` and `may_call`: see `Reader`; once `stopped` is True, nothing more is needed of the engine.
     """
 
     def __init__(
@@ -29,11 +29,12 @@ class ResponseStream:
         parallel: bool = True,
         summarise: Summarise | None = None,
         stops: Sequence[str] = (),
+        may_call: bool = True,
     ) -> None:
         table = ToolTable(tools)
         self.response = response
         self.parser = Parser("assistant", tools=table.namespaces())
-        self._reader = Reader(table, parallel, stops)
+        self._reader = Reader(table, parallel, stops, may_call)
         self._summarise = summarise
         self._done: list[Json] = []
         self._open: ResponseItem | None = None
@@ -42,6 +43,16 @@ class ResponseStream:
     @property
     def stopped(self) -> bool:
         return self._reader.stopped
+
+    @property
+    def undeclared(self) -> list[str]:
+        """Tools that the model called and nobody declared."""
+        return self._reader.undeclared
+
+    @property
+    def uncalled(self) -> list[str]:
+        """Tools that the model called and could not: the bodies of the calls became content."""
+        return self._reader.uncalled
 
     @property
     def in_answer(self) -> bool:
@@ -62,7 +73,7 @@ class ResponseStream:
     def finish(self, finish_reason: str | None = None, usage: Json | None = None) -> list[Json]:
         """The last events; `response` is then the finished one."""
         parsed = self.parser.finish()
-        finish_reason = finish_reason or ("stop" if was_closed(self.parser.messages) else "length")
+        finish_reason = choose_finish_reason(self.parser.messages, finish_reason)
         events = self._events(parsed, truncated=finish_reason == "length")
         self.response = finish_response(self.response, self._done, finish_reason, usage)
         return [*events, self._event(f"response.{self.response['status']}", response=self.response)]

@@ -19,7 +19,7 @@ from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Conversation, Json, Message, Role
-from gptoss_harmony.openai.output import ItemKind, make_id, read_messages, was_closed
+from gptoss_harmony.openai.output import ItemKind, Reader, choose_finish_reason, make_id, read_messages
 from gptoss_harmony.openai.requests import (
     ToolTable,
     choose_final,
@@ -33,6 +33,7 @@ from gptoss_harmony.openai.requests import (
     read_parts,
     read_response_format,
     skip_reasoning,
+    split_thoughts,
 )
 from gptoss_harmony.openai.response_items import ResponseItem, Summarise
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
@@ -140,8 +141,15 @@ class _ItemCollector:
         add(item, where)
 
     def _message(self, item: Json, where: str) -> None:
-        parts = read_parts(item.get("content"), f"{where}.content")
         role = item["role"]
+        content = item.get("content")
+        if role == "assistant":
+            thoughts, content = split_thoughts(content, f"{where}.content")
+            if thoughts:
+                self.messages.append(Message.assistant(thoughts, ANALYSIS))
+            if thoughts and not content:
+                return
+        parts = read_parts(content, f"{where}.content")
         if role == "user":
             self.messages.append(Message(Role.USER, [*parts]))
         elif role == "assistant":
@@ -181,15 +189,18 @@ def from_messages(
     parallel: bool = True,
     finish_reason: str | None = None,
     summarise: Summarise | None = None,
+    may_call: bool = True,
 ) -> list[Json]:
     """The output items that model output is. `tools` are the request's, to give calls their API names.
 
-    `parallel` false keeps the first call only. `finish_reason` is the engine's (``stop`` or ``length``); without it,
-    output that does not end where a model may stop counts as cut off, and its last item as incomplete.
+    `parallel` false keeps the first call only; `may_call`: see `Reader`. `finish_reason` is the engine's (``stop`` or
+    ``length``); without it, output that does not end where a model may stop counts as cut off, and its last item as
+    incomplete.
     """
     messages = list(messages)
-    finish_reason = finish_reason or ("stop" if was_closed(messages) else "length")
-    reader = read_messages(messages, ToolTable(tools), parallel, truncated=finish_reason == "length")
+    finish_reason = choose_finish_reason(messages, finish_reason)
+    reader = Reader(ToolTable(tools), parallel, may_call=may_call)
+    read_messages(messages, reader, truncated=finish_reason == "length")
     return [ResponseItem(item, summarise).whole() for item in reader.items if item.text or item.kind is ItemKind.CALL]
 
 

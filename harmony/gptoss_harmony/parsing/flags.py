@@ -7,6 +7,7 @@ the fields, the content and the flags together account for every word of the str
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from gptoss_harmony.messages import Message, Role
 from gptoss_harmony.tokens import COMMENTARY
@@ -36,7 +37,8 @@ FLAGS = {
     "repeated_message": "<|message|> came again before any content",
     "extra_special": "a special token between two messages",
     "unknown_token": "an id outside the vocabulary, shown as U+FFFD",
-    "truncated_header": "the stream ended inside the header",
+    "truncated_header": "the header was cut off or given up: what little follows it was not meant as content",
+    "abandoned_call": "the header of a call was given up, and what follows it is no JSON object: no tool is called",
     "stray_text": "text between two messages, or after the last one",
     "specials_stripped": "a stream whose special tokens were lost: split at the words that are left",
     "after_return": "the model went on after <|return|>",
@@ -46,6 +48,11 @@ FLAGS = {
     "json_without_recipient": "a JSON object on commentary that is sent to nobody",
     "arguments_not_json": "a function call whose arguments are not one JSON value",
 }
+
+
+def is_unfinished(flags: Iterable[str]) -> bool:
+    """Did the message never get as far as its content?"""
+    return any(flag.partition(":")[0] == "truncated_header" for flag in flags)
 
 
 def content_flags(message: Message, closed_by: str) -> list[str]:

@@ -14,24 +14,13 @@ from typing import TypeAlias
 
 from gptoss_harmony.messages import Role, Tool, ToolNamespace
 from gptoss_harmony.parsing.events import Header
-from gptoss_harmony.tokens import ANALYSIS, CHANNEL, CHANNELS, CONSTRAIN, FIRST_SPECIAL, SPECIAL_NAMES
+from gptoss_harmony.parsing.header_text import KNOWN_TYPES, TOOL_LIKE, Section, begins_with_role, guess_channel
+from gptoss_harmony.tokens import CHANNEL, CHANNELS, CONSTRAIN, FIRST_SPECIAL, SPECIAL_NAMES
 
 CONSTRAIN_MARK = SPECIAL_NAMES[CONSTRAIN - FIRST_SPECIAL]
 
-Section: TypeAlias = tuple[int | None, str]
-"""A special token of the header (None: its beginning) and the text after it."""
-
 _CONTENT_TYPE = re.compile(r"[A-Za-z][\w.+-]*(/[\w.+-]+(; ?[\w-]+=[^\s;]+)*)?")
-_TOOL_LIKE = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)+")
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w-]*")
-_KNOWN_TYPES = frozenset({"json", "code"})
-_NAMES = "|".join(CHANNELS)
-_ROLES = "|".join(Role)
-_LEADING_ROLE = re.compile(rf"\s*(?:(?:(?:{_ROLES})+(?::\S+)?|[A-Za-z_][\w-]*(?:\.[\w-]+)+)(?=\s|$|to=))?")
-_LEADING_CHANNEL = re.compile(rf"\s*[^\w\s]*(?:{_NAMES})[?]*")
-_LEADING_WORDS = re.compile(r"(?:\s*to=[^\s{\[<]+)+(?:\s*(?:json|code)(?!\w))?")
-_LEADING_TYPE = re.compile(r"\s*(?:json|code|[\w.+-]+(?=\s|$))")
-_STRIPPED = re.compile(rf"assistant(?={_NAMES})")
 
 
 @dataclass(slots=True)
@@ -60,42 +49,6 @@ def read_header(sections: list[Section], given: Role | None, tools: frozenset[st
     follow.
     """
     return _HeaderReader(tools).read(sections, given, started)
-
-
-def split_headless(sections: list[Section]) -> tuple[list[Section], str]:
-    """Header sections and content of a message that has no ``<|message|>``: the content follows the last header
-    word.
-    """
-    marker, text = sections[-1]
-    if marker == CHANNEL:
-        used = _match_end(_LEADING_CHANNEL, text, 0) or _measure_channel_prefix(text)
-    else:
-        used = _match_end(_LEADING_TYPE if marker == CONSTRAIN else _LEADING_ROLE, text, 0)
-    used = _match_end(_LEADING_WORDS, text, used)
-    return [*sections[:-1], (marker, text[:used])], text[used:].lstrip() if used else text
-
-
-def is_header_text(text: str) -> bool:
-    """True if every word of `text` can stand before ``<|channel|>``; False for prose."""
-    words = text.replace("to= ", "to=").split()
-    return all(
-        word.startswith("to=")
-        or word in CHANNELS
-        or _TOOL_LIKE.fullmatch(word)
-        or any(_begins_with_role(word, role) for role in Role)
-        for word in words
-    )
-
-
-def split_stripped(text: str) -> list[tuple[list[Section], str]]:
-    """Header sections and content of each message in a text that lost its special tokens; one item: it did not."""
-    parts = _STRIPPED.split(text)
-    if len(parts) == 1:
-        return [([(None, "")], text)]  # a bare answer: none of its words is a header
-    out = [split_headless([(None, ""), (CHANNEL, part)]) for part in parts]
-    if not _LEADING_CHANNEL.match(parts[0]):
-        out[0] = ([(None, ""), (CHANNEL, ANALYSIS)], parts[0])
-    return [item for item, part in zip(out, parts, strict=True) if part]
 
 
 class _HeaderReader:
@@ -132,10 +85,10 @@ class _HeaderReader:
     def _take_role(self, words: list[str], given: Role | None, started: bool) -> tuple[Role, str | None]:
         """Takes the role's words off `words`. A role word may be repeated, or glued to what follows."""
         first = words[0] if words else ""
-        role = given or next((role for role in Role if _begins_with_role(first, role)), None)
+        role = given or next((role for role in Role if begins_with_role(first, role)), None)
         if role is None:
             return self._take_unknown_role(words, started)
-        if not _begins_with_role(first, role):
+        if not begins_with_role(first, role):
             return role, None
         rest = words.pop(0).removeprefix(role)
         if given:
@@ -161,7 +114,7 @@ class _HeaderReader:
         return Role.TOOL, name
 
     def _is_tool(self, word: str) -> bool:
-        return word in self.tools or bool(_TOOL_LIKE.fullmatch(word))
+        return word in self.tools or bool(TOOL_LIKE.fullmatch(word))
 
     def _sort(self, words: list[str]) -> None:
         """Recipients to `recipients`, the rest to `words`."""
@@ -181,7 +134,7 @@ class _HeaderReader:
 
     def _join_recipient(self, name: str, follower: str) -> str | None:
         """The recipient that the word after ``to=`` completes, if it does."""
-        if not follower or follower in _KNOWN_TYPES:
+        if not follower or follower in KNOWN_TYPES:
             return None
         if not name and (self._is_tool(follower) or f"functions.{follower}" in self.tools):
             return follower
@@ -209,7 +162,7 @@ class _HeaderReader:
         tail = list(takewhile(lambda word: not word.startswith("to="), words))
         value = " ".join(tail)
         if not _CONTENT_TYPE.fullmatch(value):
-            value = tail[0] if tail and tail[0] in _KNOWN_TYPES else ""
+            value = tail[0] if tail and tail[0] in KNOWN_TYPES else ""
         if value and text[:1].isspace():
             self._flag("repaired_content_type")
         self.types.append(CONSTRAIN_MARK + value)
@@ -227,7 +180,7 @@ class _HeaderReader:
         self.words = [word for word in self.words if word not in CHANNELS]
         if bare and not self.channels:
             self._flag("missing_channel_marker")
-        candidates = [(raw, _guess_channel(raw)) for raw in bare + self.channels]
+        candidates = [(raw, guess_channel(raw)) for raw in bare + self.channels]
         chosen = next((pair for pair in reversed(candidates) if pair[1]), candidates[-1] if candidates else None)
         for pair in candidates:
             raw, known = pair
@@ -259,8 +212,8 @@ class _HeaderReader:
         words = self.words
         for at, word in enumerate(words):
             full = self._find_declared(word)
-            typed = words[at + 1 :] and words[at + 1] in _KNOWN_TYPES and _IDENTIFIER.fullmatch(word)
-            if full or _TOOL_LIKE.fullmatch(word) or typed:
+            typed = words[at + 1 :] and words[at + 1] in KNOWN_TYPES and _IDENTIFIER.fullmatch(word)
+            if full or TOOL_LIKE.fullmatch(word) or typed:
                 self._flag("missing_to")
                 del words[at]
                 return full or word
@@ -277,32 +230,3 @@ class _HeaderReader:
         for extra in self.types[:-1]:
             self._flag("repaired_content_type", extra.removeprefix(CONSTRAIN_MARK))
         return self.types[-1] if self.types else None
-
-
-def _begins_with_role(word: str, role: Role) -> bool:
-    return (
-        word == role
-        or word.startswith((f"{role}:", role * 2, f"{role}to="))
-        or word in {role + name for name in CHANNELS}
-    )
-
-
-def _guess_channel(raw: str) -> str | None:
-    """The channel meant by `raw`: its own name, the last name inside it, or the one it is the beginning of."""
-    if raw in CHANNELS:
-        return raw
-    lower = raw.lower()
-    inside = max(CHANNELS, key=lower.rfind)
-    if inside in lower:
-        return inside
-    return next((name for name in CHANNELS if len(lower) >= 3 and name.startswith(lower)), None)
-
-
-def _measure_channel_prefix(text: str) -> int:
-    """Length of `text` if it is nothing but the beginning of a channel's name."""
-    return len(text) if _guess_channel(text.strip()) else 0
-
-
-def _match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    return found.end() if found else at

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from gptoss_harmony.messages import Role
 from gptoss_harmony.parsing.events import Header
-from gptoss_harmony.parsing.flags import content_flags
-from gptoss_harmony.parsing.machine import KINDS, STOP_REASONS, Action, Input, InputKind, Machine, ParsingMode, State
-from gptoss_harmony.parsing.repair import (
-    ReadHeader,
+from gptoss_harmony.parsing.flags import content_flags, first_json_value
+from gptoss_harmony.parsing.header_text import (
     Section,
     is_header_text,
-    read_header,
+    is_markup,
+    is_markup_beginning,
     split_headless,
     split_stripped,
 )
+from gptoss_harmony.parsing.machine import KINDS, STOP_REASONS, Action, Input, InputKind, Machine, ParsingMode, State
+from gptoss_harmony.parsing.repair import ReadHeader, read_header
 from gptoss_harmony.parsing.token_text import token_bytes
 from gptoss_harmony.parsing.utf8 import REPLACEMENT, Utf8Decoder
 from gptoss_harmony.tokens import CHANNEL, CONSTRAIN, ENDOFTEXT, FIRST_SPECIAL, SPECIAL_NAMES, is_special
@@ -150,22 +151,51 @@ def _close_headless(machine: Machine, end: int | None, reason: str) -> None:
         _end(machine, end)
         return
     parts = _join_meaningless(parts)
-    if len(parts) == 1 and not machine.started:
+    if len(parts) == 1 and not machine.started and not parts[0][1].lstrip().startswith("to="):
         _close_bare(machine, parts[0][1], end, reason)
         return
     head, content = split_headless(parts)
     read = _read_header(machine, head)
-    read.flags.append("missing_message" if content else "truncated_header")
+    if content and _is_given_up(content, reason, len(head) > 1):
+        read.flags.append(f"truncated_header:{content}")
+        content = ""
+    else:
+        read.flags += _judge_headless(read.header, content, reason)
     _add_message(machine, read, content, end, reason)
+
+
+def _is_given_up(text: str, reason: str, marked: bool) -> bool:
+    """Is what stands where a content could begin only more of the header? `marked`: it has a ``<|channel|>``."""
+    if reason == "eos":
+        return is_markup_beginning(text, started=True)
+    return (reason == "cut" or not marked) and is_markup(text)
+
+
+def _judge_headless(header: Header, content: str, reason: str) -> list[str]:
+    """No call before its ``<|message|>``, unless a whole JSON object and a token after it say that it was meant."""
+    if not content:
+        return ["truncated_header"]
+    if header.recipient is None or header.role is not Role.ASSISTANT:
+        return ["missing_message"]
+    if reason == "eos":
+        return ["missing_message", "truncated_header"]
+    return ["missing_message"] if _begins_with_object(content) else ["missing_message", "abandoned_call"]
+
+
+def _begins_with_object(text: str) -> bool:
+    return isinstance(first_json_value(text)[0], dict)
 
 
 def _close_bare(machine: Machine, text: str, end: int | None, reason: str) -> None:
     """Text without any markup: the whole answer, or what stands between two messages."""
     given = machine.next_role
-    if not text or (given is None and text.strip() in ("", *Role)):
+    if not text or (given is None and _is_filler(text, reason)):
         _drop_header(machine)
         if text or end is not None:
             _flag_last(machine, f"stray_text:{text}" if text else f"extra_special:{_spell_marker(end)}")
+        return
+    if given is Role.ASSISTANT and reason in ("cut", "eos") and _is_filler(text, reason):
+        _add_message(machine, ReadHeader(Header(given), [f"truncated_header:{text}"]), "", end, reason)
         return
     if given is None:
         _add_message(machine, ReadHeader(Header(Role.ASSISTANT), ["stray_text"]), text, end, reason)
@@ -176,7 +206,14 @@ def _close_bare(machine: Machine, text: str, end: int | None, reason: str) -> No
         read = read_header(head, given, machine.tools, started=False)
         read.flags.append("specials_stripped" if len(messages) > 1 else "missing_message")
         last = at == len(messages) - 1
+        if read.header.recipient is not None and not _begins_with_object(content):
+            read.flags.append("truncated_header" if last and reason == "eos" else "abandoned_call")
         _add_message(machine, read, content, end if last else None, reason if last else "cut")
+
+
+def _is_filler(text: str, reason: str) -> bool:
+    """Words that belong to headers, alone between two messages: a habit of models in repeated calls."""
+    return is_markup(text) or (reason == "eos" and is_markup_beginning(text, started=False))
 
 
 def _add_message(machine: Machine, read: ReadHeader, content: str, end: int | None, reason: str) -> None:

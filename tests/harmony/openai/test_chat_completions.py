@@ -159,6 +159,16 @@ def test_parallel_results_find_their_calls_by_id() -> None:
     assert [(m[0], m[3]) for m in got[-2:]] == [("functions.b", "1"), ("functions.a", "0")]
 
 
+@pytest.mark.parametrize("kind", ["reasoning", "reasoning_text", "thinking"])
+def test_reasoning_among_the_parts_is_no_answer(kind: str) -> None:
+    parts = [{"type": kind, kind if kind == "thinking" else "text": "hm"}, {"type": "text", "text": "Hi"}]
+    said = [{"role": "user", "content": "x"}, {"role": "assistant", "content": parts}]
+    again = [("user", None, None, "x"), ("assistant", "analysis", None, "hm"), ("assistant", "final", None, "Hi")]
+    assert shape({"messages": said})[1:] == again[2:]  # the turn is over, so its reasoning is dropped
+    said[1]["content"] = parts[:1]
+    assert shape({"messages": said})[1:] == [again[1]]
+
+
 def test_content_none_and_empty() -> None:
     rows = [
         {"role": "assistant", "content": None, "reasoning": "r"},

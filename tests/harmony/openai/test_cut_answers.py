@@ -1,0 +1,159 @@
+"""No call before its ``<|message|>``: answers cut after every token, headers given up, and what is no call at all."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+from gptoss_harmony import parse
+from gptoss_harmony.openai import chat_completions, responses
+from gptoss_harmony.openai.chat_completions import ChatStream
+from gptoss_harmony.openai.requests import ToolTable
+from gptoss_harmony.openai.response_stream import ResponseStream
+from helpers.tool_answers import TOOLS, ids_of_parts, make_answer, show_cut, to_ids
+
+Shown = tuple[str | None, str | None, list[tuple[str, str]]]
+NAMES = ToolTable(TOOLS).namespaces()
+BASH = [{"type": "function", "function": {"name": "bash", "parameters": {"type": "object"}}}]
+
+
+def of_chat(message: dict[str, Any]) -> Shown:
+    calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls", ())]
+    return message["reasoning_content"], message["content"], calls
+
+
+def of_responses(items: list[dict[str, Any]]) -> Shown:
+    texts = {
+        kind: "\n".join(part["text"] for item in items if item["type"] == kind for part in item["content"]) or None
+        for kind in ("reasoning", "message")
+    }
+    calls = [(item["name"], item["arguments"]) for item in items if item["type"] == "function_call"]
+    return texts["reasoning"], texts["message"], calls
+
+
+def stream_chat(ids: list[int], tools: Any, may_call: bool = True) -> dict[str, Any]:
+    stream = ChatStream("m", 1, tools, may_call=may_call)
+    chunks = [chunk for token in ids for chunk in stream.feed([token])] + stream.finish()
+    content = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) or None
+    assert content == stream.message["content"]
+    return stream.message
+
+
+def stream_responses(ids: list[int], tools: Any, may_call: bool = True) -> list[dict[str, Any]]:
+    stream = ResponseStream({"output": []}, tools, may_call=may_call)
+    for token in ids:
+        stream.feed([token])
+    stream.finish()
+    return list(stream.response["output"])
+
+
+def test_every_cut_of_500_answers() -> None:
+    """An empty body that was closed is ``{}`` for a call; everything else is just what was written."""
+    rng = Random(17)
+    for _ in range(500):
+        parts = make_answer(rng)
+        ids = ids_of_parts(parts)
+        for cut in range(len(ids) + 1):
+            messages = parse(ids[:cut], tools=NAMES)
+            expected = show_cut(parts, cut)
+            whole = chat_completions.from_messages(messages, TOOLS)
+            assert of_chat(whole) == expected, (cut, ids)
+            items = responses.from_messages(messages, TOOLS)
+            assert of_responses(items) == expected, (cut, ids)
+            if cut in (rng.randrange(len(ids)), len(ids)):
+                assert of_chat(stream_chat(ids[:cut], TOOLS)) == expected
+                assert of_responses(stream_responses(ids[:cut], TOOLS)) == expected
+            if cut < len(ids) and not (cut and ids[cut - 1] == parts[-1].end):
+                assert whole["finish_reason"] in ("length", "tool_calls")
+
+
+CALL = '<|channel|>commentary to=functions.bash <|constrain|>json<|message|>{"cmd":"ls"}<|call|>'
+LS = ("bash", '{"cmd":"ls"}')
+FINAL = "<|start|>assistant<|channel|>final<|message|>Done<|return|>"
+GIVEN_UP = {  # output: (reasoning, content, calls), finish_reason
+    f"<|channel|>commentary to=functions.bash <|constrain|>control<|end|><|start|>assistant{CALL}": (None, None, [LS]),
+    f"<|channel|>commentary to=functions.bash <|constrain|>json<|start|>assistant{CALL}": (None, None, [LS]),
+    f"<|channel|>commentary to=functions.bash<|call|><|start|>assistant{CALL}": (None, None, [LS]),
+    f" to=functions.bash<|start|>assistant{CALL}": (None, None, [LS]),
+    f" to=functions.bash<|channel|>commentary json<|start|>assistant<|channel|>final<|message|>hi{CALL[-8:]}": (
+        None,
+        "hi",
+        [],
+    ),
+    f"<|channel|>analysis<|message|>hm<|end|><|start|>assistant commentary{FINAL}": ("hm", "Done", []),
+    f"<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final json{FINAL}": ("hm", "Done", []),
+    f"<|channel|>commentary to=functions.bash I will not do this.<|end|>{FINAL}": (
+        None,
+        "I will not do this.\nDone",
+        [],
+    ),
+    '<|channel|>commentary to=functions.bash {"cmd":"ls"}<|call|>': (None, None, [LS]),
+    '<|channel|>commentary to=functions.bash {"cmd":"ls"}': (None, None, []),
+    " to=functions.bash": (None, None, []),
+    " to": (None, None, []),
+    "<|channel|>commentary to": (None, None, []),
+    "<|channel|>commentary to=functions.bash co": (None, None, []),
+    "<|channel|>commentary to=functions.bash<|call|>": (None, None, []),
+    "<|channel|>commentary to=functions.bash <|constrain|>json<|end|>": (None, None, []),
+}
+
+
+@pytest.mark.parametrize("text", GIVEN_UP)
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_header_that_is_given_up_is_nothing(text: str, parallel: bool) -> None:
+    ids = to_ids(text)
+    messages = parse(ids, tools=ToolTable(BASH).namespaces())
+    expected = GIVEN_UP[text]
+    whole = chat_completions.from_messages(messages, BASH, parallel=parallel)
+    assert of_chat(whole) == of_chat(stream_chat(ids, BASH)) == expected
+    assert of_responses(stream_responses(ids, BASH)) == expected
+    if expected == (None, None, []):
+        for told in (None, "stop"):
+            assert chat_completions.from_messages(messages, BASH, finish_reason=told)["finish_reason"] == "length"
+
+
+FILLER = [
+    f"{CALL}commentary{FINAL}",
+    f"<|channel|>analysis<|message|>hm<|end|>commentary{FINAL}",
+    f"<|channel|>analysis<|message|>hm<|end|>assistant analysis{FINAL}",
+    f"<|channel|>analysis<|message|>hm<|end|>commentary to=functions.bash json{FINAL}",
+    f"<|channel|>analysis<|message|>hm<|end|>\nCommentary{FINAL}",
+    f"<|channel|>analysis<|message|>hm<|end|>assistantcommentary<|end|>{FINAL}",
+    f"commentary{FINAL}",
+    f"assistant{FINAL}",
+    f"<|channel|>final<|message|>Done<|return|>{'commentary'}",
+    f"<|channel|>commentary to=assistant<|message|>A result<|end|>{FINAL}",
+    f" to=assistant<|channel|>commentary json<|message|>A result<|end|>{FINAL}",
+]
+
+
+@pytest.mark.parametrize("text", FILLER)
+def test_words_of_the_markup_are_not_shown(text: str) -> None:
+    ids = to_ids(text)
+    messages = parse(ids, tools=ToolTable(BASH).namespaces())
+    for tools in (BASH, []):
+        _, content, calls = of_chat(chat_completions.from_messages(messages, tools))
+        assert content == "Done"
+        assert calls == ([LS] if CALL in text else [])
+        assert of_chat(stream_chat(ids, tools))[1] == of_responses(stream_responses(ids, tools))[1] == "Done"
+
+
+def test_words_of_the_markup_that_are_the_answer_are_shown() -> None:
+    for text in ("final<|return|>", "<|channel|>final<|message|>commentary<|return|>", "<|channel|>final<|message|>to"):
+        content = of_chat(stream_chat(to_ids(text), BASH))[1]
+        assert content == text.replace("<|channel|>final<|message|>", "").replace("<|return|>", "")
+
+
+@pytest.mark.parametrize("text", [CALL, CALL.replace("functions.bash", "python"), CALL.replace("commentary", "final")])
+def test_where_no_call_is_allowed_its_body_is_the_answer(text: str) -> None:
+    ids = to_ids(f"<|channel|>analysis<|message|>hm<|end|><|start|>assistant{text}")
+    expected: Shown = ("hm", LS[1], [])
+    whole = chat_completions.from_messages(parse(ids), may_call=False)
+    assert of_chat(whole) == of_chat(stream_chat(ids, None, may_call=False)) == expected
+    assert whole["finish_reason"] == "stop"
+    assert of_responses(responses.from_messages(parse(ids), may_call=False)) == expected
+    assert of_responses(stream_responses(ids, None, may_call=False)) == expected
+    stream = ChatStream("m", 1, may_call=False)
+    stream.feed(ids)
+    assert stream.uncalled == ["python" if "python" in text else "bash"]
