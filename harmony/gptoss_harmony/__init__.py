@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from gptoss_harmony.parsing.machine import State as State
     from gptoss_harmony.parsing.parser import Parser as Parser
     from gptoss_harmony.parsing.parser import parse as parse
-    from gptoss_harmony.parsing.repair import tool_names as tool_names
+    from gptoss_harmony.parsing.tool_names import tool_names as tool_names
     from gptoss_harmony.rendering.renderer import Renderer as Renderer
     from gptoss_harmony.rendering.renderer import Rendering as Rendering
     from gptoss_harmony.rendering.renderer import Span as Span
@@ -58,7 +58,7 @@ _NAMES = {
     "parsing.flags": "first_json_value",
     "parsing.machine": "State",
     "parsing.parser": "Parser parse",
-    "parsing.repair": "tool_names",
+    "parsing.tool_names": "tool_names",
     "rendering.renderer": "Renderer Rendering Span render render_pieces render_spans render_text",
     "rendering.typescript": "to_typescript",
     "vocabulary": "Tokenizer Vocabulary load_vocabulary",

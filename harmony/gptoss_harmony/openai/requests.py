@@ -26,6 +26,7 @@ from gptoss_harmony.messages import (
     Tool,
     ToolNamespace,
 )
+from gptoss_harmony.parsing.tool_names import NOBODY
 from gptoss_harmony.rendering.policies import drop_documented
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY
 
@@ -47,8 +48,6 @@ _THOUGHTS = frozenset({"reasoning", "reasoning_text", "thinking"})
 """Types of content parts that are a chain of thought, never an answer."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]")
-_NOBODY = frozenset({None, "assistant", "user", "all", ""})
-"""Recipients that address no tool."""
 
 
 class ToolTable:
@@ -105,7 +104,7 @@ class ToolTable:
 
     def api_name(self, recipient: str | None) -> str | None:
         """API name of the tool that a message is addressed to, None if it is addressed to no tool."""
-        if recipient in _NOBODY:
+        if recipient in NOBODY:
             return None
         assert recipient is not None
         safe = recipient.removeprefix("functions.")

@@ -15,8 +15,8 @@ from gptoss_harmony.messages import Message, Role
 from gptoss_harmony.parsing import strict, tolerant
 from gptoss_harmony.parsing.events import Event, TokenCounts
 from gptoss_harmony.parsing.machine import InputKind, Machine, State
-from gptoss_harmony.parsing.repair import ToolNames, tool_names
 from gptoss_harmony.parsing.token_text import NO_DELTAS
+from gptoss_harmony.parsing.tool_names import ToolNames, tool_names
 from gptoss_harmony.tokens import N_RANKS, SPECIAL_TOKENS, is_special
 from gptoss_harmony.vocabulary import load_vocabulary
 

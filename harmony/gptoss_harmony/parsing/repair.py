@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import TypeAlias
 
-from gptoss_harmony.messages import Role, Tool, ToolNamespace
+from gptoss_harmony.messages import Role
 from gptoss_harmony.parsing.events import Header
 from gptoss_harmony.parsing.header_text import KNOWN_TYPES, TOOL_LIKE, Section, begins_with_role, guess_channel
+from gptoss_harmony.parsing.tool_names import NOBODY, find_alike, find_declared
 from gptoss_harmony.tokens import CHANNEL, CHANNELS, CONSTRAIN, FIRST_SPECIAL, SPECIAL_NAMES
 
 CONSTRAIN_MARK = SPECIAL_NAMES[CONSTRAIN - FIRST_SPECIAL]
@@ -29,19 +28,6 @@ class ReadHeader:
 
     header: Header
     flags: list[str] = field(default_factory=list)
-
-
-ToolNames: TypeAlias = Iterable[str | Tool] | Mapping[str, ToolNamespace]
-
-
-def tool_names(tools: ToolNames | None) -> frozenset[str]:
-    """Full names (``functions.f``) of tools declared as names, as `Tool`s of the namespace functions, or by namespace.
-
-    A built-in namespace is called by its own name too (``python``), ``functions`` never is."""
-    if isinstance(tools, Mapping):
-        spaces = [space.name for space in tools.values() if space.name != "functions"]
-        return frozenset([*spaces, *(f"{space.name}.{tool.name}" for space in tools.values() for tool in space.tools)])
-    return frozenset(tool if isinstance(tool, str) else f"functions.{tool.name}" for tool in tools or ())
 
 
 def read_header(sections: list[Section], given: Role | None, tools: frozenset[str], started: bool = True) -> ReadHeader:
@@ -75,6 +61,9 @@ class _HeaderReader:
             else:
                 self._flag("special_in_header", SPECIAL_NAMES[marker - FIRST_SPECIAL] if marker else "")
             self._sort(words)
+        if self.tools:
+            self._take_tools_in_channels()
+            role, name = self._reread_role(role, name)
         channel = self._choose_channel()
         recipient = self._choose_recipient(role)
         return ReadHeader(Header(role, name, channel, recipient, self._choose_content_type(recipient)), self.flags)
@@ -126,17 +115,31 @@ class _HeaderReader:
                 self.words.append(word)
                 continue
             name = word.removeprefix("to=")
-            whole = self._join_recipient(name, words[at]) if at < len(words) else None
-            if whole is not None:
+            if at < len(words) and self.tools and (joined := self._join_declared(name, words[at : at + 3])):
+                at += joined
+            elif at < len(words) and (whole := self._join_recipient(name, words[at])):
                 at += 1
                 self._flag("resolved_recipient")
-            self.recipients.append(name if whole is None else whole)
+                self.recipients.append(whole)
+            else:
+                self.recipients.append(name)
+
+    def _join_declared(self, name: str, followers: list[str]) -> int:
+        """How many words after ``to=`` belong to the name of a declared tool, which is then a recipient."""
+        parts = list(takewhile(lambda word: word not in KNOWN_TYPES and not word.startswith("to="), followers))
+        for n in range(len(parts), 0, -1):
+            written = " ".join([name, *parts[:n]])
+            if full := find_alike(written, self.tools, glued=False):
+                self._flag("resolved_recipient", "" if ".".join(written.split()) == full else written)
+                self.recipients.append(full)
+                return n
+        return 0
 
     def _join_recipient(self, name: str, follower: str) -> str | None:
         """The recipient that the word after ``to=`` completes, if it does."""
         if not follower or follower in KNOWN_TYPES:
             return None
-        if not name and (self._is_tool(follower) or f"functions.{follower}" in self.tools):
+        if not name and self._is_tool(follower):
             return follower
         if name == "functions" and _IDENTIFIER.fullmatch(follower):
             return f"functions.{follower}"
@@ -154,8 +157,8 @@ class _HeaderReader:
 
     def _take_constrained(self, words: list[str], text: str) -> None:
         """The content type after ``<|constrain|>``; what is not a type stays in `words`."""
-        if words and (full := self._find_declared(words[0])):
-            self._flag("tool_in_constrain")
+        if words and words[0] not in KNOWN_TYPES and (full := self._find_meant(words[0])):
+            self._flag("tool_in_constrain", "" if full.endswith(words[0]) else words[0])
             self.recipients.append(full)
             del words[0]
             return
@@ -168,11 +171,45 @@ class _HeaderReader:
         self.types.append(CONSTRAIN_MARK + value)
         del words[: len(value.split())]
 
-    def _find_declared(self, name: str) -> str | None:
-        if name in self.tools:
-            return name
-        full = f"functions.{name}"
-        return full if full in self.tools else None
+    def _find_meant(self, name: str) -> str | None:
+        """The declared tool of this name, or else of one like it."""
+        return find_declared(name, self.tools) or find_alike(name, self.tools)
+
+    def _take_tools_in_channels(self) -> None:
+        """A declared tool in the place of a channel is who is called, unless the header says it elsewhere too."""
+        found = []
+        channels = []
+        for raw in self.channels:
+            beginning = any(name.startswith(raw) for name in CHANNELS)
+            full = None if beginning else self._find_meant(raw)
+            if full is None:
+                channels.append(raw)
+                continue
+            self._flag("tool_in_channel", raw)
+            found.append(full)
+            channel = guess_channel(raw)
+            if channel and channel not in full.casefold():  # glued to the name
+                channels.append(channel)
+        self.channels = channels
+        self.recipients = [*found, *self.recipients]
+
+    def _reread_role(self, role: Role, name: str | None) -> tuple[Role, str | None]:
+        """A tool's name in the place of the role: the model calls it, unless it makes up the tool's result.
+
+        A result names its tool in full, and is sent to the assistant or to nobody and without a content type.
+        """
+        if role is not Role.TOOL or name is None or name == role:
+            return role, name
+        called = [found for recipient in self.recipients if (found := self._find_meant(recipient))]
+        meant = self._find_meant(name)
+        typed = bool(self.types) or not KNOWN_TYPES.isdisjoint(self.words)
+        if not called and (self.recipients or meant is None or (meant == name and not typed)):
+            return role, name
+        self.flags = [flag for flag in self.flags if flag != "unknown_role"]
+        self._flag("tool_in_role", name)
+        if not called and meant:
+            self.recipients.append(meant)
+        return Role.ASSISTANT, None
 
     def _choose_channel(self) -> str | None:
         """The last channel that is valid; a bare channel name among the words counts if no marker gave one."""
@@ -197,27 +234,36 @@ class _HeaderReader:
         if not found:
             return self._take_bare_recipient()
         real = [name for name in found if name and not (name == Role.ASSISTANT and role is Role.ASSISTANT)] or found
-        chosen = real[-1]
+        chosen = next((name for name in reversed(real) if self._find_meant(name)), real[-1])
         for name, times in Counter(found).items():
             for _ in range(times - (name == chosen)):
                 self._flag("repeated_recipient", name)
-        full = self._find_declared(chosen)
+        if chosen in NOBODY or not self.tools:
+            return chosen
+        full = self._find_meant(chosen)
+        if full is None and role is Role.ASSISTANT:
+            self._flag("undeclared_tool")
         if full and full != chosen:
-            self._flag("resolved_recipient")
-            return full
-        return chosen
+            self._flag("resolved_recipient", "" if full.endswith(chosen) else chosen)
+        return full or chosen
 
     def _take_bare_recipient(self) -> str | None:
         """A tool's name without ``to=``, alone or before a content type."""
         words = self.words
         for at, word in enumerate(words):
-            full = self._find_declared(word)
+            full = find_declared(word, self.tools)
             typed = words[at + 1 :] and words[at + 1] in KNOWN_TYPES and _IDENTIFIER.fullmatch(word)
             if full or TOOL_LIKE.fullmatch(word) or typed:
                 self._flag("missing_to")
                 del words[at]
-                return full or word
+                return self._name_bare(word, full)
         return None
+
+    def _name_bare(self, word: str, full: str | None) -> str:
+        if full is None and self.tools:
+            full = find_alike(word, self.tools)
+            self._flag("resolved_recipient" if full else "undeclared_tool", word if full else "")
+        return full or word
 
     def _choose_content_type(self, recipient: str | None) -> str | None:
         """The constrained type, else the words that are left if they look like one type."""

@@ -16,6 +16,7 @@ from gptoss_harmony.parsing.header_text import (
 from gptoss_harmony.parsing.machine import KINDS, STOP_REASONS, Action, Input, InputKind, Machine, ParsingMode, State
 from gptoss_harmony.parsing.repair import ReadHeader, read_header
 from gptoss_harmony.parsing.token_text import token_bytes
+from gptoss_harmony.parsing.tool_names import find_alike, find_declared
 from gptoss_harmony.parsing.utf8 import REPLACEMENT, Utf8Decoder
 from gptoss_harmony.tokens import CHANNEL, CONSTRAIN, ENDOFTEXT, FIRST_SPECIAL, SPECIAL_NAMES, is_special
 
@@ -98,11 +99,19 @@ def _is_only_role(parts: list[Section]) -> bool:
 
 def _collect_channel(machine: Machine, received: Input) -> None:
     """Prose before a ``<|channel|>`` is a message of its own, not a header."""
-    if not machine.started and not machine.has_channel and not is_header_text(split_sections(machine)[0][1]):
+    if not machine.started and not machine.has_channel and not _is_header(machine, split_sections(machine)[0][1]):
         _close_headless(machine, None, "cut")
         _begin_unmarked(machine, received)
     else:
         machine.collect(received)
+
+
+def _is_header(machine: Machine, text: str) -> bool:
+    """Words that headers have, or the name of a declared tool, which may have several."""
+    name = text.strip()
+    if is_header_text(text) or find_declared(name, machine.tools):
+        return True
+    return name.startswith("to=") and bool(find_alike(name.removeprefix("to="), machine.tools, glued=False))
 
 
 def _collect_unknown(machine: Machine, received: Input) -> None:

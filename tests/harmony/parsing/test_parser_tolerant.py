@@ -29,10 +29,12 @@ DESIRED: dict[str, list[tuple[Any, ...]]] = {
     ],
     "missing message token, then a call": [
         (None, None, None, "... Let's use the tool.", ["missing_message"]),
-        (C, "functions.get_weather", "json", '{"location": "Tokyo"}', []),
+        (C, "functions.get_weather", "json", '{"location": "Tokyo"}', ["undeclared_tool"]),
     ],
     "double channel": [(C, "functions.f", "json", "{}", ["repeated_channel:commentary"])],
-    "tool name read with channel glued": [(C, "functions.read", "json", "{}", ["repeated_channel:commentary"])],
+    "tool name read with channel glued": [
+        (C, "functions.read", "json", "{}", ["repeated_channel:commentary", "undeclared_tool"])
+    ],
     "channel final analysis glued": [(F, None, None, "hi", ["repeated_channel:analysisassistant"])],
     "recipient then channel x2": [
         (C, "functions.f", "json", "{}", ["repeated_channel:commentary", "repeated_recipient:assistant"])
@@ -40,7 +42,7 @@ DESIRED: dict[str, list[tuple[Any, ...]]] = {
     "double to=": [(C, "functions.f", None, "{}", ["repeated_recipient:functions.f"])],
     "to= twice role+channel": [(C, "functions.f", "json", "{}", ["repeated_recipient:functions.f"])],
     "duplicate recipient, hyphenated name": [
-        (C, "functions.web-browsing", JSON, "{}", ["repeated_recipient:functions.web-browsing"])
+        (C, "functions.web-browsing", JSON, "{}", ["repeated_recipient:functions.web-browsing", "undeclared_tool"])
     ],
     "channel commentary?": [(C, None, None, "hi", ["repaired_channel:commentary?"])],
     "channel ??": [(None, None, None, "hi", ["unknown_channel:??"])],
@@ -90,11 +92,11 @@ DESIRED: dict[str, list[tuple[Any, ...]]] = {
     "truncated call": [(C, "functions.f", JSON, '{"a":', ["unclosed_call", "arguments_not_json"])],
     "two calls, first closed by end": [
         (A, None, None, "x", []),
-        (C, "functions.a", "json", "{}", ["unclosed_call"]),
-        (C, "functions.b", "json", "{}", []),
+        (C, "functions.a", "json", "{}", ["undeclared_tool", "unclosed_call"]),
+        (C, "functions.b", "json", "{}", ["undeclared_tool"]),
     ],
     "hallucinated tool result": [
-        (C, "functions.a", "json", "{}", []),
+        (C, "functions.a", "json", "{}", ["undeclared_tool"]),
         (C, "assistant", None, "fake result", ["hallucinated_turn"]),
         (F, None, None, "x", []),
     ],

@@ -1,0 +1,85 @@
+"""Names of tools as models write them, and which of the declared tools is meant.
+
+Two names are alike if their letters and digits are, whatever their case and what stands between them: ``get-weather``,
+``Get Weather`` and ``functions/get_weather`` all mean ``functions.get_weather``. A name that is like two declared tools
+means neither of them, and a beginning of a name never means the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import TypeAlias
+
+from gptoss_harmony.messages import Role, Tool, ToolNamespace
+from gptoss_harmony.tokens import CHANNELS
+
+ToolNames: TypeAlias = Iterable[str | Tool] | Mapping[str, ToolNamespace]
+
+NOBODY = frozenset({None, "assistant", "user", "all", ""})
+"""Recipients that address no tool."""
+
+_NAMESPACES = ("functions", "function")
+_GLUED = (*CHANNELS, "constrain", "json", "code", Role.ASSISTANT.value)
+"""Words of a header that models forget to part from the name."""
+
+
+def tool_names(tools: ToolNames | None) -> frozenset[str]:
+    """Full names (``functions.f``) of tools declared as names, as `Tool`s of the namespace functions, or by namespace.
+
+    A built-in namespace is called by its own name too (``python``), ``functions`` never is."""
+    if isinstance(tools, Mapping):
+        spaces = [space.name for space in tools.values() if space.name != "functions"]
+        return frozenset([*spaces, *(f"{space.name}.{tool.name}" for space in tools.values() for tool in space.tools)])
+    return frozenset(tool if isinstance(tool, str) else f"functions.{tool.name}" for tool in tools or ())
+
+
+def find_declared(name: str, tools: frozenset[str]) -> str | None:
+    """The full name of the declared tool with just this name, with its namespace or without ``functions``."""
+    if name in tools:
+        return name
+    full = f"functions.{name}"
+    return full if full in tools else None
+
+
+def find_alike(name: str, tools: frozenset[str], glued: bool = True) -> str | None:
+    """The full name of the one declared tool that `name` is like. `glued`: header words stuck to it do not count."""
+    if not tools:
+        return None
+    index = _index_letters(tools)
+    for letters in _spell_variants(_take_letters(name), glued):
+        if found := index.get(letters):
+            return found
+    return None
+
+
+def _take_letters(name: str) -> str:
+    return "".join([char for char in name.casefold() if char.isalnum()])
+
+
+def _spell_variants(letters: str, glued: bool) -> Iterator[str]:
+    """`letters` as they are, without a namespace, and without what is glued to them."""
+    yield letters
+    while space := next((space for space in _NAMESPACES if letters.startswith(space)), None):
+        letters = letters.removeprefix(space)
+        yield letters
+    while glued and (word := next((word for word in _GLUED if letters.endswith(word)), None)):
+        letters = letters.removesuffix(word)
+        yield letters
+    while glued and (word := next((word for word in CHANNELS if letters.startswith(word)), None)):
+        letters = letters.removeprefix(word)
+        yield from _spell_variants(letters, glued=False)
+
+
+@lru_cache(maxsize=64)
+def _index_letters(tools: frozenset[str]) -> dict[str, str | None]:
+    """Declared tools by the letters of their names: with their namespace, and without it where that is enough."""
+    index: dict[str, str | None] = {}
+    for whole in (True, False):
+        taken = frozenset(index)
+        for tool in sorted(tools):
+            space, _, name = tool.partition(".")
+            letters = _take_letters(name if space == "functions" or not whole else tool)
+            if letters and letters not in taken:
+                index[letters] = tool if index.get(letters, tool) == tool else None
+    return index
