@@ -29,7 +29,6 @@ KNOWN: frozenset[str] = frozenset(
         "converters/gptoss_converters/to_hf.py",
         "gptoss_adapters/backends/torch.py",
         "gptoss_adapters/checkpoint/formats/metal.py",
-        "gptoss_adapters/checkpoint/table.py",
         "gptoss_adapters/mxfp4/triton_kernels.py",
         "gptoss_adapters/serve/openapi.py",
         "scripts/pocket_lessons.py",
