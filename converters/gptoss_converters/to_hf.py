@@ -54,16 +54,7 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
     rounding = rounding or Rounding()
     unsaid = _leaves_yarn_bounds_unsaid(checkpoint)
     if unsaid and options.kind == Kind.OPENAI:
-        raise BadInput(
-            "config field yarn_truncate cannot be expressed in OpenAI's config.json",
-            file=checkpoint.path,
-            expected=False,
-            got=True,
-            hint=(
-                "a GGUF does not say it: add --exact-yarn if the model's YaRN bounds are not rounded, as in every "
-                "published one"
-            ),
-        )
+        raise _cannot_say_rounded_bounds(checkpoint)
     maker = _Maker(checkpoint, options.kind, rounding)
     made = list(maker.all())
     tensors = {name: maker.tensor(name, how) for fill, names, how in made for name in names}
@@ -90,6 +81,19 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
             "published models are not (--exact-yarn)"
         )
     return ExportPlan(plan, notices + maker.notices())
+
+
+def _cannot_say_rounded_bounds(checkpoint: Checkpoint) -> BadInput:
+    return BadInput(
+        "config field yarn_truncate cannot be expressed in OpenAI's config.json",
+        file=checkpoint.path,
+        expected=False,
+        got=True,
+        hint=(
+            "a GGUF does not say it: add --exact-yarn if the model's YaRN bounds are not rounded, as in every "
+            "published one"
+        ),
+    )
 
 
 def _leaves_yarn_bounds_unsaid(checkpoint: Checkpoint) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from gptoss_adapters.backends.protocol import Capabilities, Engine, Info, Reques
 from gptoss_adapters.backends.sampling import Sampler
 from gptoss_adapters.errors import UsageError, missing_extra
 from gptoss_adapters.spec import EOS_TOKEN_IDS
+
+if TYPE_CHECKING:
+    from gptoss_adapters.checkpoint import Checkpoint
 
 DTYPES = ("float32", "float64", "bfloat16")
 
@@ -57,22 +60,15 @@ class Torch(Engine):
         self._model = GptOss.from_checkpoint(checkpoint, getattr(torch, dtype), device, experts)
         self._new_kept = partial(KeptCache, self._model)
         self._kept = self._new_kept()
-        self.info = Info(
-            engine="torch",
-            version=f"gptoss_adapters.reference.model, torch {torch.__version__}",
-            vocab_size=checkpoint.config.vocab_size,
-            n_ctx=checkpoint.config.max_position_embeddings,
-            stop_ids=_stop_ids(checkpoint),
-            capabilities=Capabilities("full", taps=True),
-            settings={
-                "dtype": dtype,
-                "device": device,
-                "experts": experts,
-                "n_threads": n_threads,
-                "n_batch": n_batch,
-                "truncate": checkpoint.config.yarn_truncate,
-            },
-        )
+        settings = {
+            "dtype": dtype,
+            "device": device,
+            "experts": experts,
+            "n_threads": n_threads,
+            "n_batch": n_batch,
+            "truncate": checkpoint.config.yarn_truncate,
+        }
+        self.info = _describe(checkpoint, torch.__version__, settings)
 
     def rows(self, tokens: Sequence[int], start: int) -> Iterator[np.ndarray]:
         cache = self._model.new_cache()
@@ -121,7 +117,19 @@ def _array(tensor: Any) -> np.ndarray:
     return array
 
 
-def _stop_ids(checkpoint: Any) -> tuple[int, ...]:
+def _describe(checkpoint: Checkpoint, version: str, settings: dict[str, Any]) -> Info:
+    return Info(
+        engine="torch",
+        version=f"gptoss_adapters.reference.model, torch {version}",
+        vocab_size=checkpoint.config.vocab_size,
+        n_ctx=checkpoint.config.max_position_embeddings,
+        stop_ids=_stop_ids(checkpoint),
+        capabilities=Capabilities("full", taps=True),
+        settings=settings,
+    )
+
+
+def _stop_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
     """What the checkpoint's generation config says; without one, gpt-oss's own and the config's."""
     listed = (checkpoint.generation_config or {}).get("eos_token_id")
     if listed is None:

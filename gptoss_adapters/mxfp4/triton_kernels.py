@@ -247,67 +247,19 @@ def _split_k(x: Tensor, e: Experts, ids: Tensor, weights: Tensor, top_k: int, al
 def _tiled(x: Tensor, e: Experts, ids: Tensor, weights: Tensor, top_k: int, alpha: float, limit: float) -> Tensor:
     pairs, (count, rows, groups), hidden = ids.numel(), e.gate_up_scales.shape, x.shape[1]
     pieces = 1 if x.dtype == torch.bfloat16 else 3
-    tile_m = min(
-        128 if pieces == 1 else 64, max(16, triton.next_power_of_2(pairs // count))
-    )  # more would not fit the registers
+    # larger tiles would not fit the registers
+    tile_m = min(128 if pieces == 1 else 64, max(16, triton.next_power_of_2(pairs // count)))
     order, tile_expert = _sort(ids, count, tile_m)
+    sizes = {"TILE_M": tile_m, "TILE_N": TILE_N, "TILE_G": TILE_G, "PIECES": pieces, "num_warps": WARPS}
+    tiles = len(tile_expert)
 
-    def product(
-        source: Tensor,
-        blocks: Tensor,
-        scales: Tensor,
-        bias: Tensor,
-        out: Tensor,
-        n: int,
-        g: int,
-        share: int,
-        swiglu: bool,
-    ) -> Tensor:
-        grid = (len(tile_expert), triton.cdiv(n, TILE_N))
-        _tile[grid](
-            source,
-            blocks,
-            scales,
-            bias,
-            order,
-            tile_expert,
-            out,
-            n,
-            g,
-            share,
-            alpha,
-            limit,
-            SWIGLU=swiglu,
-            TILE_M=tile_m,
-            TILE_N=TILE_N,
-            TILE_G=TILE_G,
-            PIECES=pieces,
-            num_warps=WARPS,
-        )
-        return out
+    up = (x, e.gate_up_blocks, e.gate_up_scales, e.gate_up_bias, order, tile_expert)
+    act = x.new_empty((pairs, rows // 2))
+    _tile[tiles, triton.cdiv(rows, TILE_N)](*up, act, rows, groups, top_k, alpha, limit, SWIGLU=True, **sizes)
 
-    act = product(
-        x,
-        e.gate_up_blocks,
-        e.gate_up_scales,
-        e.gate_up_bias,
-        x.new_empty((pairs, rows // 2)),
-        rows,
-        groups,
-        top_k,
-        True,
-    )
-    z = product(
-        act,
-        e.down_blocks,
-        e.down_scales,
-        e.down_bias,
-        x.new_empty((pairs, hidden), dtype=torch.float32),
-        hidden,
-        rows // 64,
-        1,
-        False,
-    )
+    down = (act, e.down_blocks, e.down_scales, e.down_bias, order, tile_expert)
+    z = x.new_empty((pairs, hidden), dtype=torch.float32)
+    _tile[tiles, triton.cdiv(hidden, TILE_N)](*down, z, hidden, rows // 64, 1, alpha, limit, SWIGLU=False, **sizes)
     return torch.einsum("tkh,tk->th", z.view(len(x), top_k, hidden), weights.view(len(x), top_k).float()).to(x.dtype)
 
 

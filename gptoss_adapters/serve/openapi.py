@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -51,6 +52,25 @@ def describe_api() -> Json:
     answers: list[Any] = [(kind, "serialization") for kind in (ChatCompletion, Response, ResponseItemList, Model)]
     found, schemas = models_json_schema([*bodies, *answers], ref_template="#/components/schemas/{model}")
     of = {kind: found[kind, mode] for kind, mode in [*bodies, *answers]}
+    paths = _describe_paths(of)
+    info = {
+        "title": "gptoss-serve",
+        "version": "1",
+        "description": "OpenAI's Responses and Chat Completions APIs over gpt-oss backends.",
+    }
+    components = {
+        "schemas": {**schemas["$defs"], "Error": _ERROR},
+        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+    }
+    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components, "security": [{}, {"key": []}]}
+
+
+def _describe_paths(of: Mapping[Any, Json]) -> Json:
+    """`of`: class -> the reference to its schema."""
+    from openai.types import Model
+    from openai.types.chat import ChatCompletion
+    from openai.types.responses import Response, ResponseItemList
+
     ident = _parameter("response_id", "path", {"type": "string", "minLength": 1, "pattern": "^[^/]+$"})
     models = {
         "type": "object",
@@ -62,7 +82,7 @@ def describe_api() -> Json:
         _parameter("order", "query", {"enum": ["asc", "desc"]}),
         _parameter("after", "query", {"type": "string"}),
     ]
-    paths: Json = {
+    return {
         "/v1/chat/completions": {"post": _post("createChatCompletion", of[ChatBody], of[ChatCompletion])},
         "/v1/responses": {"post": _post("createResponse", of[ResponsesBody], of[Response])},
         "/v1/responses/{response_id}": {
@@ -79,16 +99,6 @@ def describe_api() -> Json:
         "/health": {"get": _get("health", {"type": "object"}, [])},
         "/metrics": {"get": _get("metrics", {"type": "string"}, [], kind="text/plain")},
     }
-    info = {
-        "title": "gptoss-serve",
-        "version": "1",
-        "description": "OpenAI's Responses and Chat Completions APIs over gpt-oss backends.",
-    }
-    components = {
-        "schemas": {**schemas["$defs"], "Error": _ERROR},
-        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-    }
-    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components, "security": [{}, {"key": []}]}
 
 
 def _post(name: str, body: Json, answer: Json) -> Json:

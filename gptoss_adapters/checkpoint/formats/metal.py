@@ -15,6 +15,7 @@ import struct
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from gptoss_adapters.checkpoint import layouts
@@ -58,6 +59,28 @@ SPECIALS = {
 VOCABULARY = max(SPECIALS) + 1  # rows of embedding and head
 
 
+class _Fields(NamedTuple):
+    """The header's numbers, in the order of the file."""
+
+    context: int
+    layers: int
+    experts: int
+    active: int
+    hidden: int
+    mlp: int
+    limit: float
+    head_dim: int
+    heads: int
+    kv_heads: int
+    window: int
+    theta: float
+    interpolation: float
+    offset: float
+    scale: float
+    multiplier: float
+    eps: float
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One stored array, under the name that the table of layouts gives it."""
@@ -84,26 +107,26 @@ def tokenizer_section() -> bytes:
 def header(config: GptOssConfig) -> bytes:
     """Everything before the weights."""
     low, high = config.yarn_bounds()
-    fields = _FIELDS.pack(
-        int(config.initial_context_length * config.rope_scaling_factor),
-        config.num_hidden_layers,
-        config.num_experts,
-        config.experts_per_token,
-        config.hidden_size,
-        config.intermediate_size,
-        config.swiglu_limit,
-        config.head_dim,
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.sliding_window,
-        config.rope_theta,
-        1.0 / config.rope_scaling_factor,
-        -low / (high - low),
-        1.0 / (high - low),
-        config.concentration,
-        config.rms_norm_eps,
+    fields = _Fields(
+        context=int(config.initial_context_length * config.rope_scaling_factor),
+        layers=config.num_hidden_layers,
+        experts=config.num_experts,
+        active=config.experts_per_token,
+        hidden=config.hidden_size,
+        mlp=config.intermediate_size,
+        limit=config.swiglu_limit,
+        head_dim=config.head_dim,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        window=config.sliding_window,
+        theta=config.rope_theta,
+        interpolation=1.0 / config.rope_scaling_factor,
+        offset=-low / (high - low),
+        scale=1.0 / (high - low),
+        multiplier=config.concentration,
+        eps=config.rms_norm_eps,
     )
-    return _padded(MAGIC + _MODEL + fields + _LAYOUT + tokenizer_section())
+    return _padded(MAGIC + _MODEL + _FIELDS.pack(*fields) + _LAYOUT + tokenizer_section())
 
 
 def _padded(head: bytes) -> bytes:
@@ -184,12 +207,7 @@ def paired(rows: Array, head_dim: int) -> Array:
     return rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def open_metal(path: Path) -> Checkpoint:
-    """A model.bin as a checkpoint. Raises BadInput naming what is wrong with it."""
-    file = MappedFile(path, path.resolve())
-    data = file.data.tobytes() if file.data.size < PAGE else file.data[:PAGE].tobytes()
-    if len(data) < _TOKENIZER_AT + 16 + _SIZES.size:
-        raise BadInput("ends within its header", file=path, got=f"{file.data.size} bytes")
+def _check_uuids(data: bytes, path: Path) -> None:
     for what, at, wanted in (
         ("model", len(MAGIC), _MODEL),
         ("layout", _TOKENIZER_AT - 16, _LAYOUT),
@@ -202,8 +220,17 @@ def open_metal(path: Path) -> Checkpoint:
                 expected=UUID(bytes=wanted),
                 got=UUID(bytes=data[at : at + 16]),
             )
+
+
+def open_metal(path: Path) -> Checkpoint:
+    """A model.bin as a checkpoint. Raises BadInput naming what is wrong with it."""
+    file = MappedFile(path, path.resolve())
+    data = file.data.tobytes() if file.data.size < PAGE else file.data[:PAGE].tobytes()
+    if len(data) < _TOKENIZER_AT + 16 + _SIZES.size:
+        raise BadInput("ends within its header", file=path, got=f"{file.data.size} bytes")
+    _check_uuids(data, path)
     special, text, regex, texts = _SIZES.unpack_from(data, _TOKENIZER_AT + 16)
-    config = _config(_FIELDS.unpack_from(data, _FIELDS_AT), special + text, str(path))
+    config = _to_config(_Fields._make(_FIELDS.unpack_from(data, _FIELDS_AT)), special + text, str(path))
     begin = _TOKENIZER_AT + 16 + _SIZES.size + 16 * special + regex + texts
     section = file.data[_TOKENIZER_AT : min(begin, file.data.size)].tobytes()
     begin += -begin % PAGE
@@ -227,58 +254,53 @@ def open_metal(path: Path) -> Checkpoint:
     )
 
 
-def _config(fields: tuple[float, ...], vocabulary: int, file: str) -> GptOssConfig:
-    (
-        context,
-        layers,
-        experts,
-        active,
-        hidden,
-        mlp,
-        limit,
-        head_dim,
-        heads,
-        kv_heads,
-        window,
-        theta,
-        interpolation,
-        offset,
-        scale,
-        multiplier,
-        eps,
-    ) = fields
-    if not (0 < interpolation <= 1 and scale > 0 and theta > 1 and math.isfinite(offset)):
-        raise BadInput(
-            "the rope fields of the header are out of range", file=file, got=[theta, interpolation, offset, scale]
-        )
-    factor = _decimal(1 / interpolation)
-    initial = round(context * interpolation)
-    # offset and scale say where the ramp begins and ends; the betas are the rotations there
-    low, high = -offset / scale, (1 - offset) / scale
-    fast, slow = (_decimal(initial / (2 * math.pi) / theta ** (2 * bound / max(head_dim, 1))) for bound in (low, high))
-    usual = 0.1 * math.log(factor) + 1
+def _to_config(fields: _Fields, vocabulary: int, file: str) -> GptOssConfig:
+    rope = _read_rope(fields, file)
     return GptOssConfig(
-        num_hidden_layers=int(layers),
-        num_experts=int(experts),
-        experts_per_token=int(active),
+        num_hidden_layers=fields.layers,
+        num_experts=fields.experts,
+        experts_per_token=fields.active,
         vocab_size=vocabulary,
-        hidden_size=int(hidden),
-        intermediate_size=int(mlp),
-        head_dim=int(head_dim),
-        num_attention_heads=int(heads),
-        num_key_value_heads=int(kv_heads),
-        sliding_window=int(window),
-        rms_norm_eps=_decimal(eps),
-        swiglu_limit=_decimal(limit),
-        rope_theta=_decimal(theta),
-        rope_scaling_factor=factor,
-        initial_context_length=initial,
-        max_position_embeddings=int(context),
-        yarn_beta_fast=fast,
-        yarn_beta_slow=slow,
-        attention_factor=None if abs(multiplier - usual) < 1e-6 else _decimal(multiplier),
+        hidden_size=fields.hidden,
+        intermediate_size=fields.mlp,
+        head_dim=fields.head_dim,
+        num_attention_heads=fields.heads,
+        num_key_value_heads=fields.kv_heads,
+        sliding_window=fields.window,
+        rms_norm_eps=_decimal(fields.eps),
+        swiglu_limit=_decimal(fields.limit),
+        max_position_embeddings=fields.context,
         eos_token_id=EOS_TOKEN_IDS[0],
+        **rope,
     ).validate(file)
+
+
+def _read_rope(fields: _Fields, file: str) -> dict[str, Any]:
+    """The config's fields of YaRN: the ramp's offset and scale say where it begins and ends, and the betas are the
+    rotations there.
+    """
+    theta, offset, scale = fields.theta, fields.offset, fields.scale
+    if not (0 < fields.interpolation <= 1 and scale > 0 and theta > 1 and math.isfinite(offset)):
+        raise BadInput(
+            "the rope fields of the header are out of range",
+            file=file,
+            got=[theta, fields.interpolation, offset, scale],
+        )
+    factor = _decimal(1 / fields.interpolation)
+    initial = round(fields.context * fields.interpolation)
+
+    def beta(bound: float) -> float:
+        return _decimal(initial / (2 * math.pi) / theta ** (2 * bound / max(fields.head_dim, 1)))
+
+    usual = 0.1 * math.log(factor) + 1
+    return {
+        "rope_theta": _decimal(theta),
+        "rope_scaling_factor": factor,
+        "initial_context_length": initial,
+        "yarn_beta_fast": beta(-offset / scale),
+        "yarn_beta_slow": beta((1 - offset) / scale),
+        "attention_factor": None if abs(fields.multiplier - usual) < 1e-6 else _decimal(fields.multiplier),
+    }
 
 
 def _decimal(x: float) -> float:
