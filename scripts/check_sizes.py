@@ -1,6 +1,6 @@
 """Fails on a source file of more than 350 lines, and on a function of more than 40 outside the commands.
 
-python scripts/check_sizes.py FOLDER...     names each finding with its size
+python scripts/check_sizes.py FOLDER...     names each finding with its size, those that KNOWN allows excepted
 """
 
 from __future__ import annotations
@@ -9,52 +9,61 @@ import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 MOST_LINES_OF_A_FILE = 350
 MOST_LINES_OF_A_FUNCTION = 40
 COMMANDS = ("cli", "cli.py", "cli_run.py", "chat.py")  # a command's options are its lines
 
-# What is still too long and has an owner; this list only shrinks.
-KNOWN: frozenset[str] = frozenset(
-    {
-        "bench/_serve_cases.py",
-        "bench/convert.py",
-        "bench/decode.py",
-        "bench/mxfp4.py",
-        "bench/parity_faults.py",
-        "bench/quantize.py",
-        "bench/serve.py",
-        "bench/serve_compare.py",
-        "bench/vllm.py",
-        "converters/gptoss_converters/to_hf.py",
-        "gptoss_adapters/backends/torch.py",
-        "gptoss_adapters/checkpoint/formats/metal.py",
-        "gptoss_adapters/mxfp4/triton_kernels.py",
-        "gptoss_adapters/serve/openapi.py",
-        "scripts/pocket_lessons.py",
-        "scripts/train_pocket.py",
-        "tests/converters/cli/test_cli_convert.py",
-        "tests/converters/ollama/test_to_ollama.py",
-        "tests/converters/test_matrix.py",
-        "tests/harmony/grammars/test_grammar_schemas_random.py",
-        "tests/harmony/openai/test_chat_completions.py",
-        "tests/harmony/parsing/test_parser_tolerant.py",
-        "tests/harmony/rendering/test_injection.py",
-        "tests/helpers/hostile.py",
-        "tests/helpers/kinds.py",
-        "tests/helpers/mutants.py",
-        "tests/helpers/ollama_requests.py",
-        "tests/helpers/random_harmony.py",
-        "tests/helpers/sample_report.py",
-        "tests/kernels/test_neon.py",
-        "tests/mxfp4/test_mxfp4_products.py",
-        "tests/reference/test_model.py",
-        "tests/serve/test_serve_client.py",
-        "tests/serve/test_serve_requests.py",
-        "tests/vllm_plugin/test_vllm_harmony.py",
-        "tests/vllm_plugin/test_vllm_ranks.py",
-    }
-)
+# What may be longer, with its present size: what grows beyond it fails like anything else. This list only shrinks.
+KNOWN: dict[str, int] = {
+    # A jit kernel is one function by nature: what it calls is compiled into it, and its loop is one thought.
+    "gptoss_adapters/mxfp4/triton_kernels.py:_partial_rows": 43,
+    "gptoss_adapters/mxfp4/triton_kernels.py:_tile": 47,
+    # To be split.
+    "bench/_serve_cases.py": 482,
+    "bench/_serve_cases.py:cases": 169,
+    "bench/convert.py:ways": 41,
+    "bench/convert.py:main": 51,
+    "bench/decode.py": 404,
+    "bench/mxfp4.py:promises": 42,
+    "bench/parity_faults.py:markdown": 47,
+    "bench/quantize.py:speeds": 53,
+    "bench/serve.py:main": 56,
+    "bench/serve_compare.py:vllm": 49,
+    "bench/vllm.py:child": 62,
+    "bench/vllm.py:main": 72,
+    "scripts/pocket_lessons.py": 556,
+    "scripts/pocket_lessons.py:make_lesson": 49,
+    "scripts/train_pocket.py": 355,
+    "tests/converters/cli/test_cli_convert.py": 571,
+    "tests/converters/ollama/test_to_ollama.py:test_harmony_mode": 43,
+    "tests/converters/test_matrix.py": 488,
+    "tests/harmony/grammars/test_grammar_schemas_random.py:random_schema": 69,
+    "tests/harmony/openai/test_chat_completions.py": 493,
+    "tests/harmony/parsing/test_parser_tolerant.py": 367,
+    "tests/harmony/rendering/test_injection.py:conversation": 54,
+    "tests/helpers/hostile.py:gguf_cases": 78,
+    "tests/helpers/kinds.py:write_blob": 88,
+    "tests/helpers/mutants.py:mutate_gguf": 56,
+    "tests/helpers/ollama_requests.py:_turns": 52,
+    "tests/helpers/random_harmony.py:_add_type": 41,
+    "tests/helpers/sample_report.py:report": 120,
+    "tests/kernels/test_neon.py:test_every_kernel": 45,
+    "tests/mxfp4/test_mxfp4_products.py": 355,
+    "tests/reference/test_model.py": 352,
+    "tests/serve/test_serve_client.py": 408,
+    "tests/serve/test_serve_client.py:test_the_answers_are_right": 54,
+    "tests/serve/test_serve_requests.py": 388,
+    "tests/vllm_plugin/test_vllm_harmony.py:test_tags_do_not_get_each_other_s_masks": 41,
+    "tests/vllm_plugin/test_vllm_ranks.py:check_layer": 47,
+}
+
+
+class Finding(NamedTuple):
+    key: str  # PATH, or PATH:FUNCTION, as in KNOWN
+    words: str
+    size: int  # in lines
 
 
 def find_long_functions(tree: ast.AST) -> Iterator[tuple[str, int, int]]:
@@ -73,26 +82,32 @@ def count_docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (first.end_lineno or first.lineno) - first.lineno + 1
 
 
-def check(path: Path) -> Iterator[str]:
+def find(path: Path) -> Iterator[Finding]:
     text = path.read_text()
     lines = text.count("\n")
     if lines > MOST_LINES_OF_A_FILE:
-        yield f"{path}: {lines} lines (at most {MOST_LINES_OF_A_FILE})"
+        yield Finding(str(path), f"{path}: {lines} lines (at most {MOST_LINES_OF_A_FILE})", lines)
     if set(path.parts) & set(COMMANDS):
         return
     for name, line, length in find_long_functions(ast.parse(text)):
-        yield f"{path}:{line}: {name} has {length} lines (at most {MOST_LINES_OF_A_FUNCTION})"
+        words = f"{path}:{line}: {name} has {length} lines (at most {MOST_LINES_OF_A_FUNCTION})"
+        yield Finding(f"{path}:{name}", words, length)
 
 
 def main(folders: list[str]) -> int:
     files = sorted(path for folder in folders for path in Path(folder).rglob("*.py"))
-    findings = [(path, finding) for path in files for finding in check(path)]
-    for _, finding in findings:
-        print(finding)
-    new = {str(path) for path, _ in findings} - KNOWN
-    for path in sorted(KNOWN - {str(path) for path, _ in findings}):
-        print(f"{path}: nothing is too long any more: take it off KNOWN")
-    return int(bool(new))
+    findings = [finding for path in files for finding in find(path)]
+    sizes = {finding.key: finding.size for finding in findings}
+    too_long = [finding for finding in findings if finding.size > KNOWN.get(finding.key, 0)]
+    for finding in too_long:
+        print(finding.words)
+    looked_at = [key for key in KNOWN if key.startswith(tuple(f"{Path(folder)}/" for folder in folders))]
+    for key in looked_at:
+        if key not in sizes:
+            print(f"{key}: no longer too long: take it off KNOWN")
+        elif sizes[key] < KNOWN[key]:
+            print(f"{key}: has shrunk from {KNOWN[key]} to {sizes[key]} lines: say so in KNOWN")
+    return int(bool(too_long))
 
 
 if __name__ == "__main__":
