@@ -42,7 +42,8 @@ class RoundedAttention:
         self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, q_pos: Tensor, k_pos: Tensor, window: int | None
     ) -> Tensor:
         b, t, n, hd = q.shape
-        k, v, past = self.rounded(k), self.rounded(v), k.shape[1] - t
+        k, v = self.rounded(k), self.rounded(v)
+        past = k.shape[1] - t
         out = []
         for lo in range(0, t, self.step or _STEP):
             hi = min(lo + (self.step or _STEP), t)

@@ -46,7 +46,9 @@ def histogram(data: Histogram) -> Figure:
     null = [*data.null_counts, *[0] * (len(data.counts) - len(data.null_counts))]
     filled = [i for i, both in enumerate(zip(data.counts, null, strict=True)) if any(both)]
     part = slice(max(filled[0] - 1, 0), min(filled[-1] + 2, len(data.counts)))  # one empty bin at each side
-    counts, null, edges = data.counts[part], null[part], [10.0**e for e in data.edges[part.start : part.stop + 1]]
+    counts = data.counts[part]
+    null = null[part]
+    edges = [10.0**e for e in data.edges[part.start : part.stop + 1]]
     plot = Plot(
         "Histogram of KL divergence over positions, with the null's",
         Axis(edges[0], edges[-1], "KL per position, nats", True),
