@@ -1,13 +1,15 @@
 """The special tokens of o200k_harmony, as data. No other file of this package holds a token id.
 
 The ordinary ranks are 0 to 199 997; every id from FIRST_SPECIAL to LAST_SPECIAL is special. The embedding of the
-published models has LAST_SPECIAL rows, so LAST_SPECIAL itself can be decoded but never sampled.
+published models has LAST_SPECIAL rows, so LAST_SPECIAL itself can be decoded but never sampled. LAST_NAMED is the last
+one that published tokenizers list, as ``<|endofprompt|>``.
 """
 
 from __future__ import annotations
 
 N_RANKS = 199_998
 FIRST_SPECIAL = N_RANKS
+LAST_NAMED = 200_018
 LAST_SPECIAL = 201_088
 
 STARTOFTEXT = 199_998

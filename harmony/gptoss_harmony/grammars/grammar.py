@@ -16,7 +16,7 @@ from gptoss_harmony.builtin_tools import builtin_namespace
 from gptoss_harmony.grammars.gbnf_rules import clean_name, quote
 from gptoss_harmony.grammars.json_schema_gbnf import SchemaConverter
 from gptoss_harmony.messages import Json, Tool
-from gptoss_harmony.tokens import FIRST_SPECIAL, LAST_SPECIAL, SPECIAL_TOKENS
+from gptoss_harmony.tokens import FIRST_SPECIAL, LAST_NAMED, SPECIAL_TOKENS
 
 Control: TypeAlias = Literal["token", "text"]
 Final: TypeAlias = Literal["text"] | Json | None
@@ -133,7 +133,7 @@ class _Gbnf:
             self.rules["final"] = self._spell("<|channel|>final<|message|>", self._add_text())
         else:
             body = self.schemas.convert(final, "answer")
-            kind = self._spell(" <|constrain|>json")
+            kind = f"{self._spell(' <|constrain|>json')} | {self._spell(' json')}"
             self.rules["final"] = f"{self._spell('<|channel|>final')} ({kind})? {self._spell('<|message|>')} {body}"
         return "final"
 
@@ -206,7 +206,7 @@ def _tag_final(final: str | Json, bound: int | None) -> Json:
         return _sequence(_tag("<|channel|>final<|message|>", _tag_any_text(bound)), _maybe(_tag("<|return|>")))
     return _sequence(
         _tag("<|channel|>final"),
-        _maybe(_tag(" <|constrain|>json")),
+        _maybe(_one_of([_tag(" <|constrain|>json"), _tag(" json")])),
         _tag("<|message|>", _tag_json(final, bound)),
         _maybe(_tag("<|return|>")),
     )
@@ -222,10 +222,11 @@ def _split_tag(text: str) -> Iterator[Json]:
 
 
 def _tag_any_text(bound: int | None) -> Json:
-    # The last special id has no row in the published embeddings, so engines do not know it.
+    # xgrammar compiles no tag with an id that the vocabulary lacks. Trimmed ones end after the named tokens; what
+    # follows those is reserved, and no model was trained to write it.
     return {
         "type": "any_tokens",
-        "exclude_tokens": list(range(FIRST_SPECIAL, LAST_SPECIAL)),
+        "exclude_tokens": list(range(FIRST_SPECIAL, LAST_NAMED + 1)),
         **({} if bound is None else {"max_tokens": bound}),
     }
 

@@ -18,6 +18,7 @@ from gptoss_harmony.grammars.grammar import Turn, gbnf, structural_tag
 from gptoss_harmony.openai.chat_completions import from_messages, to_conversation, to_turn
 from gptoss_harmony.rendering.renderer import render
 from gptoss_harmony.tokens import ENDOFTEXT, GENERATION_STOPS, SPECIAL_TOKENS
+from helpers import real_vocabulary_gguf
 from helpers.grammar_engines import Accepts, Llama, by_xgrammar, compiler
 from helpers.outputs import ids_of
 
@@ -271,3 +272,21 @@ def test_xllamacpp_decodes_under_the_grammar(gguf_file: Path) -> None:
         compiler().compile_grammar(xgrammar.Grammar.from_ebnf(gbnf(TURN, bound=8, control="text").text))
     )
     assert ids and all(matcher.accept_token(token) for token in ids)
+
+
+@pytest.mark.parametrize("size", [200_019, 200_064, 201_088])
+def test_tags_compile_for_trimmed_and_padded_vocabularies(size: int) -> None:
+    pieces = real_vocabulary_gguf.pieces()[:size]
+    info = xgrammar.TokenizerInfo(pieces, xgrammar.VocabType.RAW, vocab_size=size, stop_token_ids=[200_002, 200_012])
+    engine = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+    turn = Turn((Tool("f"),), ("python",), {"type": "object", "properties": {"a": {"type": "integer"}}})
+    engine.compile_structural_tag(structural_tag(turn))
+
+
+@pytest.mark.parametrize("kind", ["", " json", " <|constrain|>json"])
+def test_answers_of_a_schema_may_name_their_type(kind: str) -> None:
+    turn = Turn(final={"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    text = f'<|channel|>final{kind}<|message|>{{"a": 1}}<|return|>'
+    assert by_xgrammar(compiler().compile_structural_tag(structural_tag(turn)))(ids_of(text))
+    grammar = xgrammar.Grammar.from_ebnf(gbnf(turn, control="text").text)
+    assert by_xgrammar(compiler().compile_grammar(grammar))(ids_of(text))
