@@ -22,6 +22,7 @@ from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Conversation, Json, Message, Role, Text
+from gptoss_harmony.openai.calls import CallLedger
 from gptoss_harmony.openai.output import (
     Item,
     ItemKind,
@@ -112,7 +113,7 @@ class _MessageCollector:
     def __init__(self, tools: ToolTable) -> None:
         self.messages: list[Message] = []
         self._tools = tools
-        self._recipient_of: dict[str, str] = {}
+        self._calls = CallLedger()
 
     def add(self, message: Json, where: str) -> None:
         role = message["role"]
@@ -149,13 +150,13 @@ class _MessageCollector:
         name = expect(function.get("name"), str, f"{where}.function.name")
         arguments = expect(function.get("arguments"), str, f"{where}.function.arguments")
         message = self._tools.call(name, arguments)
-        self._recipient_of[read_optional(call, "id", str, where) or ""] = message.recipient or ""
+        self._calls.add(read_optional(call, "id", str, where) or "", message.recipient or "")
         self.messages.append(message)
 
     def _tool_of(self, message: Json, where: str) -> str:
-        recipient = self._recipient_of.get(read_optional(message, "tool_call_id", str, where) or "")
-        if recipient is None and (name := read_optional(message, "name", str, where)):
-            recipient = self._tools.recipient(name)
+        name = read_optional(message, "name", str, where)
+        named = self._tools.recipient(name) if name else None
+        recipient = self._calls.take(read_optional(message, "tool_call_id", str, where) or "", named) or named
         if recipient is None:
             raise LayoutError(
                 f"{where}.tool_call_id", f"no call before it has this id (got {message.get('tool_call_id')!r})"

@@ -19,6 +19,7 @@ from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Conversation, Json, Message, Role
+from gptoss_harmony.openai.calls import CallLedger
 from gptoss_harmony.openai.output import ItemKind, Reader, choose_finish_reason, make_id, read_messages
 from gptoss_harmony.openai.requests import (
     ToolTable,
@@ -120,7 +121,7 @@ class _ItemCollector:
         self.messages: list[Message] = []
         self._tools = tools
         self._by_id = by_id
-        self._recipient_of: dict[str, str] = {}
+        self._calls = CallLedger()
 
     def add(self, item: Json, where: str) -> None:
         kind = _read_kind(item, where)
@@ -172,11 +173,13 @@ class _ItemCollector:
         name = expect(item.get("name"), str, f"{where}.name")
         call_id = expect(item.get("call_id"), str, f"{where}.call_id")
         message = self._tools.call(name, expect(item.get("arguments"), str, f"{where}.arguments"))
-        self._recipient_of[call_id] = message.recipient or ""
+        self._calls.add(call_id, message.recipient or "")
         self.messages.append(message)
 
     def _result(self, item: Json, where: str) -> None:
-        recipient = self._recipient_of.get(read_optional(item, "call_id", str, where) or "")
+        name = item.get("name")  # not in the API, but some clients send it
+        named = self._tools.recipient(name) if isinstance(name, str) and name else None
+        recipient = self._calls.take(read_optional(item, "call_id", str, where) or "", named)
         if recipient is None:
             raise LayoutError(f"{where}.call_id", f"no call before it has this id (got {item.get('call_id')!r})")
         self.messages.append(make_result(recipient, read_parts(item.get("output"), f"{where}.output")))

@@ -1,0 +1,73 @@
+"""Calls that come back from a client: as the model wrote them, and each with its own result."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from gptoss_harmony import Message, parse
+from gptoss_harmony.openai import chat_completions, responses
+from gptoss_harmony.openai.calls import WrittenCalls, write_canonical
+from gptoss_harmony.rendering.renderer import render
+from helpers.tool_answers import to_ids
+
+USER = {"role": "user", "content": "x"}
+WRITTEN = '{"city": "Paris",  "days":2}'
+FORMS = [
+    f"<|channel|>commentary to=functions.f <|constrain|>json<|message|>{WRITTEN}<|call|>",
+    f" to=functions.f<|channel|>commentary json<|message|>{WRITTEN}<|call|>",
+    f"<|channel|>analysis to=functions.f code<|message|>{WRITTEN}<|call|>",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("respelt", [WRITTEN, '{"days":2,"city":"Paris"}', json.dumps(json.loads(WRITTEN), indent=1)])
+def test_a_call_is_given_back_as_the_model_wrote_it(form: str, respelt: str) -> None:
+    calls = WrittenCalls()
+    calls.remember(parse(to_ids(form)))
+    again = calls.restore(Message.assistant(respelt, "commentary", "functions.f", "<|constrain|>json"))
+    assert render([again], mode="plain", drop="none", headers="as_parsed") == to_ids("<|start|>assistant" + form)
+
+
+def test_other_calls_stay_as_they_are() -> None:
+    calls = WrittenCalls(limit=1)
+    calls.remember(parse(to_ids(FORMS[0])))
+    others = [
+        Message.assistant(WRITTEN.replace("2", "3"), "commentary", "functions.f"),
+        Message.assistant(WRITTEN, "commentary", "functions.g"),
+        Message.assistant(WRITTEN, "final"),
+        Message.user(WRITTEN),
+    ]
+    assert [calls.restore(message) is message for message in others] == [True] * 4
+    calls.remember(parse(to_ids(FORMS[0].replace(".f", ".g"))))
+    first = Message.assistant(WRITTEN, "commentary", "functions.f")
+    assert calls.restore(first) is first  # one is remembered
+    calls.remember(parse(to_ids("<|channel|>commentary to=functions.h<|message|>{<|call|>")))
+    assert calls.restore(others[1]) is not others[1]  # what needed a repair was not
+
+
+def test_canonical() -> None:
+    assert write_canonical('{"b": [1, {"ü": 2}], "a": 1.0}') == '{"a":1.0,"b":[1,{"ü":2}]}'
+    assert write_canonical("print(1)") == "print(1)"
+
+
+def chat_results(calls: list[tuple[str, str]], results: list[dict[str, str]]) -> list[str | None]:
+    made = [{"id": i, "type": "function", "function": {"name": name, "arguments": "{}"}} for i, name in calls]
+    history: list[dict[str, Any]] = [USER, {"role": "assistant", "content": None, "tool_calls": made}]
+    history += [{"role": "tool", "content": "r", **result} for result in results]
+    return [m.name for m in chat_completions.to_conversation({"messages": history}) if m.role == "tool"]
+
+
+@pytest.mark.parametrize("call_id", ["", "same"])
+def test_results_of_calls_with_one_id_are_told_apart(call_id: str) -> None:
+    calls = [(call_id, "a"), (call_id, "b")]
+    named = [{"tool_call_id": call_id, "name": name} for name in "ba"]
+    assert chat_results(calls, named) == ["functions.b", "functions.a"]
+    assert chat_results(calls, [{"tool_call_id": call_id}] * 3) == ["functions.a", "functions.b", "functions.b"]
+    assert chat_results([("1", "a"), ("2", "b")], [{"tool_call_id": "2", "name": "a"}]) == ["functions.b"]
+    items: list[dict[str, Any]] = [USER]
+    items += [{"type": "function_call", "call_id": call_id, "name": name, "arguments": "{}"} for name in "ab"]
+    items += [{"type": "function_call_output", "call_id": call_id, "output": "r", "name": name} for name in "ba"]
+    found = [m.name for m in responses.to_conversation({"input": items}) if m.role == "tool"]
+    assert found == ["functions.b", "functions.a"]
