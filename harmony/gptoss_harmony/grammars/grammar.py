@@ -208,7 +208,7 @@ def _tag_final(final: str | Json, bound: int | None) -> Json:
         _tag("<|channel|>final"),
         _maybe(_one_of([_tag(" <|constrain|>json"), _tag(" json")])),
         _tag("<|message|>", _tag_json(final, bound)),
-        _maybe(_tag("<|return|>")),
+        _maybe(_one_of([_tag("<|return|>"), _tag("<|end|>")])),  # an answer in a history ends with <|end|>
     )
 
 

@@ -287,6 +287,8 @@ def test_tags_compile_for_trimmed_and_padded_vocabularies(size: int) -> None:
 def test_answers_of_a_schema_may_name_their_type(kind: str) -> None:
     turn = Turn(final={"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
     text = f'<|channel|>final{kind}<|message|>{{"a": 1}}<|return|>'
-    assert by_xgrammar(compiler().compile_structural_tag(structural_tag(turn)))(ids_of(text))
+    accepts = by_xgrammar(compiler().compile_structural_tag(structural_tag(turn)))
+    assert accepts(ids_of(text))
+    assert accepts(ids_of(text.replace("return", "end")))
     grammar = xgrammar.Grammar.from_ebnf(gbnf(turn, control="text").text)
     assert by_xgrammar(compiler().compile_grammar(grammar))(ids_of(text))

@@ -1,0 +1,44 @@
+"""vLLM's parser with the plugin: answers cut after every token show no call before its header ends."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+from gptoss_harmony import load_vocabulary
+from helpers.tool_answers import TOOLS, ids_of_parts, make_answer, show_cut
+
+pytestmark = pytest.mark.backend("vllm")
+
+
+class Tokenizer:
+    """What the parsers ask of a tokenizer."""
+
+    def decode(self, ids: Any, **_: Any) -> str:
+        return load_vocabulary().decode(list(ids))
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+
+def test_every_cut_of_500_answers() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.parser.parser_manager import ParserManager
+
+    from gptoss_adapters.vllm_plugin import harmony_hooks
+
+    harmony_hooks.install()
+    ours = ParserManager.get_parser(
+        "openai", "openai_gptoss", enable_auto_tools=True, is_harmony=True, tokenizer=Tokenizer()
+    )
+    asked = ChatCompletionRequest(model="m", messages=[{"role": "user", "content": "Hi"}], tools=TOOLS)
+    parser = ours(Tokenizer(), asked.tools)
+    rng = Random(17)
+    for _ in range(500):
+        parts = make_answer(rng)
+        ids = ids_of_parts(parts)
+        for cut in range(1, len(ids) + 1):
+            found = parser.parse("", asked, enable_auto_tools=True, model_output_token_ids=ids[:cut])
+            calls = [(call.name, call.arguments) for call in found[2] or ()]
+            assert (found[0], found[1], calls) == show_cut(parts, cut), (cut, ids)
