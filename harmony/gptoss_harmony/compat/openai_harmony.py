@@ -31,6 +31,7 @@ from gptoss_harmony.compat.harmony_messages import (
 from gptoss_harmony.errors import DecodeError, HarmonyError, ParseError, RenderError
 from gptoss_harmony.messages import ReasoningEffort, Role
 from gptoss_harmony.parsing.parser import Parser, parse
+from gptoss_harmony.rendering.pieces import Form
 from gptoss_harmony.rendering.renderer import Mode, Renderer, render
 from gptoss_harmony.tokens import ACTION_STOPS, MESSAGE_STOPS, SPECIAL_TOKENS
 from gptoss_harmony.vocabulary import Vocabulary, load_vocabulary
@@ -92,9 +93,11 @@ class _StrictVocabulary(Vocabulary):
 class HarmonyEncoding:
     """Renders, parses, encodes and decodes."""
 
+    _form: Form = "role"
+
     def __init__(self, inner: Vocabulary) -> None:
         self._inner = inner
-        self._renderer = Renderer(_StrictVocabulary())
+        self._renderer = Renderer(_StrictVocabulary(), form=self._form)
 
     @property
     def name(self) -> str:

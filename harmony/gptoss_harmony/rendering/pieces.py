@@ -8,33 +8,53 @@ control token, and ids do not depend on what stands in the next piece.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from gptoss_harmony.errors import RenderError
 from gptoss_harmony.messages import DeveloperContent, Message, Role, SystemContent, Text
 from gptoss_harmony.rendering.sections import part_text
-from gptoss_harmony.tokens import CALL, CHANNEL, CONSTRAIN, END, FIRST_SPECIAL, MESSAGE, SPECIAL_NAMES, START
+from gptoss_harmony.tokens import (
+    CALL,
+    CHANNEL,
+    COMMENTARY,
+    CONSTRAIN,
+    END,
+    FIRST_SPECIAL,
+    MESSAGE,
+    SPECIAL_NAMES,
+    START,
+)
 
 Piece: TypeAlias = int | str
 """A special id, or a text to be encoded by itself."""
 
+Form: TypeAlias = Literal["role", "channel"]
+"""Where a header on commentary names its recipient: in the role's section, as openai-harmony 0.0.8 writes it, or in the
+channel's, as its fork oss-harmony 0.0.11 does, which puts ``<|constrain|>`` before every content type besides."""
+
 _CONSTRAIN_TEXT = SPECIAL_NAMES[CONSTRAIN - FIRST_SPECIAL]
 
 
-def message_pieces(message: Message, functions: bool = False) -> list[Piece]:
+def message_pieces(message: Message, functions: bool = False, form: Form = "role") -> list[Piece]:
     """The whole message; `functions`: the conversation declares function tools. Raises RenderError."""
-    return [*header_pieces(message), *content_texts(message, functions), end_token(message)]
+    return [*header_pieces(message, form), *content_texts(message, functions), end_token(message)]
 
 
-def header_pieces(message: Message) -> list[Piece]:
+def header_pieces(message: Message, form: Form = "role") -> list[Piece]:
     """From ``<|start|>`` to ``<|message|>``. Raises RenderError for a tool message without a name."""
     pieces = [START, *author_pieces(message)]
+    recipient = []
     if message.recipient is not None and message.recipient != "all":
-        pieces.append(f" to={message.recipient}")
+        recipient.append(f" to={message.recipient}")
+    in_channel = form == "channel" and message.channel == COMMENTARY
+    if not in_channel:
+        pieces += recipient
     if message.channel is not None:
         pieces += CHANNEL, message.channel
+    if in_channel:
+        pieces += recipient
     if message.content_type is not None:
-        pieces += _content_type_pieces(message.content_type)
+        pieces += _content_type_pieces(message.content_type, form)
     pieces.append(MESSAGE)
     return pieces
 
@@ -71,7 +91,9 @@ def end_token(message: Message) -> int:
     return CALL if message.role == Role.ASSISTANT and message.recipient is not None else END
 
 
-def _content_type_pieces(content_type: str) -> list[Piece]:
+def _content_type_pieces(content_type: str, form: Form) -> list[Piece]:
+    if form == "channel":
+        content_type = _CONSTRAIN_TEXT + content_type.removeprefix(_CONSTRAIN_TEXT)
     if not content_type.startswith(_CONSTRAIN_TEXT):
         return [f" {content_type}"]
     rest = content_type.removeprefix(_CONSTRAIN_TEXT)

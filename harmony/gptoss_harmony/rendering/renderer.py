@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from gptoss_harmony.messages import Conversation, Message, Role, Text
 from gptoss_harmony.rendering.pieces import (
+    Form,
     Piece,
     author_pieces,
     content_texts,
@@ -39,11 +40,15 @@ class Renderer:
     """A vocabulary with the ids of what it has encoded before.
 
     `cache_tokens`: how many ids of whole messages to keep (about 40 bytes each), so that rendering an append-only chat
-    again costs only its new text; 0 keeps none. Messages are looked up by value: changing one is safe.
+    again costs only its new text; 0 keeps none. Messages are looked up by value: changing one is safe. `form`: how
+    headers are written, see `Form`.
     """
 
-    def __init__(self, vocabulary: Vocabulary | None = None, cache_tokens: int = 1_000_000) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary | None = None, cache_tokens: int = 1_000_000, form: Form = "role"
+    ) -> None:
         self.vocabulary = vocabulary or load_vocabulary()
+        self.form = form
         self._limit = cache_tokens // 2
         self._headers: dict[tuple[object, ...], tuple[list[int], int]] = {}
         self._new: dict[tuple[object, ...], list[int]] = {}
@@ -96,7 +101,7 @@ class Renderer:
         if known is None:
             if len(self._headers) >= MEMO_ENTRIES:
                 self._headers.clear()
-            known = self._headers[key] = self.encode(header_pieces(message)), end_token(message)
+            known = self._headers[key] = self.encode(header_pieces(message, self.form)), end_token(message)
         return known
 
     def _parsed_ids(self, message: Message) -> list[int]:
@@ -145,6 +150,7 @@ def render(
     drop: Drop = "upstream",
     prefill: Message | None = None,
     headers: Headers = "canonical",
+    form: Form = "role",
     renderer: Renderer | None = None,
 ) -> list[int]:
     """Token ids of a conversation.
@@ -153,14 +159,15 @@ def render(
     with ``<|return|>``; ``plain`` adds nothing. drop: analysis to leave out, see policies.py. prefill (completion): the
     message that the model shall go on with; its role, channel, recipient, content type and text begin the answer.
     headers: ``as_parsed`` gives the model's own messages back id by id (`Message.header`), for KV reuse.
-    renderer: keeps ids of earlier messages; None encodes everything. Raises RenderError.
+    form: see `Form`; a `renderer` has its own. renderer: keeps ids of earlier messages; None encodes everything. Raises
+    RenderError.
     """
-    renderer = renderer or _stateless_renderer()
+    renderer = renderer or _stateless_renderer(form)
     messages, kept, functions = _select(conversation, drop)
     ids: list[int] = []
     for message in compress(messages, kept):
         renderer.extend(ids, message, functions, headers)
-    opening = renderer.encode(_open_answer(next_role, prefill)) if mode == "completion" else []
+    opening = renderer.encode(_open_answer(next_role, prefill, renderer.form)) if mode == "completion" else []
     return _finish(ids, messages, mode, opening)
 
 
@@ -171,13 +178,14 @@ def render_pieces(
     *,
     drop: Drop = "upstream",
     prefill: Message | None = None,
+    form: Form = "role",
 ) -> list[Piece]:
     """As `render`, but special ids and texts: tokenise each text by itself, with special tokens off."""
     messages, kept, functions = _select(conversation, drop)
     pieces: list[Piece] = []
     for message in compress(messages, kept):
-        pieces += message_pieces(message, functions)
-    return _finish(pieces, messages, mode, _open_answer(next_role, prefill) if mode == "completion" else [])
+        pieces += message_pieces(message, functions, form)
+    return _finish(pieces, messages, mode, _open_answer(next_role, prefill, form) if mode == "completion" else [])
 
 
 def render_text(
@@ -187,9 +195,10 @@ def render_text(
     *,
     drop: Drop = "upstream",
     prefill: Message | None = None,
+    form: Form = "role",
 ) -> str:
     """As `render`, as one text for people. Not for tokenising: text that looks special cannot be told apart."""
-    pieces = render_pieces(conversation, next_role, mode, drop=drop, prefill=prefill)
+    pieces = render_pieces(conversation, next_role, mode, drop=drop, prefill=prefill, form=form)
     return "".join([piece if isinstance(piece, str) else SPECIAL_NAMES[piece - FIRST_SPECIAL] for piece in pieces])
 
 
@@ -203,6 +212,7 @@ def render_spans(
     drop: Drop = "upstream",
     train: Callable[[Message], bool] = by_assistant,
     headers: Headers = "canonical",
+    form: Form = "role",
     renderer: Renderer | None = None,
 ) -> Rendering:
     """Ids in mode ``training`` with the span of each message; `train` says which messages the loss counts.
@@ -210,7 +220,7 @@ def render_spans(
     Of these, everything after the author counts: recipient, channel, content and the end token. The default `drop`
     leaves out chain of thought as openai-harmony does; to train on it pass ``drop="none"``.
     """
-    renderer = renderer or _stateless_renderer()
+    renderer = renderer or _stateless_renderer(form)
     messages, kept, functions = _select(conversation, drop)
     ids: list[int] = []
     spans: list[Span] = []
@@ -230,10 +240,10 @@ def _select(conversation: Messages, drop: Drop) -> tuple[list[Message], list[boo
     return messages, kept_messages(messages, drop), has_functions(declared)
 
 
-def _open_answer(next_role: Role | str, prefill: Message | None) -> list[Piece]:
+def _open_answer(next_role: Role | str, prefill: Message | None, form: Form) -> list[Piece]:
     if prefill is None:
         return [START, Role(next_role).value]
-    return [*header_pieces(prefill), *content_texts(prefill, False)]
+    return [*header_pieces(prefill, form), *content_texts(prefill, False)]
 
 
 def _finish(out: list[_P], messages: Sequence[Message], mode: Mode, opening: list[_P]) -> list[_P]:
@@ -270,5 +280,5 @@ def _make_key(message: Message, functions: bool) -> tuple[object, ...]:
 
 
 @cache
-def _stateless_renderer() -> Renderer:
-    return Renderer(cache_tokens=0)
+def _stateless_renderer(form: Form) -> Renderer:
+    return Renderer(cache_tokens=0, form=form)
