@@ -22,7 +22,8 @@ class Tokenizer:
         return {}
 
 
-def test_every_cut_of_500_answers() -> None:
+@pytest.mark.parametrize("answers", [25, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_every_cut_of_many_answers(answers: int) -> None:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.parser.parser_manager import ParserManager
 
@@ -35,7 +36,7 @@ def test_every_cut_of_500_answers() -> None:
     asked = ChatCompletionRequest(model="m", messages=[{"role": "user", "content": "Hi"}], tools=TOOLS)
     parser = ours(Tokenizer(), asked.tools)
     rng = Random(17)
-    for _ in range(500):
+    for _ in range(answers):
         parts = make_answer(rng)
         ids = ids_of_parts(parts)
         for cut in range(1, len(ids) + 1):
