@@ -121,6 +121,11 @@ class Answer:
         return "length" if len(self._ask.tokens) + self.n_tokens >= self._info.n_ctx else None
 
 
+def find_warnings(ask: Ask, stream: AnswerStream, text: str | None, called: bool, complete: bool) -> list[str]:
+    """All that a client is told beside its answer: what was not done as asked, and what the model did instead."""
+    return [*ask.warnings, *find_shortcomings(ask, text, called, complete), *find_odd_calls(stream)]
+
+
 def find_odd_calls(stream: AnswerStream) -> list[str]:
     """Calls that the request did not ask for."""
     said = "the model called {!r} although it may call no tool: the arguments are given as content"

@@ -31,6 +31,7 @@ class Ask:
     must_call: bool
     enforced: bool
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # of what the request asks and does not get
 
 
 def make_ask(

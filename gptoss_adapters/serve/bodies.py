@@ -1,9 +1,9 @@
 """The shape of requests: one declaration that checks them and describes them in the OpenAPI document.
 
 Messages, input items, tools and formats are only listed here: `gptoss_harmony` reads them and says what is wrong with
-them. What gpt-oss or this server cannot do is declared with the one value that means "not asked for", and an unknown
-argument is refused, so that nothing is ignored that would change an answer. Arguments that cannot change one are
-accepted and dropped.
+them. What gpt-oss or this server cannot do stands in `LACKING` with the value that means "not asked for": any other is
+named in the answer's warnings, or refused with `--strict-arguments`, as an unknown argument is (`arguments`). Arguments
+that cannot change an answer are accepted and dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from gptoss_adapters.serve.settings import MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP_LOGPROBS
 
 Ignored: TypeAlias = Any
-Zero: TypeAlias = Annotated[float, Field(ge=0, le=0)] | None
+Penalty: TypeAlias = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None
+Factor: TypeAlias = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None
+Count: TypeAlias = Annotated[int, Field(ge=1, le=128)] | None
 StopString: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Objects: TypeAlias = list[dict[str, Any]]
 _PARTS = [
@@ -54,19 +56,43 @@ Items: TypeAlias = Annotated[Objects, WithJsonSchema({"type": "array", "items": 
 Limit: TypeAlias = Annotated[int, Field(ge=1, le=2**31)] | None
 
 
+_NO_BACKGROUND = "this server runs nothing in the background: the answer comes when it is complete"
+LACKING: dict[str, tuple[Any, str]] = {
+    "presence_penalty": (0, "this server's engines take no presence penalty, so none is applied"),
+    "frequency_penalty": (0, "this server's engines take no frequency penalty, so none is applied"),
+    "repetition_penalty": (1, "this server's engines take no repetition penalty, so none is applied"),
+    "repeat_penalty": (1, "this server's engines take no repetition penalty, so none is applied"),
+    "logit_bias": ({}, "this server's engines take no bias, so none is applied"),
+    "n": (1, "this server gives one answer to a request: send the request again for another"),
+    "best_of": (1, "this server gives one answer to a request and chooses among none"),
+    "ignore_eos": (False, "an answer ends where the model ends it"),
+    "min_tokens": (0, "an answer ends where the model ends it"),
+    "background": (False, _NO_BACKGROUND),
+    "background_options": (None, _NO_BACKGROUND),
+    "context_management": (None, "this server compacts no context: shorten the input where it grows too long"),
+    "moderation": (None, "this server has no moderation"),
+    "web_search_options": (None, "this server searches nothing: offer a tool of your own"),
+    "audio": (None, "gpt-oss writes text only"),
+    "image": (None, "gpt-oss writes text only"),
+    "functions": (None, "functions are read as tools, and a call comes back in tool_calls"),
+    "function_call": (None, "it is read as tool_choice, and a call comes back in tool_calls"),
+}
+"""Arguments that this server does not obey: the value that asks for nothing, and what is said of any other."""
+
+
 class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None  # accepted; deltas are never padded
 
 
-class _Body(BaseModel):
+class CommonBody(BaseModel):
     """What both APIs share; top_k, min_p, seed and stop are extensions in the Responses API, top_k and min_p in
     both.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, title="Request")
+    model_config = ConfigDict(extra="ignore", strict=True, title="Request")
 
     model: str | None = None
     stream: bool | None = None
@@ -83,7 +109,15 @@ class _Body(BaseModel):
     parallel_tool_calls: bool | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     store: bool | None = None
-    moderation: None = None
+    moderation: Any = None
+    presence_penalty: Penalty = None
+    frequency_penalty: Penalty = None
+    repetition_penalty: Factor = None
+    repeat_penalty: Factor = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    best_of: Count = None
+    ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
     prompt_cache_key: Ignored = None
     prompt_cache_options: Ignored = None
     prompt_cache_retention: Ignored = None
@@ -96,7 +130,7 @@ class _Body(BaseModel):
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
 
 
-class ChatBody(_Body):
+class ChatBody(CommonBody):
     model_config = ConfigDict(title="ChatCompletionRequest")
 
     messages: Messages
@@ -106,42 +140,40 @@ class ChatBody(_Body):
     response_format: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     reasoning: dict[str, Any] | None = None  # {"effort": ...}, as some clients send it
-    n: Annotated[int, Field(ge=1, le=1)] | None = None
-    presence_penalty: Zero = None
-    frequency_penalty: Zero = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    include_reasoning: bool | None = None
+    n: Count = None
     modalities: list[Literal["text"]] | None = None
-    audio: None = None
-    function_call: None = None
-    functions: None = None
+    audio: Any = None
+    function_call: str | dict[str, Any] | None = None
+    functions: list[dict[str, Any]] | None = None
     prediction: Ignored = None
     verbosity: Ignored = None
-    web_search_options: None = None
+    web_search_options: dict[str, Any] | None = None
 
     @property
     def limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
 
-class ResponsesBody(_Body):
+class ResponsesBody(CommonBody):
     model_config = ConfigDict(title="ResponseRequest")
 
     input: str | Items | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
     max_output_tokens: Limit = None
-    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
+    include: list[str] | None = None
     reasoning: dict[str, Any] | None = None
     text: dict[str, Any] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     max_tool_calls: Ignored = None  # counts built-in tools, and this server runs none
-    background: Literal[False] | None = None
-    background_options: None = None
-    access_programs: None = None
-    context_management: None = None
-    conversation: None = None
-    image: None = None
-    prompt: None = None
+    background: bool | None = None
+    background_options: Any = None
+    access_programs: Ignored = None
+    context_management: Any = None
+    conversation: Any = None  # refused with words of its own, as is `prompt`
+    image: Any = None
+    prompt: Any = None
 
     @property
     def limit(self) -> int | None:

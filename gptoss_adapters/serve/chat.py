@@ -7,7 +7,7 @@ import time
 from gptoss_harmony.openai.chat_completions import ChatStream, to_completion, to_conversation, to_turn, to_usage
 
 from gptoss_adapters.errors import GptOssError
-from gptoss_adapters.serve.answers import Answer, find_odd_calls, find_shortcomings
+from gptoss_adapters.serve.answers import Answer, find_warnings
 from gptoss_adapters.serve.asking import Ask
 from gptoss_adapters.serve.bodies import ChatBody
 from gptoss_adapters.serve.errors import Json, bad_request
@@ -31,13 +31,17 @@ class ChatLogprobs:
 
 
 async def create(service: Service, exchange: Exchange, raw: Json) -> None:
-    body: ChatBody = service.read(ChatBody, raw)
-    if body.top_logprobs is not None and not body.logprobs:
+    reading = service.read(ChatBody, raw)
+    body, raw = reading.body, reading.raw
+    if body.top_logprobs and not body.logprobs:
         raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options needs stream: true", "stream_options")
     asked = service.ask(
-        body, to_conversation(raw, date=service.date), to_turn(raw), (body.top_logprobs or 0) if body.logprobs else None
+        reading,
+        to_conversation(raw, date=service.date),
+        to_turn(raw),
+        (body.top_logprobs or 0) if body.logprobs else None,
     )
     stream = ChatStream(
         service.settings.model,
@@ -46,6 +50,7 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
         parallel=body.parallel_tool_calls is not False,
         stops=body.stops,
         may_call=bool(body.tools) and body.tool_choice != "none",
+        show_reasoning=body.include_reasoning is not False,
     )
     attach = ChatLogprobs()
     answer = await service.begin(exchange, asked, stream, attach)
@@ -87,8 +92,6 @@ def _encode(chunks: list[Json]) -> bytes:
 def _find_warnings(asked: Ask, stream: ChatStream) -> Json:
     """`warnings`, an addition to the API, is there only where an answer is not what was asked for."""
     message = stream.message
-    found = find_shortcomings(
-        asked, message["content"], bool(message.get("tool_calls")), message["finish_reason"] != "length"
-    )
-    found += find_odd_calls(stream)
+    called = bool(message.get("tool_calls"))
+    found = find_warnings(asked, stream, message["content"], called, message["finish_reason"] != "length")
     return {"warnings": found} if found else {}

@@ -68,6 +68,12 @@ def serve(
         str | None, typer.Option("--date", help="The prompt's current date, YYYY-MM-DD. Default: today.")
     ] = None,
     log_contents: Annotated[bool, typer.Option("--log-contents", help="Prompts and answers in the log.")] = False,
+    strict_arguments: Annotated[
+        bool,
+        typer.Option(
+            "--strict-arguments", help="Refuse what is not done as asked; else the answer's warnings name it."
+        ),
+    ] = False,
 ) -> None:
     settings = Settings(
         model=model or _derive_name(backend),
@@ -78,6 +84,7 @@ def serve(
         max_tools=max_tools,
         date=day,
         log_contents=log_contents,
+        strict_arguments=strict_arguments,
     )
     _serve(settings, backend, _read_options(setting or []), slots, store, _listen(host, port), grace_seconds)
 

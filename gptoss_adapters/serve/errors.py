@@ -38,10 +38,20 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
     return ApiError(400, message, param=param or None, code=code)
 
 
+_HELP = {
+    "tool_choice": "none, auto, required, or an object that names a tool",
+    "modalities": "this server writes text only",
+    "include": "a list of strings",
+}
+"""What pydantic does not say of an argument."""
+
+
 def explain_validation(error: ValidationError) -> ApiError:
     """The first thing that pydantic found wrong."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    known = first["type"] != "extra_forbidden"
-    param = str(first["loc"][0]) if first["loc"] else None
-    message = f"{param}: {first['msg']}" if known else f"unknown argument {str(param)[:100]!r}"
-    return bad_request(message, param, None if known else "unknown_parameter")
+    name = str(first["loc"][0]) if first["loc"] else ""
+    param = name + "".join(f"[{part}]" for part in first["loc"][1:2] if isinstance(part, int))
+    if name == "stream_options" and len(first["loc"]) > 1:
+        param = f"{name}.{first['loc'][1]}"
+    help = f" (expected {_HELP[name]})" if name in _HELP else ""
+    return bad_request(f"{param}: {first['msg']}{help}", param)

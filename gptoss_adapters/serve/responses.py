@@ -13,7 +13,7 @@ from gptoss_harmony.openai.response_stream import ResponseStream
 from gptoss_harmony.openai.responses import to_conversation, to_response, to_turn, to_usage
 
 from gptoss_adapters.errors import GptOssError
-from gptoss_adapters.serve.answers import Answer, find_odd_calls, find_shortcomings
+from gptoss_adapters.serve.answers import Answer, find_warnings
 from gptoss_adapters.serve.asking import Ask
 from gptoss_adapters.serve.bodies import ResponsesBody
 from gptoss_adapters.serve.errors import ApiError, Json, bad_request
@@ -52,14 +52,15 @@ class ResponseLogprobs:
 
 
 async def create(service: Service, exchange: Exchange, raw: Json) -> None:
-    body: ResponsesBody = service.read(ResponsesBody, raw)
+    reading = service.read(ResponsesBody, raw)
+    body, raw = reading.body, reading.raw
     previous = await _load_previous(service, body.previous_response_id)
     logprobs = (body.top_logprobs or 0) if _LOGPROBS in (body.include or ()) else None
     summarise = _choose_summary((raw.get("reasoning") or {}).get("summary"))
     conversation = to_conversation(raw, previous=previous, date=service.date)
-    if not (raw.get("input") or previous):
+    if raw.get("input") in (None, []) and not previous:
         raise bad_request("there is nothing to answer", "input")
-    asked = service.ask(body, conversation, to_turn(raw), logprobs)
+    asked = service.ask(reading, conversation, to_turn(raw), logprobs)
     begun = to_response(raw, service.settings.model, int(time.time()))
     begun |= {"store": body.store is not False, "tools": [_complete_tool(tool) for tool in begun["tools"]]}
     parallel = body.parallel_tool_calls is not False
@@ -101,7 +102,7 @@ async def _complete(
     whole = stream.response
     called = any(item["type"] == "function_call" for item in whole["output"])
     text = "".join(part["text"] for item in whole["output"] if item["type"] == "message" for part in item["content"])
-    found = find_shortcomings(asked, text, called, whole["status"] == "completed") + find_odd_calls(stream)
+    found = find_warnings(asked, stream, text, called, whole["status"] == "completed")
     if found:
         whole["warnings"] = found
     if whole["store"]:

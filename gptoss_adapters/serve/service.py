@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -12,14 +13,13 @@ from gptoss_harmony import load_vocabulary
 from gptoss_harmony.errors import HarmonyError, LayoutError
 from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.messages import Conversation
-from pydantic import ValidationError
 
 from gptoss_adapters.backends.client import Backend
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 from gptoss_adapters.serve.answers import Answer, AnswerStream, Attach
+from gptoss_adapters.serve.arguments import Body, Reading, read_arguments
 from gptoss_adapters.serve.asking import Ask, check_tools, make_ask
-from gptoss_adapters.serve.bodies import ChatBody, ResponsesBody
-from gptoss_adapters.serve.errors import ApiError, Json, bad_request, explain_validation
+from gptoss_adapters.serve.errors import ApiError, Json, bad_request
 from gptoss_adapters.serve.exchange import Exchange
 from gptoss_adapters.serve.metrics import Metrics
 from gptoss_adapters.serve.prompts import Prompts
@@ -47,21 +47,19 @@ class Service:
     def date(self) -> str:
         return self.settings.date or date.today().isoformat()
 
-    def read(self, kind: type[ChatBody] | type[ResponsesBody], raw: Json) -> Any:
-        """The checked body. Raises ApiError."""
-        try:
-            body = kind.model_validate(raw)
-        except ValidationError as error:
-            raise explain_validation(error) from None
-        if body.model is not None and body.model != self.settings.model:
+    def read(self, kind: type[Body], raw: Json) -> Reading[Body]:
+        """The request, checked. Raises ApiError."""
+        reading = read_arguments(kind, raw, self.settings.strict_arguments)
+        if reading.body.model is not None and reading.body.model != self.settings.model:
             raise ApiError(
                 404, f"no such model (this server has {self.settings.model!r})", code="model_not_found", param="model"
             )
-        return body
+        return reading
 
-    def ask(self, body: ChatBody | ResponsesBody, conversation: Conversation, turn: Turn, logprobs: int | None) -> Ask:
-        strict_tools = check_tools(body.tools, self.settings.max_tools)
-        return make_ask(body, turn, self.prompts.ids(conversation), self.info, logprobs, strict_tools)
+    def ask(self, reading: Reading[Any], conversation: Conversation, turn: Turn, logprobs: int | None) -> Ask:
+        strict_tools = check_tools(reading.body.tools, self.settings.max_tools)
+        ask = make_ask(reading.body, turn, self.prompts.ids(conversation), self.info, logprobs, strict_tools)
+        return replace(ask, warnings=tuple(reading.warnings))
 
     async def begin(self, exchange: Exchange, ask: Ask, stream: AnswerStream, attach: Attach) -> Answer:
         """Wait for a backend and begin the answer. Raises ApiError 429 (the queue is full), 503 (no turn in time)."""

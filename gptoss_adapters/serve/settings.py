@@ -13,7 +13,8 @@ MAX_TOP_LOGPROBS = 20  # as the APIs say
 class Settings:
     """model: the name that clients see. queue: requests that wait beyond those that run; more get a 429.
     request_seconds: a request, waiting included; an answer that is not complete then is given as far as it got.
-    date: shown to the model as today's (YYYY-MM-DD; None: today). log_contents: prompts and answers in the log."""
+    date: shown to the model as today's (YYYY-MM-DD; None: today). log_contents: prompts and answers in the log.
+    strict_arguments: what is not done as a request asks refuses it; else the answer's warnings name it."""
 
     model: str
     api_key: str | None = None
@@ -24,3 +25,4 @@ class Settings:
     max_tools: int = 128
     date: str | None = None
     log_contents: bool = False
+    strict_arguments: bool = False

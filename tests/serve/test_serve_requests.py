@@ -1,5 +1,5 @@
-"""What the server refuses and how: OpenAI's error shape, the right status, never a 500; keys, limits, health,
-metrics, logs.
+"""What the server refuses and how, with --strict-arguments: OpenAI's error shape, the right status, never a 500; keys,
+limits, health, metrics, logs.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ BAD_RESPONSES: list[Any] = [
     {"input": 1},
     {"input": []},
     {"input": [1]},
-    {"input": ""},
+    {"input": None},
     {"input": [{}]},
     {"input": [{"type": "message"}]},
     {"input": [{"type": "computer_call"}]},
@@ -155,7 +155,9 @@ BAD_RESPONSES: list[Any] = [
             {"previous_response_id": "resp_nowhere"},
             {"previous_response_id": 5},
             {"max_output_tokens": 0},
-            {"include": ["file_search_call.results"]},
+            {"include": [1]},
+            {"presence_penalty": 0.5},
+            {"unheard_of": 1},
             {"include": "all"},
             {"background": True},
             {"conversation": "c"},
@@ -204,6 +206,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         "pocket",
         "--max-body-mb",
         "1",
+        "--strict-arguments",
         key=KEY,
     ) as running:
         yield running

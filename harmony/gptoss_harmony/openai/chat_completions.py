@@ -18,11 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.json_reading import expect
-from gptoss_harmony.messages import Conversation, Json, Message, Role, Text
-from gptoss_harmony.openai.calls import CallLedger
+from gptoss_harmony.messages import Conversation, Json, Message
+from gptoss_harmony.openai.chat_history import INSTRUCTING, REASONING_FIELDS, MessageCollector
 from gptoss_harmony.openai.output import (
     Item,
     ItemKind,
@@ -38,21 +37,15 @@ from gptoss_harmony.openai.requests import (
     choose_tools,
     drop_finished_reasoning,
     join_parts,
-    make_result,
     open_conversation,
     read_effort,
     read_optional,
     read_parts,
     read_response_format,
     skip_reasoning,
-    split_thoughts,
 )
 from gptoss_harmony.parsing.events import Event
 from gptoss_harmony.parsing.parser import Parser
-from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
-
-_INSTRUCTING = ("system", "developer")
-_REASONING_FIELDS = ("reasoning_content", "reasoning")
 
 
 def to_conversation(request: Mapping[str, Any], *, date: str | None = None) -> Conversation:
@@ -62,14 +55,14 @@ def to_conversation(request: Mapping[str, Any], *, date: str | None = None) -> C
     """
     messages: list[Json] = expect(request.get("messages"), list, "messages")
     roles = [_read_role(message, i) for i, message in enumerate(messages)]
-    n_leading = next((i for i, role in enumerate(roles) if role not in _INSTRUCTING), len(messages))
+    n_leading = next((i for i, role in enumerate(roles) if role not in INSTRUCTING), len(messages))
     texts = [
         join_parts(read_parts(m.get("content"), f"messages[{i}].content")) for i, m in enumerate(messages[:n_leading])
     ]
     _, section = read_response_format(read_optional(request, "response_format", dict), "response_format")
     tools = _read_tools(request)
     offered = tools.only(()) if request.get("tool_choice") == "none" else tools
-    body = _MessageCollector(tools)
+    body = MessageCollector(tools)
     for i in range(n_leading, len(messages)):
         body.add(messages[i], f"messages[{i}]")
     start = open_conversation(read_effort(_read_effort(request), "reasoning_effort"), date, offered, [*texts, section])
@@ -107,63 +100,6 @@ def _read_role(message: Any, i: int) -> str:
     return str(expect(expect(message, dict, f"messages[{i}]").get("role"), str, f"messages[{i}].role"))
 
 
-class _MessageCollector:
-    """Collects the messages after the leading instructions, and remembers whom each call was addressed to."""
-
-    def __init__(self, tools: ToolTable) -> None:
-        self.messages: list[Message] = []
-        self._tools = tools
-        self._calls = CallLedger()
-
-    def add(self, message: Json, where: str) -> None:
-        role = message["role"]
-        thoughts = ""
-        content = message.get("content")
-        if role == "assistant":
-            thoughts, content = split_thoughts(content, f"{where}.content")
-        parts = read_parts(content, f"{where}.content")
-        if role == "user":
-            self.messages.append(Message(Role.USER, [*parts]))
-        elif role == "assistant":
-            self._add_assistant(message, thoughts, parts, where)
-        elif role == "tool":
-            self.messages.append(make_result(self._tool_of(message, where), parts))
-        elif role in _INSTRUCTING:
-            self.messages.append(Message.developer(join_parts(parts)))
-        else:
-            raise LayoutError(
-                f"{where}.role", f"unknown role (expected system, developer, user, assistant or tool / got {role!r})"
-            )
-
-    def _add_assistant(self, message: Json, thoughts: str, parts: list[Text], where: str) -> None:
-        reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking") or thoughts
-        calls = read_optional(message, "tool_calls", list, where) or []
-        if reasoning:
-            self.messages.append(Message.assistant(expect(reasoning, str, f"{where}.reasoning_content"), ANALYSIS))
-        if parts and (join_parts(parts) or not (calls or reasoning)):
-            self.messages.append(Message(Role.ASSISTANT, [*parts], channel=COMMENTARY if calls else FINAL))
-        for i, call in enumerate(calls):
-            self._add_call(call, f"{where}.tool_calls[{i}]")
-
-    def _add_call(self, call: Json, where: str) -> None:
-        function = expect(expect(call, dict, where).get("function"), dict, f"{where}.function")
-        name = expect(function.get("name"), str, f"{where}.function.name")
-        arguments = expect(function.get("arguments"), str, f"{where}.function.arguments")
-        message = self._tools.call(name, arguments)
-        self._calls.add(read_optional(call, "id", str, where) or "", message.recipient or "")
-        self.messages.append(message)
-
-    def _tool_of(self, message: Json, where: str) -> str:
-        name = read_optional(message, "name", str, where)
-        named = self._tools.recipient(name) if name else None
-        recipient = self._calls.take(read_optional(message, "tool_call_id", str, where) or "", named) or named
-        if recipient is None:
-            raise LayoutError(
-                f"{where}.tool_call_id", f"no call before it has this id (got {message.get('tool_call_id')!r})"
-            )
-        return recipient
-
-
 def from_messages(
     messages: Iterable[Message],
     tools: Sequence[Mapping[str, Any]] | None = None,
@@ -193,7 +129,7 @@ def _to_message(reader: Reader, finish_reason: str) -> Json:
         "content": _join(reader.items, ItemKind.PREAMBLE, ItemKind.ANSWER),
         "refusal": None,
     }
-    message |= dict.fromkeys(_REASONING_FIELDS, reasoning)
+    message |= dict.fromkeys(REASONING_FIELDS, reasoning)
     calls = [_spell_call(item, make_id("call")) for item in reader.items if item.kind is ItemKind.CALL]
     if calls:
         message["tool_calls"] = calls
@@ -255,11 +191,13 @@ class ChatStream:
         completion_id: str | None = None,
         stops: Sequence[str] = (),
         may_call: bool = True,
+        show_reasoning: bool = True,
     ) -> None:
         table = ToolTable(tools)
         self.parser = Parser("assistant", tools=table.namespaces())
         self.message: Json = {}
         self._reader = Reader(table, parallel, stops, may_call)
+        self._show_reasoning = show_reasoning
         self._base = {
             "id": completion_id or make_id("chatcmpl"),
             "object": "chat.completion.chunk",
@@ -304,6 +242,8 @@ class ChatStream:
         finish_reason = choose_finish_reason(self.parser.messages, finish_reason)
         chunks = self._chunks(events, truncated=finish_reason == "length")
         self.message = _to_message(self._reader, finish_reason)
+        if not self._show_reasoning:
+            self.message |= dict.fromkeys(REASONING_FIELDS)
         chunks.append(self._chunk({}, _finish_reason(self._reader, finish_reason)))
         if usage is not None:
             chunks.append(self._base | {"choices": [], "usage": usage})
@@ -316,10 +256,12 @@ class ChatStream:
     def _delta(self, step: Step, item: Item, text: str) -> Json:
         if item.kind is ItemKind.CALL:
             return self._call_delta(step, item, text)
+        if item.kind is ItemKind.REASONING and not self._show_reasoning:
+            return {}
         if step is not Step.TEXT:
             self._fresh = True
             return {}
-        fields = _REASONING_FIELDS if item.kind is ItemKind.REASONING else ("content",)
+        fields = REASONING_FIELDS if item.kind is ItemKind.REASONING else ("content",)
         if self._fresh and fields[0] in self._fields:
             text = "\n" + text
         self._fresh = False

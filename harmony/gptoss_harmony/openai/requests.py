@@ -38,6 +38,7 @@ _EFFORTS = {
     "high": ReasoningEffort.HIGH,
     "xhigh": ReasoningEffort.HIGH,
     "max": ReasoningEffort.HIGH,
+    "ultra": ReasoningEffort.HIGH,
 }
 """gpt-oss knows three efforts. ``none`` also closes the analysis before it starts, see `skip_reasoning`."""
 
@@ -222,10 +223,12 @@ def read_response_format(spec: Mapping[str, Any] | None, where: str) -> tuple[Js
         return None, None
     assert spec is not None
     if kind == "json_object":
-        return _write_section("json_object", "Answer with one JSON object.", {"type": "object"})
+        schema = read_optional(spec, "schema", dict, where)  # llama.cpp's addition
+        return _write_section("json_object", "Answer with one JSON object.", schema or {"type": "object"})
     if kind != "json_schema":
         raise LayoutError(f"{where}.type", f"unknown format (expected text, json_object or json_schema / got {kind!r})")
     body = read_optional(spec, "json_schema", dict, where) or spec
+    where = where if body is spec else f"{where}.json_schema"
     name, description = (read_optional(body, key, str, where) for key in ("name", "description"))
     return _write_section(
         name or "response", description or "", expect(body.get("schema", {}), dict, f"{where}.schema")
@@ -264,6 +267,8 @@ def choose_tools(table: ToolTable, choice: Any, where: str = "tool_choice") -> t
         return table.only(()), False
     if choice == "required":
         return _check_callable(table, repr(choice), where), True
+    if isinstance(choice, str):
+        raise LayoutError(where, f"unknown choice (expected none, auto, required or an object / got {choice!r:.100})")
     names, must_call = _read_choices(expect(choice, dict, where), where)
     part = table.only(names)
     return _check_callable(part, repr(names), where) if must_call else part, must_call

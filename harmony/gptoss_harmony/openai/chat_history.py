@@ -1,0 +1,71 @@
+"""The messages of a Chat Completions request as Harmony messages."""
+
+from __future__ import annotations
+
+from gptoss_harmony.errors import LayoutError
+from gptoss_harmony.json_reading import expect
+from gptoss_harmony.messages import Json, Message, Role, Text
+from gptoss_harmony.openai.calls import CallLedger
+from gptoss_harmony.openai.requests import ToolTable, join_parts, make_result, read_optional, read_parts, split_thoughts
+from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
+
+INSTRUCTING = ("system", "developer")
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+
+
+class MessageCollector:
+    """Collects the messages after the leading instructions, and remembers whom each call was addressed to."""
+
+    def __init__(self, tools: ToolTable) -> None:
+        self.messages: list[Message] = []
+        self._tools = tools
+        self._calls = CallLedger()
+
+    def add(self, message: Json, where: str) -> None:
+        role = message["role"]
+        thoughts = ""
+        content = message.get("content")
+        if role == "assistant":
+            thoughts, content = split_thoughts(content, f"{where}.content")
+        parts = read_parts(content, f"{where}.content")
+        if role == "user":
+            self.messages.append(Message(Role.USER, [*parts]))
+        elif role == "assistant":
+            self._add_assistant(message, thoughts, parts, where)
+        elif role == "tool":
+            self.messages.append(make_result(self._tool_of(message, where), parts))
+        elif role in INSTRUCTING:
+            self.messages.append(Message.developer(join_parts(parts)))
+        else:
+            raise LayoutError(
+                f"{where}.role", f"unknown role (expected system, developer, user, assistant or tool / got {role!r})"
+            )
+
+    def _add_assistant(self, message: Json, thoughts: str, parts: list[Text], where: str) -> None:
+        given = [read_optional(message, key, str, where) for key in (*REASONING_FIELDS, "thinking")]
+        reasoning = next((text for text in given if text), thoughts)
+        calls = read_optional(message, "tool_calls", list, where) or []
+        if reasoning:
+            self.messages.append(Message.assistant(reasoning, ANALYSIS))
+        if parts and (join_parts(parts) or not (calls or reasoning)):
+            self.messages.append(Message(Role.ASSISTANT, [*parts], channel=COMMENTARY if calls else FINAL))
+        for i, call in enumerate(calls):
+            self._add_call(call, f"{where}.tool_calls[{i}]")
+
+    def _add_call(self, call: Json, where: str) -> None:
+        function = expect(expect(call, dict, where).get("function"), dict, f"{where}.function")
+        name = expect(function.get("name"), str, f"{where}.function.name")
+        arguments = expect(function.get("arguments"), str, f"{where}.function.arguments")
+        message = self._tools.call(name, arguments)
+        self._calls.add(read_optional(call, "id", str, where) or "", message.recipient or "")
+        self.messages.append(message)
+
+    def _tool_of(self, message: Json, where: str) -> str:
+        name = read_optional(message, "name", str, where)
+        named = self._tools.recipient(name) if name else None
+        recipient = self._calls.take(read_optional(message, "tool_call_id", str, where) or "", named) or named
+        if recipient is None:
+            raise LayoutError(
+                f"{where}.tool_call_id", f"no call before it has this id (got {message.get('tool_call_id')!r})"
+            )
+        return recipient
