@@ -17,7 +17,7 @@ from gptoss_harmony import Tool, load_vocabulary, parse
 from gptoss_harmony.grammars.grammar import Turn, gbnf, structural_tag
 from gptoss_harmony.openai.chat_completions import from_messages, to_conversation, to_turn
 from gptoss_harmony.rendering.renderer import render
-from gptoss_harmony.tokens import ENDOFTEXT, GENERATION_STOPS, SPECIAL_TOKENS
+from gptoss_harmony.tokens import ENDOFTEXT, GENERATION_STOPS, RETURN, SPECIAL_TOKENS
 from helpers import real_vocabulary_gguf
 from helpers.grammar_engines import Accepts, Llama, by_xgrammar, compiler
 from helpers.outputs import ids_of
@@ -289,6 +289,7 @@ def test_answers_of_a_schema_may_name_their_type(kind: str) -> None:
     text = f'<|channel|>final{kind}<|message|>{{"a": 1}}<|return|>'
     accepts = by_xgrammar(compiler().compile_structural_tag(structural_tag(turn)))
     assert accepts(ids_of(text))
-    assert accepts(ids_of(text.replace("return", "end")))
+    # <|end|> completes the answer; the engine then stops by an id of its own.
+    assert accepts([*ids_of(text.replace("return", "end")), RETURN])
     grammar = xgrammar.Grammar.from_ebnf(gbnf(turn, control="text").text)
     assert by_xgrammar(compiler().compile_grammar(grammar))(ids_of(text))
