@@ -325,12 +325,13 @@ def test_engine_in_processes_of_its_own(shape: str, options: dict[str, Any], tmp
     )
     argv = [
         sys.executable,
-        str(TESTS / "helpers" / "vllm_multi.py"),
+        "-m",
+        "helpers.vllm_multi",
         str(path),
         json.dumps(options),
         json.dumps(prompts),
     ]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(argv, env=environment, cwd=TESTS, capture_output=True, text=True, timeout=500)
     (line,) = [text for text in done.stdout.splitlines() if text.startswith("RESULT")] or [
         done.stderr[-3000:] + done.stdout[-3000:]
     ]

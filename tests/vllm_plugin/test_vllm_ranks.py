@@ -65,7 +65,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         found[kind] = top / kind
         found[kind].mkdir()
         writer.write(
-            plan_checkpoint(checkpoints.SeedMade(config, 1, "ranks"), kind, found[kind], {}, "ranks"),
+            plan_checkpoint(synthetic.SeedMade(config, 1, "ranks"), kind, found[kind], {}, "ranks"),
             sync=False,
             read_back=False,
         )

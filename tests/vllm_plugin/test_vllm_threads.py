@@ -15,7 +15,7 @@ CHILD = """
 import json, os
 import numpy as np, torch
 from gptoss_adapters import mxfp4
-from gptoss_adapters.kernels.library import use_openmp
+from gptoss_adapters.kernels.library import library, use_openmp
 import gptoss_adapters.vllm_plugin.experts
 def threads():
     return len(os.listdir("/proc/self/task"))
@@ -25,7 +25,7 @@ torch.ones(1 << 20).add_(1)
 counts, used = [threads()], use_openmp()
 shared = mxfp4.linear_bf16(x, w, threads=2)
 counts.append(threads())
-mxfp4.library.library().use_openmp(None)
+library().use_openmp(None)
 own = mxfp4.linear_bf16(x, w, threads=2)
 counts.append(threads())
 print("RESULT", json.dumps([used, bool((own == shared).all()), sorted(os.sched_getaffinity(0)), counts]))
