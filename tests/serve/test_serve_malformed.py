@@ -122,7 +122,10 @@ def wanted(ids: list[int]) -> list[tuple[str, bool]]:
         if is_unfinished(message.flags):
             continue
         recipient = "" if "abandoned_call" in message.flags else message.recipient or ""
-        if message.role is not Role.ASSISTANT or (recipient, message.channel) == ("assistant", "commentary"):
+        if message.role is not Role.ASSISTANT or (message.recipient, message.channel) == (
+            "assistant",
+            "commentary",
+        ):
             if called:
                 break
             continue

@@ -31,7 +31,14 @@ def refuse(*_: object) -> Any:
 
 def backend(path: Path, **info: Any) -> Any:
     """A target without an engine: only what its files say."""
-    known = {"engine": "fake", "vocab_size": 201088, "stop_ids": tuple(GENERATION_STOPS), **info}
+    known = {
+        "engine": "fake",
+        "arithmetic": "torch",
+        "opens": ("hf", "gguf"),
+        "vocab_size": 201088,
+        "stop_ids": tuple(GENERATION_STOPS),
+        **info,
+    }
     return SimpleNamespace(
         name="fake", path=str(path), info=SimpleNamespace(**known), tokenize=refuse, chat_prompt=refuse, chat=refuse
     )
