@@ -32,7 +32,7 @@ def cutting(real):
     return run
 
 writer._Run.carry_out = cutting(writer._Run.carry_out)
-compare._verdict = cutting(compare._verdict)
+compare._judge = cutting(compare._judge)
 program.main()
 """
 
