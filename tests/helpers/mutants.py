@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.checkpoint.storage import BLOCKS, SCALES
 from gptoss_adapters.spec import GptOssConfig
 from helpers.hostile import SIZES, STRING, U64, Gguf, Info, Safetensors
 
@@ -230,7 +231,7 @@ def tiny_safetensors() -> Safetensors:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
     for name, spec in layouts.stored("hf-mxfp4", TINY).items():
-        packed = spec.terms[0][1] in ("blocks", "scales")
+        packed = spec.storage in (BLOCKS, SCALES)
         nbytes = n_values(spec.shape) * (1 if packed else 2)
         header[name] = {
             "dtype": "U8" if packed else "BF16",
