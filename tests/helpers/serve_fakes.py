@@ -126,6 +126,16 @@ class Served:
         """Its log."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
+    def line_of(self, request: str) -> dict[str, Any]:
+        """The log's line of a request (its `x-request-id`), which is written after the answer has been sent."""
+
+        def found() -> list[dict[str, Any]]:
+            whole = self.log.read_text().rpartition("\n")[0].splitlines()
+            return [line for text in whole if (line := json.loads(text)).get("request") == request and "status" in line]
+
+        self.until(lambda: bool(found()))
+        return found()[0]
+
     def health(self) -> dict[str, Any]:
         return dict(self.http.get("/health").json())
 

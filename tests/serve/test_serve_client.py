@@ -359,7 +359,7 @@ def test_built_in_tools_come_back_as_calls_and_are_in_the_prompt(pocket: Path) -
         tools: Any = [{"type": "web_search"}, {"type": "code_interpreter", "container": {"type": "auto"}}]
         answer = server.client.responses.create(model="pocket", input="Hello!", tools=tools, max_output_tokens=5)
         assert [tool.type for tool in answer.tools] == ["web_search", "code_interpreter"]
-        prompt = server.lines()[-1]["prompt"]
+        prompt = server.line_of(answer._request_id)["prompt"]
         assert "## browser" in prompt and "## python" in prompt and "Hello!" in prompt
 
 

@@ -308,12 +308,12 @@ def test_health_metrics_and_a_log_without_contents(server: Served) -> None:
         "running": 0,
         "waiting": 0,
     }
+    line = server.line_of(answer._request_id)
     text = server.http.get("/metrics").text
     assert (
         'gptoss_requests_total{route="POST /v1/chat/completions",status="200"}' in text
         and "gptoss_request_seconds_bucket" in text
     )
-    line = next(line for line in reversed(server.lines()) if line.get("route") == f"POST {CHAT}")
     assert (
         line["status"] == 200
         and line["completion_tokens"] == answer.usage.completion_tokens
