@@ -39,7 +39,7 @@ def gemv(work: Path) -> Row:
     x = rng.standard_normal((1, hidden)).astype(np.float32)
 
     def run() -> None:
-        for _ in range(6):
+        for _ in range(24):
             for e in range(n):
                 mxfp4.matmul(x, up_blocks[e], scales[e], precision="q24", threads=1)
                 mxfp4.matmul(x, down_blocks[e], scales[e][:hidden], precision="q24", threads=1)
@@ -89,7 +89,7 @@ def render(work: Path) -> Row:
     from gptoss_harmony import Conversation, render
 
     conversation = Conversation.from_dict(conversation_json("english", 100))
-    return lambda: [render(conversation) for _ in range(5)]
+    return lambda: [render(conversation) for _ in range(10)]
 
 
 def stream() -> list[int]:
@@ -108,7 +108,7 @@ def parse(work: Path) -> Row:
     from gptoss_harmony import parse
 
     ids = stream()
-    return lambda: [parse(ids) for _ in range(20)]
+    return lambda: [parse(ids) for _ in range(300)]
 
 
 def parse_token_by_token(work: Path) -> Row:

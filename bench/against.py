@@ -2,11 +2,12 @@
 other one again as a control, which take turns.
 
     git worktree add /tmp/old 0caed59 && (cd /tmp/old && make native)
-    python bench/against.py /tmp/old [--rounds 9] [--rows gemv,parse] [--out bench/results/against.json]
+    python bench/against.py /tmp/old [--starts 5] [--rounds 7] [--rows gemv,parse] [--out bench/results/against.json]
 
-`new/old` of minima and of medians stands beside the control's `old/old`: a row is not slower while its ratio of CPU
-time is at most the control's, or at most 1 / 0.97, whichever is larger. `decode` and `convert` want --work DIR with
-4 GB free: a cut of the 20b-shape with 4 layers is made there.
+Each row starts its children anew --starts times: where a process's pages happen to lie decides up to a tenth of a
+kernel's time for as long as it lives. `new/old` of minima and of medians stands beside the control's `old/old`: a row
+is not slower while its ratio of CPU time is at most the control's, or at most 1 / 0.97, whichever is larger. `decode`
+and `convert` want --work DIR with 4 GB free: a cut of the 20b-shape with 4 layers is made there.
 """
 
 from __future__ import annotations
@@ -63,8 +64,17 @@ class Child:
         return json.loads(line)
 
 
-def measure(row: str, old: Path, work: Path, rounds: int) -> dict[str, Any]:
+def measure(row: str, old: Path, work: Path, starts: int, rounds: int) -> dict[str, Any]:
     sides = {"old": old, "new": ROOT, "control": old}
+    taken: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for _ in range(starts):
+        for side, runs in take_turns(row, sides, work, rounds).items():
+            taken[side] += runs
+    return {"row": row, **{clock: compare(taken, clock) for clock in ("cpu", "wall")}}
+
+
+def take_turns(row: str, sides: dict[str, Path], work: Path, rounds: int) -> dict[str, list[dict[str, float]]]:
+    """The runs of one child for each side."""
     children = {side: Child(checkout, row, work) for side, checkout in sides.items()}
     for side, child in children.items():
         assert Path(child.source).is_relative_to(sides[side]), (side, child.source)
@@ -77,7 +87,7 @@ def measure(row: str, old: Path, work: Path, rounds: int) -> dict[str, Any]:
             taken[side].append(children[side].run())
     for child in children.values():
         child.close()
-    return {"row": row, **{clock: compare(taken, clock) for clock in ("cpu", "wall")}}
+    return taken
 
 
 def compare(taken: dict[str, list[dict[str, float]]], clock: str) -> dict[str, Any]:
@@ -112,7 +122,8 @@ def make_cut(work: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--starts", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--work", type=Path, default=Path("/tmp/gptoss-against"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "against.json")
@@ -122,7 +133,7 @@ def main() -> None:
         make_cut(args.work)
     rows = []
     for row in wanted:
-        rows.append(measure(row, args.old.resolve(), args.work, args.rounds))
+        rows.append(measure(row, args.old.resolve(), args.work, args.starts, args.rounds))
         cpu = rows[-1]["cpu"]
         print(
             f"{row}: new/old {cpu['min']['new/old']:.3f} (median {cpu['median']['new/old']:.3f}), "
@@ -131,7 +142,7 @@ def main() -> None:
             flush=True,
         )
     commits = {name: commit(path) for name, path in (("old", args.old), ("new", ROOT))}
-    found = {"commits": commits, "machine": machine(), "rounds": args.rounds, "rows": rows}
+    found = {"commits": commits, "machine": machine(), "starts": args.starts, "rounds": args.rounds, "rows": rows}
     args.out.write_text(json.dumps(found, indent=1) + "\n")
     shutil.rmtree(args.work / "out", ignore_errors=True)
     sys.exit(any(map(is_slower, rows)))
