@@ -5,6 +5,7 @@ Names that moved since the other checkout are looked up under both; nothing else
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -125,6 +126,73 @@ def parse_token_by_token(work: Path) -> Row:
     return run
 
 
+def serve_long_answers(work: Path) -> Row:
+    """Chat Completions, streamed: 4 answers of 3 000 tokens."""
+    return serve_answers(work, words=3000, times=4)
+
+
+def serve_short_answers(work: Path) -> Row:
+    """Chat Completions, streamed: 200 answers of one word."""
+    return serve_answers(work, words=1, times=200)
+
+
+def serve_answers(work: Path, words: int, times: int) -> Row:
+    """The application without a socket over an engine that costs nothing; the CPU time is the server's alone."""
+    from gptoss_adapters.backends import open_backend
+    from gptoss_adapters.serve.app import create_app
+    from gptoss_adapters.serve.settings import Settings
+
+    backend = open_backend("_against_engine:Talker", python=write_interpreter(work), words=words)
+    app = create_app([backend], Settings(model="m", date="2026-01-01"))
+    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Say something."}]}
+    loop = asyncio.new_event_loop()
+
+    async def answer_all() -> None:
+        for _ in range(times):
+            answer = await post(app, "/v1/chat/completions", json.dumps(body).encode())
+            assert answer.endswith(b"data: [DONE]\n\n"), answer[-300:]
+
+    return lambda: loop.run_until_complete(answer_all())
+
+
+def write_interpreter(work: Path) -> str:
+    """This Python without its .pth files, of which an editable install's would win over the checkout that is lent."""
+    packages = [str(Path(__file__).parent), *(p for p in sys.path if p.endswith("site-packages"))]
+    script = work / "python"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join(["$PYTHONPATH", *packages])
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{path}" exec "{sys.executable}" -S "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+async def post(app: Any, path: str, body: bytes) -> bytes:
+    """The body of the answer, as an ASGI server would send it."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+    }
+    scope |= {"asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "headers": headers, "root_path": ""}
+    asked = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[bytes] = []
+
+    async def receive() -> dict[str, Any]:
+        if asked:
+            return asked.pop()
+        await asyncio.Event().wait()  # the client stays
+        raise AssertionError
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message.get("body", b""))
+
+    await app(scope, receive, send)
+    return b"".join(sent)
+
+
 ROWS: dict[str, Callable[[Path], Row]] = {
     "gemv": gemv,
     "decode": decode,
@@ -132,6 +200,8 @@ ROWS: dict[str, Callable[[Path], Row]] = {
     "render": render,
     "parse": parse,
     "parse token by token": parse_token_by_token,
+    "serve long answers": serve_long_answers,
+    "serve short answers": serve_short_answers,
 }
 
 

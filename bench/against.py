@@ -25,7 +25,16 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 CHILD = Path(__file__).with_name("_against_child.py")
-ROWS = ("gemv", "decode", "convert", "render", "parse", "parse token by token")
+ROWS = (
+    "gemv",
+    "decode",
+    "convert",
+    "render",
+    "parse",
+    "parse token by token",
+    "serve long answers",
+    "serve short answers",
+)
 LOOSE = 1 / 0.97  # a ratio of times that counts as the same even where the control is quieter
 
 
@@ -35,12 +44,14 @@ class Child:
     def __init__(self, checkout: Path, row: str, work: Path) -> None:
         path = os.pathsep.join(str(checkout / part) for part in ("", "harmony", "converters"))
         environment = {**os.environ, "AGAINST_PATH": path, "PYTHONPATH": path}
+        work.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
             [sys.executable, str(CHILD), row, str(work)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
+            cwd=work,  # python -m would look for packages in this one first
         )
         self.source = self._answer()["source"]
 
