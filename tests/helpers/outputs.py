@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gptoss_harmony import load_vocabulary
+from gptoss_harmony import Message, load_vocabulary
 from gptoss_harmony.tokens import SPECIAL_TOKENS
 
 DATA = Path(__file__).parents[1] / "data" / "harmony"
@@ -30,3 +30,8 @@ def gold_cases() -> list[dict[str, Any]]:
     random = gzip.decompress((DATA / "parse_cases.jsonl.gz").read_bytes()).decode().splitlines()
     fixed = (DATA / "fixed_parse_cases.jsonl").read_text().splitlines()
     return [json.loads(line) for line in random + fixed]
+
+
+def fields_of(message: Message) -> tuple[Any, ...]:
+    """(channel, recipient, content type, text, flags)."""
+    return message.channel, message.recipient, message.content_type, message.text, list(message.flags)

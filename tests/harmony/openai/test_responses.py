@@ -20,10 +20,11 @@ from gptoss_harmony.openai.responses import (
     to_turn,
     to_usage,
 )
-from helpers.outputs import ids_of
+from helpers.chat_completions import extras
+from helpers.outputs import gold_cases, ids_of
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel
-from test_chat_completions import ANSWERS, extras, gold_streams
+from test_chat_answers import ANSWERS
 
 WEATHER = {
     "type": "function",
@@ -211,7 +212,7 @@ def test_a_cut_off_item_is_incomplete() -> None:
 
 def test_streamed_is_whole() -> None:
     rng = random.Random(1)
-    for ids in [*gold_streams(), *(ids_of(case[0]) for case in ANSWERS.values())]:
+    for ids in [*(case["tokens"] for case in gold_cases()), *(ids_of(case[0]) for case in ANSWERS.values())]:
         whole = from_messages(parse(ids, tools=ToolTable([WEATHER]).namespaces()), [WEATHER])
         cuts = sorted(rng.sample(range(len(ids) + 1), min(3, len(ids))))
         assert without_ids(streamed(ids, cuts)) == without_ids(whole)

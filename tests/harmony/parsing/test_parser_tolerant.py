@@ -1,15 +1,13 @@
 """The 20 patterns of malformed output: what each means, which flags it gets, and that no way of feeding changes it."""
 
-import json
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from gptoss_harmony import Message, Parser, load_vocabulary, parse
+from gptoss_harmony import Parser, parse
 from gptoss_harmony.parsing.flags import FLAGS
-from gptoss_harmony.tokens import SPECIAL_NAMES, SPECIAL_TOKENS
 from helpers.counting import count_calls
-from helpers.outputs import gold_cases
+from helpers.outputs import fields_of, gold_cases, ids_of
 from helpers.stream_checks import check_events, check_nothing_lost, follow
 
 A, C, F = "analysis", "commentary", "final"
@@ -120,25 +118,10 @@ BY_ID = {case["id"]: case for case in gold_cases()}
 FIXED = [case for case in gold_cases() if case["kind"] in ("malformed", "variant", "upstream")]
 
 
-def ids_of(text: str) -> list[int]:
-    """Token ids of a text in which the names of special tokens are special."""
-    ids: list[int] = []
-    for part in text.split("<|"):
-        name, bar, rest = part.partition("|>")
-        if bar:
-            ids.append(SPECIAL_TOKENS[f"<|{name}|>"])
-        ids += load_vocabulary().encode(rest if bar else part)
-    return ids
-
-
-def told(message: Message) -> tuple[Any, ...]:
-    return message.channel, message.recipient, message.content_type, message.text, list(message.flags)
-
-
 @pytest.mark.parametrize("name", DESIRED)
 def test_desired(name: str) -> None:
     case = BY_ID[name]
-    assert [told(message) for message in parse(case["tokens"], case["role"], tools=TOOLS)] == DESIRED[name]
+    assert [fields_of(message) for message in parse(case["tokens"], case["role"], tools=TOOLS)] == DESIRED[name]
 
 
 def test_every_pattern_is_covered() -> None:
@@ -192,13 +175,13 @@ def test_text_says_the_same_as_ids(case: dict[str, Any]) -> None:
     text = case["text"]
     if "⟨" in text or "\ufffd" in text:
         return  # ids that are no text
-    expected = [(m.role, m.name, *told(m)) for m in parse(case["tokens"], case["role"], tools=TOOLS)]
+    expected = [(m.role, m.name, *fields_of(m)) for m in parse(case["tokens"], case["role"], tools=TOOLS)]
     for chunks in ([text], list(text)):
         parser = Parser(case["role"], tools=TOOLS)
         for chunk in chunks:
             parser.feed_text(chunk)
         parser.finish()
-        assert [(m.role, m.name, *told(m)) for m in parser.messages] == expected
+        assert [(m.role, m.name, *fields_of(m)) for m in parser.messages] == expected
 
 
 def test_undeclared_tools() -> None:
@@ -260,108 +243,3 @@ def test_a_content_type_of_many_parameters_costs_linear_time() -> None:
         parse(ids_of(f"<|channel|>final<|constrain|>a/b{parameter * 2000} !<|message|>x<|end|>"))
     (message,) = parse(ids_of("<|channel|>final <|constrain|>text/plain; charset=utf-8;x=a=b<|message|>x<|end|>"))
     assert (message.content_type, message.flags) == ("<|constrain|>text/plain; charset=utf-8;x=a=b", ())
-
-
-@pytest.mark.parametrize(
-    ("text", "role", "name", "recipient"),
-    [
-        ("<|start|>user:bob<|message|>hi<|end|>", "user", "bob", None),
-        ("<|start|>assistant:x to=all<|message|>hi<|call|>", "assistant", "x", "all"),
-        ("<|start|>functions.f<|channel|>commentary<|message|>hi<|end|>", "tool", "functions.f", None),
-        (
-            "<|start|>functions.f to=assistant<|channel|>commentary<|message|>hi<|end|>",
-            "tool",
-            "functions.f",
-            "assistant",
-        ),
-    ],
-)
-def test_headers_that_render_makes_and_strict_refuses(
-    text: str, role: str, name: str | None, recipient: str | None
-) -> None:
-    (message,) = parse(ids_of(text), None)
-    assert (message.role, message.name, message.recipient, message.flags) == (role, name, recipient, ())
-
-
-@pytest.mark.parametrize("special", [*SPECIAL_NAMES[:16], SPECIAL_NAMES[-1]])
-def test_specials_do_not_leak_into_fields(special: str) -> None:
-    """A special token anywhere in a header stands in no field but as the constrain marker."""
-    pieces = [
-        "<|start|>",
-        "assistant",
-        "<|channel|>",
-        "commentary",
-        " to=functions.f",
-        " json",
-        "<|message|>",
-        "{}",
-        "<|call|>",
-    ]
-    for at in range(1, len(pieces)):
-        for message in parse(ids_of("".join([*pieces[:at], special, *pieces[at:]])), None):
-            fields = json.dumps(
-                [
-                    message.name,
-                    message.channel,
-                    message.recipient,
-                    (message.content_type or "").removeprefix("<|constrain|>"),
-                ]
-            )
-            assert "<|" not in fields, (at, message)
-
-
-def test_prose_before_an_unannounced_channel_is_kept_as_a_message() -> None:
-    first, second = parse(ids_of("Let me call it.<|channel|>commentary to=functions.f<|message|>{}<|call|>"))
-    assert (first.text, second.recipient, second.text) == ("Let me call it.", "functions.f", "{}")
-
-
-def test_whitespace_between_messages_is_no_message() -> None:
-    messages = parse(
-        ids_of("<|channel|>analysis<|message|>a<|end|>\n\n<|start|>assistant<|channel|>final<|message|>b<|return|>\n")
-    )
-    assert [(message.text, message.flags) for message in messages] == [
-        ("a", ()),
-        ("b", ("repeated_start:\n\n", "stray_text:\n")),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            '<|channel|>commentary to=functions.f<|constrain|>json{"a":1}<|call|>',
-            (C, "functions.f", JSON, '{"a":1}', ["missing_message"]),
-        ),
-        (
-            '<|channel|>commentary to=functions.f code {"a":1}<|call|>',
-            (C, "functions.f", "code", '{"a":1}', ["missing_message"]),
-        ),
-        (
-            "<|channel|>commentaryto=functions.f{}<|call|>",
-            (C, "functions.f", None, "{}", ["missing_space", "missing_message"]),
-        ),
-        ("<|channel|>finalHello<|end|>", (F, None, None, "Hello", ["missing_message"])),
-        (
-            "<|channel|>We need to think<|end|>",
-            (None, None, None, "We need to think", ["empty_channel", "missing_message"]),
-        ),
-        ("analysis<|message|>x<|end|>", (A, None, None, "x", ["missing_channel_marker"])),
-        ("assistant<|channel|>final<|message|>x<|end|>", (F, None, None, "x", ["repeated_role:assistant"])),
-        (
-            "assistantfinal<|message|>x<|end|>",
-            (F, None, None, "x", ["repeated_role:assistant", "missing_space", "missing_channel_marker"]),
-        ),
-        (
-            " to=functions.f <|constrain|>json<|channel|>commentary<|message|>{}<|call|>",
-            (C, "functions.f", JSON, "{}", []),
-        ),
-        ("<|channel|>commentary to=assistant<|message|>x<|end|>", (C, "assistant", None, "x", ["unclosed_call"])),
-        ("<|channel|>Final<|message|>x<|end|>", (F, None, None, "x", ["repaired_channel:Final"])),
-        ("<|channel|>final<|message|><|message|>x<|end|>", (F, None, None, "x", ["repeated_message"])),
-        ("<|channel|>final<|message|>x<|end|>assistant", (F, None, None, "x", ["stray_text:assistant"])),
-        ("<|channel|>final<|message|>x<|end|><|start|>assistant", (F, None, None, "x", [])),
-    ],
-)
-def test_single_messages(text: str, expected: tuple[Any, ...]) -> None:
-    (message,) = parse(ids_of(text))
-    assert told(message) == expected
