@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
+from helpers.pocket_client import CONVERSATION, REQUESTS, chat_agent
 from helpers.serve_fakes import Served
-from test_serve_client import CONVERSATION, REQUESTS, chat_agent
 
 from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
 from gptoss_adapters.checkpoint.writing.writer import write
