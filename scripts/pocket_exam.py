@@ -16,8 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pocket_lessons import DATES, EFFORTS, GENERIC, Lesson, Topic, analysis, arguments
+from pocket_lessons import DATES, EFFORTS, Lesson, analysis
 from pocket_render import Template, by_harmony, completion
+from pocket_tools import arguments
+from pocket_topics import GENERIC, Topic
 
 TOPICS = [
     Topic("a capital", "What is the capital of France?", "The capital of France is Paris."),
