@@ -28,7 +28,8 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
 import httpx  # noqa: E402
-from _serve_cases import cases, run  # noqa: E402
+from _serve_cases import CASES  # noqa: E402
+from _serve_checks import run  # noqa: E402
 from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf  # noqa: E402
 from helpers.serve_fakes import DATE, Served  # noqa: E402
 
@@ -114,8 +115,8 @@ def vllm(folder: Path, binary: str) -> Iterator[Running]:
 
 def judged(running: Running) -> dict[str, Any]:
     http, name = running
-    wrong = {case.name: found for case in cases() if (found := run(case, http, "pocket"))}
-    return {"version": name, "right": len(cases()) - len(wrong), "wrong": wrong}
+    wrong = {case.name: found for case in CASES if (found := run(case, http, "pocket"))}
+    return {"version": name, "right": len(CASES) - len(wrong), "wrong": wrong}
 
 
 def main() -> None:
@@ -131,7 +132,7 @@ def main() -> None:
         if options.vllm:
             servers["vllm"] = lambda: vllm(folder, options.vllm)
         results: dict[str, Any] = {
-            "requests": len(cases()),
+            "requests": len(CASES),
             "date": date.today().isoformat(),
             "servers": {"vllm": "not run"},
         }

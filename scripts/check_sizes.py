@@ -21,8 +21,6 @@ KNOWN: dict[str, int] = {
     "gptoss_adapters/mxfp4/triton_kernels.py:_partial_rows": 43,
     "gptoss_adapters/mxfp4/triton_kernels.py:_tile": 47,
     # To be split.
-    "bench/_serve_cases.py": 482,
-    "bench/_serve_cases.py:cases": 169,
     "bench/convert.py:ways": 41,
     "bench/convert.py:main": 51,
     "bench/decode.py": 404,
