@@ -16,7 +16,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gptoss_adapters.backends.client import Backend
-from gptoss_adapters.serve import chat, responses
+from gptoss_adapters.serve import chat, messages, responses
 from gptoss_adapters.serve.errors import ApiError, Json
 from gptoss_adapters.serve.exchange import ClientGone, Exchange
 from gptoss_adapters.serve.service import Service, to_api_error
@@ -50,6 +50,8 @@ class App:
             return
         exchange = Exchange(scope, receive, send)
         exchange.headers["x-request-id"] = ident = uuid.uuid4().hex
+        if scope["path"].startswith(messages.PATH):
+            messages.use_own_errors(exchange, ident)
         began = time.perf_counter()
         status = 0
         trouble = None
@@ -74,6 +76,8 @@ class App:
         if self._key is None or exchange.scope["path"] in _OPEN:
             return
         kind, _, given = exchange.header("authorization").partition(" ")
+        if own := exchange.header("x-api-key"):  # Anthropic's clients
+            kind, given = "bearer", own
         if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._key):
             raise ApiError(
                 401, "no valid API key was given", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
@@ -187,6 +191,8 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/responses": {"POST": _make_post_handler(responses.create)},
     "/v1/responses/{response_id}": {"GET": _retrieve, "DELETE": _delete},
     "/v1/responses/{response_id}/input_items": {"GET": _list_input_items},
+    messages.PATH: {"POST": _make_post_handler(messages.create)},
+    f"{messages.PATH}/count_tokens": {"POST": _make_post_handler(messages.count_tokens)},
     "/v1/models": {"GET": _list_models},
     "/v1/models/{model:path}": {"GET": _retrieve_model},
     "/health": {"GET": _report_health},

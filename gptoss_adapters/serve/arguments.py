@@ -111,8 +111,11 @@ def _list_lacking(body: CommonBody) -> Iterator[Note]:
 def _describe_effort(raw: Json, responses: bool) -> Iterator[Note]:
     inner = (raw.get("reasoning") or {}).get("effort")
     given = None if responses else raw.get("reasoning_effort")
-    effort = given or inner
+    yield from note_effort(given or inner, "reasoning_effort" if given else "reasoning.effort")
+
+
+def note_effort(effort: Any, where: str) -> Iterator[Note]:
+    """What becomes of an effort that gpt-oss does not have."""
     if isinstance(effort, str) and effort in _MAPPED_EFFORTS:
-        where = "reasoning_effort" if given else "reasoning.effort"
         words = f"gpt-oss knows low, medium and high: {effort!r} is answered {_MAPPED_EFFORTS[effort]}"
         yield Note(where, words, said=True)

@@ -7,15 +7,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from gptoss_harmony.grammars.grammar import Turn, gbnf
 
 from gptoss_adapters.backends.protocol import Info
 from gptoss_adapters.serve.bodies import ChatBody, ResponsesBody
 from gptoss_adapters.serve.errors import bad_request
+from gptoss_adapters.serve.messages_body import MessagesBody
 
 Json = dict[str, Any]
+SamplingBody: TypeAlias = ChatBody | ResponsesBody | MessagesBody
 _SMALLEST_TOP_P = 1e-6  # the APIs allow 0, which leaves the best token
 
 
@@ -35,7 +37,7 @@ class Ask:
 
 
 def make_ask(
-    body: ChatBody | ResponsesBody, turn: Turn, tokens: list[int], info: Info, logprobs: int | None, strict_tools: bool
+    body: SamplingBody, turn: Turn, tokens: list[int], info: Info, logprobs: int | None, strict_tools: bool
 ) -> Ask:
     """Raises ApiError where the prompt does not fit or the backend cannot give what is wanted."""
     room = info.n_ctx - len(tokens)

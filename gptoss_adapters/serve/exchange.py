@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -30,6 +30,7 @@ class Exchange:
         self.facts: dict[str, Any] = {}  # for the log line
         self.headers: dict[str, str] = {}  # sent with every answer
         self.generation: RunningGeneration | None = None  # to be ended with the exchange
+        self.spell_error: Callable[[ApiError], Json] = lambda error: error.body
         self._events_begun = False
 
     def header(self, name: str) -> str:
@@ -88,7 +89,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": data})
 
     async def error(self, error: ApiError) -> None:
-        await self.json(error.body, error.status, error.headers)
+        await self.json(self.spell_error(error), error.status, error.headers)
 
     async def events(self, data: bytes, last: bool = False) -> None:
         """Send events that are spelled out already; the first call sends the headers too."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from gptoss_adapters.serve.bodies import ChatBody, ResponsesBody
 from gptoss_adapters.serve.errors import Json
+from gptoss_adapters.serve.messages_body import CountTokensBody, MessagesBody
 
 _ERROR = {
     "type": "object",
@@ -28,6 +29,33 @@ _DELETED = {
     "required": ["id", "deleted"],
     "properties": {"id": {"type": "string"}, "deleted": {"type": "boolean"}},
 }
+_MESSAGES_ERROR = {
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+    },
+}
+_MESSAGE = {
+    "type": "object",
+    "required": ["id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"],
+    "properties": {
+        "type": {"const": "message"},
+        "role": {"const": "assistant"},
+        "content": {"type": "array", "items": {"type": "object", "required": ["type"]}},
+        "stop_reason": {
+            "enum": ["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"]
+        },
+        "stop_sequence": {"type": ["string", "null"]},
+        "usage": {"type": "object", "required": ["input_tokens", "output_tokens"]},
+    },
+}
+_TOKENS = {"type": "object", "required": ["input_tokens"], "properties": {"input_tokens": {"type": "integer"}}}
 _POST_ERRORS = (400, 401, 404, 408, 413, 415, 429, 503)
 _TEXTS = {
     400: "A request that is wrong, or asks for what cannot be given",
@@ -48,7 +76,8 @@ def describe_api() -> Json:
     from openai.types.responses import Response, ResponseItemList
     from pydantic.json_schema import models_json_schema
 
-    bodies: list[Any] = [(ChatBody, "validation"), (ResponsesBody, "validation")]
+    kinds = (ChatBody, ResponsesBody, MessagesBody, CountTokensBody)
+    bodies: list[Any] = [(kind, "validation") for kind in kinds]
     answers: list[Any] = [(kind, "serialization") for kind in (ChatCompletion, Response, ResponseItemList, Model)]
     found, schemas = models_json_schema([*bodies, *answers], ref_template="#/components/schemas/{model}")
     of = {kind: found[kind, mode] for kind, mode in [*bodies, *answers]}
@@ -56,10 +85,10 @@ def describe_api() -> Json:
     info = {
         "title": "gptoss-serve",
         "version": "1",
-        "description": "OpenAI's Responses and Chat Completions APIs over gpt-oss backends.",
+        "description": "OpenAI's Responses and Chat Completions APIs, and Anthropic's Messages, over gpt-oss backends.",
     }
     components = {
-        "schemas": {**schemas["$defs"], "Error": _ERROR},
+        "schemas": {**schemas["$defs"], "Error": _ERROR, "MessagesError": _MESSAGES_ERROR},
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
     }
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components, "security": [{}, {"key": []}]}
@@ -92,6 +121,10 @@ def _describe_paths(of: Mapping[Any, Json]) -> Json:
         "/v1/responses/{response_id}/input_items": {
             "get": _get("listInputItems", of[ResponseItemList], [ident, *paging], 400, 404)
         },
+        "/v1/messages": {"post": _post("createMessage", of[MessagesBody], _MESSAGE, "MessagesError")},
+        "/v1/messages/count_tokens": {
+            "post": _post("countTokens", of[CountTokensBody], _TOKENS, "MessagesError", streams=False)
+        },
         "/v1/models": {"get": _get("listModels", models, [])},
         "/v1/models/{model}": {
             "get": _get("getModel", of[Model], [_parameter("model", "path", {"type": "string", "minLength": 1})], 404)
@@ -101,14 +134,14 @@ def _describe_paths(of: Mapping[Any, Json]) -> Json:
     }
 
 
-def _post(name: str, body: Json, answer: Json) -> Json:
-    content = {"application/json": {"schema": answer}, "text/event-stream": {}}
+def _post(name: str, body: Json, answer: Json, error: str = "Error", streams: bool = True) -> Json:
+    content = {"application/json": {"schema": answer}} | ({"text/event-stream": {}} if streams else {})
     return {
         "operationId": name,
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {
             "200": {"description": "The answer; events with stream: true", "content": content},
-            **_errors(*_POST_ERRORS),
+            **_errors(*_POST_ERRORS, shape=error),
         },
     }
 
@@ -118,8 +151,8 @@ def _get(name: str, answer: Json, parameters: list[Json], *errors: int, kind: st
     return {"operationId": name, "parameters": parameters, "responses": {"200": good, **_errors(401, *errors)}}
 
 
-def _errors(*statuses: int) -> Json:
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+def _errors(*statuses: int, shape: str = "Error") -> Json:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"}}}
     return {str(status): {"description": _TEXTS[status], "content": content} for status in statuses}
 
 

@@ -50,11 +50,15 @@ class Service:
     def read(self, kind: type[Body], raw: Json) -> Reading[Body]:
         """The request, checked. Raises ApiError."""
         reading = read_arguments(kind, raw, self.settings.strict_arguments)
-        if reading.body.model is not None and reading.body.model != self.settings.model:
+        self.check_model(reading.body.model)
+        return reading
+
+    def check_model(self, name: str | None) -> None:
+        """Raises ApiError 404 for a model that this server does not have."""
+        if name is not None and name != self.settings.model:
             raise ApiError(
                 404, f"no such model (this server has {self.settings.model!r})", code="model_not_found", param="model"
             )
-        return reading
 
     def ask(self, reading: Reading[Any], conversation: Conversation, turn: Turn, logprobs: int | None) -> Ask:
         strict_tools = check_tools(reading.body.tools, self.settings.max_tools)

@@ -13,7 +13,7 @@ from helpers.serve_fakes import Served
 
 DATA = Path(__file__).parents[1] / "data" / "clients"
 RECORDS = {path.stem: json.loads(path.read_text()) for path in sorted(DATA.glob("*.json"))}
-ANSWERED = ("cline", "opencode", "qwen")
+ANSWERED = ("claude", "cline", "opencode", "qwen")
 SHORTEST = "cline"
 ROOM = "n_ctx=65536"  # the longest of them is 20 000 tokens
 BACKENDS = {
@@ -22,7 +22,7 @@ BACKENDS = {
     "llama_server": ["llama_server=pocket.gguf", "--set", ROOM],
     "torch": ["torch=pocket"],
 }
-ENDS = {"/v1/chat/completions": "data: [DONE]"}
+ENDS = {"/v1/chat/completions": "data: [DONE]", "/v1/messages?beta=true": 'data: {"type":"message_stop"}'}
 
 
 def post(server: Served, record: dict[str, Any], **changes: Any) -> httpx.Response:
@@ -60,9 +60,12 @@ def test_a_first_request_is_answered_as_sent(server: Served, record: dict[str, A
 def test_a_first_request_is_answered_whole(server: Served, record: dict[str, Any]) -> None:
     answer = post(server, record, stream=False, stream_options=None, max_tokens=16)
     assert answer.status_code == 200, answer.text
-    choice = answer.json()["choices"][0]
-    assert choice["finish_reason"] in ("stop", "length", "tool_calls")
-    assert answer.json()["usage"]["prompt_tokens"] > 2000
+    said = answer.json()
+    ended = said["choices"][0]["finish_reason"] if "choices" in said else said["stop_reason"]
+    assert ended in ("stop", "length", "tool_calls", "end_turn", "max_tokens", "tool_use")
+    usage = said["usage"]
+    prompt = usage.get("prompt_tokens") or usage["input_tokens"] + usage["cache_read_input_tokens"]
+    assert prompt > 2000
 
 
 def test_nothing_personal_is_kept() -> None:

@@ -43,6 +43,14 @@ def run_python(recipe: str, server: Served) -> str:
     return done.stdout
 
 
+@pytest.mark.backend("llama_server")
+def test_claude_code_and_its_sdk(pocket: Path) -> None:
+    """Claude Code itself runs in tests/clients; this is the recipe's Python, through the `anthropic` package."""
+    with Served("llama_server=pocket.gguf", pocket, *served_arguments("claude_code.md")) as server:
+        out = run_python("claude_code.md", server)
+    assert "  get_weather({'city': 'Paris'})" in out and "The tool says: sunny, 21." in out
+
+
 @pytest.mark.backend("llama_cpp")
 def test_the_agent(pocket: Path) -> None:
     with Served("llama_cpp=pocket.gguf", pocket, *served_arguments("agent.md")) as server:

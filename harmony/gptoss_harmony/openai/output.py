@@ -117,15 +117,15 @@ class StopText:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
         self._held = ""
-        self.hit = False
+        self.hit: str | None = None  # the stop string that was found
 
     def feed(self, text: str) -> str:
         if self.hit:
             return ""
         text = self._held + text
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        self.hit = bool(found)
-        cut = min(found) if found else min(_find_beginning(text, stop) for stop in self._stops)
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        cut = min(found)[0] if found else min(_find_beginning(text, stop) for stop in self._stops)
+        self.hit = min(found)[1] if found else None
         self._held = "" if found else text[cut:]
         return text[:cut]
 
@@ -157,9 +157,13 @@ class Reader:
         self._may_call = may_call
         self._stops = stops
         self.current: Item | None = None  # None between messages and in messages that the APIs do not show
-        self.stopped = False
+        self.stop: str | None = None  # the stop string that ended the answer
         self._filter: FirstJson | CodeArgument | StopText | None = None
         self._over = False
+
+    @property
+    def stopped(self) -> bool:
+        return self.stop is not None
 
     @property
     def called(self) -> bool:
@@ -211,7 +215,8 @@ class Reader:
         """Adds text to the current item; returns what of it the APIs show (for a call: the JSON of its arguments)."""
         shown = self._grow(self._filter.feed(text) if text and self._filter else text)
         if isinstance(self._filter, StopText) and self._filter.hit:
-            self.stopped = self._over = True
+            self.stop = self._filter.hit
+            self._over = True
         return shown
 
     def end(self, truncated: bool = False) -> str:
