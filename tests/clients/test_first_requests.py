@@ -1,4 +1,4 @@
-"""The first request of each real client, as captured: whole and streamed, over a script and each engine."""
+"""The first request of each real client, as captured: whole and streamed, over a script and llama.cpp's two engines."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from helpers.serve_fakes import Served
 DATA = Path(__file__).parents[1] / "data" / "clients"
 RECORDS = {path.stem: json.loads(path.read_text()) for path in sorted(DATA.glob("*.json"))}
 ANSWERED = ("claude", "cline", "opencode", "qwen")
-SHORTEST = "cline"
 ROOM = "n_ctx=65536"  # the longest of them is 20 000 tokens
 BACKENDS = {
     "echo": ["helpers.serve_fakes:Echo=x"],
     "llama_cpp": ["llama_cpp=pocket.gguf", "--set", ROOM],
     "llama_server": ["llama_server=pocket.gguf", "--set", ROOM],
-    "torch": ["torch=pocket"],
 }
 ENDS = {"/v1/chat/completions": "data: [DONE]", "/v1/messages?beta=true": 'data: {"type":"message_stop"}'}
 
@@ -34,7 +32,7 @@ def post(server: Served, record: dict[str, Any], **changes: Any) -> httpx.Respon
     )
 
 
-@pytest.fixture(scope="module", params=["echo", "llama_cpp", "llama_server", "torch"])
+@pytest.fixture(scope="module", params=BACKENDS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("echo") if request.param == "echo" else request.getfixturevalue("pocket")
     with Served(BACKENDS[request.param][0], folder, "--model", "gpt-oss-20b", *BACKENDS[request.param][1:]) as started:
@@ -42,9 +40,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(params=ANSWERED)
-def record(request: pytest.FixtureRequest, server: Served) -> dict[str, Any]:
-    if request.node.callspec.params["server"] == "torch" and request.param != SHORTEST:
-        pytest.skip("the reference computes 20 000 tokens in minutes")
+def record(request: pytest.FixtureRequest) -> dict[str, Any]:
     return RECORDS[request.param]
 
 
