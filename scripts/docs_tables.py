@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md, made from bench/results/*.json. A figure short of what was wanted is bold."""
+"""The tables of the docs, most of them made from bench/results/*.json. A figure short of what was wanted is bold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from docs_clients import clients_table
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
 GB, MB = 1e9, 1e6
@@ -288,6 +290,7 @@ def fuzz_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__.removesuffix("_table").replace("_", "-"): function
     for function in (
+        clients_table,
         convert_table,
         convert_limits_table,
         harmony_render_table,
