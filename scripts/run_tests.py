@@ -16,12 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 AT_ONCE = 2
-APART = ("harmony", "parity", "serve", "vllm_plugin")
+APART = ("clients", "harmony", "parity", "serve", "vllm_plugin")
 PARTS = {
     "vllm": ["tests/vllm_plugin"],
     "parity": ["tests/parity"],
     "core": ["tests", *(f"--ignore=tests/{folder}" for folder in APART)],
     "serve": ["tests/serve"],
+    "clients": ["tests/clients"],
     "harmony": ["tests/harmony"],
 }
 
