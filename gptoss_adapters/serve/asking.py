@@ -67,11 +67,18 @@ def check_tools(tools: Any, limit: int) -> bool:
     """Is a schema of a declared function to be kept to (`strict`)? Raises ApiError for too many tools."""
     if not isinstance(tools, list):
         return False
-    if len(tools) > limit:
+    found = [*tools, *(inner for tool in tools for inner in _list_inner(tool))]
+    if len(found) > limit:
         raise bad_request(
-            f"too many tools (expected at most {limit} / got {len(tools)})", "tools", "array_above_max_length"
+            f"too many tools (expected at most {limit} / got {len(found)})", "tools", "array_above_max_length"
         )
-    return any(isinstance(tool, Mapping) and _is_strict(tool) for tool in tools)
+    return any(isinstance(tool, Mapping) and _is_strict(tool) for tool in found)
+
+
+def _list_inner(tool: Any) -> list[Any]:
+    """The tools of a namespace or an MCP server."""
+    inner = tool.get("tools") if isinstance(tool, Mapping) else None
+    return inner if isinstance(inner, list) else []
 
 
 def _is_strict(tool: Mapping[str, Any]) -> bool:

@@ -6,12 +6,12 @@ import time
 
 from gptoss_harmony.openai.chat_completions import ChatStream, to_completion, to_conversation, to_turn, to_usage
 
-from gptoss_adapters.errors import GptOssError
 from gptoss_adapters.serve.answers import Answer, find_warnings
 from gptoss_adapters.serve.asking import Ask
 from gptoss_adapters.serve.bodies import ChatBody
 from gptoss_adapters.serve.errors import Json, bad_request
 from gptoss_adapters.serve.exchange import Exchange, dump
+from gptoss_adapters.serve.history import read_tool_messages
 from gptoss_adapters.serve.service import Service, to_api_error
 
 
@@ -32,6 +32,7 @@ class ChatLogprobs:
 
 async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     reading = service.read(ChatBody, raw)
+    read_tool_messages(reading)
     body, raw = reading.body, reading.raw
     if body.top_logprobs and not body.logprobs:
         raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
@@ -76,12 +77,12 @@ async def _stream(
         async for chunks in answer.events():
             if chunks:
                 await exchange.events(_encode(chunks))
-    except GptOssError as error:
-        await exchange.events(_encode([to_api_error(error).body]), last=True)
+        chunks = answer.finish(to_usage, tell_usage)
+        service.record(exchange, answer)
+        chunks[-1] |= _find_warnings(asked, stream)
+    except Exception as error:  # whatever it is, a stream does not just break off
+        await exchange.events(_encode([to_api_error(error).body]) + b"data: [DONE]\n\n", last=True)
         raise
-    chunks = answer.finish(to_usage, tell_usage)
-    service.record(exchange, answer)
-    chunks[-1] |= _find_warnings(asked, stream)
     await exchange.events(_encode(chunks) + b"data: [DONE]\n\n", last=True)
 
 

@@ -12,7 +12,7 @@ import typer
 
 from gptoss_adapters.console import run
 from gptoss_adapters.errors import OutputError, UsageError, missing_extra
-from gptoss_adapters.serve.settings import Settings
+from gptoss_adapters.serve.settings import OWN_TOOLS, Settings
 
 if TYPE_CHECKING:
     from gptoss_adapters.backends import Backend
@@ -68,6 +68,10 @@ def serve(
         str | None, typer.Option("--date", help="The prompt's current date, YYYY-MM-DD. Default: today.")
     ] = None,
     log_contents: Annotated[bool, typer.Option("--log-contents", help="Prompts and answers in the log.")] = False,
+    builtin_tools: Annotated[
+        str | None,
+        typer.Option(help="browser, python or both: the caller runs a web search, or a code interpreter."),
+    ] = None,
     strict_arguments: Annotated[
         bool,
         typer.Option(
@@ -85,6 +89,7 @@ def serve(
         date=day,
         log_contents=log_contents,
         strict_arguments=strict_arguments,
+        builtin_tools=_read_builtin_tools(builtin_tools or ""),
     )
     _serve(settings, backend, _read_options(setting or []), slots, store, _listen(host, port), grace_seconds)
 
@@ -145,6 +150,13 @@ def _listen(host: str, port: int) -> socket.socket:
     # asyncio sets it only on sockets that it makes itself.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
+
+
+def _read_builtin_tools(text: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in text.split(",") if name.strip())
+    if not names <= set(OWN_TOOLS):
+        raise UsageError("option --builtin-tools", expected=" or ".join(OWN_TOOLS), got=text)
+    return names
 
 
 def _read_options(given: list[str]) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from gptoss_harmony.openai.response_items import Summarise
 from gptoss_harmony.openai.response_stream import ResponseStream
 from gptoss_harmony.openai.responses import to_conversation, to_response, to_turn, to_usage
 
-from gptoss_adapters.errors import GptOssError
 from gptoss_adapters.serve.answers import Answer, find_warnings
 from gptoss_adapters.serve.asking import Ask
 from gptoss_adapters.serve.bodies import ResponsesBody
 from gptoss_adapters.serve.errors import ApiError, Json, bad_request
 from gptoss_adapters.serve.exchange import Exchange, dump
+from gptoss_adapters.serve.history import read_history
 from gptoss_adapters.serve.service import Service, to_api_error
 from gptoss_adapters.serve.store import Stored
 
@@ -52,16 +52,18 @@ class ResponseLogprobs:
 
 
 async def create(service: Service, exchange: Exchange, raw: Json) -> None:
+    given = raw.get("tools")
     reading = service.read(ResponsesBody, raw)
     body, raw = reading.body, reading.raw
     previous = await _load_previous(service, body.previous_response_id)
+    await asyncio.to_thread(read_history, reading, previous, service.store.find_item)
     logprobs = (body.top_logprobs or 0) if _LOGPROBS in (body.include or ()) else None
     summarise = _choose_summary((raw.get("reasoning") or {}).get("summary"))
     conversation = to_conversation(raw, previous=previous, date=service.date)
     if raw.get("input") in (None, []) and not previous:
         raise bad_request("there is nothing to answer", "input")
     asked = service.ask(reading, conversation, to_turn(raw), logprobs)
-    begun = to_response(raw, service.settings.model, int(time.time()))
+    begun = to_response(raw | {"tools": given}, service.settings.model, int(time.time()))
     begun |= {"store": body.store is not False, "tools": [_complete_tool(tool) for tool in begun["tools"]]}
     parallel = body.parallel_tool_calls is not False
     may_call = bool(body.tools) and body.tool_choice != "none"
@@ -87,10 +89,11 @@ async def _stream(
         async for events in answer.events():
             if events:
                 await exchange.events(_encode(events))
-    except GptOssError as error:
+        last = await _complete(service, exchange, answer, asked, stream, raw)
+    except Exception as error:  # whatever it is, a stream does not just break off
         await exchange.events(_encode(stream.fail(str(to_api_error(error)))), last=True)
         raise
-    await exchange.events(_encode(await _complete(service, exchange, answer, asked, stream, raw)), last=True)
+    await exchange.events(_encode(last), last=True)
 
 
 async def _complete(
@@ -100,7 +103,7 @@ async def _complete(
     events = answer.finish(to_usage)
     service.record(exchange, answer)
     whole = stream.response
-    called = any(item["type"] == "function_call" for item in whole["output"])
+    called = any(item["type"] not in ("message", "reasoning") for item in whole["output"])
     text = "".join(part["text"] for item in whole["output"] if item["type"] == "message" for part in item["content"])
     found = find_warnings(asked, stream, text, called, whole["status"] == "completed")
     if found:

@@ -26,6 +26,7 @@ from gptoss_adapters.serve.prompts import Prompts
 from gptoss_adapters.serve.scheduler import RunningGeneration, Scheduler
 from gptoss_adapters.serve.settings import Settings
 from gptoss_adapters.serve.store import Store
+from gptoss_adapters.serve.tools import select_tools
 
 
 class Service:
@@ -51,6 +52,7 @@ class Service:
         """The request, checked. Raises ApiError."""
         reading = read_arguments(kind, raw, self.settings.strict_arguments)
         self.check_model(reading.body.model)
+        select_tools(reading, self.settings.builtin_tools)
         return reading
 
     def check_model(self, name: str | None) -> None:

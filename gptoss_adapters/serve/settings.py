@@ -8,13 +8,17 @@ MAX_STOPS = 16  # stop strings in a request
 MAX_STOP_CHARACTERS = 256
 MAX_TOP_LOGPROBS = 20  # as the APIs say
 
+OWN_TOOLS = ("browser", "python")
+"""Built-in tools by gpt-oss' names: who asks for them so runs them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """model: the name that clients see. queue: requests that wait beyond those that run; more get a 429.
     request_seconds: a request, waiting included; an answer that is not complete then is given as far as it got.
     date: shown to the model as today's (YYYY-MM-DD; None: today). log_contents: prompts and answers in the log.
-    strict_arguments: what is not done as a request asks refuses it; else the answer's warnings name it."""
+    strict_arguments: what is not done as a request asks refuses it; else the answer's warnings name it.
+    builtin_tools: of "browser" and "python", those that the caller runs for a web search or a code interpreter."""
 
     model: str
     api_key: str | None = None
@@ -26,3 +30,4 @@ class Settings:
     date: str | None = None
     log_contents: bool = False
     strict_arguments: bool = False
+    builtin_tools: frozenset[str] = frozenset()

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 from gptoss_adapters.errors import BadInput, OutputError
 
 Json = dict[str, Any]
-_VERSION = 1
+_VERSION = 2
 _TABLE = """create table responses (
     id text primary key, created integer not null, previous text, input text not null, response text not null
 ) without rowid"""
+_ITEMS = "create table items (id text, response text, primary key (id, response)) without rowid"
+"""Which responses have an item, in their input or output."""
 
 
 class Stored(NamedTuple):
@@ -49,15 +51,33 @@ class Store:
         if version == 0 and not tables:
             self._db.execute("begin immediate")
             self._db.execute(_TABLE)
-            self._db.execute(f"pragma user_version={_VERSION}")
+            self._add_items()
+            self._db.execute("commit")
+        elif version == 1:  # as it was before items could be found by their ids
+            self._db.execute("begin immediate")
+            self._add_items()
             self._db.execute("commit")
         elif version != _VERSION:
             raise BadInput("not a response store of this version", file=path, expected=_VERSION, got=version)
 
+    def _add_items(self) -> None:
+        self._db.execute(_ITEMS)
+        self._db.execute("create index items_by_response on items (response)")
+        for response, items in self._db.execute("select response, input from responses").fetchall():
+            self._index(json.loads(response), json.loads(items))
+        self._db.execute(f"pragma user_version={_VERSION}")
+
+    def _index(self, response: Json, items: list[Json]) -> None:
+        rows = [(str(item["id"]), response["id"]) for item in [*response["output"], *items] if "id" in item]
+        self._db.executemany("insert or ignore into items values (?, ?)", rows)
+
     def add(self, response: Json, items: list[Json]) -> None:
         row = (response["id"], response["created_at"], response["previous_response_id"], _dump(items), _dump(response))
         with self._lock:
+            self._db.execute("begin immediate")
             self._db.execute("insert into responses values (?, ?, ?, ?, ?)", row)
+            self._index(response, items)
+            self._db.execute("commit")
 
     def get(self, ident: str) -> Stored | None:
         with self._lock:
@@ -66,7 +86,19 @@ class Store:
 
     def delete(self, ident: str) -> bool:
         with self._lock:
-            return bool(self._db.execute("delete from responses where id = ?", (ident,)).rowcount)
+            self._db.execute("begin immediate")
+            self._db.execute("delete from items where response = ?", (ident,))
+            found = bool(self._db.execute("delete from responses where id = ?", (ident,)).rowcount)
+            self._db.execute("commit")
+        return found
+
+    def find_item(self, ident: str) -> Json | None:
+        """An input or output item of any response by its id."""
+        with self._lock:
+            row = self._db.execute("select response from items where id = ? limit 1", (ident,)).fetchone()
+        stored = self.get(row[0]) if row else None
+        items = [*stored.response["output"], *stored.input] if stored else []
+        return next((item for item in items if item.get("id") == ident), None)
 
     def chain(self, ident: str) -> list[Json] | None:
         """The input and output items of a response and of all before it, in order; None if one of them is not here."""

@@ -22,8 +22,8 @@ from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.grammars import grammar as harmony_grammar
 from gptoss_harmony.openai.chat_completions import to_turn as chat_to_turn
 from gptoss_harmony.openai.output import Item, ItemKind, Reader, Step, was_closed
-from gptoss_harmony.openai.requests import ToolTable
 from gptoss_harmony.openai.responses import to_turn as responses_to_turn
+from gptoss_harmony.openai.tool_table import ToolTable
 from gptoss_harmony.parsing.events import Delta, Event, MessageEnd, MessageStart
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
 from openai_harmony import Message, Role

@@ -42,6 +42,7 @@ def plain(value: Any) -> Any:
         "call_id",
         "created",
         "created_at",
+        "completed_at",
         "previous_response_id",
         "cached_tokens",
         "first_id",

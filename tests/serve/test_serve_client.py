@@ -196,7 +196,7 @@ def test_sampling_follows_the_seed(served: Any) -> None:
 @pytest.mark.backend("llama_cpp")
 def test_built_in_tools_come_back_as_calls_and_are_in_the_prompt(pocket: Path) -> None:
     """Nothing is run here; pocket was not taught these tools, so only the prompt can be looked at."""
-    with Served("llama_cpp=pocket.gguf", pocket, "--log-contents", "--model", "pocket") as server:
+    with Served("llama_cpp=pocket.gguf", pocket, "--log-contents", "--builtin-tools=browser,python") as server:
         tools: Any = [{"type": "web_search"}, {"type": "code_interpreter", "container": {"type": "auto"}}]
         answer = server.client.responses.create(model="pocket", input="Hello!", tools=tools, max_output_tokens=5)
         assert [tool.type for tool in answer.tools] == ["web_search", "code_interpreter"]

@@ -18,11 +18,12 @@ from gptoss_harmony import Parser, Role, parse
 from gptoss_harmony.parsing.flags import is_unfinished
 from helpers.random_streams import any_stream
 from helpers.serve_fakes import STOPS, TESTS
+from helpers.serve_inside import post
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
 from gptoss_adapters.backends import open_backend
-from gptoss_adapters.serve.app import App, create_app
+from gptoss_adapters.serve.app import create_app
 from gptoss_adapters.serve.settings import Settings
 
 N = 10_000
@@ -37,33 +38,6 @@ RESPONSES: dict[str, Any] = {
     "store": False,
 }
 NAMES = ["functions.f", "python"]
-
-
-async def post(app: App, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
-    """One request, straight through ASGI."""
-    data, sent = json.dumps(body).encode(), []
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"content-type", b"application/json")],
-        "client": ("127.0.0.1", 1),
-        "http_version": "1.1",
-        "scheme": "http",
-    }
-    inbox = [{"type": "http.request", "body": data, "more_body": False}]
-
-    async def receive() -> Any:
-        return inbox.pop() if inbox else await asyncio.Event().wait()
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
 
 def outputs() -> list[list[int]]:
@@ -163,7 +137,7 @@ def test_ten_thousand_malformed_outputs(tmp_path: Path, monkeypatch: pytest.Monk
 
     async def run() -> None:
         with open_backend(f"helpers.serve_fakes:Scripted={tmp_path / 'outputs'}") as backend:
-            app = create_app([backend], Settings("m"))
+            app = create_app([backend], Settings("m", builtin_tools=frozenset({"python"})))
             for n, ids in enumerate(scripts):
                 kind = n % 4
                 path, body = (("/v1/chat/completions", CHAT), ("/v1/responses", RESPONSES))[kind // 2]

@@ -75,7 +75,7 @@ def test_errors_name_the_bad_value(server: Served) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]", "text"),
         ({"messages": USER, "temperature": 3}, "temperature", "less than or equal to 2"),
         ({"messages": USER, "unheard_of": 1}, "unheard_of", "unknown argument"),
-        ({"messages": USER, "tools": [FUNCTION, {"type": "mcp"}]}, "tools[1].type", "unknown tool type"),
+        ({"messages": USER, "tools": [FUNCTION, {"type": "banana"}]}, "tools[1].type", "unknown tool type"),
         ({"messages": USER, "model": "gpt-4o"}, "model", "pocket"),
     ]
     for body, param, message in cases:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 from gptoss_harmony.builtin_tools import builtin_namespace
 from gptoss_harmony.grammars.gbnf_rules import clean_name, quote
 from gptoss_harmony.grammars.json_schema_gbnf import SchemaConverter
-from gptoss_harmony.messages import Json, Tool
+from gptoss_harmony.messages import Json, Tool, ToolNamespace
 from gptoss_harmony.tokens import FIRST_SPECIAL, LAST_NAMED, SPECIAL_TOKENS
 
 Control: TypeAlias = Literal["token", "text"]
@@ -36,13 +36,15 @@ _PASSAGES = 8
 class Turn:
     """What the model may answer.
 
-    `functions` can be called as ``functions.NAME``, `builtins` names built-in namespaces (``browser``, ``python``).
+    `functions` can be called as ``functions.NAME``, those of `namespaces` by their namespace's name, `builtins` names
+    built-in namespaces (``browser``, ``python``).
     """
 
     functions: tuple[Tool, ...] = ()
     builtins: tuple[str, ...] = ()
     final: Final = "text"
     reasoning: bool = True
+    namespaces: tuple[ToolNamespace, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,10 @@ class _Call:
 
 
 def _list_calls(turn: Turn) -> Iterator[_Call]:
-    for tool in turn.functions:
-        schema = {"type": "object", "properties": {}} if tool.parameters is None else tool.parameters
-        yield _Call(f"functions.{tool.name}", ("commentary",), ("<|constrain|>json", "json"), schema)
+    for own in (ToolNamespace.functions(turn.functions), *turn.namespaces):
+        for tool in own.tools:
+            schema = {"type": "object", "properties": {}} if tool.parameters is None else tool.parameters
+            yield _Call(f"{own.name}.{tool.name}", ("commentary",), ("<|constrain|>json", "json"), schema)
     for name in turn.builtins:
         space = builtin_namespace(name)
         for tool in space.tools:

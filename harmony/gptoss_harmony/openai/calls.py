@@ -30,12 +30,21 @@ class CallLedger:
         """The recipient of the call that a result answers; None if no call has this id.
 
         Of several calls with one id it is the one of the tool that the result names, else the first without a result.
+        A result without an id answers the first call of the tool that it names, or the only one without a result.
         """
         waiting = self._open.get(call_id, [])
+        if not call_id and not waiting:
+            waiting = self._find_open(named)
         if named in waiting:
             waiting.remove(named)
             return named
         return waiting.pop(0) if waiting else self._last.get(call_id)
+
+    def _find_open(self, named: str | None) -> list[str]:
+        open_calls = [calls for calls in self._open.values() if calls]
+        if named is not None:
+            return next((calls for calls in open_calls if named in calls), [])
+        return open_calls[0] if sum(map(len, open_calls)) == 1 else []
 
 
 class WrittenCalls:

@@ -32,7 +32,6 @@ from gptoss_harmony.openai.output import (
     read_messages,
 )
 from gptoss_harmony.openai.requests import (
-    ToolTable,
     choose_final,
     choose_tools,
     drop_finished_reasoning,
@@ -44,6 +43,8 @@ from gptoss_harmony.openai.requests import (
     read_response_format,
     skip_reasoning,
 )
+from gptoss_harmony.openai.tool_calls import read_input
+from gptoss_harmony.openai.tool_table import ToolTable
 from gptoss_harmony.parsing.events import Event
 from gptoss_harmony.parsing.parser import Parser
 
@@ -80,6 +81,7 @@ def to_turn(request: Mapping[str, Any]) -> Turn:
         tuple(tools.functions),
         tuple(tools.builtins),
         choose_final(schema, must_call),
+        namespaces=tuple(tools.spaces.values()),
         reasoning=_read_effort(request) != "none",
     )
 
@@ -142,7 +144,13 @@ def _join(items: Sequence[Item], *kinds: ItemKind) -> str | None:
 
 
 def _spell_call(item: Item, call_id: str) -> Json:
+    if _is_custom(item):
+        return {"id": call_id, "type": "custom", "custom": {"name": item.name, "input": read_input(item.text)}}
     return {"id": call_id, "type": "function", "function": {"name": item.name, "arguments": item.text}}
+
+
+def _is_custom(item: Item) -> bool:
+    return item.declared is not None and item.declared.kind == "custom"
 
 
 def _finish_reason(reader: Reader, reason: str) -> str:
@@ -269,9 +277,14 @@ class ChatStream:
         return dict.fromkeys(fields, text)
 
     def _call_delta(self, step: Step, item: Item, text: str) -> Json:
-        if step is Step.START:
+        if _is_custom(item):  # only the whole JSON object says what the input is
+            if step is not Step.END:
+                return {}
             self._n_calls += 1
             call: Json = {"index": self._n_calls - 1} | _spell_call(item, make_id("call"))
+        elif step is Step.START:
+            self._n_calls += 1
+            call = {"index": self._n_calls - 1} | _spell_call(item, make_id("call"))
         elif step is Step.TEXT:
             call = {"index": self._n_calls - 1, "function": {"arguments": text}}
         else:

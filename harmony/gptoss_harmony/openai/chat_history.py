@@ -6,7 +6,9 @@ from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Json, Message, Role, Text
 from gptoss_harmony.openai.calls import CallLedger
-from gptoss_harmony.openai.requests import ToolTable, join_parts, make_result, read_optional, read_parts, split_thoughts
+from gptoss_harmony.openai.requests import join_parts, make_result, read_optional, read_parts, split_thoughts
+from gptoss_harmony.openai.tool_calls import unspell_call
+from gptoss_harmony.openai.tool_table import ToolTable
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
 
 INSTRUCTING = ("system", "developer")
@@ -53,9 +55,13 @@ class MessageCollector:
             self._add_call(call, f"{where}.tool_calls[{i}]")
 
     def _add_call(self, call: Json, where: str) -> None:
-        function = expect(expect(call, dict, where).get("function"), dict, f"{where}.function")
-        name = expect(function.get("name"), str, f"{where}.function.name")
-        arguments = expect(function.get("arguments"), str, f"{where}.function.arguments")
+        kind = "custom" if expect(call, dict, where).get("type") == "custom" else "function"
+        function = expect(call.get(kind), dict, f"{where}.{kind}")
+        name = expect(function.get("name"), str, f"{where}.{kind}.name")
+        if kind == "custom":
+            arguments = unspell_call(function, kind)
+        else:
+            arguments = expect(function.get("arguments"), str, f"{where}.function.arguments")
         message = self._tools.call(name, arguments)
         self._calls.add(read_optional(call, "id", str, where) or "", message.recipient or "")
         self.messages.append(message)

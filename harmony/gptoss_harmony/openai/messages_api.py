@@ -25,7 +25,6 @@ from gptoss_harmony.messages import Conversation, Json, Message, Role, Text
 from gptoss_harmony.openai.calls import CallLedger
 from gptoss_harmony.openai.message_tools import read_message_choice, read_message_tools
 from gptoss_harmony.openai.requests import (
-    ToolTable,
     choose_final,
     choose_tools,
     drop_finished_reasoning,
@@ -37,6 +36,7 @@ from gptoss_harmony.openai.requests import (
     skip_reasoning,
 )
 from gptoss_harmony.openai.thinking import read_thinking
+from gptoss_harmony.openai.tool_table import ToolTable
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
 
 _LOW_BUDGET = 4096  # thinking tokens

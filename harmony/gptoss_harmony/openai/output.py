@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gptoss_harmony.messages import Message, Role
-from gptoss_harmony.openai.requests import ToolTable
+from gptoss_harmony.openai.tool_table import ToolTable
+from gptoss_harmony.openai.tool_types import Declared
 from gptoss_harmony.parsing.events import Delta, Event, Header, MessageEnd, MessageStart
 from gptoss_harmony.parsing.flags import is_unfinished
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, END, FINAL
@@ -48,6 +49,7 @@ class Item:
     name: str = ""
     pieces: list[str] = field(default_factory=list)
     complete: bool = False
+    declared: Declared | None = None  # the tool of a call, if the request has it
 
     @property
     def text(self) -> str:
@@ -195,6 +197,7 @@ class Reader:
             self.current = self._open_text(_KINDS.get(header.channel or "", ItemKind.ANSWER))
         else:
             self.current = self._open_call(name, "undeclared_tool" in flags)
+            self.current.declared = self._tools.find(header.recipient)
         return self.current
 
     def _open_text(self, kind: ItemKind, name: str = "") -> Item:

@@ -1,17 +1,11 @@
-"""What Chat Completions and Responses requests have in common: tools, effort, instructions, response formats.
-
-Function tools keep their API name wherever a Harmony header can carry it; any other character becomes ``_``, and a
-name that is then taken gets ``_2``, ``_3``... `ToolTable` maps both ways.
-"""
+"""What Chat Completions and Responses requests have in common: effort, instructions, response formats, choices."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gptoss_harmony.builtin_tools import builtin_namespace
 from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.grammars.grammar import Final
 from gptoss_harmony.json_reading import expect, expect_or_none
@@ -23,10 +17,8 @@ from gptoss_harmony.messages import (
     ReasoningEffort,
     SystemContent,
     Text,
-    Tool,
-    ToolNamespace,
 )
-from gptoss_harmony.parsing.tool_names import NOBODY
+from gptoss_harmony.openai.tool_table import ToolTable, find_builtin
 from gptoss_harmony.rendering.policies import drop_documented
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY
 
@@ -42,101 +34,8 @@ _EFFORTS = {
 }
 """gpt-oss knows three efforts. ``none`` also closes the analysis before it starts, see `skip_reasoning`."""
 
-_BUILTIN_OF_TYPE = {"browser": "browser", "web_search": "browser", "python": "python", "code_interpreter": "python"}
-"""API tool types that mean one of the namespaces gpt-oss was trained on."""
-
 _THOUGHTS = frozenset({"reasoning", "reasoning_text", "thinking"})
 """Types of content parts that are a chain of thought, never an answer."""
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]")
-
-
-class ToolTable:
-    """The tools of a request: `functions` under Harmony-safe names, `builtins` by namespace, names in both
-    directions.
-    """
-
-    def __init__(self, tools: Sequence[Mapping[str, Any]] | None = None) -> None:
-        self.functions: list[Tool] = []
-        self.builtins: dict[str, ToolNamespace] = {}
-        self._safe_of: dict[str, str] = {}
-        self._api_of: dict[str, str] = {}
-        for i, tool in enumerate(expect(tools or [], list, "tools")):
-            self._add(expect(tool, dict, f"tools[{i}]"), f"tools[{i}]")
-        clash = next((name for name in self._safe_of if name.partition(".")[0] in self.builtins), None)
-        if clash is not None:  # the API has one name for both, so an answer could not say which of them is called
-            raise LayoutError(
-                "tools", f"the name of a built-in tool is taken by the function {clash!r}: rename the function"
-            )
-
-    def _add(self, tool: Mapping[str, Any], where: str) -> None:
-        kind = tool.get("type", "function")
-        if kind != "function":
-            builtin = _find_builtin(str(kind))
-            if builtin not in _BUILTIN_OF_TYPE.values():
-                known = ", ".join(["function", *_BUILTIN_OF_TYPE])
-                raise LayoutError(f"{where}.type", f"unknown tool type (expected one of {known} / got {kind!r})")
-            self.builtins[builtin] = builtin_namespace(builtin)
-            return
-        # Chat Completions nests the function, Responses does not.
-        spec = read_optional(tool, "function", dict, where) or tool
-        name = expect(spec.get("name"), str, f"{where}.name")
-        if name in self._safe_of:
-            raise LayoutError(f"{where}.name", f"two tools are called {name!r}")
-        description = read_optional(spec, "description", str, where) or ""
-        self.functions.append(Tool(self._reserve(name), description, read_optional(spec, "parameters", dict, where)))
-
-    def _reserve(self, name: str) -> str:
-        base = _UNSAFE.sub("_", name) or "_"
-        safe = base
-        n = 1
-        while safe in self._api_of:
-            n += 1
-            safe = f"{base}_{n}"
-        self._safe_of[name] = safe
-        self._api_of[safe] = name
-        return safe
-
-    def recipient(self, name: str) -> str:
-        """Header recipient of the tool that the API calls `name`; an undeclared name counts as a function."""
-        if name not in self._safe_of and self.is_builtin(name):
-            return name
-        return "functions." + (self._safe_of.get(name) or _UNSAFE.sub("_", name) or "_")
-
-    def api_name(self, recipient: str | None) -> str | None:
-        """API name of the tool that a message is addressed to, None if it is addressed to no tool."""
-        if recipient in NOBODY:
-            return None
-        assert recipient is not None
-        safe = recipient.removeprefix("functions.")
-        return self._api_of.get(safe, safe)
-
-    def call(self, name: str, arguments: str) -> Message:
-        """The assistant message that calls the tool `name` (API name); the text of `arguments` goes in as it is."""
-        recipient = self.recipient(name)
-        if recipient.startswith("functions."):
-            return Message.assistant(arguments, COMMENTARY, recipient, "<|constrain|>json")
-        code = _unwrap_code(arguments) if recipient == "python" else arguments
-        return Message.assistant(code, ANALYSIS, recipient, "code")
-
-    def is_builtin(self, name: str) -> bool:
-        """True for ``python`` and ``browser.*`` unless the request declares a function of that name."""
-        return name not in self._safe_of and (name == "python" or name.startswith("browser."))
-
-    def namespaces(self, builtins: bool = True) -> dict[str, ToolNamespace]:
-        """The tools by namespace, as `DeveloperContent` and `Parser` take them."""
-        own = {"functions": ToolNamespace.functions(self.functions)} if self.functions else {}
-        return own | (self.builtins if builtins else {})
-
-    def only(self, names: Iterable[str]) -> ToolTable:
-        """The same names in both directions, offering only the tools that the API calls `names`."""
-        wanted = set(names)
-        part = ToolTable()
-        part._safe_of = self._safe_of
-        part._api_of = self._api_of
-        part.functions = [tool for tool in self.functions if self._api_of[tool.name] in wanted]
-        part.builtins = {name: space for name, space in self.builtins.items() if name in wanted}
-        return part
 
 
 def read_optional(data: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
@@ -193,18 +92,10 @@ def _read_part(part: Any, where: str) -> Text:
     raise LayoutError(where, f"gpt-oss reads text only (expected a text part / got type {part.get('type')!r})")
 
 
-def _unwrap_code(arguments: str) -> str:
-    """The code of ``{"code": ...}``; anything else is taken to be code."""
-    try:
-        code = json.loads(arguments)["code"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return arguments
-    return code if isinstance(code, str) else arguments
-
-
 def make_result(recipient: str, parts: Sequence[Text]) -> Message:
     """What the tool `recipient` gave back, on the channel of its call."""
-    channel = COMMENTARY if recipient.startswith("functions.") else ANALYSIS
+    builtin = recipient == "python" or recipient.startswith("browser.")
+    channel = ANALYSIS if builtin else COMMENTARY
     return Message.tool(recipient, join_parts(parts), channel=channel)
 
 
@@ -285,7 +176,7 @@ def _read_choices(choice: Mapping[str, Any], where: str) -> tuple[list[str], boo
 
 def _check_callable(tools: ToolTable, shown: str, where: str) -> ToolTable:
     """`tools`, or a LayoutError if there are none."""
-    if not (tools.functions or tools.builtins):
+    if not tools:
         raise LayoutError(where, f"no tool to call (expected one of the declared tools / got {shown})")
     return tools
 
@@ -299,11 +190,8 @@ def choose_final(schema: Json | None, must_call: bool) -> Final:
 
 def _read_choice(choice: Mapping[str, Any], where: str) -> str:
     kind = str(choice.get("type"))
-    if kind == "function":
-        return str(expect((read_optional(choice, "function", dict, where) or choice).get("name"), str, f"{where}.name"))
-    return _find_builtin(kind)
-
-
-def _find_builtin(kind: str) -> str:
-    """The namespace that an API tool type means, or the type itself. Web search types may end in a date."""
-    return _BUILTIN_OF_TYPE.get("web_search" if kind.startswith("web_search") else kind, kind)
+    if kind in ("function", "custom", "namespace"):
+        return str(expect((read_optional(choice, kind, dict, where) or choice).get("name"), str, f"{where}.name"))
+    if kind == "mcp":
+        return read_optional(choice, "name", str, where) or str(choice.get("server_label"))
+    return find_builtin(kind)

@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 from gptoss_harmony.messages import Json
 from gptoss_harmony.openai.output import Item, ItemKind, make_id
+from gptoss_harmony.openai.tool_calls import ID_PREFIXES, spell_call
+from gptoss_harmony.openai.tool_types import Declared
 
 Summarise: TypeAlias = Callable[[str], str]
 """Makes the summary of a chain of thought."""
@@ -19,7 +21,9 @@ class ResponseItem:
     def __init__(self, item: Item, summarise: Summarise | None) -> None:
         self.item = item
         self._summarise = summarise
-        self.id = make_id({ItemKind.REASONING: "rs", ItemKind.CALL: "fc"}.get(item.kind, "msg"))
+        self.declared = item.declared or Declared(item.name)
+        prefixes = {ItemKind.REASONING: "rs", ItemKind.CALL: ID_PREFIXES[self.declared.kind]}
+        self.id = make_id(prefixes.get(item.kind, "msg"))
         self._call_id = make_id("call")
 
     def part(self, text: str) -> Json:
@@ -43,8 +47,7 @@ class ResponseItem:
 
     def _spell(self, status: str, text: str, content: list[Json], summaries: list[Json]) -> Json:
         if self.item.kind is ItemKind.CALL:
-            call = {"type": "function_call", "call_id": self._call_id, "name": self.item.name, "arguments": text}
-            return {"id": self.id, "status": status} | call
+            return spell_call(self.declared, text, self.id, self._call_id, status)
         if self.item.kind is ItemKind.REASONING:
             return {"id": self.id, "type": "reasoning", "status": status, "summary": summaries, "content": content}
         phase = "commentary" if self.item.kind is ItemKind.PREAMBLE else "final_answer"

@@ -7,11 +7,15 @@ from typing import Any
 
 from gptoss_harmony.messages import Json
 from gptoss_harmony.openai.output import Item, ItemKind, Reader, Step, choose_finish_reason
-from gptoss_harmony.openai.requests import ToolTable
 from gptoss_harmony.openai.response_items import ResponseItem, Summarise
 from gptoss_harmony.openai.responses import finish_response
+from gptoss_harmony.openai.tool_calls import read_input
+from gptoss_harmony.openai.tool_table import ToolTable
 from gptoss_harmony.parsing.events import Event
 from gptoss_harmony.parsing.parser import Parser
+
+_ARGUMENTS = {"function": "function_call_arguments", "mcp": "mcp_call_arguments"}
+"""Tool types whose calls' arguments are streamed as they are -> the events' name."""
 
 
 class ResponseStream:
@@ -93,7 +97,7 @@ class ResponseStream:
             if self._open is None and (text or (step is Step.START and item.kind is ItemKind.CALL)):
                 out += self._begin(item)
             if self._open and text:
-                out.append(self._grow(self._open, text))
+                out += self._grow(self._open, text)
             if self._open and step is Step.END:
                 out += self._end(self._open)
         return out
@@ -105,17 +109,30 @@ class ResponseStream:
             events.append(self._at("response.content_part.added", part=self._open.part("")))
         return events
 
-    def _grow(self, out: ResponseItem, text: str) -> Json:
+    def _grow(self, out: ResponseItem, text: str) -> list[Json]:
         if out.item.kind is ItemKind.CALL:
-            return self._at("response.function_call_arguments.delta", index=None, delta=text)
+            name = _ARGUMENTS.get(out.declared.kind)  # the other types have no events of their own: the item is it
+            return [self._at(f"response.{name}.delta", index=None, delta=text)] if name else []
         if out.item.kind is ItemKind.REASONING:
-            return self._at("response.reasoning_text.delta", delta=text)
-        return self._at("response.output_text.delta", delta=text, logprobs=[])
+            return [self._at("response.reasoning_text.delta", delta=text)]
+        return [self._at("response.output_text.delta", delta=text, logprobs=[])]
+
+    def _end_call(self, out: ResponseItem) -> list[Json]:
+        text = out.item.text
+        if out.declared.kind == "custom":  # only the whole JSON object says what the input is
+            given = read_input(text)
+            name = "response.custom_tool_call_input"
+            return [
+                self._at(f"{name}.delta", index=None, delta=given),
+                self._at(f"{name}.done", index=None, input=given),
+            ]
+        name = _ARGUMENTS.get(out.declared.kind, "")
+        return [self._at(f"response.{name}.done", index=None, arguments=text)] if name else []
 
     def _end(self, out: ResponseItem) -> list[Json]:
         text = out.item.text
         if out.item.kind is ItemKind.CALL:
-            events = [self._at("response.function_call_arguments.done", index=None, arguments=text)]
+            events = self._end_call(out)
         elif out.item.kind is ItemKind.REASONING:
             events = [self._at("response.reasoning_text.done", text=text)]
         else:

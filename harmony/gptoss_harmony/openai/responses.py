@@ -12,34 +12,29 @@ How things map, beyond what `chat_completions` says:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.json_reading import expect
-from gptoss_harmony.messages import Conversation, Json, Message, Role
-from gptoss_harmony.openai.calls import CallLedger
+from gptoss_harmony.messages import Conversation, Json, Message
 from gptoss_harmony.openai.output import ItemKind, Reader, choose_finish_reason, make_id, read_messages
 from gptoss_harmony.openai.requests import (
-    ToolTable,
     choose_final,
     choose_tools,
     drop_finished_reasoning,
     join_parts,
-    make_result,
     open_conversation,
     read_effort,
     read_optional,
     read_parts,
     read_response_format,
     skip_reasoning,
-    split_thoughts,
 )
+from gptoss_harmony.openai.response_history import INSTRUCTING, ItemCollector, read_kind
 from gptoss_harmony.openai.response_items import ResponseItem, Summarise
-from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
-
-_INSTRUCTING = ("system", "developer")
+from gptoss_harmony.openai.tool_table import ToolTable
 
 
 def to_conversation(
@@ -53,15 +48,15 @@ def to_conversation(
     items = [*previous, *_read_input(request.get("input"))]
     where = [f"previous[{i}]" for i in range(len(previous))]
     where += [f"input[{i}]" for i in range(len(items) - len(previous))]
-    kinds = [_read_kind(item, place) for item, place in zip(items, where, strict=True)]
+    kinds = [read_kind(item, place) for item, place in zip(items, where, strict=True)]
     n_leading = next(
-        (i for i, kind in enumerate(kinds) if kind != "message" or items[i]["role"] not in _INSTRUCTING), len(items)
+        (i for i, kind in enumerate(kinds) if kind != "message" or items[i]["role"] not in INSTRUCTING), len(items)
     )
     leading = [
         join_parts(read_parts(item.get("content"), f"{where[i]}.content")) for i, item in enumerate(items[:n_leading])
     ]
     tools = ToolTable(request.get("tools"))
-    body = _ItemCollector(tools, {str(item.get("id")): item for item in items if item.get("type") != "item_reference"})
+    body = ItemCollector(tools, {str(item.get("id")): item for item in items if item.get("type") != "item_reference"})
     for i in range(n_leading, len(items)):
         body.add(items[i], where[i])
     offered = tools.only(()) if request.get("tool_choice") == "none" else tools
@@ -86,6 +81,7 @@ def to_turn(request: Mapping[str, Any]) -> Turn:
         tuple(tools.functions),
         tuple(tools.builtins),
         choose_final(schema, must_call),
+        namespaces=tuple(tools.spaces.values()),
         reasoning=_read_effort(request) != "none",
     )
 
@@ -104,85 +100,6 @@ def _read_input(value: Any) -> list[Json]:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     return list(expect([] if value is None else value, list, "input"))
-
-
-def _read_kind(item: Any, where: str) -> str:
-    """The type of an item; one with a role and no type is a message."""
-    kind = expect(item, dict, where).get("type", "message" if "role" in item else None)
-    if kind == "message":
-        expect(item.get("role"), str, f"{where}.role")
-    return str(kind)
-
-
-class _ItemCollector:
-    """Collects the items after the leading instructions; `by_id` resolves item references."""
-
-    def __init__(self, tools: ToolTable, by_id: Mapping[str, Json]) -> None:
-        self.messages: list[Message] = []
-        self._tools = tools
-        self._by_id = by_id
-        self._calls = CallLedger()
-
-    def add(self, item: Json, where: str) -> None:
-        kind = _read_kind(item, where)
-        if kind == "item_reference" and (found := self._by_id.get(read_optional(item, "id", str, where) or "")):
-            item = found
-            kind = _read_kind(item, where)
-        add = {
-            "message": self._message,
-            "reasoning": self._reasoning,
-            "function_call": self._call,
-            "function_call_output": self._result,
-        }.get(kind)
-        if kind == "item_reference":
-            raise LayoutError(f"{where}.id", f"no earlier item has this id (got {item.get('id')!r})")
-        if add is None:
-            known = "message, reasoning, function_call, function_call_output or item_reference"
-            raise LayoutError(f"{where}.type", f"unknown item (expected {known} / got {kind!r})")
-        add(item, where)
-
-    def _message(self, item: Json, where: str) -> None:
-        role = item["role"]
-        content = item.get("content")
-        if role == "assistant":
-            thoughts, content = split_thoughts(content, f"{where}.content")
-            if thoughts:
-                self.messages.append(Message.assistant(thoughts, ANALYSIS))
-            if thoughts and not content:
-                return
-        parts = read_parts(content, f"{where}.content")
-        if role == "user":
-            self.messages.append(Message(Role.USER, [*parts]))
-        elif role == "assistant":
-            channel = COMMENTARY if item.get("phase") == "commentary" else FINAL
-            self.messages.append(Message(Role.ASSISTANT, [*parts], channel=channel))
-        elif role in _INSTRUCTING:
-            self.messages.append(Message.developer(join_parts(parts)))
-        else:
-            raise LayoutError(
-                f"{where}.role", f"unknown role (expected user, assistant, system or developer / got {role!r})"
-            )
-
-    def _reasoning(self, item: Json, where: str) -> None:
-        text = join_parts(read_parts(item.get("content"), f"{where}.content"))
-        text = text or "\n".join(part.text for part in read_parts(item.get("summary"), f"{where}.summary"))
-        if text:
-            self.messages.append(Message.assistant(text, ANALYSIS))
-
-    def _call(self, item: Json, where: str) -> None:
-        name = expect(item.get("name"), str, f"{where}.name")
-        call_id = expect(item.get("call_id"), str, f"{where}.call_id")
-        message = self._tools.call(name, expect(item.get("arguments"), str, f"{where}.arguments"))
-        self._calls.add(call_id, message.recipient or "")
-        self.messages.append(message)
-
-    def _result(self, item: Json, where: str) -> None:
-        name = item.get("name")  # not in the API, but some clients send it
-        named = self._tools.recipient(name) if isinstance(name, str) and name else None
-        recipient = self._calls.take(read_optional(item, "call_id", str, where) or "", named)
-        if recipient is None:
-            raise LayoutError(f"{where}.call_id", f"no call before it has this id (got {item.get('call_id')!r})")
-        self.messages.append(make_result(recipient, read_parts(item.get("output"), f"{where}.output")))
 
 
 def from_messages(
@@ -218,20 +135,33 @@ def to_usage(prompt: int, completion: int, reasoning: int = 0, cached: int = 0) 
     }
 
 
-_ECHOED = {
+_ECHOED: Json = {
     "instructions": None,
     "max_output_tokens": None,
+    "max_tool_calls": None,
     "metadata": {},
     "parallel_tool_calls": True,
     "previous_response_id": None,
-    "temperature": None,
+    "prompt_cache_key": None,
+    "safety_identifier": None,
+    "temperature": 1.0,
     "text": {"format": {"type": "text"}},
     "tool_choice": "auto",
-    "top_p": None,
+    "top_logprobs": 0,
+    "top_p": 1.0,
     "truncation": "disabled",
     "user": None,
 }
-"""Fields of a request that its response repeats, with their defaults."""
+"""Fields of a request that its response repeats, with the values in force where it does not say."""
+
+_IN_FORCE: Json = {
+    "background": False,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+    "service_tier": "default",
+    "store": True,
+}
+"""What a response says of itself; whoever does otherwise puts it in."""
 
 _STANDARD_TOOLS = {
     "browser": {"type": "web_search"},
@@ -243,19 +173,22 @@ _STANDARD_TOOLS = {
 def to_response(request: Mapping[str, Any], model: str, created: int, response_id: str | None = None) -> Json:
     """The response object to a request before there is output: status in_progress. `created`: seconds since 1970."""
     echoed = {key: default if request.get(key) is None else request[key] for key, default in _ECHOED.items()}
+    echoed["text"] = _ECHOED["text"] | {key: value for key, value in echoed["text"].items() if value is not None}
     reasoning = request.get("reasoning") or {}
     return {
         "id": response_id or make_id("resp"),
         "object": "response",
         "created_at": created,
+        "completed_at": None,
         "status": "in_progress",
         "error": None,
         "incomplete_details": None,
         "model": model,
         "output": [],
         "usage": None,
-        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+        "reasoning": {"effort": reasoning.get("effort") or "medium", "summary": reasoning.get("summary")},
         "tools": [_STANDARD_TOOLS.get(tool.get("type", ""), tool) for tool in request.get("tools") or ()],
+        **_IN_FORCE,
         **echoed,
     }
 
@@ -266,6 +199,7 @@ def finish_response(response: Json, output: list[Json], finish_reason: str, usag
     details = {"reason": "max_output_tokens"} if cut else None
     return response | {
         "status": "incomplete" if cut else "completed",
+        "completed_at": None if cut else int(time.time()),
         "incomplete_details": details,
         "output": output,
         "usage": usage,

@@ -20,6 +20,7 @@ NOBODY = frozenset({None, "assistant", "user", "all", ""})
 """Recipients that address no tool."""
 
 _NAMESPACES = ("functions", "function")
+_BUILTINS = ("browser", "python")
 _GLUED = (*CHANNELS, "constrain", "json", "code", Role.ASSISTANT.value)
 """Words of a header that models forget to part from the name."""
 
@@ -29,7 +30,7 @@ def tool_names(tools: ToolNames | None) -> frozenset[str]:
 
     A built-in namespace is called by its own name too (``python``), ``functions`` never is."""
     if isinstance(tools, Mapping):
-        spaces = [space.name for space in tools.values() if space.name != "functions"]
+        spaces = [space.name for space in tools.values() if space.name in _BUILTINS]
         return frozenset([*spaces, *(f"{space.name}.{tool.name}" for space in tools.values() for tool in space.tools)])
     return frozenset(tool if isinstance(tool, str) else f"functions.{tool.name}" for tool in tools or ())
 

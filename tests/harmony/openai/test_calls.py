@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from gptoss_harmony import Message, parse
+from gptoss_harmony import LayoutError, Message, parse
 from gptoss_harmony.openai import chat_completions, responses
-from gptoss_harmony.openai.calls import WrittenCalls, write_canonical
+from gptoss_harmony.openai.calls import CallLedger, WrittenCalls, write_canonical
 from gptoss_harmony.rendering.renderer import render
 from helpers.tool_answers import to_ids
 
@@ -71,3 +71,25 @@ def test_results_of_calls_with_one_id_are_told_apart(call_id: str) -> None:
     items += [{"type": "function_call_output", "call_id": call_id, "output": "r", "name": name} for name in "ba"]
     found = [m.name for m in responses.to_conversation({"input": items}) if m.role == "tool"]
     assert found == ["functions.b", "functions.a"]
+
+
+def test_results_without_an_id_find_their_call() -> None:
+    ledger = CallLedger()
+    ledger.add("1", "functions.a")
+    ledger.add("2", "functions.b")
+    assert ledger.take("") is None  # which of them?
+    assert ledger.take("", "functions.b") == "functions.b"
+    assert ledger.take("") == "functions.a"  # the only one without a result
+    assert ledger.take("") is None and ledger.take("3") is None and ledger.take("1") == "functions.a"
+
+
+def test_results_that_name_the_item_of_their_call() -> None:
+    call = {"type": "local_shell_call", "id": "lsh_1", "call_id": "call_1", "action": {"command": ["ls"]}}
+    for ident in ({"id": "lsh_1"}, {"id": "call_1"}, {"call_id": "call_1"}, {"id": "lsho_9", "call_id": "lsh_1"}):
+        output = {"type": "local_shell_call_output", "output": "x", **ident}
+        last = responses.to_conversation({"input": [USER, call, output]}).messages[-1]
+        assert last.name == "functions.local_shell"
+    with pytest.raises(LayoutError):
+        responses.to_conversation({"input": [USER, call, output | {"call_id": "lsh_2"}]})
+    foreign = {"type": "function_call_output", "call_id": "gone", "name": "f", "output": "x"}
+    assert responses.to_conversation({"input": [USER, foreign]}).messages[-1].name == "functions.f"

@@ -12,7 +12,7 @@ from gptoss_harmony.openai.chat_completions import (
     to_completion,
     to_usage,
 )
-from gptoss_harmony.openai.requests import ToolTable
+from gptoss_harmony.openai.tool_table import ToolTable
 from gptoss_harmony.tokens import SPECIAL_TOKENS
 from helpers.chat_completions import WEATHER, assemble, check, shape, streamed, without_ids
 from helpers.outputs import gold_cases, ids_of

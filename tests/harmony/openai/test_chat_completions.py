@@ -8,7 +8,7 @@ import pytest
 from gptoss_harmony import LayoutError, parse, render_text
 from gptoss_harmony.messages import DeveloperContent, ReasoningEffort, SystemContent
 from gptoss_harmony.openai.chat_completions import from_messages, to_conversation, to_turn
-from gptoss_harmony.openai.requests import ToolTable
+from gptoss_harmony.openai.tool_table import ToolTable
 from helpers.chat_completions import WEATHER, shape
 from helpers.outputs import ids_of
 

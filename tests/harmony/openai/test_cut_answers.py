@@ -9,8 +9,8 @@ import pytest
 from gptoss_harmony import parse
 from gptoss_harmony.openai import chat_completions, responses
 from gptoss_harmony.openai.chat_completions import ChatStream
-from gptoss_harmony.openai.requests import ToolTable
 from gptoss_harmony.openai.response_stream import ResponseStream
+from gptoss_harmony.openai.tool_table import ToolTable
 from helpers.tool_answers import TOOLS, ids_of_parts, make_answer, show_cut, to_ids
 
 Shown = tuple[str | None, str | None, list[tuple[str, str]]]

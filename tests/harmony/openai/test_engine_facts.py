@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from gptoss_harmony import parse
 from gptoss_harmony.openai.chat_completions import from_messages
-from gptoss_harmony.openai.requests import ToolTable
+from gptoss_harmony.openai.tool_table import ToolTable
 from helpers.outputs import DATA
 from helpers.tool_answers import to_ids
 
