@@ -12,6 +12,7 @@ The defaults are the parity settings: F32 cache, no flash attention, one thread.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,7 +75,7 @@ class LlamaServer(Engine):
             vocab_size=meta["n_vocab"],
             n_ctx=slots["n_ctx"],
             stop_ids=self._stop_ids(),
-            capabilities=Capabilities("top_k", grammar=True),
+            capabilities=Capabilities("top_k", grammar=True, penalties="free", logit_bias=True),
             settings=settings,
         )
         self._printable = self._find_printable()
@@ -97,7 +98,8 @@ class LlamaServer(Engine):
         for step in range(self.info.n_ctx - len(tokens)):
             if cancelled():
                 return
-            answer = self._complete(tokens, request, n_predict=1, seed=(request.seed + step) % 2**32)
+            bias = _penalise(request, tokens[len(request.tokens) :])
+            answer = self._complete(tokens, request, bias, n_predict=1, seed=(request.seed + step) % 2**32)
             if step == 0:
                 self.reused = _cached(answer)
             for ident in answer["tokens"]:
@@ -135,14 +137,17 @@ class LlamaServer(Engine):
         return {"message": choice["message"], "finish_reason": choice["finish_reason"], "usage": answer["usage"]}
 
     def _whole(self, request: Request) -> Iterator[Token]:
-        answer = self._complete(request.tokens, request, n_predict=request.max_tokens, seed=request.seed)
+        bias = request.logit_bias
+        answer = self._complete(request.tokens, request, bias, n_predict=request.max_tokens, seed=request.seed)
         self.reused, tokens = _cached(answer), list(request.tokens)
         for ident in answer["tokens"]:
             yield self._token(tokens, ident, request.logprobs, [])
             tokens.append(ident)
 
-    def _complete(self, tokens: Sequence[int], request: Request, n_predict: int, seed: int) -> dict[str, Any]:
-        settings = {
+    def _complete(
+        self, tokens: Sequence[int], request: Request, bias: Sequence[tuple[int, float]], n_predict: int, seed: int
+    ) -> dict[str, Any]:
+        settings: dict[str, Any] = {
             "n_predict": n_predict,
             "seed": seed,
             "samplers": ["temperature", "top_k", "top_p", "min_p"],
@@ -152,6 +157,11 @@ class LlamaServer(Engine):
             "min_p": request.min_p,
             "n_probs": 0 if request.logprobs is None or request.grammar else max(request.logprobs, 1),
         }
+        if bias:
+            settings["logit_bias"] = list(bias)
+        if request.repetition_penalty != 1:
+            settings["samplers"].insert(0, "penalties")
+            settings |= {"repeat_penalty": request.repetition_penalty, "repeat_last_n": self.info.n_ctx}
         return self._http.complete(tokens, **settings, **({"grammar": request.grammar} if request.grammar else {}))
 
     def _token(self, before: Sequence[int], ident: int, logprobs: int | None, reported: list[dict[str, Any]]) -> Token:
@@ -188,6 +198,18 @@ class LlamaServer(Engine):
             if text.isascii() and text.isprintable() and text:
                 return ident
         raise BackendFailed("the vocabulary has no printable token among its first 256")
+
+
+def _penalise(request: Request, answer: Sequence[int]) -> Sequence[tuple[int, float]]:
+    """The biases of the next token, with the presence and frequency penalties among them: the server's own count the
+    prompt too. One that the server also divides (repetition_penalty) is divided after them here, before them elsewhere.
+    """
+    if not (request.presence_penalty or request.frequency_penalty):
+        return request.logit_bias
+    bias = dict(request.logit_bias)
+    for ident, times in Counter(answer).items():
+        bias[ident] = bias.get(ident, 0.0) - (request.presence_penalty + request.frequency_penalty * times)
+    return list(bias.items())
 
 
 def _need_vocabulary(path: Path) -> None:

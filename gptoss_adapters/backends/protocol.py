@@ -11,6 +11,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -44,11 +45,15 @@ class Capabilities:
         position; "text" = generated text only.
     grammar: generation can be held to a GBNF grammar.
     taps: hidden states and router scores can be read and the chosen experts forced.
+    penalties: the presence, frequency and repetition penalties of a Request; "free" = not while a grammar holds it.
+    logit_bias: that of a Request.
     """
 
     output: Literal["full", "top_k", "text"]
     grammar: bool = False
     taps: bool = False
+    penalties: Literal["none", "free", "always"] = "none"
+    logit_bias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,9 @@ class Request:
     """One generation. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off; the filters see probabilities
     after the temperature, in the order top-k, top-p, min-p. stop_ids None: the engine's own (`Info.stop_ids`).
     logprobs: None, or how many of the best alternatives to report with each token (0: the token's own only).
+    logit_bias: (id, what is added to its logit) pairs. Then the penalties, as vLLM defines them: repetition_penalty
+    divides the positive logits of every token of prompt and answer, and multiplies the negative ones (1: off);
+    presence_penalty is taken once, and frequency_penalty per occurrence, from those of the answer's tokens (0: off).
     reuse: an engine may go on from what an earlier generation left in its cache; numbers then differ by rounding."""
 
     tokens: Sequence[int]
@@ -94,6 +102,15 @@ class Request:
     grammar: str | None = None
     logprobs: int | None = None
     reuse: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Sequence[tuple[int, float]] = ()
+
+    @property
+    def penalised(self) -> bool:
+        """Is there a penalty?"""
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1)
 
     def check(self, info: Info) -> None:
         """Raises UsageError naming the argument that is out of its range for this engine; the tokens are not looked
@@ -107,12 +124,21 @@ class Request:
             "min_p": 0 <= self.min_p <= 1,
             "seed": 0 <= self.seed < 2**32,
             "logprobs": self.logprobs is None or 0 <= self.logprobs <= info.vocab_size,
+            "presence_penalty": isfinite(self.presence_penalty),
+            "frequency_penalty": isfinite(self.frequency_penalty),
+            "repetition_penalty": 0 < self.repetition_penalty < float("inf"),
+            "logit_bias": all(0 <= ident < info.vocab_size and isfinite(bias) for ident, bias in self.logit_bias),
         }
         for name, good in ranges.items():
             if not good:
                 raise UsageError(f"argument {name} is out of range", got=getattr(self, name))
         if self.grammar is not None and not info.capabilities.grammar:
             raise UsageError(f"{info.engine} takes no grammar")
+        if self.logit_bias and not info.capabilities.logit_bias:
+            raise UsageError(f"{info.engine} takes no logit_bias")
+        known = info.capabilities.penalties
+        if self.penalised and (known == "none" or (known == "free" and self.grammar is not None)):
+            raise UsageError(f"{info.engine} takes no penalties{'' if known == 'none' else ' beside a grammar'}")
 
 
 def check_tokens(tokens: Sequence[int], info: Info) -> None:

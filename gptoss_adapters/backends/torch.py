@@ -124,7 +124,7 @@ def _describe(checkpoint: Checkpoint, version: str, settings: dict[str, Any]) ->
         vocab_size=checkpoint.config.vocab_size,
         n_ctx=checkpoint.config.max_position_embeddings,
         stop_ids=_stop_ids(checkpoint),
-        capabilities=Capabilities("full", taps=True),
+        capabilities=Capabilities("full", taps=True, penalties="always", logit_bias=True),
         settings=settings,
     )
 

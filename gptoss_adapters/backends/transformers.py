@@ -46,7 +46,7 @@ class Transformers(Engine):
             vocab_size=self._model.config.vocab_size,
             n_ctx=self._model.config.max_position_embeddings,
             stop_ids=as_ids(eos),
-            capabilities=Capabilities("full"),
+            capabilities=Capabilities("full", penalties="always", logit_bias=True),
             settings={"dtype": dtype, "attention": attention, "n_threads": n_threads, "truncate": truncate},
         )
 

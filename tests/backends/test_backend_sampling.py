@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from gptoss_adapters.backends import BackendFailed, Request, Token
+from gptoss_adapters.backends import BackendFailed, Capabilities, Info, Request, Token
 from gptoss_adapters.backends.sampling import Sampler
-from gptoss_adapters.reference.sampling import distribution, log_softmax, top_logprobs
+from gptoss_adapters.errors import UsageError
+from gptoss_adapters.reference.sampling import distribution, draw, log_softmax, top_logprobs
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32))
 
@@ -99,3 +102,70 @@ def test_reported_logprobs_ignore_temperature() -> None:
     token = sampler.token(3, LOGITS)
     assert token.logprob == pytest.approx(np.log(0.25)) and [i for i, _ in token.top] == [1, 3]
     assert Sampler(Request([0])).token(3, LOGITS) == Token(3)
+
+
+def shaped(logits: np.ndarray, prompt: list[int], answer: list[int], request: Request) -> list[float]:
+    """The definitions, number by number."""
+    out = [float(x) for x in logits]
+    for ident, bias in request.logit_bias:
+        out[ident] += bias
+    for ident in range(len(out)):
+        if ident in prompt or ident in answer:
+            factor = request.repetition_penalty
+            out[ident] = out[ident] / factor if out[ident] > 0 else out[ident] * factor
+        if ident in answer:
+            out[ident] -= request.presence_penalty + request.frequency_penalty * answer.count(ident)
+    return out
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_penalties_and_biases_against_the_definitions(seed: int) -> None:
+    random = np.random.RandomState(seed)
+    prompt = [int(i) for i in random.randint(0, 12, 6)]
+    request = Request(
+        prompt,
+        temperature=float(random.choice([0.0, 0.8])),
+        seed=seed,
+        presence_penalty=float(random.choice([0, 0.7, -1])),
+        frequency_penalty=float(random.choice([0, 0.25, -0.5])),
+        repetition_penalty=float(random.choice([1, 1.5, 0.7])),
+        logit_bias=[(3, 2.0), (5, -100.0), (3, 0.5)][: random.randint(0, 4)],
+    )
+    oracle = np.random.default_rng(seed)
+    sampler = Sampler(request)
+    answer: list[int] = []
+    for _ in range(40):
+        logits = (2 * random.standard_normal(12)).astype(np.float32)
+        before = logits.copy()
+        chosen = sampler.pick(logits)
+        wanted = np.array(shaped(logits, prompt, answer, request))
+        assert chosen == draw(wanted, request, oracle)
+        assert sampler.token(chosen, logits) == Token(chosen) and np.array_equal(logits, before)
+        answer.append(chosen)
+
+
+def test_a_bias_brings_back_nothing_that_is_excluded() -> None:
+    masked = np.where(np.arange(5) == 2, LOGITS, -np.inf).astype(np.float32)
+    request = Request([1], logit_bias=[(1, 100.0)], repetition_penalty=0.5, presence_penalty=-2.0)
+    assert Sampler(request).pick(masked) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "able", "words"),
+    [
+        ({"presence_penalty": 0.5}, {}, "takes no penalties"),
+        (
+            {"repetition_penalty": 1.1, "grammar": "root ::= [a]"},
+            {"penalties": "free"},
+            "no penalties beside a grammar",
+        ),
+        ({"logit_bias": [(1, 1.0)]}, {}, "takes no logit_bias"),
+        ({"logit_bias": [(5, 1.0)]}, {"logit_bias": True}, "logit_bias is out of range"),
+        ({"repetition_penalty": 0.0}, {"penalties": "always"}, "repetition_penalty is out of range"),
+        ({"frequency_penalty": float("nan")}, {"penalties": "always"}, "frequency_penalty is out of range"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(asked: dict[str, Any], able: dict[str, Any], words: str) -> None:
+    info = Info("e", "1", 5, 10, (), Capabilities("full", grammar=True, **able))
+    with pytest.raises(UsageError, match=words):
+        Request([0], **asked).check(info)
