@@ -68,8 +68,8 @@ class App:
                 await exchange.error(trouble)
             status = trouble.status
         finally:
-            if exchange.generation:
-                exchange.generation.cancel()
+            for generation in exchange.generations:
+                generation.cancel()
             self._log(exchange, ident, status or exchange.status or _GONE, time.perf_counter() - began, trouble)
 
     def _authorise(self, exchange: Exchange) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from gptoss_adapters.serve.settings import MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP_LOGPROBS
+from gptoss_adapters.serve.settings import MAX_CHOICES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP_LOGPROBS
 
 Ignored: TypeAlias = Any
 Penalty: TypeAlias = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None
@@ -58,12 +58,6 @@ Limit: TypeAlias = Annotated[int, Field(ge=1, le=2**31)] | None
 
 _NO_BACKGROUND = "this server runs nothing in the background: the answer comes when it is complete"
 LACKING: dict[str, tuple[Any, str]] = {
-    "presence_penalty": (0, "this server's engines take no presence penalty, so none is applied"),
-    "frequency_penalty": (0, "this server's engines take no frequency penalty, so none is applied"),
-    "repetition_penalty": (1, "this server's engines take no repetition penalty, so none is applied"),
-    "repeat_penalty": (1, "this server's engines take no repetition penalty, so none is applied"),
-    "logit_bias": ({}, "this server's engines take no bias, so none is applied"),
-    "n": (1, "this server gives one answer to a request: send the request again for another"),
     "best_of": (1, "this server gives one answer to a request and chooses among none"),
     "ignore_eos": (False, "an answer ends where the model ends it"),
     "min_tokens": (0, "an answer ends where the model ends it"),
@@ -77,7 +71,9 @@ LACKING: dict[str, tuple[Any, str]] = {
     "functions": (None, "functions are read as tools, and a call comes back in tool_calls"),
     "function_call": (None, "it is read as tool_choice, and a call comes back in tool_calls"),
 }
-"""Arguments that this server does not obey: the value that asks for nothing, and what is said of any other."""
+"""Arguments that this server does not obey: the value that asks for nothing, and what is said of any other. What
+depends on the engine is in `shaping`.
+"""
 
 
 class StreamOptions(BaseModel):
@@ -141,7 +137,7 @@ class ChatBody(CommonBody):
     reasoning_effort: str | None = None
     reasoning: dict[str, Any] | None = None  # {"effort": ...}, as some clients send it
     include_reasoning: bool | None = None
-    n: Count = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     modalities: list[Literal["text"]] | None = None
     audio: Any = None
     function_call: str | dict[str, Any] | None = None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import aclosing
 
 from gptoss_harmony.openai.chat_completions import ChatStream, to_completion, to_conversation, to_turn, to_usage
+from gptoss_harmony.openai.output import make_id
 
 from gptoss_adapters.serve.answers import Answer, find_warnings
 from gptoss_adapters.serve.asking import Ask
 from gptoss_adapters.serve.bodies import ChatBody
+from gptoss_adapters.serve.choices import Choice, plan_choices, run_choices, sum_usage
 from gptoss_adapters.serve.errors import Json, bad_request
 from gptoss_adapters.serve.exchange import Exchange, dump
 from gptoss_adapters.serve.history import read_tool_messages
@@ -44,21 +47,17 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
         to_turn(raw),
         (body.top_logprobs or 0) if body.logprobs else None,
     )
-    stream = ChatStream(
-        service.settings.model,
-        int(time.time()),
-        body.tools,
-        parallel=body.parallel_tool_calls is not False,
-        stops=body.stops,
-        may_call=bool(body.tools) and body.tool_choice != "none",
-        show_reasoning=body.include_reasoning is not False,
-    )
+    tell_usage = bool(body.stream_options and body.stream_options.include_usage)
+    ident, created = make_id("chatcmpl"), int(time.time())
+    if body.n and body.n > 1:
+        choices = plan_choices(asked, body.n, lambda: (_open_stream(service, body, ident, created), ChatLogprobs()))
+        await (_stream_several if body.stream else _answer_several)(service, exchange, choices, tell_usage)
+        return
+    stream = _open_stream(service, body, ident, created)
     attach = ChatLogprobs()
     answer = await service.begin(exchange, asked, stream, attach)
     if body.stream:
-        await _stream(
-            service, exchange, answer, asked, stream, bool(body.stream_options and body.stream_options.include_usage)
-        )
+        await _stream(service, exchange, answer, asked, stream, tell_usage)
         return
     async for _ in answer.events():
         pass
@@ -68,6 +67,19 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     if body.logprobs:
         whole["choices"][0]["logprobs"] = {"content": attach.all, "refusal": None}
     await exchange.json(whole | _find_warnings(asked, stream))
+
+
+def _open_stream(service: Service, body: ChatBody, ident: str, created: int) -> ChatStream:
+    return ChatStream(
+        service.settings.model,
+        created,
+        body.tools,
+        parallel=body.parallel_tool_calls is not False,
+        completion_id=ident,
+        stops=body.stops,
+        may_call=bool(body.tools) and body.tool_choice != "none",
+        show_reasoning=body.include_reasoning is not False,
+    )
 
 
 async def _stream(
@@ -96,3 +108,45 @@ def _find_warnings(asked: Ask, stream: ChatStream) -> Json:
     called = bool(message.get("tool_calls"))
     found = find_warnings(asked, stream, message["content"], called, message["finish_reason"] != "length")
     return {"warnings": found} if found else {}
+
+
+async def _answer_several(service: Service, exchange: Exchange, choices: list[Choice], _: bool) -> None:
+    async with aclosing(run_choices(service, exchange, choices)) as made:
+        async for _made in made:
+            pass
+    usage = sum_usage([choice.usage() for choice in choices])
+    whole = to_completion({"finish_reason": None}, service.settings.model, int(time.time()), usage)
+    whole["choices"] = [_spell_choice(choice) for choice in choices]
+    found = [text for choice in choices for text in _find_warnings(choice.asked, choice.stream).get("warnings", ())]
+    await exchange.json(whole | ({"warnings": found} if found else {}))
+
+
+def _spell_choice(choice: Choice) -> Json:
+    message = dict(choice.stream.message)
+    reason = message.pop("finish_reason")
+    told = choice.asked.settings["logprobs"] is not None
+    logprobs = {"content": choice.attach.all, "refusal": None} if told else None
+    return {"index": choice.index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+
+async def _stream_several(service: Service, exchange: Exchange, choices: list[Choice], tell_usage: bool) -> None:
+    last: list[Json] = []
+    try:
+        async with aclosing(run_choices(service, exchange, choices)) as made:
+            async for choice, chunks, over in made:
+                if over:
+                    last = chunks
+                    chunks[-1] |= _find_warnings(choice.asked, choice.stream)
+                if chunks:
+                    await exchange.events(_encode(chunks))
+        usage = sum_usage([choice.usage() for choice in choices])
+    except Exception as error:  # whatever it is, a stream does not just break off
+        if not exchange.status:
+            raise
+        await exchange.events(_encode([to_api_error(error).body]) + b"data: [DONE]\n\n", last=True)
+        raise
+    end = b"data: [DONE]\n\n"
+    if tell_usage:
+        about = {key: value for key, value in last[-1].items() if key not in ("choices", "warnings")}
+        end = _encode([about | {"choices": [], "usage": usage}]) + end
+    await exchange.events(end, last=True)

@@ -29,7 +29,8 @@ class Exchange:
         self.status = 0  # once it is sent
         self.facts: dict[str, Any] = {}  # for the log line
         self.headers: dict[str, str] = {}  # sent with every answer
-        self.generation: RunningGeneration | None = None  # to be ended with the exchange
+        self.generations: list[RunningGeneration] = []  # to be ended with the exchange
+        self.deadline: float | None = None  # of the answer, by the event loop's clock; set when it first waits
         self.spell_error: Callable[[ApiError], Json] = lambda error: error.body
         self._events_begun = False
 

@@ -140,22 +140,24 @@ class Scheduler:
     def n_running(self) -> int:
         return self._n - len(self._idle)
 
-    async def start(self, tokens: Sequence[int], request: dict[str, Any]) -> RunningGeneration:
-        """Begin a generation, after those that came before. Raises ApiError 429 when the queue is full."""
-        slot = await self._acquire(tokens)
+    async def start(self, tokens: Sequence[int], request: dict[str, Any], admitted: bool = False) -> RunningGeneration:
+        """Begin a generation, after those that came before. Raises ApiError 429 when the queue is full, unless it is
+        of a request that was `admitted` before.
+        """
+        slot = await self._acquire(tokens, admitted)
         self._since[slot] = time.monotonic()
         generation = RunningGeneration(slot, list(tokens), request, self)
         self._threads.submit(generation.run)
         return generation
 
-    async def _acquire(self, tokens: Sequence[int]) -> Slot:
+    async def _acquire(self, tokens: Sequence[int], admitted: bool) -> Slot:
         if self._idle and not self._waiting:
             slot = self._idle[0]
             if len(self._idle) > 1:
                 slot = max(self._idle, key=lambda s: common_prefix(s.tokens, tokens))
             self._idle.remove(slot)
             return slot
-        if self.n_waiting >= self._queue:
+        if self.n_waiting >= self._queue and not admitted:
             retry = min(_LONGEST_RETRY, math.ceil(self._usual_seconds * (self.n_waiting + 1) / self._n))
             raise ApiError(429, "the queue is full", code="queue_full", headers={"Retry-After": str(max(1, retry))})
         place: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()

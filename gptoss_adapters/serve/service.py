@@ -23,8 +23,9 @@ from gptoss_adapters.serve.errors import ApiError, Json, bad_request
 from gptoss_adapters.serve.exchange import Exchange
 from gptoss_adapters.serve.metrics import Metrics
 from gptoss_adapters.serve.prompts import Prompts
-from gptoss_adapters.serve.scheduler import RunningGeneration, Scheduler
+from gptoss_adapters.serve.scheduler import Scheduler
 from gptoss_adapters.serve.settings import Settings
+from gptoss_adapters.serve.shaping import shape_sampling
 from gptoss_adapters.serve.store import Store
 from gptoss_adapters.serve.tools import select_tools
 
@@ -65,17 +66,25 @@ class Service:
     def ask(self, reading: Reading[Any], conversation: Conversation, turn: Turn, logprobs: int | None) -> Ask:
         strict_tools = check_tools(reading.body.tools, self.settings.max_tools)
         ask = make_ask(reading.body, turn, self.prompts.ids(conversation), self.info, logprobs, strict_tools)
-        return replace(ask, warnings=tuple(reading.warnings))
+        shape, lacking = shape_sampling(reading.body, self.info, ask.settings["grammar"] is not None)
+        reading.note(*lacking)
+        return replace(ask, settings=ask.settings | shape, warnings=tuple(reading.warnings))
 
-    async def begin(self, exchange: Exchange, ask: Ask, stream: AnswerStream, attach: Attach) -> Answer:
-        """Wait for a backend and begin the answer. Raises ApiError 429 (the queue is full), 503 (no turn in time)."""
+    async def begin(
+        self, exchange: Exchange, ask: Ask, stream: AnswerStream, attach: Attach, admitted: bool = False
+    ) -> Answer:
+        """Wait for a backend and begin the answer. Raises ApiError 429 (the queue is full, unless the exchange was
+        `admitted` before), 503 (no turn in time).
+        """
         exchange.facts["prompt_tokens"] = len(ask.tokens)
         if self.settings.log_contents:
             exchange.facts["prompt"] = self.vocabulary.decode(ask.tokens)
+        loop = asyncio.get_running_loop()
+        deadline = exchange.deadline = exchange.deadline or loop.time() + self.settings.request_seconds
         try:
-            async with asyncio.timeout(self.settings.request_seconds):
+            async with asyncio.timeout_at(deadline):
                 began = time.perf_counter()
-                generation = await self.scheduler.start(ask.tokens, ask.settings)
+                generation = await self.scheduler.start(ask.tokens, ask.settings, admitted)
         except TimeoutError:
             raise ApiError(
                 503, "no backend became free in time", code="timeout", headers={"Retry-After": "10"}
@@ -83,19 +92,17 @@ class Service:
         waited = time.perf_counter() - began
         self.metrics.observe("wait_seconds", waited)
         exchange.facts["waited_ms"] = round(1000 * waited, 2)
-        exchange.generation = generation
-        self._limit_time(generation, self.settings.request_seconds - waited)
-        return Answer(stream, generation, ask, self.info, self.vocabulary, attach)
-
-    def _limit_time(self, generation: RunningGeneration, seconds: float) -> None:
-        timer = asyncio.get_running_loop().call_later(max(0.0, seconds), generation.expire)
+        exchange.generations.append(generation)
+        timer = loop.call_at(deadline, generation.expire)
         generation.on_end = timer.cancel
+        return Answer(stream, generation, ask, self.info, self.vocabulary, attach)
 
     def record(self, exchange: Exchange, answer: Answer) -> None:
         """Count and remember what was answered."""
         messages = answer.stream.parser.messages
         self.prompts.remember(messages)
-        exchange.facts |= {"completion_tokens": answer.n_tokens, "cached_tokens": answer.n_reused}
+        written = exchange.facts.get("completion_tokens", 0) + answer.n_tokens  # a request may have several choices
+        exchange.facts |= {"completion_tokens": written, "cached_tokens": answer.n_reused}
         self.metrics.count("prompt_tokens_total", exchange.facts["prompt_tokens"])
         self.metrics.count("cached_tokens_total", answer.n_reused)
         self.metrics.count("completion_tokens_total", answer.n_tokens)
@@ -103,7 +110,8 @@ class Service:
             self.metrics.count("repaired_messages_total", repairs)
             exchange.facts["repaired"] = repairs
         if self.settings.log_contents:
-            exchange.facts["completion"] = self.vocabulary.decode(answer.stream.parser.tokens)
+            text = self.vocabulary.decode(answer.stream.parser.tokens)
+            exchange.facts["completion"] = exchange.facts.get("completion", "") + text
 
 
 def to_api_error(error: Exception) -> ApiError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 MAX_STOPS = 16  # stop strings in a request
 MAX_STOP_CHARACTERS = 256
 MAX_TOP_LOGPROBS = 20  # as the APIs say
+MAX_CHOICES = 16  # answers to one request (`n`)
 
 OWN_TOOLS = ("browser", "python")
 """Built-in tools by gpt-oss' names: who asks for them so runs them."""

@@ -62,7 +62,7 @@ BAD_CHAT: list[Any] = [
             {"max_completion_tokens": "10"},
             {"max_completion_tokens": 10**30},
             {"n": 0},
-            {"n": 2},
+            {"n": 17},
             {"seed": "1"},
             {"seed": 1.5},
             {"seed": 2**70},

@@ -77,7 +77,8 @@ def test_what_asks_for_nothing_is_not_worth_a_word(server: Served, path: str, ex
 
 
 def test_arguments_of_one_api(server: Served) -> None:
-    assert "n: " in post(server, CHAT, n=2)["warnings"][0]
+    assert len(post(server, CHAT, n=2)["choices"]) == 2
+    assert "n: unknown argument" in post(server, RESPONSES, n=2)["warnings"][0]
     assert "background: " in post(server, RESPONSES, background=True)["warnings"][0]
     every = ["web_search_call.action.sources", "code_interpreter_call.outputs", "file_search_call.results"]
     assert "warnings" not in post(server, RESPONSES, include=every)
