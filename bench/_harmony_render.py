@@ -92,9 +92,10 @@ def _cell(data: dict[str, Any], repeats: int) -> tuple[dict[str, list[float]], i
     theirs = openai_harmony.Conversation(messages=[openai_harmony.Message.from_dict(m) for m in data["messages"]])
     ours = Conversation.from_dict(data)
     renderers = {
-        way: Renderer(load_vocabulary(encoder), 0) for way, encoder in (("tiktoken", "tiktoken"), ("fast", "toktok"))
+        way: Renderer(load_vocabulary(encoder), 0, form="role")
+        for way, encoder in (("tiktoken", "tiktoken"), ("fast", "toktok"))
     }
-    chat = Renderer(load_vocabulary("toktok"))
+    chat = Renderer(load_vocabulary("toktok"), form="role")
     expected = oracle().render_conversation_for_completion(theirs, openai_harmony.Role.ASSISTANT)
     ways: dict[str, Callable[[], list[int]]] = {
         "openai_harmony": lambda: oracle().render_conversation_for_completion(theirs, openai_harmony.Role.ASSISTANT),
@@ -114,7 +115,7 @@ def _cell(data: dict[str, Any], repeats: int) -> tuple[dict[str, list[float]], i
 
 def _appended(conversation: Conversation) -> float:
     """One render of a chat of which all messages but the last have been rendered before."""
-    renderer = Renderer(load_vocabulary("toktok"))
+    renderer = Renderer(load_vocabulary("toktok"), form="role")
     render(conversation.messages[:-1], renderer=renderer)
     return cpu_time(lambda: render(conversation, renderer=renderer), 1)
 

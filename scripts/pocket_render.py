@@ -16,6 +16,7 @@ from gptoss_harmony import (
     load_vocabulary,
     render,
 )
+from gptoss_harmony.rendering.pieces import Form
 from gptoss_harmony.tokens import SPECIAL_TOKENS
 from pocket_lessons import Lesson
 
@@ -38,8 +39,8 @@ def encode(text: str) -> list[int]:
     return ids
 
 
-def by_harmony(lesson: Lesson) -> list[int]:
-    """The prompt that `gptoss_harmony.render` makes."""
+def by_harmony(lesson: Lesson, form: Form = "channel") -> list[int]:
+    """The prompt that `gptoss_harmony.render` makes. The model was trained on headers of the form of the role."""
     system = SystemContent(
         reasoning_effort=ReasoningEffort(lesson.effort.capitalize()), conversation_start_date=lesson.date
     )
@@ -52,7 +53,7 @@ def by_harmony(lesson: Lesson) -> list[int]:
                 DeveloperContent(lesson.instructions, {"functions": ToolNamespace.functions(tools)} if tools else None)
             )
         )
-    return render(messages + [part for message in lesson.messages for part in _harmony(message)])
+    return render(messages + [part for message in lesson.messages for part in _harmony(message)], form=form)
 
 
 def _harmony(message: dict[str, Any]) -> list[Message]:

@@ -78,7 +78,7 @@ class Course:
         self.rows = [([index.get(t, len(self.used)) for t in ids], start) for ids, start in rows if len(ids) <= LONGEST]
 
     def row(self, lesson: Lesson, template: Template) -> tuple[list[int], int]:
-        prompt = by_harmony(lesson) if self.rng.random() < 0.5 else template(lesson)
+        prompt = by_harmony(lesson, "role") if self.rng.random() < 0.5 else template(lesson)
         if lesson.final is not None and self.rng.random() < 0.06:  # a server may skip the analysis by a prefill
             lesson.analysis = ""
             return prompt + encode(completion(lesson)), len(prompt) + 3

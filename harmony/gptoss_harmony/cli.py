@@ -44,6 +44,11 @@ class DropName(StrEnum):
     none = "none"
 
 
+class FormName(StrEnum):
+    role = "role"
+    channel = "channel"
+
+
 FileArgument = Annotated[str, typer.Argument(metavar="FILE|-", help="A file, or - for standard input.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 IdsOption = Annotated[bool, typer.Option("--ids", help="Token ids.")]
@@ -76,6 +81,9 @@ def render_command(
     ] = ModeName.completion,
     next_role: Annotated[Role, typer.Option(help="Who speaks next (mode completion).")] = Role.ASSISTANT,
     drop: DropOption = DropName.upstream,
+    form: Annotated[
+        FormName, typer.Option(help="Where a call names its tool: channel as gpt-oss writes, role as openai-harmony.")
+    ] = FormName.channel,
 ) -> None:
     """Render a conversation ({"messages": [...]}) as token ids or text.
 
@@ -84,7 +92,7 @@ def render_command(
     """
     if ids + text + colour + as_json > 1:
         raise typer.BadParameter("choose one of --ids, --text, --colour, --json")
-    tokens = render(_read_conversation(_read(file), file), next_role, mode.value, drop=drop.value)
+    tokens = render(_read_conversation(_read(file), file), next_role, mode.value, drop=drop.value, form=form.value)
     if ids:
         typer.echo(" ".join(map(str, tokens)))
     elif colour:

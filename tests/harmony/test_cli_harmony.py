@@ -63,6 +63,13 @@ def chat(tmp_path: Path) -> str:
     return str(file)
 
 
+def test_render_in_both_forms() -> None:
+    call = Conversation([Message.assistant("{}", "commentary", "functions.f")])
+    texts = {form: ok("render", "-", "--form", form, stdin=call.to_json()) for form in ("role", "channel")}
+    assert "assistant to=functions.f<|channel|>commentary<|message|>" in texts["role"]
+    assert "assistant<|channel|>commentary to=functions.f<|message|>" in texts["channel"]
+
+
 def test_render(chat: str) -> None:
     ids = render(CHAT)
     assert ok("render", chat, "--ids").split() == [*map(str, ids)]

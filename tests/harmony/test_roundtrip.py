@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 from gptoss_harmony import Conversation, Message, Role, parse, render
+from gptoss_harmony.rendering.pieces import Form
 from gptoss_harmony.tokens import CALL, END, RETURN, START
 from helpers.outputs import gold_cases
 from helpers.random_harmony import message as random_message
@@ -23,8 +24,8 @@ def gold_assistant_messages() -> list[Message]:
 GOLD = gold_assistant_messages()
 
 
-def ids_of(message: Message, headers: str = "canonical") -> list[int]:
-    return render([message], mode="plain", drop="none", headers=headers)  # type: ignore[arg-type]
+def ids_of(message: Message, headers: str = "canonical", form: Form = "channel") -> list[int]:
+    return render([message], mode="plain", drop="none", headers=headers, form=form)  # type: ignore[arg-type]
 
 
 def completion_of(ids: list[int]) -> list[int]:
@@ -68,21 +69,28 @@ def ordinary(message: Message) -> bool:
     )
 
 
-def test_canonical_is_the_identity() -> None:
-    """Also without the header form: what was parsed says the same as what was rendered."""
+def constrained(content_type: str | None) -> str | None:
+    return content_type and f"<|constrain|>{content_type.removeprefix('<|constrain|>')}"
+
+
+@pytest.mark.parametrize("form", ["role", "channel"])
+def test_canonical_is_the_identity(form: Form) -> None:
+    """Also without the header form: what was parsed says the same as what was rendered. The form of the channel marks
+    every content type.
+    """
     messages = [message for message in GOLD if ordinary(message)]
     assert len(messages) > 200
     for message in messages:
-        (parsed,) = parse(ids_of(message), None)
+        (parsed,) = parse(ids_of(message, form=form), None)
         flags = {flag.partition(":")[0] for flag in parsed.flags} - {"arguments_not_json", "json_without_recipient"}
         assert not flags, message
         assert (parsed.channel, parsed.recipient, parsed.content_type, parsed.text) == (
             message.channel,
             message.recipient,
-            message.content_type,
+            message.content_type if form == "role" else constrained(message.content_type),
             message.text,
         )
-        assert ids_of(parsed) == ids_of(message), message
+        assert ids_of(parsed, form=form) == ids_of(message, form=form), message
 
 
 def test_random_messages() -> None:

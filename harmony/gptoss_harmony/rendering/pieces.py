@@ -30,17 +30,18 @@ Piece: TypeAlias = int | str
 
 Form: TypeAlias = Literal["role", "channel"]
 """Where a header on commentary names its recipient: in the role's section, as openai-harmony 0.0.8 writes it, or in the
-channel's, as its fork oss-harmony 0.0.11 does, which puts ``<|constrain|>`` before every content type besides."""
+channel's, as its fork oss-harmony 0.0.11 does, which puts ``<|constrain|>`` before every content type besides. gpt-oss
+itself writes its calls with the recipient in the channel's section."""
 
 _CONSTRAIN_TEXT = SPECIAL_NAMES[CONSTRAIN - FIRST_SPECIAL]
 
 
-def message_pieces(message: Message, functions: bool = False, form: Form = "role") -> list[Piece]:
+def message_pieces(message: Message, functions: bool = False, form: Form = "channel") -> list[Piece]:
     """The whole message; `functions`: the conversation declares function tools. Raises RenderError."""
     return [*header_pieces(message, form), *content_texts(message, functions), end_token(message)]
 
 
-def header_pieces(message: Message, form: Form = "role") -> list[Piece]:
+def header_pieces(message: Message, form: Form = "channel") -> list[Piece]:
     """From ``<|start|>`` to ``<|message|>``. Raises RenderError for a tool message without a name."""
     pieces = [START, *author_pieces(message)]
     recipient = []

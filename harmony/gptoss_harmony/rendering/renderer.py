@@ -1,4 +1,4 @@
-"""Conversations to token ids, the same ids as openai-harmony 0.0.8 by default.
+"""Conversations to token ids: with form="role" those of openai-harmony 0.0.8, by default those of its fork.
 
 `render` gives ids; `render_pieces` special ids and texts for a backend that tokenises by itself; `render_text` a text
 for people; `render_spans` ids with the spans that training and KV reuse need. A `Renderer` remembers messages.
@@ -45,7 +45,7 @@ class Renderer:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary | None = None, cache_tokens: int = 1_000_000, form: Form = "role"
+        self, vocabulary: Vocabulary | None = None, cache_tokens: int = 1_000_000, form: Form = "channel"
     ) -> None:
         self.vocabulary = vocabulary or load_vocabulary()
         self.form = form
@@ -150,7 +150,7 @@ def render(
     drop: Drop = "upstream",
     prefill: Message | None = None,
     headers: Headers = "canonical",
-    form: Form = "role",
+    form: Form = "channel",
     renderer: Renderer | None = None,
 ) -> list[int]:
     """Token ids of a conversation.
@@ -178,7 +178,7 @@ def render_pieces(
     *,
     drop: Drop = "upstream",
     prefill: Message | None = None,
-    form: Form = "role",
+    form: Form = "channel",
 ) -> list[Piece]:
     """As `render`, but special ids and texts: tokenise each text by itself, with special tokens off."""
     messages, kept, functions = _select(conversation, drop)
@@ -195,7 +195,7 @@ def render_text(
     *,
     drop: Drop = "upstream",
     prefill: Message | None = None,
-    form: Form = "role",
+    form: Form = "channel",
 ) -> str:
     """As `render`, as one text for people. Not for tokenising: text that looks special cannot be told apart."""
     pieces = render_pieces(conversation, next_role, mode, drop=drop, prefill=prefill, form=form)
@@ -212,7 +212,7 @@ def render_spans(
     drop: Drop = "upstream",
     train: Callable[[Message], bool] = by_assistant,
     headers: Headers = "canonical",
-    form: Form = "role",
+    form: Form = "channel",
     renderer: Renderer | None = None,
 ) -> Rendering:
     """Ids in mode ``training`` with the span of each message; `train` says which messages the loss counts.

@@ -63,7 +63,7 @@ def test_the_form_in_words(message: Message, text: str) -> None:
     (again,) = parse(ids, None)
     assert (again.channel, again.recipient, again.text) == (message.channel, message.recipient, message.text)
     assert "to=" not in text or render_pieces([message], mode="plain") != render_pieces(
-        [message], mode="plain", form="channel"
+        [message], mode="plain", form="role"
     )
 
 
@@ -76,7 +76,8 @@ def test_both_references_have_the_same_names() -> None:
         .with_content_type("<|constrain|>json")
     )
     ids = [module.load_harmony_encoding("HarmonyGptOss").render(call) for module in (openai_harmony, oss_harmony)]
-    assert ids[0] == render([Message.assistant("{}", "commentary", "functions.f", "<|constrain|>json")], mode="plain")
-    assert ids[1] == render([CALL], mode="plain", form="channel")
+    ours = Message.assistant("{}", "commentary", "functions.f", "<|constrain|>json")
+    assert ids[0] == render([ours], mode="plain", form="role")
+    assert ids[1] == render([ours], mode="plain") == render([CALL], mode="plain", form="channel")
     with pytest.raises(ValueError, match="Invalid"):
         oss_harmony.load_harmony_encoding("other")

@@ -186,7 +186,7 @@ def test_arguments_may_be_objects() -> None:
     text = by_template(request)
     assert (
         '<|message|>{"x": "é"}<|call|>' in text
-        and " to=python<|channel|>analysis code<|message|>print(1)\n<|call|>" in text
+        and " to=python<|channel|>analysis <|constrain|>code<|message|>print(1)\n<|call|>" in text
     )
 
 

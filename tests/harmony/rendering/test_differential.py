@@ -9,7 +9,10 @@ from gptoss_harmony.vocabulary import load_vocabulary
 from helpers import random_harmony
 from helpers.harmony_oracle import oracle_renderings, oracle_typescript
 
-RENDERERS = [Renderer(load_vocabulary("tiktoken"), cache_tokens=0), Renderer(load_vocabulary("toktok"))]
+RENDERERS = [
+    Renderer(load_vocabulary("tiktoken"), cache_tokens=0, form="role"),
+    Renderer(load_vocabulary("toktok"), form="role"),
+]
 
 
 def check_conversation(seed: int) -> None:

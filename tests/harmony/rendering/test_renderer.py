@@ -34,7 +34,9 @@ UPSTREAM = (
     else []
 )
 VOCABULARY = load_vocabulary()
-RENDERERS = {name: Renderer(load_vocabulary(name), cache) for name, cache in (("tiktoken", 0), ("toktok", 10**6))}
+CACHES = {"tiktoken": 0, "toktok": 10**6}
+RENDERERS = {name: Renderer(load_vocabulary(name), cache, form="role") for name, cache in CACHES.items()}
+"""Gold is openai-harmony's: the form of the role."""
 
 with gzip.open(ROOT / "tests/data/harmony/render_cases.jsonl.gz", "rt", encoding="utf-8") as lines:
     GOLD = [json.loads(line) for line in lines]
@@ -55,9 +57,14 @@ def test_gold(renderer) -> None:
                 case["id"]
             )
             assert render(conversation, mode="training", drop=drop, renderer=renderer) == case["training"], case["id"]
-        assert encode_pieces(render_pieces(conversation, case["next_turn_role"], drop=drop)) == case["completion"]
+        assert (
+            encode_pieces(render_pieces(conversation, case["next_turn_role"], drop=drop, form="role"))
+            == case["completion"]
+        )
         assert render_spans(conversation, drop=drop, renderer=renderer).ids == case["training"]
-        assert render_text(conversation, case["next_turn_role"], drop=drop) == VOCABULARY.decode(case["completion"])
+        assert render_text(conversation, case["next_turn_role"], drop=drop, form="role") == VOCABULARY.decode(
+            case["completion"]
+        )
 
 
 @pytest.mark.parametrize("path", UPSTREAM, ids=lambda path: path.stem)
@@ -67,9 +74,8 @@ def test_upstream_files(path: Path) -> None:
     config, expected = case["config"], case["expected_token_ids"]
     mode = "completion" if config["mode"] == "completion" else "plain"
     drop = "upstream" if config.get("auto_drop_analysis", True) else "none"
-    ids = render(
-        Conversation.from_dict(case["conversation"]), config.get("next_turn_role") or "assistant", mode, drop=drop
-    )
+    conversation = Conversation.from_dict(case["conversation"])
+    ids = render(conversation, config.get("next_turn_role") or "assistant", mode, drop=drop, form="role")
     assert ids[: -1 if config.get("drop_last_token") else None] == expected
     assert VOCABULARY.decode(expected).rstrip() == path.with_suffix(".txt").read_text("utf-8").rstrip()
 
@@ -100,7 +106,7 @@ def text_of(*messages: Message, **options) -> str:
     ],
 )
 def test_header_forms(message: Message, header: str, end: int) -> None:
-    assert text_of(message) == f"<|start|>{header}<|message|>x{VOCABULARY.decode([end])}"
+    assert text_of(message, form="role") == f"<|start|>{header}<|message|>x{VOCABULARY.decode([end])}"
 
 
 @pytest.mark.parametrize(
@@ -113,12 +119,12 @@ def test_header_forms(message: Message, header: str, end: int) -> None:
     ],
 )
 def test_content_type_ids(content_type: str, ids: list[int]) -> None:
-    rendered = render([Message.assistant("x", "commentary", "f", content_type)], mode="plain")
+    rendered = render([Message.assistant("x", "commentary", "f", content_type)], mode="plain", form="role")
     assert rendered[-3 - len(ids) :] == [*ids, 200008, 87, 200012]
 
 
 def test_constrain_inside_a_content_type_is_text() -> None:
-    rendered = render([Message.assistant("x", None, None, "foo<|constrain|>json")], mode="plain")
+    rendered = render([Message.assistant("x", None, None, "foo<|constrain|>json")], mode="plain", form="role")
     assert [i for i in rendered if is_special(i)] == [START, MESSAGE, END]
 
 
@@ -205,7 +211,7 @@ def test_prefill_opens_a_message_and_leaves_it_open() -> None:
     assert tail(Message.assistant("", "final")) == "<|start|>assistant<|channel|>final<|message|>"
     assert tail(Message.assistant("Sure", "final")) == "<|start|>assistant<|channel|>final<|message|>Sure"
     forced = Message.assistant("", "commentary", "functions.f", "json")
-    assert tail(forced) == "<|start|>assistant to=functions.f<|channel|>commentary json<|message|>"
+    assert tail(forced) == "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
 
 
 # --- spans ----------------------------------------------------------------------------------------------------------
@@ -219,7 +225,7 @@ def test_spans_and_loss_mask() -> None:
     trained = [VOCABULARY.decode(rendering.ids[s.trained : s.end]) for s in rendering.spans if s.trained is not None]
     assert trained == [
         "<|channel|>analysis<|message|>a1<|end|>",
-        " to=functions.f<|channel|>commentary<|message|>{}<|call|>",
+        "<|channel|>commentary to=functions.f<|message|>{}<|call|>",
         "<|channel|>final<|message|>f1<|return|>",
     ]
     masked = [i for i, counts in zip(rendering.ids, rendering.loss_mask, strict=True) if counts]
