@@ -19,7 +19,7 @@ FLAGS = {
     "missing_role": "the header names no role: assistant was assumed",
     "missing_space": "two header words were glued together",
     "missing_channel_marker": "the channel's name without <|channel|>",
-    "missing_to": "the recipient without `to=`",
+    "missing_to": "the recipient without `to=`, or with another spelling of it",
     "repeated_start": "<|start|> came again before the header was complete",
     "repeated_role": "the role's word came twice",
     "repeated_channel": "more than one channel; the last valid one counts",

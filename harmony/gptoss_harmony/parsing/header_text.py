@@ -6,6 +6,7 @@ import re
 from typing import TypeAlias
 
 from gptoss_harmony.messages import Role
+from gptoss_harmony.parsing.tool_names import begins_name, find_alike, find_declared
 from gptoss_harmony.tokens import ANALYSIS, CHANNEL, CHANNELS, COMMENTARY, CONSTRAIN
 
 Section: TypeAlias = tuple[int | None, str]
@@ -20,16 +21,20 @@ _LEADING_ROLE = re.compile(rf"\s*(?:(?:(?:{_ROLES})+(?::\S+)?|[A-Za-z_][\w-]*(?:
 _LEADING_CHANNEL = re.compile(rf"\s*[^\w\s]*(?:{_NAMES})[?]*")
 _LEADING_WORDS = re.compile(r"(?:\s*to=[^\s{\[<]+)+(?:\s*(?:json|code)(?!\w))?")
 _LEADING_TYPE = re.compile(r"\s*(?:json|code|[\w.+-]+(?=\s|$))")
+_BARE_NAME = re.compile(r"\s*([^\s{\[<]+)(?:\s*(?:json|code))?\s*(?=[{\[]|$)")
+_NAME_LIKE = re.compile(r"[\w./:-]+")
+_STRIPPED_CALL = re.compile(rf"\s*(?:{_NAMES})\s*to=\S")
 _STRIPPED = re.compile(rf"assistant(?={_NAMES})")
 
 
-def split_headless(sections: list[Section]) -> tuple[list[Section], str]:
+def split_headless(sections: list[Section], tools: frozenset[str] = frozenset()) -> tuple[list[Section], str]:
     """Header sections and content of a message that has no ``<|message|>``: the content follows the last header
-    word.
+    word. `tools`: the declared ones, whose bare names are such words too where JSON or nothing follows.
     """
     marker, text = sections[-1]
     if marker == CHANNEL:
         used = _match_end(_LEADING_CHANNEL, text, 0) or _measure_channel_prefix(text)
+        used = _match_name(text, used, tools)
     else:
         used = _match_end(_LEADING_TYPE if marker == CONSTRAIN else _LEADING_ROLE, text, 0)
     used = _match_end(_LEADING_WORDS, text, used)
@@ -66,10 +71,22 @@ def _is_header_word(word: str) -> bool:
     return word.startswith("to=") or word in CHANNELS or any(begins_with_role(word, role) for role in Role)
 
 
+def is_cut_name(text: str, tools: frozenset[str], in_channel: bool) -> bool:
+    """True for header words that end with the beginning of a declared tool's name. `in_channel`: after
+    ``<|channel|>`` any one word will do.
+    """
+    *before, last = text.split() or [""]
+    if in_channel and not before and _NAME_LIKE.fullmatch(last):
+        return True
+    return all(is_markup(word) or find_declared(word, tools) for word in before) and begins_name(last, tools)
+
+
 def split_stripped(text: str) -> list[tuple[list[Section], str]]:
     """Header sections and content of each message in a text that lost its special tokens; one item: it did not."""
     parts = _STRIPPED.split(text)
     if len(parts) == 1:
+        if _STRIPPED_CALL.match(text):
+            return [split_headless([(None, ""), (CHANNEL, text)])]
         return [([(None, "")], text)]  # a bare answer: none of its words is a header
     out = [split_headless([(None, ""), (CHANNEL, part)]) for part in parts]
     if not _LEADING_CHANNEL.match(parts[0]):
@@ -94,6 +111,12 @@ def guess_channel(raw: str) -> str | None:
     if inside in lower:
         return inside
     return next((name for name in CHANNELS if len(lower) >= 3 and name.startswith(lower)), None)
+
+
+def _match_name(text: str, at: int, tools: frozenset[str]) -> int:
+    found = _BARE_NAME.match(text, at)
+    meant = found and (find_declared(found[1], tools) or find_alike(found[1], tools))
+    return found.end() if found and meant else at
 
 
 def _measure_channel_prefix(text: str) -> int:

@@ -13,13 +13,14 @@ from itertools import takewhile
 from gptoss_harmony.messages import Role
 from gptoss_harmony.parsing.events import Header
 from gptoss_harmony.parsing.header_text import KNOWN_TYPES, TOOL_LIKE, Section, begins_with_role, guess_channel
-from gptoss_harmony.parsing.tool_names import NOBODY, find_alike, find_declared
+from gptoss_harmony.parsing.tool_names import NOBODY, SPEAKERS, cut_to, find_alike, find_declared
 from gptoss_harmony.tokens import CHANNEL, CHANNELS, CONSTRAIN, FIRST_SPECIAL, SPECIAL_NAMES
 
 CONSTRAIN_MARK = SPECIAL_NAMES[CONSTRAIN - FIRST_SPECIAL]
 
 _CONTENT_TYPE = re.compile(r"[A-Za-z][\w.+-]*(/[\w.+-]+(; ?[\w-]+=[^\s;]+)*)?")
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w-]*")
+_PARTS_OF_TO = ("to", "=", ":", "to:")
 
 
 @dataclass(slots=True)
@@ -198,9 +199,11 @@ class _HeaderReader:
 
         A result names its tool in full, and is sent to the assistant or to nobody and without a content type.
         """
-        if role is not Role.TOOL or name is None or name == role:
+        if role is not Role.TOOL or name is None:
             return role, name
         called = [found for recipient in self.recipients if (found := self._find_meant(recipient))]
+        if name == role and not called:
+            return role, name
         meant = self._find_meant(name)
         typed = bool(self.types) or not KNOWN_TYPES.isdisjoint(self.words)
         if not called and (self.recipients or meant is None or (meant == name and not typed)):
@@ -238,24 +241,38 @@ class _HeaderReader:
         for name, times in Counter(found).items():
             for _ in range(times - (name == chosen)):
                 self._flag("repeated_recipient", name)
-        if chosen in NOBODY or not self.tools:
+        if chosen in SPEAKERS:
             return chosen
         full = self._find_meant(chosen)
+        if full is None and chosen.casefold() in NOBODY:
+            return self._name_nobody(chosen)
+        if not self.tools:
+            return chosen
         if full is None and role is Role.ASSISTANT:
             self._flag("undeclared_tool")
         if full and full != chosen:
             self._flag("resolved_recipient", "" if full.endswith(chosen) else chosen)
         return full or chosen
 
+    def _name_nobody(self, chosen: str) -> str:
+        name = chosen.casefold()
+        if name != chosen:
+            self._flag("resolved_recipient", chosen)
+        return name
+
     def _take_bare_recipient(self) -> str | None:
-        """A tool's name without ``to=``, alone or before a content type."""
+        """A tool's name without ``to=``, or with another spelling of it, alone or before a content type."""
         words = self.words
-        for at, word in enumerate(words):
-            full = find_declared(word, self.tools)
+        for at, written in enumerate(words):
+            word = cut_to(written)
+            full = find_declared(word, self.tools) if word == written else self._find_meant(word)
             typed = words[at + 1 :] and words[at + 1] in KNOWN_TYPES and _IDENTIFIER.fullmatch(word)
             if full or TOOL_LIKE.fullmatch(word) or typed:
-                self._flag("missing_to")
-                del words[at]
+                before = at
+                while before and words[before - 1].casefold() in _PARTS_OF_TO:
+                    before -= 1
+                self._flag("missing_to", " ".join([*words[before:at], written.removesuffix(word)]).strip())
+                del words[before : at + 1]
                 return self._name_bare(word, full)
         return None
 

@@ -6,7 +6,9 @@ from gptoss_harmony.messages import Role
 from gptoss_harmony.parsing.events import Header
 from gptoss_harmony.parsing.flags import content_flags, first_json_value
 from gptoss_harmony.parsing.header_text import (
+    TOOL_LIKE,
     Section,
+    is_cut_name,
     is_header_text,
     is_markup,
     is_markup_beginning,
@@ -16,7 +18,7 @@ from gptoss_harmony.parsing.header_text import (
 from gptoss_harmony.parsing.machine import KINDS, STOP_REASONS, Action, Input, InputKind, Machine, ParsingMode, State
 from gptoss_harmony.parsing.repair import ReadHeader, read_header
 from gptoss_harmony.parsing.token_text import token_bytes
-from gptoss_harmony.parsing.tool_names import find_alike, find_declared
+from gptoss_harmony.parsing.tool_names import cut_to, find_alike, find_declared, is_tool_word
 from gptoss_harmony.parsing.utf8 import REPLACEMENT, Utf8Decoder
 from gptoss_harmony.tokens import CHANNEL, CONSTRAIN, ENDOFTEXT, FIRST_SPECIAL, SPECIAL_NAMES, is_special
 
@@ -111,7 +113,8 @@ def _is_header(machine: Machine, text: str) -> bool:
     name = text.strip()
     if is_header_text(text) or find_declared(name, machine.tools):
         return True
-    return name.startswith("to=") and bool(find_alike(name.removeprefix("to="), machine.tools, glued=False))
+    called = cut_to(name)
+    return called != name and bool(TOOL_LIKE.fullmatch(called) or find_alike(called, machine.tools, glued=False))
 
 
 def _collect_unknown(machine: Machine, received: Input) -> None:
@@ -163,9 +166,9 @@ def _close_headless(machine: Machine, end: int | None, reason: str) -> None:
     if len(parts) == 1 and not machine.started and not parts[0][1].lstrip().startswith("to="):
         _close_bare(machine, parts[0][1], end, reason)
         return
-    head, content = split_headless(parts)
+    head, content = split_headless(parts, machine.tools)
     read = _read_header(machine, head)
-    if content and _is_given_up(content, reason, len(head) > 1):
+    if content and _is_given_up(machine, content, reason, head):
         read.flags.append(f"truncated_header:{content}")
         content = ""
     else:
@@ -173,11 +176,11 @@ def _close_headless(machine: Machine, end: int | None, reason: str) -> None:
     _add_message(machine, read, content, end, reason)
 
 
-def _is_given_up(text: str, reason: str, marked: bool) -> bool:
-    """Is what stands where a content could begin only more of the header? `marked`: it has a ``<|channel|>``."""
+def _is_given_up(machine: Machine, text: str, reason: str, head: list[Section]) -> bool:
+    """Is what stands where a content could begin only more of the header?"""
     if reason == "eos":
-        return is_markup_beginning(text, started=True)
-    return (reason == "cut" or not marked) and is_markup(text)
+        return is_markup_beginning(text, started=True) or is_cut_name(text, machine.tools, head[-1] == (CHANNEL, ""))
+    return (reason == "cut" or len(head) == 1) and is_markup(text)
 
 
 def _judge_headless(header: Header, content: str, reason: str) -> list[str]:
@@ -198,12 +201,12 @@ def _begins_with_object(text: str) -> bool:
 def _close_bare(machine: Machine, text: str, end: int | None, reason: str) -> None:
     """Text without any markup: the whole answer, or what stands between two messages."""
     given = machine.next_role
-    if not text or (given is None and _is_filler(text, reason)):
+    if not text or (given is None and _is_filler(machine, text, reason)):
         _drop_header(machine)
         if text or end is not None:
             _flag_last(machine, f"stray_text:{text}" if text else f"extra_special:{_spell_marker(end)}")
         return
-    if given is Role.ASSISTANT and reason in ("cut", "eos") and _is_filler(text, reason):
+    if given is Role.ASSISTANT and reason in ("cut", "eos") and _is_filler(machine, text, reason):
         _add_message(machine, ReadHeader(Header(given), [f"truncated_header:{text}"]), "", end, reason)
         return
     if given is None:
@@ -220,9 +223,12 @@ def _close_bare(machine: Machine, text: str, end: int | None, reason: str) -> No
         _add_message(machine, read, content, end if last else None, reason if last else "cut")
 
 
-def _is_filler(text: str, reason: str) -> bool:
+def _is_filler(machine: Machine, text: str, reason: str) -> bool:
     """Words that belong to headers, alone between two messages: a habit of models in repeated calls."""
-    return is_markup(text) or (reason == "eos" and is_markup_beginning(text, started=False))
+    between = machine.next_role is None
+    if between:
+        text = " ".join([word for word in text.split() if not is_tool_word(word, machine.tools)])
+    return is_markup(text) or (reason == "eos" and is_markup_beginning(text, started=between))
 
 
 def _add_message(machine: Machine, read: ReadHeader, content: str, end: int | None, reason: str) -> None:

@@ -7,6 +7,8 @@ means neither of them, and a beginning of a name never means the whole.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import TypeAlias
@@ -16,13 +18,18 @@ from gptoss_harmony.tokens import CHANNELS
 
 ToolNames: TypeAlias = Iterable[str | Tool] | Mapping[str, ToolNamespace]
 
-NOBODY = frozenset({None, "assistant", "user", "all", ""})
+SPEAKERS = frozenset({None, "assistant", "user", "all", ""})
+NOBODY = SPEAKERS | {*Role, *CHANNELS, "json", "code", "none", "functions", "functions."}
 """Recipients that address no tool."""
 
 _NAMESPACES = ("functions", "function")
 _BUILTINS = ("browser", "python")
+_OTHER_NAMESPACE = re.compile(r"\W*(?:tools?|func|fn|api|default_api)[^\w\s]+")
+"""What other models call the namespace of the functions."""
+_OTHER_TO = re.compile(r"\s*(?:to|recipient)\s*[=:]+\s*", re.IGNORECASE)
 _GLUED = (*CHANNELS, "constrain", "json", "code", Role.ASSISTANT.value)
 """Words of a header that models forget to part from the name."""
+_GLUED_BEFORE = (*CHANNELS, Role.ASSISTANT.value)
 
 
 def tool_names(tools: ToolNames | None) -> frozenset[str]:
@@ -51,11 +58,31 @@ def find_alike(name: str, tools: frozenset[str], glued: bool = True) -> str | No
     for letters in _spell_variants(_take_letters(name), glued):
         if found := index.get(letters):
             return found
-    return None
+    space = _OTHER_NAMESPACE.match(name.casefold())
+    return index.get(_take_letters(name.casefold()[space.end() :])) if space else None
+
+
+def is_tool_word(word: str, tools: frozenset[str]) -> bool:
+    """Is `word` a declared tool's name, or a function's with its namespace?"""
+    return word.startswith("functions.") or find_declared(word, tools) is not None
+
+
+def begins_name(text: str, tools: frozenset[str]) -> bool:
+    """Is `text` the beginning of a declared tool's name, with its namespace or without ``functions``?"""
+    text = text.casefold()
+    return any(
+        tool.casefold().startswith(text) or tool.removeprefix("functions.").casefold().startswith(text)
+        for tool in tools
+    )
+
+
+def cut_to(word: str) -> str:
+    """`word` without ``to=``, however that is written."""
+    return _OTHER_TO.sub("", word, count=1) if _OTHER_TO.match(word) else word
 
 
 def _take_letters(name: str) -> str:
-    return "".join([char for char in name.casefold() if char.isalnum()])
+    return "".join([char for char in unicodedata.normalize("NFKC", name).casefold() if char.isalnum()])
 
 
 def _spell_variants(letters: str, glued: bool) -> Iterator[str]:
@@ -67,7 +94,7 @@ def _spell_variants(letters: str, glued: bool) -> Iterator[str]:
     while glued and (word := next((word for word in _GLUED if letters.endswith(word)), None)):
         letters = letters.removesuffix(word)
         yield letters
-    while glued and (word := next((word for word in CHANNELS if letters.startswith(word)), None)):
+    while glued and (word := next((word for word in _GLUED_BEFORE if letters.startswith(word)), None)):
         letters = letters.removeprefix(word)
         yield from _spell_variants(letters, glued=False)
 

@@ -96,6 +96,16 @@ GIVEN_UP = {  # output: (reasoning, content, calls), finish_reason
     "<|channel|>commentary to=functions.bash co": (None, None, []),
     "<|channel|>commentary to=functions.bash<|call|>": (None, None, []),
     "<|channel|>commentary to=functions.bash <|constrain|>json<|end|>": (None, None, []),
+    "<|channel|>bas": (None, None, []),
+    "<|channel|>bash": (None, None, []),
+    "<|channel|>bash json": (None, None, []),
+    "<|channel|>commentary bas": (None, None, []),
+    "<|channel|>analysis<|message|>hm<|end|><|start|>assistant ba": ("hm", None, []),
+    "<|channel|>analysis<|message|>hm<|end|><|start|>functions.ba": ("hm", None, []),
+    '<|channel|>bash {"cmd":"ls"}<|call|>': (None, None, [LS]),
+    '<|channel|>commentary bash {"cmd":"ls"}<|call|>': (None, None, [LS]),
+    'commentary to=functions.bash json{"cmd":"ls"}': (None, None, [LS]),
+    'commentary to=functions.bash json{"cmd":"l': (None, None, []),
 }
 
 
@@ -108,7 +118,7 @@ def test_a_header_that_is_given_up_is_nothing(text: str, parallel: bool) -> None
     whole = chat_completions.from_messages(messages, BASH, parallel=parallel)
     assert of_chat(whole) == of_chat(stream_chat(ids, BASH)) == expected
     assert of_responses(stream_responses(ids, BASH)) == expected
-    if expected == (None, None, []):
+    if not expected[1] and not expected[2]:
         for told in (None, "stop"):
             assert chat_completions.from_messages(messages, BASH, finish_reason=told)["finish_reason"] == "length"
 
@@ -123,6 +133,10 @@ FILLER = [
     f"commentary{FINAL}",
     f"assistant{FINAL}",
     f"<|channel|>final<|message|>Done<|return|>{'commentary'}",
+    "<|channel|>final<|message|>Done<|end|>anal",
+    f"{CALL}functions.bash{FINAL}",
+    "<|channel|>final to=final<|message|>Done<|return|>",
+    f"<|channel|>commentary to=Assistant<|message|>A result<|end|>{FINAL}",
     f"<|channel|>commentary to=assistant<|message|>A result<|end|>{FINAL}",
     f" to=assistant<|channel|>commentary json<|message|>A result<|end|>{FINAL}",
 ]

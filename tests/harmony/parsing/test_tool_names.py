@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from gptoss_harmony import Message, parse
 from gptoss_harmony.openai.chat_completions import ChatStream
+from gptoss_harmony.openai.requests import ToolTable
 from gptoss_harmony.parsing.tool_names import find_alike
 from helpers.tool_answers import to_ids
 
@@ -27,6 +28,16 @@ SLOTS = {  # header: (recipient, channel, a flag)
     "<|channel|>commentary <|constrain|>Bash": ("bash", "commentary", "tool_in_constrain:Bash"),
     " bash<|channel|>commentary json": ("bash", "commentary", "missing_to"),
     "<|channel|>commentary bash json": ("bash", "commentary", "missing_to"),
+    "<|channel|>commentary to:functions.bash json": ("bash", "commentary", "missing_to:to:"),
+    "<|channel|>commentary TO=Bash json": ("bash", "commentary", "missing_to:TO="),
+    "<|channel|>commentary recipient=functions.bash": ("bash", "commentary", "missing_to:recipient="),
+    "<|channel|>commentary to = functions.bash json": ("bash", "commentary", "missing_to:to ="),
+    " TO=functions.bash<|channel|>commentary": ("bash", "commentary", "missing_to:TO="),
+    "<|channel|>commentary <|constrain|>json to=functions.<|constrain|>bash": (
+        "bash",
+        "commentary",
+        "tool_in_constrain",
+    ),
 }
 ROLES = [
     "bash<|channel|>commentary json",
@@ -35,6 +46,8 @@ ROLES = [
     "functions.bash<|channel|>commentary json",
     "functions.bash to=functions.bash<|channel|>commentary",
     "tool_call to=functions.bash<|channel|>commentary",
+    "tool to=bash<|channel|>commentary json",
+    "assistantbash<|channel|>commentary json",
 ]
 ALIKE = {
     "functions.functions.bash": "bash",
@@ -56,6 +69,12 @@ ALIKE = {
     "functions.get weather": "get_weather",
     "functions.getWeather": "get_weather",
     "functions.get": "get",
+    "tools.bash": "bash",
+    "func/get_weather": "get_weather",
+    "default_api.bash": "bash",
+    "functions.\uff42\uff41\uff53\uff48": "bash",
+    '"functions.bash"': "bash",
+    "functions.bash()": "bash",
 }
 
 
@@ -108,6 +127,17 @@ def test_what_is_like_no_tool_is_called_as_it_is_written(written: str) -> None:
     assert message.recipient == written
     assert "undeclared_tool" in message.flags
     assert read(f"<|channel|>commentary to={written} json{ARGS}", []).flags == ()
+
+
+@pytest.mark.parametrize(
+    "written", ["Assistant", "system", "final", "commentary", "json", "none", "functions", "functions.", ""]
+)
+@pytest.mark.parametrize("tools", [TOOLS, []])
+def test_words_of_the_markup_are_no_tools(written: str, tools: list[str]) -> None:
+    message = read(f"<|channel|>commentary to={written}{ARGS}", tools)
+    assert message.recipient == written.lower()
+    assert ToolTable().api_name(message.recipient) is None
+    assert "undeclared_tool" not in message.flags
 
 
 def test_a_name_like_two_tools_means_neither() -> None:
