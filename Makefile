@@ -26,7 +26,7 @@ test-slow: $(VENV)/.test $(VENV_VLLM)/.ready  ## the very slow ones: long fuzz, 
 	$(BIN)/pytest -m slow --timeout 3600 --ignore=tests/vllm_plugin --ignore=tests/clients
 	$(VENV_VLLM)/bin/pytest -m slow --timeout 3600 tests/vllm_plugin
 
-test-clients: $(VENV)/.test $(CLIENTS) tests/clients/programs/node_modules/.ready  ## real client libraries and programs against gptoss-serve
+test-clients: $(VENV)/.test $(CLIENTS) .venv-lm/.ready tests/clients/programs/node_modules/.ready  ## real client libraries and programs against gptoss-serve
 	$(BIN)/pytest -m "slow or not slow" --timeout 900 tests/clients
 
 clients: $(CLIENTS)  ## the client libraries that the tests talk to gptoss-serve with; needs npm
@@ -94,10 +94,15 @@ $(VENV_CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/constraints
 	$(VENV_CLIENTS)/bin/python -m uv pip install -q -r $< -c tests/clients/constraints.txt
 	touch $@
 
+.venv-lm/.ready: tests/clients/requirements-lm.txt
+	test -x .venv-lm/bin/python || $(PYTHON) -m venv .venv-lm
+	.venv-lm/bin/python -m pip install -q --no-compile -r $<
+	touch $@
+
 tests/clients/%/node_modules/.ready: tests/clients/%/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: the clients in JavaScript need Node 20 or newer"; exit 1; }
 	cd tests/clients/$* && npm ci --silent --no-audit --no-fund
 	touch $@
 
 clean:  ## environments and what was built
-	rm -rf build demo-out $(VENV) $(VENV_VLLM) .venv-docs $(VENV_CLIENTS) tests/clients/*/node_modules
+	rm -rf build demo-out $(VENV) $(VENV_VLLM) .venv-docs .venv-lm $(VENV_CLIENTS) tests/clients/*/node_modules

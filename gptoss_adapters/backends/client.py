@@ -28,6 +28,7 @@ import numpy as np
 import gptoss_adapters
 from gptoss_adapters import errors
 from gptoss_adapters.backends.protocol import BackendFailed, Completion, Info, Request, StopReason, Token, check_tokens
+from gptoss_adapters.backends.scoring import PromptLogprobs
 from gptoss_adapters.backends.wire import Channel, Closed, SharedArray
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 
@@ -105,6 +106,15 @@ class Backend:
             raise UsageError("argument k is out of range", expected=f"1..{self.info.vocab_size}", got=k)
         answer = self._arrays("top_logprobs", tokens=self._prompt(tokens, start), k=k, start=start)
         return answer["ids"], answer["logprobs"]
+
+    def prompt_logprobs(self, tokens: Sequence[int], k: int = 1) -> PromptLogprobs:
+        """How probable each token but the first is after those before it, beside the k most probable ones. `cancel`
+        ends it with a BackendFailed.
+        """
+        self._need("full", "top_k")
+        if not 1 <= k <= self.info.vocab_size:
+            raise UsageError("argument k is out of range", expected=f"1..{self.info.vocab_size}", got=k)
+        return PromptLogprobs(**self._arrays("prompt_logprobs", tokens=self._prompt(tokens), k=k))
 
     def generate(self, tokens: Sequence[int], **request: Any) -> Completion:
         """Generate after `tokens`; keyword arguments are Request's."""

@@ -23,6 +23,7 @@ from gptoss_harmony.tokens import FIRST_SPECIAL, GENERATION_STOPS, SPECIAL_NAMES
 
 from gptoss_adapters.backends.llama_http import connect, start_binary, start_in_process
 from gptoss_adapters.backends.protocol import BackendFailed, Capabilities, Engine, Info, Request, Token
+from gptoss_adapters.backends.scoring import PromptLogprobs
 from gptoss_adapters.errors import BadInput, UsageError
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0")
@@ -89,6 +90,25 @@ class LlamaServer(Engine):
                 raise BackendFailed("gave too few probabilities", expected=k, got=len(best))
             ids[row], logprobs[row] = [i for i, _ in best], [p for _, p in best]
         return ids, logprobs
+
+    def prompt_logprobs(self, tokens: Sequence[int], k: int, cancelled: Callable[[], bool]) -> PromptLogprobs:
+        own = []
+        ranks = []
+        best = []
+        for end in range(1, len(tokens)):
+            if cancelled():
+                break
+            logprob, found = self._score(tokens[:end], tokens[end], k)
+            own.append(logprob)
+            ranks.append(next((i for i, (ident, _) in enumerate(found, 1) if ident == tokens[end]), 0))
+            best.append(found[:k])
+        pairs = np.array(best, np.float64).reshape(len(best), k, 2)
+        return PromptLogprobs(
+            np.array(own, np.float32),
+            np.array(ranks, np.int32),
+            pairs[..., 0].astype(np.int32),
+            pairs[..., 1].astype(np.float32),
+        )
 
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
         if request.grammar is not None:
@@ -170,10 +190,26 @@ class LlamaServer(Engine):
             return Token(ident)
         if reported:
             return Token(ident, reported[0]["logprob"], tuple(_pairs(reported[0])[:logprobs]))
-        k = max(logprobs, 64)
+        best = self._search(before, ident, logprobs)
+        return Token(ident, dict(best)[ident], tuple(best[:logprobs]))
+
+    def _score(self, before: Sequence[int], ident: int, k: int) -> tuple[float, list[tuple[int, float]]]:
+        """The log-probability of `ident` after `before`, and the k best at least. The server answers with `ident`
+        because it is forced to, and says how probable it was.
+        """
+        answer = self._http.complete(before, n_predict=1, temperature=0, n_probs=k, logit_bias=[[ident, _FORCE]])
+        reported = answer.get("completion_probabilities", [])
+        if reported and reported[0]["id"] == ident:
+            return reported[0]["logprob"], _pairs(reported[0])
+        best = self._search(before, ident, k)
+        return dict(best)[ident], best
+
+    def _search(self, before: Sequence[int], ident: int, k: int) -> list[tuple[int, float]]:
+        """The best (id, logprob) after `before`: k at least, and as many as it takes to find `ident`."""
+        k = max(k, 64)
         while ident not in dict(best := self._probabilities(before, k)):
             k = min(16 * k, self.info.vocab_size)
-        return Token(ident, dict(best)[ident], tuple(best[:logprobs]))
+        return best
 
     def _probabilities(self, tokens: Sequence[int], k: int) -> list[tuple[int, float]]:
         """The k best (id, logprob) after `tokens`. The answered token is forced to a printable one: for a token that

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from gptoss_adapters.backends.scoring import PromptLogprobs, score_blocks
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 
 ENGINES = {
@@ -215,6 +216,10 @@ class Engine(ABC):
 
         pairs = [top_logprobs(block, k) for block in self.rows(tokens, start)]
         return np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+
+    def prompt_logprobs(self, tokens: Sequence[int], k: int, cancelled: Callable[[], bool]) -> PromptLogprobs:
+        """Of two tokens or more, with the k most probable ones at each position; may end early when cancelled."""
+        return score_blocks(self.rows(tokens, 0), tokens, k, cancelled)
 
     def taps(self, tokens: Sequence[int], forced: np.ndarray | None) -> dict[str, np.ndarray]:
         """See `Backend.taps`."""

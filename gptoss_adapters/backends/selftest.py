@@ -60,6 +60,7 @@ class _Examiner:
         if self.backend.info.capabilities.output == "full":
             self.logits()
         self.top_logprobs()
+        self.prompt_logprobs()
         self.greedy()
         self.stop()
         self.sampling()
@@ -89,6 +90,12 @@ class _Examiner:
         expected = log_softmax(self.truth.logits(self.prompt))[4:]
         self.near("top_logprobs", logprobs, np.take_along_axis(expected, ids.astype(np.int64), axis=1))
         self.near("top_logprobs best", logprobs[:, 0], expected.max(axis=1))
+
+    def prompt_logprobs(self) -> None:
+        found = self.backend.prompt_logprobs(self.prompt, 3)
+        expected = log_softmax(self.truth.logits(self.prompt))[:-1]
+        self.near("prompt_logprobs", found.own, expected[range(len(expected)), self.prompt[1:]])
+        self.near("prompt_logprobs best", found.best, np.sort(expected, axis=1)[:, :-4:-1])
 
     def greedy(self) -> None:
         got = self.backend.generate(self.prompt, max_tokens=24, logprobs=3)

@@ -75,6 +75,8 @@ class Worker:
             if not np.isfinite(logprobs[:, 0]).all():
                 raise BackendFailed("returned NaN or infinite log-probabilities")
             return {"ids": SharedArray.of(ids), "logprobs": SharedArray.of(logprobs)}
+        if op == "prompt_logprobs":
+            return self._score(call["tokens"], call["k"])
         if op == "taps":
             taps = self._engine.taps(call["tokens"], call.get("forced"))
             return {name: SharedArray.of(value) for name, value in taps.items()}
@@ -91,6 +93,15 @@ class Worker:
         assert op == "generate", op
         self._generate(self._engine, Request(**call))
         return {}
+
+    def _score(self, tokens: list[int], k: int) -> dict[str, SharedArray]:
+        assert self._engine is not None
+        found = self._engine.prompt_logprobs(tokens, k, self._cancel.is_set)
+        if self._cancel.is_set():
+            raise BackendFailed("was told to stop")
+        if not np.isfinite(found.own).all():
+            raise BackendFailed("returned NaN or infinite log-probabilities")
+        return {name: SharedArray.of(array) for name, array in found._asdict().items()}
 
     def _open(self, name: str, path: str | None, offers: dict[str, str], options: dict[str, Any]) -> None:
         """Says which path it takes before it opens it, so that the parent can name it whatever happens."""

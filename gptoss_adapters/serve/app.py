@@ -16,7 +16,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gptoss_adapters.backends.client import Backend
-from gptoss_adapters.serve import chat, messages, responses
+from gptoss_adapters.serve import chat, completions, messages, responses
 from gptoss_adapters.serve.errors import ApiError, Json
 from gptoss_adapters.serve.exchange import ClientGone, Exchange
 from gptoss_adapters.serve.service import Service, to_api_error
@@ -188,6 +188,7 @@ async def _send_openapi(service: Service, exchange: Exchange, _: dict[str, str])
 
 _ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/chat/completions": {"POST": _make_post_handler(chat.create)},
+    "/v1/completions": {"POST": _make_post_handler(completions.create)},
     "/v1/responses": {"POST": _make_post_handler(responses.create)},
     "/v1/responses/{response_id}": {"GET": _retrieve, "DELETE": _delete},
     "/v1/responses/{response_id}/input_items": {"GET": _list_input_items},

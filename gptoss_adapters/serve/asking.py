@@ -52,15 +52,22 @@ def make_ask(
     grammar = gbnf(turn) if wanted and info.capabilities.grammar else None
     settings = {
         "max_tokens": min(room, body.limit or room),
-        "temperature": 1.0 if body.temperature is None else float(body.temperature),
-        "top_p": 1.0 if body.top_p is None else max(float(body.top_p), _SMALLEST_TOP_P),
-        "top_k": body.top_k or 0,
-        "min_p": float(body.min_p or 0),
+        **choose_sampling(body),
         "seed": (secrets.randbits(32) if body.seed is None else body.seed) % 2**32,
         "logprobs": logprobs,
         "grammar": grammar and grammar.text,
     }
     return Ask(tokens, settings, schema, must_call, grammar is not None, grammar.notes if grammar else ())
+
+
+def choose_sampling(body: Any) -> Json:
+    """How tokens are drawn: keyword arguments of `Backend.stream`."""
+    return {
+        "temperature": 1.0 if body.temperature is None else float(body.temperature),
+        "top_p": 1.0 if body.top_p is None else max(float(body.top_p), _SMALLEST_TOP_P),
+        "top_k": body.top_k or 0,
+        "min_p": float(body.min_p or 0),
+    }
 
 
 def check_tools(tools: Any, limit: int) -> bool:

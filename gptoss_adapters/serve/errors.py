@@ -42,6 +42,7 @@ _HELP = {
     "tool_choice": "none, auto, required, or an object that names a tool",
     "modalities": "this server writes text only",
     "include": "a list of strings",
+    "prompt": "a text, a list of texts, a list of ids, or a list of such lists",
 }
 """What pydantic does not say of an argument."""
 

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from gptoss_adapters.serve.bodies import ChatBody, ResponsesBody
+from gptoss_adapters.serve.completions_body import CompletionBody
 from gptoss_adapters.serve.errors import Json
 from gptoss_adapters.serve.messages_body import CountTokensBody, MessagesBody
 
@@ -71,14 +72,15 @@ _TEXTS = {
 
 @cache
 def describe_api() -> Json:
-    from openai.types import Model
+    from openai.types import Completion, Model
     from openai.types.chat import ChatCompletion
     from openai.types.responses import Response, ResponseItemList
     from pydantic.json_schema import models_json_schema
 
-    kinds = (ChatBody, ResponsesBody, MessagesBody, CountTokensBody)
+    kinds = (ChatBody, CompletionBody, ResponsesBody, MessagesBody, CountTokensBody)
     bodies: list[Any] = [(kind, "validation") for kind in kinds]
-    answers: list[Any] = [(kind, "serialization") for kind in (ChatCompletion, Response, ResponseItemList, Model)]
+    shapes = (ChatCompletion, Completion, Response, ResponseItemList, Model)
+    answers: list[Any] = [(kind, "serialization") for kind in shapes]
     found, schemas = models_json_schema([*bodies, *answers], ref_template="#/components/schemas/{model}")
     of = {kind: found[kind, mode] for kind, mode in [*bodies, *answers]}
     paths = _describe_paths(of)
@@ -96,7 +98,7 @@ def describe_api() -> Json:
 
 def _describe_paths(of: Mapping[Any, Json]) -> Json:
     """`of`: class -> the reference to its schema."""
-    from openai.types import Model
+    from openai.types import Completion, Model
     from openai.types.chat import ChatCompletion
     from openai.types.responses import Response, ResponseItemList
 
@@ -113,6 +115,7 @@ def _describe_paths(of: Mapping[Any, Json]) -> Json:
     ]
     return {
         "/v1/chat/completions": {"post": _post("createChatCompletion", of[ChatBody], of[ChatCompletion])},
+        "/v1/completions": {"post": _post("createCompletion", of[CompletionBody], of[Completion])},
         "/v1/responses": {"post": _post("createResponse", of[ResponsesBody], of[Response])},
         "/v1/responses/{response_id}": {
             "get": _get("getResponse", of[Response], [ident], 400, 404),

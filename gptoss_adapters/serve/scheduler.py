@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from gptoss_adapters.backends.client import Backend
 from gptoss_adapters.backends.protocol import BackendFailed, StopReason, Token, common_prefix
@@ -21,6 +21,7 @@ from gptoss_adapters.errors import GptOssError
 from gptoss_adapters.serve.errors import ApiError
 
 _LONGEST_RETRY = 60
+Result = TypeVar("Result")
 
 
 class Slot:
@@ -149,6 +150,26 @@ class Scheduler:
         generation = RunningGeneration(slot, list(tokens), request, self)
         self._threads.submit(generation.run)
         return generation
+
+    async def run(self, work: Callable[[Backend], Result], admitted: bool = False) -> Result:
+        """Have a backend do something that is no generation, in its turn; cancelled with the task that waits for it.
+        Raises ApiError 429 as `start` does, and what the backend raises.
+        """
+        slot = await self._acquire((), admitted)
+        slot.tokens = []
+
+        def free(done: asyncio.Future[Any]) -> None:
+            if not done.cancelled():
+                done.exception()  # seen, even where nobody waits for it any more
+            self.release(slot)
+
+        running = asyncio.get_running_loop().run_in_executor(self._threads, work, slot.backend)
+        running.add_done_callback(free)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            slot.backend.cancel()
+            raise
 
     async def _acquire(self, tokens: Sequence[int], admitted: bool) -> Slot:
         if self._idle and not self._waiting:

@@ -15,6 +15,7 @@ from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.messages import Conversation
 
 from gptoss_adapters.backends.client import Backend
+from gptoss_adapters.backends.scoring import PromptLogprobs
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 from gptoss_adapters.serve.answers import Answer, AnswerStream, Attach
 from gptoss_adapters.serve.arguments import Body, Reading, read_arguments
@@ -23,7 +24,7 @@ from gptoss_adapters.serve.errors import ApiError, Json, bad_request
 from gptoss_adapters.serve.exchange import Exchange
 from gptoss_adapters.serve.metrics import Metrics
 from gptoss_adapters.serve.prompts import Prompts
-from gptoss_adapters.serve.scheduler import Scheduler
+from gptoss_adapters.serve.scheduler import RunningGeneration, Scheduler
 from gptoss_adapters.serve.settings import Settings
 from gptoss_adapters.serve.shaping import shape_sampling
 from gptoss_adapters.serve.store import Store
@@ -76,15 +77,21 @@ class Service:
         """Wait for a backend and begin the answer. Raises ApiError 429 (the queue is full, unless the exchange was
         `admitted` before), 503 (no turn in time).
         """
-        exchange.facts["prompt_tokens"] = len(ask.tokens)
+        generation = await self.start(exchange, ask.tokens, ask.settings, admitted)
+        return Answer(stream, generation, ask, self.info, self.vocabulary, attach)
+
+    async def start(
+        self, exchange: Exchange, tokens: list[int], settings: Json, admitted: bool = False
+    ) -> RunningGeneration:
+        """Wait for a backend and begin a generation, as `begin` does; `settings`: arguments of `Backend.stream`."""
+        exchange.facts["prompt_tokens"] = len(tokens)
         if self.settings.log_contents:
-            exchange.facts["prompt"] = self.vocabulary.decode(ask.tokens)
-        loop = asyncio.get_running_loop()
-        deadline = exchange.deadline = exchange.deadline or loop.time() + self.settings.request_seconds
+            exchange.facts["prompt"] = self.vocabulary.decode(tokens)
+        deadline = self._find_deadline(exchange)
         try:
             async with asyncio.timeout_at(deadline):
                 began = time.perf_counter()
-                generation = await self.scheduler.start(ask.tokens, ask.settings, admitted)
+                generation = await self.scheduler.start(tokens, settings, admitted)
         except TimeoutError:
             raise ApiError(
                 503, "no backend became free in time", code="timeout", headers={"Retry-After": "10"}
@@ -93,9 +100,27 @@ class Service:
         self.metrics.observe("wait_seconds", waited)
         exchange.facts["waited_ms"] = round(1000 * waited, 2)
         exchange.generations.append(generation)
-        timer = loop.call_at(deadline, generation.expire)
+        timer = asyncio.get_running_loop().call_at(deadline, generation.expire)
         generation.on_end = timer.cancel
-        return Answer(stream, generation, ask, self.info, self.vocabulary, attach)
+        return generation
+
+    async def score(self, exchange: Exchange, tokens: list[int], k: int, admitted: bool = False) -> PromptLogprobs:
+        """Log-probabilities of a prompt's tokens, beside the k best ones. Raises ApiError 429 as `begin` does, and 503
+        where they do not come in time.
+        """
+        try:
+            async with asyncio.timeout_at(self._find_deadline(exchange)):
+                return await self.scheduler.run(lambda backend: backend.prompt_logprobs(tokens, max(k, 1)), admitted)
+        except TimeoutError:
+            raise ApiError(
+                503, "the prompt's log-probabilities took too long", code="timeout", headers={"Retry-After": "10"}
+            ) from None
+
+    def _find_deadline(self, exchange: Exchange) -> float:
+        """By the event loop's clock; one for all that a request has done."""
+        if not exchange.deadline:
+            exchange.deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
+        return exchange.deadline
 
     def record(self, exchange: Exchange, answer: Answer) -> None:
         """Count and remember what was answered."""
@@ -103,15 +128,19 @@ class Service:
         self.prompts.remember(messages)
         written = exchange.facts.get("completion_tokens", 0) + answer.n_tokens  # a request may have several choices
         exchange.facts |= {"completion_tokens": written, "cached_tokens": answer.n_reused}
-        self.metrics.count("prompt_tokens_total", exchange.facts["prompt_tokens"])
-        self.metrics.count("cached_tokens_total", answer.n_reused)
-        self.metrics.count("completion_tokens_total", answer.n_tokens)
+        self.count_tokens(exchange.facts["prompt_tokens"], answer.n_tokens, answer.n_reused)
         if repairs := sum(bool(message.flags) for message in messages):
             self.metrics.count("repaired_messages_total", repairs)
             exchange.facts["repaired"] = repairs
         if self.settings.log_contents:
             text = self.vocabulary.decode(answer.stream.parser.tokens)
             exchange.facts["completion"] = exchange.facts.get("completion", "") + text
+
+    def count_tokens(self, prompt: int, written: int, reused: int) -> None:
+        """Those of an answer, in the metrics."""
+        self.metrics.count("prompt_tokens_total", prompt)
+        self.metrics.count("cached_tokens_total", reused)
+        self.metrics.count("completion_tokens_total", written)
 
 
 def to_api_error(error: Exception) -> ApiError:

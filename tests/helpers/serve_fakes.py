@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -70,6 +71,14 @@ class Echo(Engine):
             if self._delay:
                 time.sleep(self._delay)
             yield Token(ident, logprob)
+
+
+class TextOnly(Echo):
+    """One that gives no logits."""
+
+    def __init__(self, path: str | None) -> None:
+        super().__init__(path)
+        self.info = replace(self.info, capabilities=Capabilities("text"))
 
 
 def last_user_message(tokens: Sequence[int]) -> list[int]:

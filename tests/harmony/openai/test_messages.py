@@ -199,7 +199,7 @@ SIGNED = {"type": "thinking", "thinking": "abc", "signature": sign("abc")}
         *(
             ({"messages": [USER, {"role": "assistant", "content": [block]}, USER]}, "messages[1].content[0]")
             for block in (
-                SIGNED | {"thinking": "abd"},
+                SIGNED | {"thinking": "abx"},
                 SIGNED | {"signature": ""},
                 SIGNED | {"signature": "EqQBCkgIARAB"},
                 {"type": "redacted_thinking", "data": "EmwKAhgB"},
