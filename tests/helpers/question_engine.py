@@ -22,7 +22,8 @@ MARKERS = {
     "<|call|>": tokens.CALL,
 }
 USER = "<|start|>user<|message|>"
-RESULT = re.compile(r"<\|start\|>\S+ to=assistant<\|channel\|>commentary<\|message\|>(.*?)<\|end\|>", re.DOTALL)
+_OF_A_TOOL = r"(?: to=assistant<\|channel\|>commentary|<\|channel\|>commentary to=assistant)"  # Harmony has two forms
+RESULT = re.compile(rf"<\|start\|>\S+?{_OF_A_TOOL}<\|message\|>(.*?)<\|end\|>", re.DOTALL)
 EFFORT = re.compile(r"\nReasoning: (\w+)")
 DEVELOPER = re.compile(r"<\|start\|>developer<\|message\|># Instructions\n\n(.*?)(?:\n\n# |<\|end\|>)", re.DOTALL)
 
