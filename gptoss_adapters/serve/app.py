@@ -16,7 +16,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gptoss_adapters.backends.client import Backend
-from gptoss_adapters.serve import chat, completions, messages, responses
+from gptoss_adapters.serve import chat, completions, messages, models, responses
 from gptoss_adapters.serve.errors import ApiError, Json
 from gptoss_adapters.serve.exchange import ClientGone, Exchange
 from gptoss_adapters.serve.service import Service, to_api_error
@@ -50,7 +50,7 @@ class App:
             return
         exchange = Exchange(scope, receive, send)
         exchange.headers["x-request-id"] = ident = uuid.uuid4().hex
-        if scope["path"].startswith(messages.PATH):
+        if scope["path"].startswith(messages.PATH) or exchange.header("anthropic-version"):
             messages.use_own_errors(exchange, ident)
         began = time.perf_counter()
         status = 0
@@ -151,22 +151,6 @@ async def _list_input_items(service: Service, exchange: Exchange, path: dict[str
     await responses.list_input(service, exchange, path["response_id"], _read_query(exchange))
 
 
-def _describe_model(service: Service) -> Json:
-    return {"id": service.settings.model, "object": "model", "created": service.created, "owned_by": "gptoss-adapters"}
-
-
-async def _list_models(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
-    await exchange.json({"object": "list", "data": [_describe_model(service)]})
-
-
-async def _retrieve_model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    if path["model"] != service.settings.model:
-        raise ApiError(
-            404, f"no such model (this server has {service.settings.model!r})", code="model_not_found", param="model"
-        )
-    await exchange.json(_describe_model(service))
-
-
 async def _report_health(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
     scheduler = service.scheduler
     info = service.info
@@ -194,8 +178,8 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/responses/{response_id}/input_items": {"GET": _list_input_items},
     messages.PATH: {"POST": _make_post_handler(messages.create)},
     f"{messages.PATH}/count_tokens": {"POST": _make_post_handler(messages.count_tokens)},
-    "/v1/models": {"GET": _list_models},
-    "/v1/models/{model:path}": {"GET": _retrieve_model},
+    "/v1/models": {"GET": models.list_models},
+    "/v1/models/{model:path}": {"GET": models.retrieve_model},
     "/health": {"GET": _report_health},
     "/metrics": {"GET": _report_metrics},
     "/openapi.json": {"GET": _send_openapi},

@@ -12,6 +12,7 @@ import typer
 
 from gptoss_adapters.console import run
 from gptoss_adapters.errors import OutputError, UsageError, missing_extra
+from gptoss_adapters.serve.cors import allow_origins, check_origins
 from gptoss_adapters.serve.settings import OWN_TOOLS, Settings
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ def serve(
             "--strict-arguments", help="Refuse what is not done as asked; else the answer's warnings name it."
         ),
     ] = False,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help='A web page\'s origin, as https://host, or "*": its scripts may ask; may be repeated.'),
+    ] = None,
 ) -> None:
     settings = Settings(
         model=model or _derive_name(backend),
@@ -90,6 +95,7 @@ def serve(
         log_contents=log_contents,
         strict_arguments=strict_arguments,
         builtin_tools=_read_builtin_tools(builtin_tools or ""),
+        cors_origins=check_origins(cors_origin or []),
     )
     _serve(settings, backend, _read_options(setting or []), slots, store, _listen(host, port), grace_seconds)
 
@@ -122,7 +128,7 @@ def _serve(
             "key": settings.api_key is not None,
         }
         config = uvicorn.Config(
-            create_app(backends, settings, kept),
+            allow_origins(create_app(backends, settings, kept), settings.cors_origins),
             log_config=None,
             access_log=False,
             server_header=False,

@@ -19,7 +19,8 @@ class Settings:
     request_seconds: a request, waiting included; an answer that is not complete then is given as far as it got.
     date: shown to the model as today's (YYYY-MM-DD; None: today). log_contents: prompts and answers in the log.
     strict_arguments: what is not done as a request asks refuses it; else the answer's warnings name it.
-    builtin_tools: of "browser" and "python", those that the caller runs for a web search or a code interpreter."""
+    builtin_tools: of "browser" and "python", those that the caller runs for a web search or a code interpreter.
+    cors_origins: whose web pages may ask, or "*"."""
 
     model: str
     api_key: str | None = None
@@ -32,3 +33,4 @@ class Settings:
     log_contents: bool = False
     strict_arguments: bool = False
     builtin_tools: frozenset[str] = frozenset()
+    cors_origins: tuple[str, ...] = ()
