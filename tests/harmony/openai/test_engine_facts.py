@@ -26,6 +26,7 @@ def test_facts(fact: dict[str, Any]) -> None:
     assert ours == [fact["reasoning"], fact["content"], fact["calls"]]
     assert ("differs" in fact) == ("engine_says" in fact)
     assert fact.get("engine_says") != ours
+    assert fact["from"].startswith(("run: ", "read: "))
 
 
 def test_there_are_enough() -> None:
