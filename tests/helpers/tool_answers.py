@@ -93,5 +93,17 @@ def show_cut(parts: list[Part], cut: int) -> tuple[str | None, str | None, list[
     return reasoning, content, calls
 
 
+def check_seen(
+    parts: list[Part], cut: int, reasoning: str | None, content: str | None, calls: list[tuple[str, str]]
+) -> None:
+    """What a stream has told after `cut` tokens is the beginning of what these may show; names come whole."""
+    may_reason, may_say, may_call = show_cut(parts, cut)
+    assert (may_reason or "").startswith(reasoning or ""), (cut, reasoning)
+    assert (may_say or "").startswith(content or ""), (cut, content)
+    assert len(calls) <= len(may_call), (cut, calls)
+    for (name, arguments), (real, whole) in zip(calls, may_call, strict=False):
+        assert name == real and whole.startswith(arguments), (cut, calls)
+
+
 def ids_of_parts(parts: list[Part]) -> list[int]:
     return [i for part in parts for i in (*part.header, *part.body, part.end)]

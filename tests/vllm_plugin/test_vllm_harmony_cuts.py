@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from gptoss_harmony import load_vocabulary
-from helpers.tool_answers import TOOLS, ids_of_parts, make_answer, show_cut
+from helpers.tool_answers import TOOLS, Part, check_seen, ids_of_parts, make_answer, show_cut
 
 pytestmark = pytest.mark.backend("vllm")
 
@@ -43,3 +43,23 @@ def test_every_cut_of_many_answers(answers: int) -> None:
             found = parser.parse("", asked, enable_auto_tools=True, model_output_token_ids=ids[:cut])
             calls = [(call.name, call.arguments) for call in found[2] or ()]
             assert (found[0], found[1], calls) == show_cut(parts, cut), (cut, ids)
+        stream_answer(ours(Tokenizer(), asked.tools), asked, parts)
+
+
+def stream_answer(parser: Any, asked: Any, parts: list[Part]) -> None:
+    """Token by token: what a client has been told is never more than the tokens say."""
+    ids = ids_of_parts(parts)
+    texts = {"reasoning": "", "content": ""}
+    calls: list[list[str]] = []
+    for cut, token in enumerate(ids, 1):
+        delta = parser.parse_delta("", [token], asked, finished=cut == len(ids))
+        for kind in texts if delta else ():
+            texts[kind] += getattr(delta, kind) or ""
+        for call in delta.tool_calls if delta else ():
+            if call.index == len(calls):
+                calls.append([call.function.name, ""])
+            calls[call.index][1] += call.function.arguments or ""
+        check_seen(parts, cut, texts["reasoning"], texts["content"], [(name, given) for name, given in calls])
+    assert (texts["reasoning"] or None, texts["content"] or None, [tuple(call) for call in calls]) == show_cut(
+        parts, len(ids)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from random import Random
 from typing import Any
 
@@ -9,12 +10,16 @@ import pytest
 from gptoss_harmony import parse
 from gptoss_harmony.openai import chat_completions, responses
 from gptoss_harmony.openai.chat_completions import ChatStream
+from gptoss_harmony.openai.messages_api import MessagesRequest
+from gptoss_harmony.openai.messages_stream import MessagesStream, to_usage
 from gptoss_harmony.openai.response_stream import ResponseStream
 from gptoss_harmony.openai.tool_table import ToolTable
-from helpers.tool_answers import TOOLS, ids_of_parts, make_answer, show_cut, to_ids
+from gptoss_harmony.parsing.flags import is_json
+from helpers.tool_answers import TOOLS, check_seen, ids_of_parts, make_answer, show_cut, to_ids
 
 Shown = tuple[str | None, str | None, list[tuple[str, str]]]
 NAMES = ToolTable(TOOLS).namespaces()
+FOR_MESSAGES = [{"name": tool["function"]["name"], "input_schema": {"type": "object"}} for tool in TOOLS]
 BASH = [{"type": "function", "function": {"name": "bash", "parameters": {"type": "object"}}}]
 
 
@@ -48,9 +53,26 @@ def stream_responses(ids: list[int], tools: Any, may_call: bool = True) -> list[
     return list(stream.response["output"])
 
 
+def of_messages(ids: list[int], request: MessagesRequest) -> Shown:
+    stream = MessagesStream(request, "m")
+    stream.feed(ids)
+    stream.finish(None, to_usage(1, len(ids)))
+    blocks = stream.message["content"]
+    reasoning, content = (
+        "\n".join(block[kind] for block in blocks if block["type"] == kind) or None for kind in ("thinking", "text")
+    )
+    return reasoning, content, [(block["name"], block["input"]) for block in blocks if block["type"] == "tool_use"]
+
+
+def with_objects(shown: Shown) -> Shown:
+    """Messages shows the calls whose arguments are whole, and these as objects."""
+    return shown[0], shown[1], [(name, json.loads(given)) for name, given in shown[2] if is_json(given)]
+
+
 def test_every_cut_of_500_answers() -> None:
     """An empty body that was closed is ``{}`` for a call; everything else is just what was written."""
     rng = Random(17)
+    request = MessagesRequest({"max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "tools": FOR_MESSAGES})
     for _ in range(500):
         parts = make_answer(rng)
         ids = ids_of_parts(parts)
@@ -61,11 +83,92 @@ def test_every_cut_of_500_answers() -> None:
             assert of_chat(whole) == expected, (cut, ids)
             items = responses.from_messages(messages, TOOLS)
             assert of_responses(items) == expected, (cut, ids)
+            assert of_messages(ids[:cut], request) == with_objects(expected), (cut, ids)
             if cut in (rng.randrange(len(ids)), len(ids)):
                 assert of_chat(stream_chat(ids[:cut], TOOLS)) == expected
                 assert of_responses(stream_responses(ids[:cut], TOOLS)) == expected
             if cut < len(ids) and not (cut and ids[cut - 1] == parts[-1].end):
                 assert whole["finish_reason"] in ("length", "tool_calls")
+
+
+class ChatClient:
+    """Adds up what a client is told, as it comes."""
+
+    def __init__(self) -> None:
+        self.stream = ChatStream("m", 1, TOOLS)
+        self.texts = {"reasoning_content": "", "content": ""}
+        self.calls: list[list[str]] = []
+
+    def feed(self, token: int) -> None:
+        for chunk in self.stream.feed([token]):
+            delta = chunk["choices"][0]["delta"]
+            for kind in self.texts:
+                self.texts[kind] += delta.get(kind) or ""
+            for call in delta.get("tool_calls", ()):
+                if call["index"] == len(self.calls):
+                    self.calls.append([call["function"]["name"], ""])
+                self.calls[call["index"]][1] += call["function"].get("arguments", "")
+
+    @property
+    def seen(self) -> Shown:
+        return (*self.texts.values(), [(name, given) for name, given in self.calls])  # type: ignore[return-value]
+
+
+class ResponsesClient:
+    def __init__(self) -> None:
+        self.stream = ResponseStream({"output": []}, TOOLS)
+        self.items: list[list[str]] = []
+
+    def feed(self, token: int) -> None:
+        for event in self.stream.feed([token]):
+            if event["type"] == "response.output_item.added":
+                self.items.append([event["item"]["type"], event["item"].get("name", ""), ""])
+            elif event["type"].endswith(".delta"):
+                self.items[-1][2] += event["delta"]
+
+    @property
+    def seen(self) -> Shown:
+        reasoning, content = (
+            "\n".join(text for kind, _, text in self.items if kind == wanted and text)
+            for wanted in ("reasoning", "message")
+        )
+        return reasoning, content, [(name, text) for kind, name, text in self.items if kind == "function_call"]
+
+
+class MessagesClient:
+    def __init__(self) -> None:
+        request = {"max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "tools": FOR_MESSAGES}
+        self.stream = MessagesStream(MessagesRequest(request), "m")
+        self.blocks: list[list[str]] = []
+
+    def feed(self, token: int) -> None:
+        for event in self.stream.feed([token]):
+            if event["type"] == "content_block_start":
+                self.blocks.append([event["content_block"]["type"], event["content_block"].get("name", ""), ""])
+            elif event["type"] == "content_block_delta":
+                delta = {key: text for key, text in event["delta"].items() if key not in ("type", "signature")}
+                self.blocks[-1][2] += "".join(delta.values())
+
+    @property
+    def seen(self) -> Shown:
+        reasoning, content = (
+            "\n".join(text for kind, _, text in self.blocks if kind == wanted and text)
+            for wanted in ("thinking", "text")
+        )
+        return reasoning, content, [(name, text) for kind, name, text in self.blocks if kind == "tool_use"]
+
+
+@pytest.mark.parametrize("client", [ChatClient, ResponsesClient, MessagesClient])
+def test_no_stream_of_500_answers_says_too_much_after_any_token(client: Any) -> None:
+    rng = Random(18)
+    for _ in range(500):
+        parts = make_answer(rng)
+        told = client()
+        for cut, token in enumerate(ids_of_parts(parts), 1):
+            told.feed(token)
+            check_seen(parts, cut, *told.seen)
+        reasoning, content, calls = told.seen
+        assert (reasoning or None, content or None, calls) == show_cut(parts, cut)
 
 
 CALL = '<|channel|>commentary to=functions.bash <|constrain|>json<|message|>{"cmd":"ls"}<|call|>'
