@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.blobs import write_blob
 from helpers.crafted import GOLD, with_config
-from helpers.kinds import DENSE_KINDS, MXFP4_KINDS, save, write_blob, write_kind
+from helpers.kinds import DENSE_KINDS, MXFP4_KINDS, save, write_kind
 
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 from gptoss_adapters.checkpoint.compare import compare

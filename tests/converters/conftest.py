@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.blobs import write_blob
 from helpers.crafted import GOLD
 from helpers.exports import BLOBS, GGUF_TYPES, to_gguf, to_mlx
-from helpers.kinds import write_blob, write_kind
+from helpers.kinds import write_kind
 
 from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new

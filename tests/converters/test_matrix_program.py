@@ -11,10 +11,11 @@ from gptoss_converters.cli.options import open_input, rounding_for
 from gptoss_converters.rows.quantised import Quantised, Rounding
 from gptoss_converters.to_hf import HfOptions, plan_hf
 from gptoss_converters.to_metal import plan_metal
+from helpers.blobs import write_blob
 from helpers.convert_cli import run
 from helpers.crafted import GOLD, with_config
 from helpers.exports import INPUTS
-from helpers.kinds import save, write_blob, write_kind
+from helpers.kinds import save, write_kind
 from safetensors.numpy import load_file
 
 from gptoss_adapters.checkpoint import open_checkpoint

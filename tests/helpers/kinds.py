@@ -75,17 +75,17 @@ def _tensors(c: Checkpoint, kind: str) -> Iterator[tuple[str, np.ndarray]]:
         yield from _openai(c)
         return
     for ours, theirs in (("embedding", "model.embed_tokens"), ("norm", "model.norm"), ("unembedding", "lm_head")):
-        yield f"{theirs}.weight", _bf16(c, f"{ours}.weight")
+        yield f"{theirs}.weight", read_bf16(c, f"{ours}.weight")
     for n in range(c.config.num_hidden_layers):
         for ours, theirs in (("attn_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")):
-            yield f"model.layers.{n}.{theirs}.weight", _bf16(c, f"layers.{n}.{ours}.weight")
+            yield f"model.layers.{n}.{theirs}.weight", read_bf16(c, f"layers.{n}.{ours}.weight")
         for which in "qkvo":
             for what in ("weight", "bias"):
-                yield f"model.layers.{n}.self_attn.{which}_proj.{what}", _bf16(c, f"layers.{n}.{which}_proj.{what}")
-        yield f"model.layers.{n}.self_attn.sinks", _bf16(c, f"layers.{n}.sinks")
+                yield f"model.layers.{n}.self_attn.{which}_proj.{what}", read_bf16(c, f"layers.{n}.{which}_proj.{what}")
+        yield f"model.layers.{n}.self_attn.sinks", read_bf16(c, f"layers.{n}.sinks")
         router = "mlp.router.linear" if kind == "hf-defused" else "mlp.router"
         for what in ("weight", "bias"):
-            yield f"model.layers.{n}.{router}.{what}", _bf16(c, f"layers.{n}.router.{what}")
+            yield f"model.layers.{n}.{router}.{what}", read_bf16(c, f"layers.{n}.router.{what}")
         for which in ("gate_up", "down"):
             yield from _experts(c, kind, n, which)
 
@@ -94,7 +94,7 @@ def _experts(c: Checkpoint, kind: str, n: int, which: str) -> Iterator[tuple[str
     at, weight, bias = (
         f"model.layers.{n}.mlp.experts",
         f"layers.{n}.experts.{which}.weight",
-        _bf16(c, f"layers.{n}.experts.{which}.bias"),
+        read_bf16(c, f"layers.{n}.experts.{which}.bias"),
     )
     if kind in ("hf-mxfp4", "hf-bf16", "hf-bf16-out-in"):
         yield f"{at}.{which}_proj_bias", bias
@@ -103,11 +103,11 @@ def _experts(c: Checkpoint, kind: str, n: int, which: str) -> Iterator[tuple[str
         yield f"{at}.{which}_proj_blocks", blocks
         yield f"{at}.{which}_proj_scales", scales
     elif kind == "hf-bf16":
-        yield f"{at}.{which}_proj", np.ascontiguousarray(_bf16(c, weight).swapaxes(1, 2))
+        yield f"{at}.{which}_proj", np.ascontiguousarray(read_bf16(c, weight).swapaxes(1, 2))
     elif kind == "hf-bf16-out-in":
-        yield f"{at}.{which}_proj", _bf16(c, weight)
+        yield f"{at}.{which}_proj", read_bf16(c, weight)
     elif kind == "hf-defused":
-        for e, w in enumerate(_bf16(c, weight)):
+        for e, w in enumerate(read_bf16(c, weight)):
             yield f"{at}.{which}_projs.{e}.weight", w
             yield f"{at}.{which}_projs.{e}.bias", bias[e]
     else:
@@ -131,26 +131,26 @@ def _experts(c: Checkpoint, kind: str, n: int, which: str) -> Iterator[tuple[str
 
 
 def _openai(c: Checkpoint) -> Iterator[tuple[str, np.ndarray]]:
-    yield "embedding.weight", _bf16(c, "embedding.weight")
-    yield "unembedding.weight", _bf16(c, "unembedding.weight")
-    yield "norm.scale", _bf16(c, "norm.weight")
+    yield "embedding.weight", read_bf16(c, "embedding.weight")
+    yield "unembedding.weight", read_bf16(c, "unembedding.weight")
+    yield "norm.scale", read_bf16(c, "norm.weight")
     for n in range(c.config.num_hidden_layers):
         at, ours = f"block.{n}", f"layers.{n}"
-        yield f"{at}.attn.norm.scale", _bf16(c, f"{ours}.attn_norm.weight")
-        yield f"{at}.mlp.norm.scale", _bf16(c, f"{ours}.mlp_norm.weight")
-        yield f"{at}.attn.sinks", _bf16(c, f"{ours}.sinks")
+        yield f"{at}.attn.norm.scale", read_bf16(c, f"{ours}.attn_norm.weight")
+        yield f"{at}.mlp.norm.scale", read_bf16(c, f"{ours}.mlp_norm.weight")
+        yield f"{at}.attn.sinks", read_bf16(c, f"{ours}.sinks")
         for what in ("weight", "bias"):
-            yield f"{at}.attn.qkv.{what}", np.concatenate([_bf16(c, f"{ours}.{x}_proj.{what}") for x in "qkv"])
-            yield f"{at}.attn.out.{what}", _bf16(c, f"{ours}.o_proj.{what}")
-            yield f"{at}.mlp.gate.{what}", _bf16(c, f"{ours}.router.{what}")
+            yield f"{at}.attn.qkv.{what}", np.concatenate([read_bf16(c, f"{ours}.{x}_proj.{what}") for x in "qkv"])
+            yield f"{at}.attn.out.{what}", read_bf16(c, f"{ours}.o_proj.{what}")
+            yield f"{at}.mlp.gate.{what}", read_bf16(c, f"{ours}.router.{what}")
         for which, mlp in (("gate_up", "mlp1"), ("down", "mlp2")):
             blocks, scales = packed(c, f"{ours}.experts.{which}.weight")
             yield f"{at}.mlp.{mlp}_weight.blocks", blocks
             yield f"{at}.mlp.{mlp}_weight.scales", scales
-            yield f"{at}.mlp.{mlp}_bias", _bf16(c, f"{ours}.experts.{which}.bias")
+            yield f"{at}.mlp.{mlp}_bias", read_bf16(c, f"{ours}.experts.{which}.bias")
 
 
-def _bf16(c: Checkpoint, name: str) -> np.ndarray:
+def read_bf16(c: Checkpoint, name: str) -> np.ndarray:
     return c.read(name, np.float32).astype(BF16)
 
 
@@ -159,112 +159,3 @@ def packed(c: Checkpoint, name: str) -> tuple[np.ndarray, np.ndarray]:
         blocks, scales = c.mxfp4(name)
         return np.ascontiguousarray(blocks), np.ascontiguousarray(scales)
     return mxfp4.encode(c.read(name, np.float32), rule="mse")
-
-
-def write_blob(
-    source: Path, path: Path, *, old_type: bool = False, fused: bool = False, vocabulary: bool = False
-) -> Path:
-    """`source` as a blob of Ollama's library: architecture gptoss, its own tensor names; `old_type`: MXFP4 as type 4
-    with the nibbles as OpenAI stores them; `fused`: attn_qkv and interleaved ffn_gate_up_exps, expert biases in bf16
-    (the oldest blobs).
-    """
-    import gguf
-
-    c = open_checkpoint(source)
-    g, writer = c.config, gguf.GGUFWriter(path, "gptoss")
-    for key, value in {
-        "context_length": g.max_position_embeddings,
-        "block_count": g.num_hidden_layers,
-        "embedding_length": g.hidden_size,
-        "feed_forward_length": g.intermediate_size,
-        "expert_count": g.num_experts,
-        "expert_used_count": g.experts_per_token,
-        "attention.head_count": g.num_attention_heads,
-        "attention.head_count_kv": g.num_key_value_heads,
-        "attention.key_length": g.head_dim,
-        "attention.value_length": g.head_dim,
-        "attention.sliding_window": g.sliding_window,
-        "rope.scaling.original_context_length": g.initial_context_length,
-    }.items():
-        writer.add_uint32(f"gptoss.{key}", value)
-    for key, value in {
-        "attention.layer_norm_rms_epsilon": g.rms_norm_eps,
-        "rope.freq_base": g.rope_theta,
-        "rope.scaling.factor": g.rope_scaling_factor,
-    }.items():
-        writer.add_float32(f"gptoss.{key}", value)
-    writer.add_uint32("general.file_type", 4)
-    if (
-        vocabulary
-    ):  # as Ollama's converter wrote it: <|endoftext|> as eos, the stops in a list, no template, no splitting rule
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre("default")
-        writer.add_token_list([f"t{i}" for i in range(g.vocab_size)])
-        writer.add_token_types([1] * g.vocab_size)
-        writer.add_token_merges(["t 1", "t 2"])
-        writer.add_uint32("tokenizer.ggml.eos_token_id", 199999)
-        writer.add_array("tokenizer.ggml.eos_token_ids", [199999, 200002, 200012])
-
-    def dense(name: str, array: np.ndarray) -> None:
-        if (array.ndim > 1 and "_exps" not in name and "gate_inp" not in name) or (fused and "_exps" in name):
-            writer.add_tensor(
-                name, np.ascontiguousarray(array).view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16
-            )
-        else:
-            writer.add_tensor(name, np.ascontiguousarray(array.astype(np.float32)))
-
-    def experts(name: str, blocks: np.ndarray, scales: np.ndarray) -> None:
-        if old_type:
-            rows = np.concatenate((scales[..., None], blocks), axis=-1).reshape(*scales.shape[:-1], -1)
-        else:
-            rows = mxfp4.hf_to_ggml(blocks, scales).reshape(*scales.shape[:-1], -1)
-        writer.add_tensor(name, np.ascontiguousarray(rows), raw_dtype=gguf.GGMLQuantizationType.MXFP4)
-
-    for ours, theirs in (("embedding", "token_embd"), ("norm", "output_norm"), ("unembedding", "output")):
-        dense(f"{theirs}.weight", _bf16(c, f"{ours}.weight"))
-    for n in range(g.num_hidden_layers):
-        at, ours = f"blk.{n}", f"layers.{n}"
-        dense(f"{at}.attn_norm.weight", _bf16(c, f"{ours}.attn_norm.weight"))
-        dense(f"{at}.ffn_norm.weight", _bf16(c, f"{ours}.mlp_norm.weight"))
-        dense(f"{at}.attn_sinks", _bf16(c, f"{ours}.sinks"))
-        for what in ("weight", "bias"):
-            if fused:
-                dense(f"{at}.attn_qkv.{what}", np.concatenate([_bf16(c, f"{ours}.{x}_proj.{what}") for x in "qkv"]))
-            else:
-                for x in "qkv":
-                    dense(f"{at}.attn_{x}.{what}", _bf16(c, f"{ours}.{x}_proj.{what}"))
-            dense(f"{at}.attn_out.{what}", _bf16(c, f"{ours}.o_proj.{what}"))
-            dense(f"{at}.ffn_gate_inp.{what}", _bf16(c, f"{ours}.router.{what}"))
-        gate_up, down = (packed(c, f"{ours}.experts.{w}.weight") for w in ("gate_up", "down"))
-        experts(f"{at}.ffn_down_exps.weight", *down)
-        dense(f"{at}.ffn_down_exps.bias", _bf16(c, f"{ours}.experts.down.bias"))
-        bias = _bf16(c, f"{ours}.experts.gate_up.bias")
-        if fused:
-            experts(f"{at}.ffn_gate_up_exps.weight", *gate_up)
-            dense(f"{at}.ffn_gate_up_exps.bias", bias)
-        else:
-            for k, half in enumerate(("gate", "up")):
-                experts(f"{at}.ffn_{half}_exps.weight", gate_up[0][:, k::2], gate_up[1][:, k::2])
-                dense(f"{at}.ffn_{half}_exps.bias", bias[:, k::2])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    if old_type:
-        _patch_types(path)
-    return path
-
-
-def _patch_types(path: Path) -> None:
-    """gguf-py knows no type 4 for MXFP4: the number is changed in the list of tensors."""
-    import gguf
-
-    data = bytearray(path.read_bytes())
-    for t in gguf.GGUFReader(path).tensors:
-        if t.tensor_type == gguf.GGMLQuantizationType.MXFP4:
-            name = struct.pack("<Q", len(t.name)) + t.name.encode()
-            at = data.index(name) + len(name)
-            at += 4 + 8 * struct.unpack_from("<I", data, at)[0]
-            assert struct.unpack_from("<I", data, at)[0] == 39
-            struct.pack_into("<I", data, at, 4)
-    path.write_bytes(data)
