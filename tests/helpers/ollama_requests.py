@@ -123,7 +123,8 @@ def requests() -> Iterator[Request]:
 
 def _turns() -> Iterator[Request]:
     """Calls, results, preambles, and last messages that are gone on with."""
-    user, tools = {"role": "user", "content": "go"}, [tool("f", "F", SCHEMAS[1]), tool("g")]
+    user = {"role": "user", "content": "go"}
+    tools = [tool("f", "F", SCHEMAS[1]), tool("g")]
     first = {
         "role": "assistant",
         "content": "",
@@ -131,34 +132,36 @@ def _turns() -> Iterator[Request]:
         "tool_calls": [call("f", "a", city='<Paris> & "co" \\u003c é', n=1.5)],
     }
     result = {"role": "tool", "content": '{"t": 20}', "tool_name": "f"}
-    yield {"messages": [user, first], "tools": tools}
-    yield {"messages": [user, first, result], "tools": tools}
-    yield {"messages": [user, first, {**result, "tool_name": ""}], "tools": tools}
-    yield {"messages": [user, first, {"role": "tool", "content": "x", "tool_call_id": "a"}], "tools": tools}
-    yield {
-        "messages": [
-            user,
-            {**first, "content": "Let me see."},
-            result,
-            {"role": "assistant", "content": "20", "thinking": "ok"},
-            user,
-        ],
-        "tools": tools,
-    }
-    both = {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [call("f", "a"), call("g", "b", x={"b": [1, None, True], "a": {}})],
-    }
-    yield {
-        "messages": [
-            user,
-            both,
-            {"role": "tool", "content": "2", "tool_call_id": "b"},
-            {"role": "tool", "content": "1", "tool_call_id": "a"},
-        ],
-        "tools": tools,
-    }
+    preamble = {**first, "content": "Let me see."}
+    answer = {"role": "assistant", "content": "20", "thinking": "ok"}
+    for messages in (
+        [user, first],
+        [user, first, result],
+        [user, first, {**result, "tool_name": ""}],
+        [user, first, {"role": "tool", "content": "x", "tool_call_id": "a"}],
+        [user, preamble, result, answer, user],
+        _two_calls(user),
+    ):
+        yield {"messages": messages, "tools": tools}
+    yield from _builtin_tools(user)
+    for think in (None, False):
+        yield {"messages": [user, {"role": "assistant", "content": "The answer"}], "think": think}
+        yield {"messages": [user, {"role": "assistant", "content": "", "thinking": "I think"}], "think": think}
+        yield {"messages": [user, {"role": "assistant", "content": "So", "thinking": "I think"}], "think": think}
+
+
+def _two_calls(user: Request) -> list[Request]:
+    """Two calls in one message, whose results come the other way round."""
+    calls = [call("f", "a"), call("g", "b", x={"b": [1, None, True], "a": {}})]
+    return [
+        user,
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "2", "tool_call_id": "b"},
+        {"role": "tool", "content": "1", "tool_call_id": "a"},
+    ]
+
+
+def _builtin_tools(user: Request) -> Iterator[Request]:
     python = {
         "role": "assistant",
         "content": "",
@@ -170,10 +173,6 @@ def _turns() -> Iterator[Request]:
         done = [user, one, {"role": "tool", "content": "1", "tool_name": name}]
         yield {"messages": done, "tools": [tool(name)]}
         yield {"messages": [*done, {"role": "assistant", "content": "one"}, user], "tools": [tool(name)]}
-    for think in (None, False):
-        yield {"messages": [user, {"role": "assistant", "content": "The answer"}], "think": think}
-        yield {"messages": [user, {"role": "assistant", "content": "", "thinking": "I think"}], "think": think}
-        yield {"messages": [user, {"role": "assistant", "content": "So", "thinking": "I think"}], "think": think}
 
 
 def _random_chats(count: int) -> Iterator[Request]:

@@ -164,6 +164,18 @@ def _annotation(rng: Random, key: str) -> Any:
     )
 
 
+ODD: list[Json] = [
+    {},
+    {"anyOf": [{"type": "string"}]},
+    {"$ref": "#/x"},
+    {"const": 1},
+    {"type": "null"},
+    {"type": 3},
+    {"type": None},
+    {"allOf": []},
+]
+
+
 def _add_type(rng: Random, out: Json, depth: int) -> None:
     kind = rng.choice(
         ["object"] * 4
@@ -184,20 +196,7 @@ def _add_type(rng: Random, out: Json, depth: int) -> None:
     elif kind == "list":
         out["type"] = rng.sample(["string", "integer", "null", "object", "array", "x", 1, None], rng.randrange(4))
     elif kind == "odd":
-        out.update(
-            rng.choice(
-                [
-                    {},
-                    {"anyOf": [{"type": "string"}]},
-                    {"$ref": "#/x"},
-                    {"const": 1},
-                    {"type": "null"},
-                    {"type": 3},
-                    {"type": None},
-                    {"allOf": []},
-                ]
-            )
-        )
+        out.update(rng.choice(ODD))
     else:
         out["type"] = kind
     if kind == "object" and rng.random() < 0.9:

@@ -75,35 +75,9 @@ def random_schema(rng: random.Random, depth: int = 3) -> Any:
     kind = rng.choice(kinds + (["object", "object", "array", "anyOf", "tuple", "allOf"] if depth else []))
     low = rng.randrange(-20, 20)
     if kind == "string":
-        least = rng.randrange(3)
-        return {
-            "type": "string",
-            **rng.choice(
-                [
-                    {},
-                    {"minLength": least},
-                    {"maxLength": 4},
-                    {"minLength": least, "maxLength": least + rng.randrange(3)},
-                ]
-            ),
-        }
-    if kind == "integer":
-        return {
-            "type": "integer",
-            **rng.choice(
-                [
-                    {},
-                    {"minimum": low},
-                    {"maximum": low},
-                    {"minimum": low, "exclusiveMaximum": low + rng.randrange(1, 300)},
-                ]
-            ),
-        }
-    if kind == "number":
-        return {
-            "type": "number",
-            **rng.choice([{}, {"minimum": low}, {"exclusiveMinimum": low}, {"minimum": low + 0.5, "maximum": low + 9}]),
-        }
+        return {"type": "string", **random_length(rng)}
+    if kind in ("integer", "number"):
+        return {"type": kind, **random_range(rng, kind, low)}
     if kind in ("enum", "const"):
         values = rng.sample(
             [1, 0, -2.5, "x", 'a"b\\', "", "é<|end|>", None, True, [1, {"k": "v"}], {}, {"a": [None]}], 3
@@ -116,21 +90,40 @@ def random_schema(rng: random.Random, depth: int = 3) -> Any:
     inner = [random_schema(rng, depth - 1) for _ in range(rng.randrange(1, 4))]
     if kind == "anyOf":
         return {"anyOf": inner}
+    if kind in ("tuple", "array"):
+        return {"type": "array", **random_items(rng, kind, inner)}
+    return random_object(rng, kind, inner)
+
+
+def random_length(rng: random.Random) -> dict[str, int]:
+    least = rng.randrange(3)
+    return rng.choice(
+        [
+            {},
+            {"minLength": least},
+            {"maxLength": 4},
+            {"minLength": least, "maxLength": least + rng.randrange(3)},
+        ]
+    )
+
+
+def random_range(rng: random.Random, kind: str, low: int) -> dict[str, float]:
+    if kind == "number":
+        return rng.choice([{}, {"minimum": low}, {"exclusiveMinimum": low}, {"minimum": low + 0.5, "maximum": low + 9}])
+    both = {"minimum": low, "exclusiveMaximum": low + rng.randrange(1, 300)}
+    return rng.choice([{}, {"minimum": low}, {"maximum": low}, both])
+
+
+def random_items(rng: random.Random, kind: str, inner: list[Any]) -> dict[str, Any]:
     if kind == "tuple":
-        return {
-            "type": "array",
-            "prefixItems": inner,
-            "items": rng.choice([False, {"type": "null"}]),
-            "minItems": len(inner),
-            "maxItems": len(inner) + 1,
-        }
-    if kind == "array":
-        least = rng.randrange(3)
-        return {
-            "type": "array",
-            "items": inner[0],
-            **rng.choice([{}, {"minItems": least}, {"minItems": least, "maxItems": least + 2}]),
-        }
+        rest = rng.choice([False, {"type": "null"}])
+        return {"prefixItems": inner, "items": rest, "minItems": len(inner), "maxItems": len(inner) + 1}
+    least = rng.randrange(3)
+    count = rng.choice([{}, {"minItems": least}, {"minItems": least, "maxItems": least + 2}])
+    return {"items": inner[0], **count}
+
+
+def random_object(rng: random.Random, kind: str, inner: list[Any]) -> dict[str, Any]:
     names = rng.sample(["a", "ab", "b c", 'q"', "é", "", "x|y", "<|end|>", "a-b", "x]y[", "^", "\\"], len(inner))
     fields = {
         "type": "object",

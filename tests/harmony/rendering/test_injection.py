@@ -1,5 +1,7 @@
 """No text, wherever it stands, becomes a control token: every special token's text in every string field."""
 
+from collections.abc import Callable
+
 import pytest
 from gptoss_harmony import (
     ChannelConfig,
@@ -55,14 +57,11 @@ FIELDS = (
 RENDERER = Renderer(cache_tokens=0)
 
 
-def conversation(field: str, text: str, around: str = "x") -> Conversation:
-    """One conversation with every kind of message; `field` says `text`, all other fields say something harmless."""
-    unknown = {field} - set(FIELDS)
-    assert not unknown
+Field = Callable[[str], str]
+"""The name of a field -> its text."""
 
-    def f(name: str, harmless: str = around) -> str:
-        return text if name == field else harmless
 
+def tool(f: Field) -> Tool:
     schema = {
         "type": "object",
         "properties": {
@@ -85,8 +84,18 @@ def conversation(field: str, text: str, around: str = "x") -> Conversation:
             "n": {"type": "object", "description": f("nested description"), "properties": {}},
         },
     }
-    tool = Tool(f("function name"), f("function description"), schema)
-    space = ToolNamespace(f("namespace name"), f("namespace description"), [tool])
+    return Tool(f("function name"), f("function description"), schema)
+
+
+def conversation(field: str, text: str, around: str = "x") -> Conversation:
+    """One conversation with every kind of message; `field` says `text`, all other fields say something harmless."""
+    unknown = {field} - set(FIELDS)
+    assert not unknown
+
+    def f(name: str) -> str:
+        return text if name == field else around
+
+    space = ToolNamespace(f("namespace name"), f("namespace description"), [tool(f)])
     system = SystemContent(
         f("model_identity"),
         knowledge_cutoff=f("knowledge_cutoff"),
@@ -94,11 +103,9 @@ def conversation(field: str, text: str, around: str = "x") -> Conversation:
         channel_config=ChannelConfig([f("valid_channels")]),
         tools={"s": ToolNamespace(f("system namespace"))},
     )
-    user, assistant = (
-        Message.user(f("user.text"), f("user.name")),
-        Message.assistant(f("assistant.text"), f("channel"), f("recipient"), f("content_type")),
-    )
+    user = Message.user(f("user.text"), f("user.name"))
     user.content.append(Text(f("second part")))
+    assistant = Message.assistant(f("assistant.text"), f("channel"), f("recipient"), f("content_type"))
     assistant.name = f("assistant.name")
     return Conversation(
         [
