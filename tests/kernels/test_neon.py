@@ -5,6 +5,7 @@ qemu-user.
 from __future__ import annotations
 
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -56,51 +57,51 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize("isa", ["neon", "portable"])
-@pytest.mark.parametrize(("rows", "groups", "tokens"), [(65, 1, 3), (70, 3, 2), (33, 6, 7), (64, 90, 4)])
-def test_every_kernel(program: Path, isa: str, rows: int, groups: int, tokens: int) -> None:
-    rng = np.random.default_rng(0)
-    blocks, scales = (
-        rng.integers(0, 256, (rows, groups, 16), np.uint8),
-        rng.integers(112, 130, (rows, groups)).astype(np.uint8),
-    )
-    x = rng.standard_normal((tokens, groups * 32)).astype(np.float32)
-    x[:, ::97] *= 30
+@dataclass
+class Answer:
+    """What the program made of one request, as bytes in the order that it writes them."""
+
+    ggml: bytes
+    values: bytes
+    encoded: list[bytes]
+    products: list[bytes]
+    normed: bytes
+    attended: bytes
+    packed: bytes
+
+
+def ask(program: Path, isa: str, blocks: np.ndarray, scales: np.ndarray, x: np.ndarray) -> Answer:
+    rows, groups, tokens = *scales.shape, len(x)
     request = np.array([rows, groups, tokens], np.int64).tobytes() + blocks.tobytes() + scales.tobytes() + x.tobytes()
     answer = subprocess.run(
         ["qemu-aarch64", str(program), isa], input=request, capture_output=True, check=True, timeout=300
     ).stdout
-    n = tokens * groups
-    ggml, values, *rest = split(
-        answer,
-        rows * groups * 17,
-        rows * groups * 128,
-        n * 16,
-        n,
-        n * 16,
-        n,
-        *[tokens * rows * 4] * 4,
-        x.nbytes,
-        x.nbytes,
-        tokens * rows * 4,
-    )
-    encoded, products, (normed, attended, packed) = rest[:4], rest[4:8], rest[8:]
-    assert ggml == oracle.hf_to_ggml(blocks, scales).tobytes()
-    assert values == oracle.decode(blocks, scales).tobytes()
+    n, product = tokens * groups, tokens * rows * 4
+    sizes = (rows * groups * 17, rows * groups * 128, n * 16, n, n * 16, n, *[product] * 4, x.nbytes, x.nbytes, product)
+    ggml, values, *rest = split(answer, *sizes)
+    return Answer(ggml, values, rest[:4], rest[4:8], *rest[8:])
+
+
+@pytest.mark.parametrize("isa", ["neon", "portable"])
+@pytest.mark.parametrize(("rows", "groups", "tokens"), [(65, 1, 3), (70, 3, 2), (33, 6, 7), (64, 90, 4)])
+def test_every_kernel(program: Path, isa: str, rows: int, groups: int, tokens: int) -> None:
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (rows, groups, 16), np.uint8)
+    scales = rng.integers(112, 130, (rows, groups)).astype(np.uint8)
+    x = rng.standard_normal((tokens, groups * 32)).astype(np.float32)
+    x[:, ::97] *= 30
+    answer = ask(program, isa, blocks, scales, x)
+    assert answer.ggml == oracle.hf_to_ggml(blocks, scales).tobytes()
+    assert answer.values == oracle.decode(blocks, scales).tobytes()
     wide = oracle.encode(x, oracle.RULES["mse"])
     short = oracle.encode((x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32), oracle.RULES["mse"], wide[1])
-    assert encoded == [a.tobytes() for a in (*wide, *short)]
-    truth = x.astype(np.float64) @ oracle.decode(blocks, scales).astype(np.float64).T
-    wide = x.astype(np.float64)
-    np.testing.assert_allclose(
-        np.frombuffer(normed, np.float32).reshape(x.shape),
-        wide / np.sqrt((wide**2).mean(1, keepdims=True) + 1e-5),
-        rtol=3e-6,
-    )
-    np.testing.assert_allclose(
-        np.frombuffer(attended, np.float32).reshape(x.shape), attention(wide), rtol=1e-5, atol=1e-5
-    )
-    for product, bound in zip((*products, packed), (*BOUND, 1e-6), strict=True):
+    assert answer.encoded == [a.tobytes() for a in (*wide, *short)]
+    exact = x.astype(np.float64)
+    normed, attended = (np.frombuffer(a, np.float32).reshape(x.shape) for a in (answer.normed, answer.attended))
+    np.testing.assert_allclose(normed, exact / np.sqrt((exact**2).mean(1, keepdims=True) + 1e-5), rtol=3e-6)
+    np.testing.assert_allclose(attended, attention(exact), rtol=1e-5, atol=1e-5)
+    truth = exact @ oracle.decode(blocks, scales).astype(np.float64).T
+    for product, bound in zip((*answer.products, answer.packed), (*BOUND, 1e-6), strict=True):
         y = np.frombuffer(product, np.float32).reshape(tokens, rows)
         assert np.sqrt(((y - truth) ** 2).mean() / (truth**2).mean()) <= bound
 

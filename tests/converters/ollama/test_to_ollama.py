@@ -46,6 +46,9 @@ def export(folder: Path, gguf: GgufOptions = GgufOptions(), source: Path = SOURC
     return model
 
 
+PARAMETERS = {"temperature": "1.0", "top_p": "1.0", "top_k": "0"}
+
+
 def test_harmony_mode(tmp_path: Path) -> None:
     model = export(
         tmp_path / "out",
@@ -64,17 +67,8 @@ def test_harmony_mode(tmp_path: Path) -> None:
         ("requires", "", "0.30.0"),
         ("template", "", read_harmony_template()),
     ]
-    assert said[3:9] == [
-        ("parameter", *p)
-        for p in (
-            ("num_ctx", "256"),
-            ("temperature", "1.0"),
-            ("top_p", "1.0"),
-            ("top_k", "0"),
-            ("stop", "<|return|>"),
-            ("stop", "<|call|>"),
-        )
-    ]
+    stops = [("stop", "<|return|>"), ("stop", "<|call|>")]
+    assert said[3:9] == [("parameter", *p) for p in (("num_ctx", "256"), *PARAMETERS.items(), *stops)]
     assert said[9:] == [
         ("system", "", 'Be "brief".\nAlways.'),
         ("message", "user", "hi"),

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from helpers.browser import Browser
-from helpers.sample_report import HOSTILE, report
+from helpers.sample_measurements import HOSTILE
+from helpers.sample_report import report
 
 from gptoss_adapters.parity.report import html, markdown, schema, svg
 from gptoss_adapters.parity.report.charts import running_median
