@@ -16,7 +16,7 @@ import numpy as np
 
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo
 from gptoss_adapters.checkpoint.files import U8, MappedFile, Source
-from gptoss_adapters.checkpoint.formats.shards import in_order, plan_files
+from gptoss_adapters.checkpoint.formats.shards import Contents, in_order, plan_files
 from gptoss_adapters.checkpoint.formats.tokenizer_files import small_files, tokenizer_json, vocabulary_texts
 from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.layouts import Stored
@@ -62,11 +62,9 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
     extra, notices = companions(checkpoint, options)
     sources = {path: file.stamp for path, file in (checkpoint.stored | rounding.files).items()}
     facts = {"kind": options.kind, "rounding": rounding.rule, "adapters": checkpoint.adapters}
+    contents = Contents(options.kind, checkpoint.config, tensors, [(fill, names) for fill, names, _ in made])
     plan = plan_files(
-        options.kind,
-        checkpoint.config,
-        tensors,
-        [(fill, names) for fill, names, _ in made],
+        contents,
         folder,
         extra,
         max_shard_bytes=options.max_shard_bytes,

@@ -14,7 +14,7 @@ from pathlib import Path
 from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint
-from gptoss_adapters.checkpoint.formats.shards import plan_files
+from gptoss_adapters.checkpoint.formats.shards import Contents, plan_files
 from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.layouts import Stored
 from gptoss_adapters.checkpoint.storage import SCALES, WORDS
@@ -56,11 +56,9 @@ def plan_mlx(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding:
     extra, notices = companions(checkpoint, dataclasses.replace(options, kind=Kind.MLX))
     sources = {path: f.stamp for path, f in (checkpoint.stored | rounding.files).items()}
     facts = {"kind": Kind.MLX, "rounding": rounding.rule, "adapters": checkpoint.adapters}
+    contents = Contents(Kind.MLX, config, tensors, [(fill, names) for fill, names, _ in made])
     plan = plan_files(
-        Kind.MLX,
-        config,
-        tensors,
-        [(fill, names) for fill, names, _ in made],
+        contents,
         folder,
         extra,
         max_shard_bytes=options.max_shard_bytes,

@@ -52,6 +52,16 @@ class _Entry:
     fill: Produced
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a checkpoint holds: its tensors in order, and each fill with the names of those that it fills."""
+
+    kind: str
+    config: GptOssConfig
+    tensors: Mapping[str, Tensor]
+    fills: Sequence[tuple[Fill, tuple[str, ...]]]
+
+
 def plan_checkpoint(weights: Weights, kind: str, folder: Path, companions: Mapping[str, bytes], source: str) -> Plan:
     """The plan of a checkpoint of a safetensors kind in `folder`; `companions` are other files, whole, by name.
 
@@ -61,16 +71,12 @@ def plan_checkpoint(weights: Weights, kind: str, folder: Path, companions: Mappi
     entries = {name: _entry(weights, spec, kind, source) for name, spec in in_order(kind, weights.config).items()}
     tensors = {name: entry.tensor for name, entry in entries.items()}
     fills = [(entry.fill, (name,)) for name, entry in entries.items()]
-    return plan_files(
-        kind, weights.config, tensors, fills, folder, companions, options={"source": source, "kind": kind}
-    )
+    contents = Contents(kind, weights.config, tensors, fills)
+    return plan_files(contents, folder, companions, options={"source": source, "kind": kind})
 
 
 def plan_files(
-    kind: str,
-    config: GptOssConfig,
-    tensors: Mapping[str, Tensor],
-    fills: Sequence[tuple[Fill, tuple[str, ...]]],
+    contents: Contents,
     folder: Path,
     companions: Mapping[str, bytes],
     *,
@@ -78,14 +84,15 @@ def plan_files(
     sources: Mapping[Path, Stamp] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan of a checkpoint whose tensors, in order, and fills (with the names that each one fills) are known."""
-    shards = [list(tensors)] if kind == Kind.OPENAI else _cut(tensors, max_shard_bytes or MAX_SHARD_BYTES)
+    """The plan of a checkpoint whose contents are known; `companions` are other files, whole, by name."""
+    tensors = contents.tensors
+    shards = [list(tensors)] if contents.kind == Kind.OPENAI else _cut(tensors, max_shard_bytes or MAX_SHARD_BYTES)
     names = (
         [SINGLE]
         if len(shards) == 1
         else [f"model-{i:05d}-of-{len(shards) - 1:05d}.safetensors" for i in range(len(shards))]
     )
-    extra = dict(companions) | _config_files(kind, config, tensors)
+    extra = dict(companions) | _config_files(contents.kind, contents.config, tensors)
     if len(shards) > 1:
         extra[INDEX] = _index(tensors, dict(zip(names, shards, strict=True)))
     files = [
@@ -93,7 +100,7 @@ def plan_files(
     ]
     places = {t.name: Place(number, place) for number, file in enumerate(files) for place, t in enumerate(file.tensors)}
     works = sorted(
-        (Work(fill, tuple(places[t] for t in filled)) for fill, filled in fills),
+        (Work(fill, tuple(places[t] for t in filled)) for fill, filled in contents.fills),
         key=lambda w: (w.places[0].file, w.places[0].tensor),
     )
     files += [PlannedFile(folder / name, data, (), (), len(data)) for name, data in sorted(extra.items())]
