@@ -33,8 +33,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from _machine import cpu_model
+
 HERE = Path(__file__).parent
 THREADS = 2
+PROGRAM = [sys.executable, "-m", "gptoss_converters.cli", "to-gguf"]
 CHILD = HERE / "_convert_child.py"
 # What must hold: name, ratio of which two ways in what, and the bound.
 TARGETS: list[tuple[str, str, str, str, Callable[[float], bool], str]] = [
@@ -145,19 +148,7 @@ def ways(source: Path, out: Path, upstream: Path | None) -> dict[str, Callable[[
         "ours + read-back": child("read_back"),
         "cp && sha256sum": run(f"cp {weights} {copy} && sha256sum {copy}"),
         "ours + sha256": child("sha256"),
-        "program": run(
-            [
-                sys.executable,
-                "-m",
-                "gptoss_converters.cli",
-                "to-gguf",
-                str(source),
-                "-o",
-                str(gguf),
-                "--threads",
-                str(THREADS),
-            ]
-        ),
+        "program": run([*PROGRAM, str(source), "-o", str(gguf), "--threads", str(THREADS)]),
     }
     if upstream:
         script = [sys.executable, str(upstream / "convert_hf_to_gguf.py"), str(source), "--outfile", str(gguf)]
@@ -270,18 +261,10 @@ def kernels(upstream: Path | None) -> dict[str, float]:
 
 
 def provenance() -> dict[str, Any]:
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        "",
-    )
     return {
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "cpu": model,
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": THREADS,
         "memory GB": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
@@ -289,6 +272,15 @@ def provenance() -> dict[str, Any]:
         "load before": os.getloadavg()[0],
         "seed": 0,
         "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def whole_model(source: Path, out: Path) -> dict[str, float]:
+    done = measure([*PROGRAM, str(source), "-o", str(out), "--json"])
+    return {
+        "bytes": done.said["nbytes"],
+        "seconds": done.said["seconds"],
+        "peak anonymous MB": done.anonymous / 1e6,
     }
 
 
@@ -321,23 +313,7 @@ def main() -> None:
         result["verdicts"] = verdicts(result["ways"], result["kernels GB/s"])
         if a.whole:
             with made_source(None, a.dir) as source:
-                done = measure(
-                    [
-                        sys.executable,
-                        "-m",
-                        "gptoss_converters.cli",
-                        "to-gguf",
-                        str(source),
-                        "-o",
-                        str(out / "o.gguf"),
-                        "--json",
-                    ]
-                )
-                result["whole 20b"] = {
-                    "bytes": done.said["nbytes"],
-                    "seconds": done.said["seconds"],
-                    "peak anonymous MB": done.anonymous / 1e6,
-                }
+                result["whole 20b"] = whole_model(source, out / "o.gguf")
     finally:
         shutil.rmtree(out)
     a.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -12,18 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "harmony" / "rendering"), str(ROOT / "harmony")]
-
-from helpers.stream_checks import check_strict, check_text, check_tolerant  # noqa: E402
-from test_differential import check_conversation, check_schema  # noqa: E402
+import _paths
+from helpers.stream_checks import check_strict, check_text, check_tolerant
+from test_differential import check_conversation, check_schema
 
 CHECKS: dict[str, Callable[[int], None]] = {
     "conversations": check_conversation,
@@ -40,9 +37,7 @@ def main() -> None:
     for name in CHECKS:
         parser.add_argument(f"--{name}", type=int, default=0, metavar="N", help="how many random cases")
     parser.add_argument("--seed", type=int, default=1_000_000, help="of the first case")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "bench" / "results" / "fuzz_harmony.json", help="counts are added here"
-    )
+    parser.add_argument("--out", type=Path, default=_paths.RESULTS / "fuzz_harmony.json", help="counts are added here")
     options = parser.parse_args()
     for name, check in CHECKS.items():
         count, begin = getattr(options, name), time.perf_counter()

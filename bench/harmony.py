@@ -10,17 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "harmony")]
-
-from _harmony_parse import parse_rows  # noqa: E402
-from _harmony_render import render_rows, start_rows  # noqa: E402
+import _paths
+from _harmony_parse import parse_rows
+from _harmony_render import render_rows, start_rows
 
 PARTS = {"start": start_rows, "render": render_rows, "parse": parse_rows}
 """Section of the report -> function(repeats) giving its rows."""
@@ -60,7 +57,7 @@ def conditions() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "harmony.json")
+    parser.add_argument("--out", type=Path, default=_paths.RESULTS / "harmony.json")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     report: dict[str, Any] = {"conditions": conditions(), "repeats": options.repeats}

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _machine import cpu_model
 from _mxfp4_ggml import Ggml, GgmlExperts, advise
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
@@ -226,59 +227,51 @@ def promises(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The issue's ratios, from best rates: (what, reached, promised)."""
     rate = {(r["name"], r["threads"], r["tokens"]): r["best"] for r in rows}
     best_isa = next(isa for isa in ISAS if (f"{isa} q24", 1, 1) in rate)
-    found = []
+    return [
+        {"what": what, "reached": reached, "promised": promised, "meets": reached >= promised}
+        for threads in (1, 2)
+        for what, reached, promised in (
+            *few_tokens(rate, best_isa, threads),
+            *many_tokens(rate, best_isa, threads),
+        )
+    ]
 
-    def promise(what: str, reached: float, promised: float) -> None:
-        found.append({"what": what, "reached": reached, "promised": promised, "meets": reached >= promised})
 
-    for threads in (1, 2):
-        for precision in ("q8", "q16", "q24"):
-            promise(
-                f"{best_isa} {precision} / ggml, 4 tokens, {threads} threads",
-                rate[f"{best_isa} {precision}", threads, 4] / rate["ggml repack", threads, 4],
-                1.0,
-            )
-        for precision in ("q16", "q24"):
-            for isa, share in ((best_isa, 0.85), ("avx2", 0.6)):
-                if (f"{isa} {precision}", threads, 1) in rate:
-                    promise(
-                        f"{isa} {precision}, {threads} threads: share of read bandwidth",
-                        rate[f"{isa} {precision}", threads, 1] / rate["read only", threads, 1],
-                        share,
-                    )
-            peer = max(rate[name, threads, 1] for name in ("ggml repack", "ggml plain"))
-            promise(
-                f"{best_isa} {precision} / ggml, 1 token, {threads} threads",
-                rate[f"{best_isa} {precision}", threads, 1] / peer,
-                1.4,
-            )
-        for tokens in (64, 256):
-            promise(
-                f"{best_isa} q8 / ggml, {tokens} tokens, {threads} threads",
-                rate[f"{best_isa} q8", threads, tokens] / rate["ggml repack", threads, tokens],
-                2.0,
-            )
-        for name in ("torch dequantise + mv", "transformers dequantise + mm"):
-            promise(
-                f"{best_isa} q24 / {name}, {threads} threads",
-                rate[f"{best_isa} q24", threads, 1] / rate[name, threads, 1],
-                200.0,
-            )
-    return found
+Promise = tuple[str, float, float]
+"""What, reached, promised."""
+Rates = dict[tuple[str, int, int], float]
+"""(Name, threads, tokens) -> the best rate."""
+
+
+def few_tokens(rate: Rates, best_isa: str, threads: int) -> Iterator[Promise]:
+    """Decoding, where the weights' bytes are what takes the time."""
+    for precision in ("q8", "q16", "q24"):
+        reached = rate[f"{best_isa} {precision}", threads, 4] / rate["ggml repack", threads, 4]
+        yield f"{best_isa} {precision} / ggml, 4 tokens, {threads} threads", reached, 1.0
+    for precision in ("q16", "q24"):
+        for isa, share in ((best_isa, 0.85), ("avx2", 0.6)):
+            if (f"{isa} {precision}", threads, 1) in rate:
+                reached = rate[f"{isa} {precision}", threads, 1] / rate["read only", threads, 1]
+                yield f"{isa} {precision}, {threads} threads: share of read bandwidth", reached, share
+        peer = max(rate[name, threads, 1] for name in ("ggml repack", "ggml plain"))
+        reached = rate[f"{best_isa} {precision}", threads, 1] / peer
+        yield f"{best_isa} {precision} / ggml, 1 token, {threads} threads", reached, 1.4
+
+
+def many_tokens(rate: Rates, best_isa: str, threads: int) -> Iterator[Promise]:
+    """Prefill beside ggml, and any product beside those that dequantise first."""
+    for tokens in (64, 256):
+        reached = rate[f"{best_isa} q8", threads, tokens] / rate["ggml repack", threads, tokens]
+        yield f"{best_isa} q8 / ggml, {tokens} tokens, {threads} threads", reached, 2.0
+    for name in ("torch dequantise + mv", "transformers dequantise + mm"):
+        reached = rate[f"{best_isa} q24", threads, 1] / rate[name, threads, 1]
+        yield f"{best_isa} q24 / {name}, {threads} threads", reached, 200.0
 
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        "",
-    )
     packages = {name: version(name) for name in ("torch", "transformers", "llama-cpp-python", "numpy")}
     return {
-        "cpu": cpu,
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),

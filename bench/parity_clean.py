@@ -27,12 +27,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import _paths
 import parity_matrix as matrix
 
 RESULTS = matrix.RESULTS / "parity_clean.json"
 PRESETS = ("p1", "p2", "p3", "p4", "p5", "p6", "pocket", "gold")
 GOLD = (
-    matrix.ROOT / "tests" / "data" / "checkpoints" / "tiny" / "hf-mxfp4"
+    _paths.TESTS / "data" / "checkpoints" / "tiny" / "hf-mxfp4"
 )  # of every seed, but for the prompts; without a vocabulary, which llama.cpp's server cannot do without
 KNOWN = "yarn_truncate"  # what llama.cpp always does is no alarm, and must be all that is said of it
 SETTINGS: dict[str, list[dict[str, Any]]] = {  # by turns

@@ -109,11 +109,13 @@ def independent(seeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def markdown(made: dict[str, Any]) -> str:
     """The page parity_faults.md, from the JSON alone."""
-    seeds, whole = made["seeds"], made["summary"]
-    groups = [
-        ("all seeds", whole),
-        *([("without " + ", ".join(map(str, CHOSEN_ON)), made["independent"])] if made.get("independent") else []),
-    ]
+    return "\n".join([*_caught(made), *_clean(made), *_by_fault(made["seeds"])]) + "\n"
+
+
+def _caught(made: dict[str, Any]) -> list[str]:
+    groups = [("all seeds", made["summary"])]
+    if made.get("independent"):
+        groups.append(("without " + ", ".join(map(str, CHOSEN_ON)), made["independent"]))
     lines = [
         "# Which faults gptoss-parity sees",
         "",
@@ -134,13 +136,23 @@ def markdown(made: dict[str, Any]) -> str:
             f"| {name}, by the error's size alone | {s['seeds']} | "
             f"{' | '.join(str(s['worst_caught_by_excess_alone'][t]) for t in TIERS)} | |"
         )
-    op = min(s["op_level_clamp_glu_both"] for s in seeds)
-    lines += [
+    return lines
+
+
+def _clean(made: dict[str, Any]) -> list[str]:
+    whole = made["summary"]
+    op = min(s["op_level_clamp_glu_both"] for s in made["seeds"])
+    return [
         "",
         f"Clean runs of the same noise: {whole['clean_runs']}, false alarms: {whole['false_alarms']}; the "
         "control (a change without effect) was reported "
         f"{whole['control_reported']} times.",
         f"`clamp_glu_both` is seen by its op-level probe in every seed (smallest difference {op:.3g}).",
+    ]
+
+
+def _by_fault(seeds: list[dict[str, Any]]) -> list[str]:
+    lines = [
         "",
         "Each cell: the smallest excess over the noise of any seed (above 10 the error's size speaks), and in "
         "how many seeds the fault was caught, by size or by",
@@ -154,7 +166,7 @@ def markdown(made: dict[str, Any]) -> str:
             f"| {fault.number} | `{fault.name}` | {fault.what} | "
             f"{' | '.join(_cell(seeds, t, fault.name) for t in TIERS)} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _cell(seeds: list[dict[str, Any]], tier: str, fault: str) -> str:

@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,13 +26,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT), str(ROOT / "harmony"), str(ROOT / "converters")]
+import _paths
 
-from gptoss_adapters.errors import GptOssError  # noqa: E402
+from gptoss_adapters.errors import GptOssError
 
-RESULTS = ROOT / "bench" / "results"
-TOKENIZER = ROOT / "tests" / "data" / "gguf" / "src" / "tiny-mxfp4"  # a small vocabulary with gpt-oss's splitting rule
+RESULTS = _paths.RESULTS
+TOKENIZER = _paths.TESTS / "data" / "gguf" / "src" / "tiny-mxfp4"  # a small vocabulary with gpt-oss's splitting rule
 NONE = "none"  # no exporter: the engine opens the checkpoint itself
 GGUF_EXPORTERS: dict[str, dict[str, str]] = {
     "to-gguf": {},
@@ -53,7 +51,7 @@ READS: dict[str, tuple[str, ...] | None] = {  # kinds of checkpoint; None: every
     "llama_server": GGUF,
 }
 VLLM_PYTHON = (
-    Path(os.environ.get("BIN_VLLM", ROOT / ".venv-vllm" / "bin")) / "python"
+    Path(os.environ.get("BIN_VLLM", _paths.ROOT / ".venv-vllm" / "bin")) / "python"
 )  # its pins want an environment of their own
 PROMPTS = 8  # of each family: the faults are the business of other tests
 REFUSED = "REFUSED"  # the exporter does not take this kind

@@ -10,10 +10,12 @@ torch get the hot data, gguf-py as float32 (its only input), counted as the bflo
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,58 +82,59 @@ def torch_way(x: torch.Tensor) -> Callable[[], object]:
     return run
 
 
+@dataclass
+class Way:
+    by: str
+    what: str
+    tool: str  # the instruction set, where it is ours
+    run: Callable[[], object]
+    nbytes: int
+    best: float = float("inf")  # seconds of a call
+
+    @property
+    def ours(self) -> bool:
+        return self.by == "ours"
+
+
+def our_ways(data: dict[str, np.ndarray]) -> Iterator[Way]:
+    native, hot = library(), data["hot"]
+    assert native is not None
+    dequantised = mxfp4.encode(hot, "mse")
+    exact = mxfp4.decode(*dequantised, BF16)
+    for isa in ("portable", "avx2", "avx512vnni", "amx"):
+        if native.select(isa.encode()):
+            for rule, (where, x) in itertools.product(mxfp4.RULES, data.items()):
+                yield Way("ours", f"{rule}, {where}", isa, Native(x, rule), x.nbytes)
+            kept = Native(exact, "mse", dequantised[1].reshape(-1))
+            yield Way("ours", "mse, scales kept, hot", isa, kept, hot.nbytes)
+            yield Way("ours", "statistics, hot", isa, Measure(hot, "mse"), hot.nbytes)
+
+
+def their_ways(hot: np.ndarray) -> Iterator[Way]:
+    wide, tensor = hot.astype(np.float32), torch.from_numpy(hot.view(np.int16)).view(torch.bfloat16)
+    kind = gguf.GGMLQuantizationType.MXFP4
+    yield Way("gguf-py", "ggml, hot", "numpy", lambda: gguf.quants.quantize(wide, kind), hot.nbytes)
+    yield Way("torch", "floor, bucketize, hot", "torch", torch_way(tensor), hot.nbytes)
+
+
 def speeds(repeats: int) -> list[dict[str, Any]]:
     native = library()
     assert native is not None
     rng = np.random.default_rng(0)
     data = {name: rng.standard_normal((rows, WIDTH)).astype(BF16) for name, rows in (("hot", HOT), ("dram", DRAM))}
-    hot = data["hot"]
-    dequantised = mxfp4.encode(hot, "mse")
-    exact = mxfp4.decode(*dequantised, BF16)
-    wide, tensor = hot.astype(np.float32), torch.from_numpy(hot.view(np.int16)).view(torch.bfloat16)
-    ways: list[tuple[str, str, str, str | None, Callable[[], object], int]] = []
-    for isa in ("portable", "avx2", "avx512vnni", "amx"):
-        if native.select(isa.encode()):
-            ways += [
-                ("ours", f"{rule}, {where}", isa, isa, Native(x, rule), x.nbytes)
-                for rule in mxfp4.RULES
-                for where, x in data.items()
-            ]
-            ways += [
-                (
-                    "ours",
-                    "mse, scales kept, hot",
-                    isa,
-                    isa,
-                    Native(exact, "mse", dequantised[1].reshape(-1)),
-                    hot.nbytes,
-                ),
-                ("ours", "statistics, hot", isa, isa, Measure(hot, "mse"), hot.nbytes),
-            ]
-    ways += [
-        (
-            "gguf-py",
-            "ggml, hot",
-            "numpy",
-            None,
-            lambda: gguf.quants.quantize(wide, gguf.GGMLQuantizationType.MXFP4),
-            hot.nbytes,
-        ),
-        ("torch", "floor, bucketize, hot", "torch", None, torch_way(tensor), hot.nbytes),
-    ]
-    best = dict.fromkeys(range(len(ways)), float("inf"))
+    ways = [*our_ways(data), *their_ways(data["hot"])]
     for _ in range(repeats):
-        for i, (_, _, _, isa, run, nbytes) in enumerate(ways):
-            if isa:
-                native.select(isa.encode())
-            calls = max((4 << 20) // nbytes, 1) if isa else 1
+        for way in ways:
+            if way.ours:
+                native.select(way.tool.encode())
+            calls = max((4 << 20) // way.nbytes, 1) if way.ours else 1
             begin = time.thread_time()
             for _ in range(calls):
-                run()
-            best[i] = min(best[i], (time.thread_time() - begin) / calls)
+                way.run()
+            way.best = min(way.best, (time.thread_time() - begin) / calls)
     return [
-        {"by": by, "what": what, "with": tool, "gb_per_s": round(n / best[i] / 1e9, 4)}
-        for i, (by, what, tool, _, _, n) in enumerate(ways)
+        {"by": way.by, "what": way.what, "with": way.tool, "gb_per_s": round(way.nbytes / way.best / 1e9, 4)}
+        for way in ways
     ]
 
 

@@ -21,20 +21,20 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests")]
+import _paths
+import psutil
+from _machine import cpu_model
+from gptoss_harmony import Renderer, render
+from gptoss_harmony.openai.chat_completions import to_conversation
+from helpers.serve_fakes import DATE, TESTS, Served
 
-import psutil  # noqa: E402
-from gptoss_harmony import Renderer, render  # noqa: E402
-from gptoss_harmony.openai.chat_completions import to_conversation  # noqa: E402
-from helpers.serve_fakes import DATE, TESTS, Served  # noqa: E402
-
-from gptoss_adapters.backends import Backend, open_backend  # noqa: E402
+from gptoss_adapters.backends import Backend, open_backend
 
 TOKENS = {"full speed": 4000, "one by one": 500}
 PACE = 0.002  # seconds
@@ -126,50 +126,31 @@ def per_request(backend: Backend, client: Client, rounds: int) -> dict[str, Any]
     return {"backend_ms": middle["backend"], "added_ms": {name: middle[name] - middle["backend"] for name in bodies}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "serve.json")
-    options = parser.parse_args()
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])
-    tokens: dict[str, Any] = {}
-    for pace, delay in (("one by one", PACE), ("full speed", 0.0)):
+@contextmanager
+def running(delay: float) -> Iterator[tuple[Backend, Served, Client]]:
+    """The engine that takes `delay` seconds for a token: by itself, and behind a server that a client has spoken to."""
+    engine = "helpers.serve_fakes:Echo=x"
+    with tempfile.TemporaryDirectory() as folder:
+        options = ("--model", "m", "--set", f"delay={delay}")
         with (
-            tempfile.TemporaryDirectory() as folder,
-            open_backend("helpers.serve_fakes:Echo=x", delay=delay) as backend,
-            Served(
-                "helpers.serve_fakes:Echo=x",
-                Path(folder),
-                "--model",
-                "m",
-                "--set",
-                f"delay={delay}",
-                store=f"{folder}/responses.sqlite",
-            ) as server,
+            open_backend(engine, delay=delay) as backend,
+            Served(engine, Path(folder), *options, store=f"{folder}/responses.sqlite") as server,
         ):
             client = Client(server.url)
             client.post("/v1/chat/completions", {"messages": SHORT})
-            tokens[pace] = per_token(backend, server, client, options.rounds, pace)
-            if not delay:
-                requests = per_request(backend, client, options.rounds)
+            yield backend, server, client
+
+
+def make_report(tokens: dict[str, Any], requests: dict[str, Any], rounds: int) -> dict[str, Any]:
     worst_token = max(row["wall"] for part in tokens.values() for row in part["added_us"].values())
     worst_request = max(requests["added_ms"].values())
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        "",
-    )
-    packages = {name: version(name) for name in ("uvicorn", "starlette", "httptools")}
-    report = {
+    return {
         "conditions": {
             "python": platform.python_version(),
-            "cpu": cpu,
+            "cpu": cpu_model(),
             "cores": os.cpu_count(),
-            "rounds": options.rounds,
-            **packages,
+            "rounds": rounds,
+            **{name: version(name) for name in ("uvicorn", "starlette", "httptools")},
         },
         "per_token": tokens,
         "per_request": requests,
@@ -179,6 +160,21 @@ def main() -> None:
             "ms_per_request": worst_request <= PROMISED["ms_per_request"],
         },
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=_paths.RESULTS / "serve.json")
+    options = parser.parse_args()
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])
+    tokens: dict[str, Any] = {}
+    with running(PACE) as (backend, server, client):
+        tokens["one by one"] = per_token(backend, server, client, options.rounds, "one by one")
+    with running(0.0) as (backend, server, client):
+        tokens["full speed"] = per_token(backend, server, client, options.rounds, "full speed")
+        requests = per_request(backend, client, options.rounds)
+    report = make_report(tokens, requests, options.rounds)
     print(json.dumps(report, indent=1))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -14,7 +14,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,25 +23,38 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests")]
+import _paths
+import httpx
+from _serve_cases import CASES
+from _serve_checks import run
+from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
+from helpers.serve_fakes import DATE, Served
 
-import httpx  # noqa: E402
-from _serve_cases import CASES  # noqa: E402
-from _serve_checks import run  # noqa: E402
-from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf  # noqa: E402
-from helpers.serve_fakes import DATE, Served  # noqa: E402
-
-from gptoss_adapters.backends.llama_http import start_in_process  # noqa: E402
-from gptoss_adapters.checkpoint import open_checkpoint  # noqa: E402
-from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new  # noqa: E402
-from gptoss_adapters.checkpoint.writing.writer import write  # noqa: E402
+from gptoss_adapters.backends.llama_http import start_in_process
+from gptoss_adapters.checkpoint import open_checkpoint
+from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
+from gptoss_adapters.checkpoint.writing.writer import write
 
 Running = tuple[httpx.Client, str]  # and the server's version
 SECONDS = 60.0  # for one answer
 _EACH_ITS_OWN = httpx.Limits(
     max_keepalive_connections=0
 )  # connection: llama.cpp's server closes idle ones after some seconds
+VLLM_ENVIRONMENT = {
+    "VLLM_SYSTEM_START_DATE": DATE,
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_ENABLE_RESPONSES_API_STORE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
+VLLM_OPTIONS = (
+    "--served-model-name=pocket",
+    "--enforce-eager",
+    "--max-model-len=1024",
+    "--enable-auto-tool-choice",
+    "--tool-call-parser=openai",
+    "--max-num-seqs=2",
+)
 
 
 @contextmanager
@@ -66,51 +78,29 @@ def vllm(folder: Path, binary: str) -> Iterator[Running]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {
-        **os.environ,
-        "VLLM_SYSTEM_START_DATE": DATE,
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_ENABLE_RESPONSES_API_STORE": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-    }
-    command = [
-        binary,
-        "serve",
-        str(folder / "pocket"),
-        "--served-model-name",
-        "pocket",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--enforce-eager",
-        "--max-model-len",
-        "1024",
-        "--enable-auto-tool-choice",
-        "--tool-call-parser",
-        "openai",
-        "--max-num-seqs",
-        "2",
-    ]
+    command = [binary, "serve", str(folder / "pocket"), "--host", "127.0.0.1", "--port", str(port), *VLLM_OPTIONS]
     with (folder / "vllm.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | VLLM_ENVIRONMENT)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=SECONDS, limits=_EACH_ITS_OWN) as http:
-            deadline = time.monotonic() + 280
-            while True:
-                try:
-                    if http.get("/health").status_code == 200:
-                        break
-                except httpx.HTTPError:
-                    pass
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"vLLM did not start: {(folder / 'vllm.log').read_text()[-3000:]}")
-                time.sleep(0.5)
+            await_health(http, process, folder / "vllm.log")
             yield http, f"vllm {http.get('/version').json()['version']}"
     finally:
         process.terminate()
         process.wait()
+
+
+def await_health(http: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 280
+    while True:
+        try:
+            if http.get("/health").status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"vLLM did not start: {log.read_text()[-3000:]}")
+        time.sleep(0.5)
 
 
 def judged(running: Running) -> dict[str, Any]:
@@ -122,7 +112,7 @@ def judged(running: Running) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm", help="the vllm program of an environment that has one")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "serve_compare.json")
+    parser.add_argument("--out", type=Path, default=_paths.RESULTS / "serve_compare.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -37,17 +37,18 @@ BETTER: dict[str, Any] = {
 WANTED = {"expert memory": 0.35, "MoE layer": 2.5, "decode of what the bytes allow": 0.85}
 
 
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
 def child(checkpoint: str, mode: str, threads: int) -> dict[str, Any]:
     """Load, decode greedily, and time every MoE layer on the way."""
-    os.environ |= {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": str(threads),
-        "VLLM_NO_USAGE_STATS": "1",
-        "GPTOSS_ADAPTERS_VLLM": mode,
-    }
+    os.environ |= ENVIRONMENT | {"OMP_NUM_THREADS": str(threads), "GPTOSS_ADAPTERS_VLLM": mode}
     sys.path = [p for p in sys.path if Path(p).resolve() != ROOT / "bench"]  # this file has the name of the package
     import torch
     import vllm
@@ -57,40 +58,14 @@ def child(checkpoint: str, mode: str, threads: int) -> dict[str, Any]:
     register()
     torch.set_num_threads(threads)
     start = time.perf_counter()
-    llm = vllm.LLM(
-        checkpoint,
-        dtype="bfloat16",
-        skip_tokenizer_init=True,
-        enforce_eager=True,
-        max_model_len=256,
-        max_num_seqs=1,
-        enable_prefix_caching=False,
-    )
+    llm = open_model(checkpoint)
     load = time.perf_counter() - start
     torch.set_num_threads(threads)
-    spent, begun = [0.0], [0.0]
-
-    def watch(model: Any) -> int:
-        experts = [layer.mlp.experts for layer in model.model.layers]
-        for module in experts:
-            module.register_forward_pre_hook(lambda *_: begun.__setitem__(0, time.perf_counter()))
-            module.register_forward_hook(lambda *_: spent.__setitem__(0, spent[0] + time.perf_counter() - begun[0]))
-        return sum(tensor_bytes(module) for module in experts)
-
-    held = llm.apply_model(watch)[0]
-    prompt = {"prompt_token_ids": [(i * 7919) % 199_000 for i in range(PROMPT)]}
-
-    def run(tokens: int) -> tuple[float, float]:
-        spent[0], start = 0.0, time.perf_counter()
-        llm.generate(
-            [prompt],
-            vllm.SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False),
-            use_tqdm=False,
-        )
-        return time.perf_counter() - start, spent[0]
-
-    run(2)
-    (short, short_moe), (long, long_moe) = run(1), run(1 + DECODED)
+    watch = MoeWatch()
+    held = llm.apply_model(watch.hook)[0]
+    generate(llm, 2, watch)
+    short, short_moe = generate(llm, 1, watch)
+    long, long_moe = generate(llm, 1 + DECODED, watch)
     return {
         "load_s": load,
         "experts_bytes": held,
@@ -100,6 +75,54 @@ def child(checkpoint: str, mode: str, threads: int) -> dict[str, Any]:
         "prefill_s": short,
         "versions": {"vllm": vllm.__version__, "torch": torch.__version__},
     }
+
+
+def open_model(checkpoint: str) -> Any:
+    import vllm
+
+    return vllm.LLM(
+        checkpoint,
+        dtype="bfloat16",
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        max_model_len=256,
+        max_num_seqs=1,
+        enable_prefix_caching=False,
+    )
+
+
+class MoeWatch:
+    """Seconds that a model spends in its experts."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self._begun = 0.0
+
+    def hook(self, model: Any) -> int:
+        """Watches every MoE layer of `model` -> the bytes that they hold."""
+        experts = [layer.mlp.experts for layer in model.model.layers]
+        for module in experts:
+            module.register_forward_pre_hook(self._begin)
+            module.register_forward_hook(self._end)
+        return sum(tensor_bytes(module) for module in experts)
+
+    def _begin(self, *_: Any) -> None:
+        self._begun = time.perf_counter()
+
+    def _end(self, *_: Any) -> None:
+        self.spent += time.perf_counter() - self._begun
+
+
+def generate(llm: Any, tokens: int, watch: MoeWatch) -> tuple[float, float]:
+    """Seconds for the prompt and so many tokens: all, and those in the experts."""
+    import vllm
+
+    prompt = {"prompt_token_ids": [(i * 7919) % 199_000 for i in range(PROMPT)]}
+    sampling = vllm.SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+    watch.spent = 0.0
+    start = time.perf_counter()
+    llm.generate([prompt], sampling, use_tqdm=False)
+    return time.perf_counter() - start, watch.spent
 
 
 def tensor_bytes(module: Any) -> int:
@@ -147,53 +170,28 @@ def compared(ours: dict[str, float], theirs: dict[str, float], allowed: float) -
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--work", type=Path, default=Path("build/bench-vllm"))
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "vllm.json")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        print("RESULT " + json.dumps(child(*args.child, args.threads)))
-        return
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+def make(work: Path, layers: int) -> None:
+    """The checkpoint in both layouts, where it is not there yet."""
+    new = [sys.executable, "-m", "gptoss_converters.cli", "new", "20b-shape", "--layers", str(layers)]
     for layout, _ in VARIANTS.values():
-        if not (args.work / layout / "config.json").exists():
-            make = [
-                sys.executable,
-                "-m",
-                "gptoss_converters.cli",
-                "new",
-                "20b-shape",
-                "-o",
-                str(args.work / layout),
-                "--layout",
-                layout,
-                "--layers",
-                str(args.layers),
-            ]
-            subprocess.run(make, check=True)
-    for _ in range(args.rounds):
-        for name, (layout, mode) in VARIANTS.items():
-            command = [
-                sys.executable,
-                __file__,
-                "--threads",
-                str(args.threads),
-                "--child",
-                str(args.work / layout),
-                mode,
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
-            if line is None:
-                sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
-            found = json.loads(line.removeprefix("RESULT "))
-            runs[name].append(found)
-            print(name, {k: v for k, v in found.items() if k != "versions"}, file=sys.stderr)
+        if not (work / layout / "config.json").exists():
+            subprocess.run([*new, "-o", str(work / layout), "--layout", layout], check=True)
+
+
+def run_child(name: str, work: Path, threads: int) -> dict[str, Any]:
+    """One round of a variant."""
+    layout, mode = VARIANTS[name]
+    command = [sys.executable, __file__, "--threads", str(threads), "--child", str(work / layout), mode]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+    if line is None:
+        sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+    print(name, {k: v for k, v in found.items() if k != "versions"}, file=sys.stderr)
+    return found
+
+
+def make_report(runs: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> dict[str, Any]:
     best = {
         name: {key: better(run[key] for run in found) for key, better in BETTER.items()} for name, found in runs.items()
     }
@@ -210,14 +208,29 @@ def main() -> None:
         "layers": args.layers,
         "rounds": args.rounds,
     }
-    args.out.write_text(
-        json.dumps(
-            {"machine": machine, "wanted": WANTED, "best": best, "median": middle, "ratios": ratios, "rounds": runs},
-            indent=2,
-        )
-        + "\n"
-    )
-    for name, value in ratios.items():
+    return {"machine": machine, "wanted": WANTED, "best": best, "median": middle, "ratios": ratios, "rounds": runs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", type=Path, default=Path("build/bench-vllm"))
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "vllm.json")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print("RESULT " + json.dumps(child(*args.child, args.threads)))
+        return
+    make(args.work, args.layers)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+    for _ in range(args.rounds):
+        for name, found in runs.items():
+            found.append(run_child(name, args.work, args.threads))
+    report = make_report(runs, args)
+    args.out.write_text(json.dumps(report, indent=2) + "\n")
+    for name, value in report["ratios"].items():
         print(f"{name:<44} {value:.2f}" + (f"  (wanted {WANTED[name]})" if name in WANTED else ""))
 
 

@@ -20,17 +20,6 @@ KNOWN: dict[str, int] = {
     # A jit kernel is one function by nature: what it calls is compiled into it, and its loop is one thought.
     "gptoss_adapters/mxfp4/triton_kernels.py:_partial_rows": 43,
     "gptoss_adapters/mxfp4/triton_kernels.py:_tile": 47,
-    # To be split.
-    "bench/convert.py:ways": 41,
-    "bench/convert.py:main": 51,
-    "bench/decode.py": 404,
-    "bench/mxfp4.py:promises": 42,
-    "bench/parity_faults.py:markdown": 47,
-    "bench/quantize.py:speeds": 53,
-    "bench/serve.py:main": 56,
-    "bench/serve_compare.py:vllm": 49,
-    "bench/vllm.py:child": 62,
-    "bench/vllm.py:main": 72,
 }
 
 
