@@ -16,6 +16,7 @@ from gptoss_adapters.backends import Backend, BackendFailed, open_backend
 from gptoss_adapters.errors import BadInput, NotComparable, UsageError
 
 TESTS = Path(__file__).parents[1]
+PATIENT = 280.0  # seconds: no busy machine is so long silent; the tests of silence wait for one
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def fakes_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *(p for p in sys.path if p)]))
 
 
-def fake(trouble: str = "", timeout: float = 20.0, **options: object) -> Backend:
+def fake(trouble: str = "", timeout: float = PATIENT, **options: object) -> Backend:
     return open_backend("helpers.backend_fakes:Fake=somewhere", trouble=trouble, timeout=timeout, **options)
 
 
@@ -59,13 +60,13 @@ def test_logits_generation_and_info_come_through() -> None:
 @pytest.mark.parametrize("op", ["open", "logits", "generate"])
 def test_an_engine_that_dies_is_one_line_and_the_next_call_starts_anew(trouble: str, op: str, line: str) -> None:
     with pytest.raises(BackendFailed, match=line.format(op=op)) as caught:
-        backend = fake(f"{trouble} {op}", timeout=1 if trouble == "hang" and op == "open" else 30)
-        backend.timeout = 1 if trouble == "hang" else 30
+        backend = fake(f"{trouble} {op}", timeout=1 if trouble == "hang" and op == "open" else PATIENT)
+        backend.timeout = 1 if trouble == "hang" else PATIENT
         backend.generate([1]) if op == "generate" else backend.logits([1])
     text = str(caught.value)
     assert text.startswith("somewhere: helpers.backend_fakes:Fake: ") and "\n" not in text
     if op != "open":
-        backend.options["trouble"], backend.timeout = "", 30
+        backend.options["trouble"], backend.timeout = "", PATIENT
         if trouble == "raise":  # that one lives on
             backend.close()
         assert backend.logits([1, 2]).shape == (2, 10)

@@ -1,8 +1,9 @@
 // Renders Go templates with the values, functions and types that Ollama (0.30 and later) hands to a model's template.
 //
-// usage: harmonytemplate TEMPLATE DATE < requests.jsonl > texts.jsonl
+// usage: harmonytemplate TEMPLATE DATE [--allocated] < requests.jsonl > texts.jsonl
 //
-// A request is the body of /api/chat: messages, tools, think. Each output line is {"text": ...} or {"error": ...}.
+// A request is the body of /api/chat: messages, tools, think. Each output line is {"text": ...} or {"error": ...};
+// with --allocated, the bytes that rendering allocated stand beside the text.
 // Standard library only.
 package main
 
@@ -11,6 +12,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"text/template"
 )
@@ -139,14 +142,21 @@ func main() {
 	for in.Scan() {
 		var r request
 		var b strings.Builder
+		var before, after runtime.MemStats
 		err := json.Unmarshal(in.Bytes(), &r)
 		if err == nil {
+			runtime.ReadMemStats(&before)
 			err = parsed.Execute(&b, values(r))
+			runtime.ReadMemStats(&after)
 		}
 		if err != nil {
 			fmt.Fprintln(out, marshal(map[string]string{"error": err.Error()}))
 		} else {
-			fmt.Fprintln(out, marshal(map[string]string{"text": b.String()}))
+			line := map[string]string{"text": b.String()}
+			if len(os.Args) > 3 {
+				line["allocated"] = strconv.FormatUint(after.TotalAlloc-before.TotalAlloc, 10)
+			}
+			fmt.Fprintln(out, marshal(line))
 		}
 	}
 }
