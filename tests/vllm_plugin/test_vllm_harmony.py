@@ -13,7 +13,6 @@ import pytest
 from gptoss_harmony import load_vocabulary
 
 pytestmark = pytest.mark.backend("vllm")
-VOCABULARY = 201088  # rows of the published models' embedding
 TOOL = {
     "type": "function",
     "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
@@ -251,21 +250,6 @@ def test_what_a_request_demands_becomes_a_structural_tag(ours: type) -> None:
     assert ours(Tokenizer(), None).adjust_request(request()).structured_outputs is None
 
 
-def masks(compiler: Any, tag: str) -> list[bytes]:
-    """What may come next at each token of a thought."""
-    import xgrammar
-
-    compiled = compiler.compile_structural_tag(tag)
-    matcher = xgrammar.GrammarMatcher(compiled, override_stop_tokens=[200002, 199999, 200012])
-    found = []
-    for token in ids_of("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>"):
-        mask = xgrammar.allocate_token_bitmask(1, VOCABULARY)
-        matcher.fill_next_token_bitmask(mask)
-        found.append(mask.numpy().tobytes())
-        assert matcher.accept_token(token)
-    return found
-
-
 def test_tags_do_not_get_each_other_s_masks(ours: type, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What may come next is the same whatever was compiled before. xgrammar's own cache fails this: the negative
     control.
@@ -278,7 +262,7 @@ def test_tags_do_not_get_each_other_s_masks(ours: type, tmp_path_factory: pytest
 
     file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     file.write_text(tokenizer_json())
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file))
+    tokenizer, size = PreTrainedTokenizerFast(tokenizer_file=str(file)), 201088
     formatted = {
         "type": "json_schema",
         "json_schema": {"name": "a", "schema": {"type": "object", "properties": {"x": {"type": "integer"}}}},
@@ -288,11 +272,27 @@ def test_tags_do_not_get_each_other_s_masks(ours: type, tmp_path_factory: pytest
         ours(Tokenizer(), None).adjust_request(request(**m)).structured_outputs.structural_tag for m in more
     )
     assert MARK in call and MARK in answer
-    compiler = Uncached(tokenizer, VOCABULARY)
-    alone = masks(compiler, call), masks(Uncached(tokenizer, VOCABULARY), answer)
+    thought = ids_of("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>")
+
+    def masks(compiler: Any, tag: str) -> list[bytes]:
+        matcher, found = (
+            xgrammar.GrammarMatcher(
+                compiler.compile_structural_tag(tag), override_stop_tokens=[200002, 199999, 200012]
+            ),
+            [],
+        )
+        for token in thought:
+            mask = xgrammar.allocate_token_bitmask(1, size)
+            matcher.fill_next_token_bitmask(mask)
+            found.append(mask.numpy().tobytes())
+            assert matcher.accept_token(token)
+        return found
+
+    compiler = Uncached(tokenizer, size)
+    alone = masks(compiler, call), masks(Uncached(tokenizer, size), answer)
     assert (masks(compiler, call), masks(compiler, answer), masks(compiler, call)) == (alone[0], alone[1], alone[0])
     assert compiler.compile_structural_tag(call) is compiler.compile_structural_tag(call)
-    shared = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=VOCABULARY))
+    shared = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size))
     assert masks(shared, call) == alone[0] and masks(shared, answer) != alone[1]
 
 
