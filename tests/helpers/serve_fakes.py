@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import numpy as np
 from gptoss_harmony import load_vocabulary
 from gptoss_harmony.tokens import CHANNEL, END, MESSAGE, RETURN, START
 from openai import OpenAI
@@ -71,6 +72,15 @@ class Echo(Engine):
             if self._delay:
                 time.sleep(self._delay)
             yield Token(ident, logprob)
+
+
+class SlowLogits(Echo):
+    """One that takes 20 ms for the logits of a position."""
+
+    def rows(self, tokens: Sequence[int], start: int) -> Iterator[np.ndarray]:
+        for _ in tokens[start:]:
+            time.sleep(0.02)
+            yield np.zeros((1, 201_088), np.float32)
 
 
 class TextOnly(Echo):
