@@ -127,7 +127,8 @@ class ItemCollector:
 def _read_output(value: Any, where: str) -> list[Text]:
     """A result: a text, parts of text, or what a tool of a type of its own gives (commands' outputs, tools found)."""
     parts = value if isinstance(value, list) else []
-    kinds = [part.get("type") for part in parts if isinstance(part, dict)]
+    # A shell's outputs have neither a type nor a text.
+    kinds = [part.get("type", "output" if "outcome" in part else None) for part in parts if isinstance(part, dict)]
     odd = isinstance(value, dict) or any(kind not in _PART_TYPES for kind in kinds)
     if odd and not any(str(kind).startswith("input_") for kind in kinds):  # what the model cannot read is refused
         return [Text(json.dumps(value, ensure_ascii=False))]

@@ -47,7 +47,7 @@ def spell_call(declared: Declared, text: str, ident: str, call_id: str, status: 
         return {"id": ident, "status": status, "type": "function_call", "call_id": call_id, **named, **space}
     if kind == "custom":
         named = {"name": declared.name, "input": read_input(text)}
-        return {"id": ident, "type": "custom_tool_call", "call_id": call_id, **named, **space}
+        return {"id": ident, "status": status, "type": "custom_tool_call", "call_id": call_id, **named, **space}
     if kind == "mcp":
         named = {"name": declared.name, "server_label": declared.namespace or "", "arguments": text}
         return {"id": ident, "type": "mcp_call", "status": status, **named, "output": None, "error": None}
@@ -90,13 +90,16 @@ def unspell_call(item: Mapping[str, Any], kind: str) -> str:
 def _spell_local_shell(given: Json) -> Json:
     folder = given.get("working_directory", given.get("workdir"))
     command = given.get("command")
+    asked = {
+        "timeout_ms": _read_whole(given.get("timeout_ms")),
+        "working_directory": folder if isinstance(folder, str) else None,
+    }
     return {
         "type": "exec",
         "command": ["bash", "-lc", command] if isinstance(command, str) else _read_texts(command),
         "env": {},
-        "timeout_ms": _read_whole(given.get("timeout_ms")),
-        "user": None,
-        "working_directory": folder if isinstance(folder, str) else None,
+        # What was not asked for is left out: the AI SDK refuses a null here.
+        **{name: value for name, value in asked.items() if value is not None},
     }
 
 

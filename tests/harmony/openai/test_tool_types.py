@@ -37,7 +37,11 @@ CALLS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"a": 1},
         {"type": "function_call", "name": "read", "namespace": "mcp__demo", "arguments": '{"a": 1}'},
     ),
-    ("functions.patch", {"input": "*** x"}, {"type": "custom_tool_call", "name": "patch", "input": "*** x"}),
+    (
+        "functions.patch",
+        {"input": "*** x"},
+        {"type": "custom_tool_call", "status": "completed", "name": "patch", "input": "*** x"},
+    ),
     (
         "functions.local_shell",
         {"command": ["ls"], "timeout_ms": 5},
@@ -48,8 +52,6 @@ CALLS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
                 "command": ["ls"],
                 "env": {},
                 "timeout_ms": 5,
-                "user": None,
-                "working_directory": None,
             },
         },
     ),
@@ -122,6 +124,14 @@ def test_streamed_as_whole(recipient: str, arguments: dict[str, Any], item: dict
     assert item.items() <= done.items() and events[-1]["response"]["output"] == [done]
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     Response.model_validate(events[-1]["response"])
+
+
+def test_outputs_of_a_shell_are_text_for_the_model() -> None:
+    said = from_messages(parse(answer("functions.shell", '{"commands": ["ls"]}')), TOOLS)[0]
+    output = [{"stdout": "a file", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}]
+    result = {"type": "shell_call_output", "call_id": said["call_id"], "output": output}
+    history = [{"role": "user", "content": "x"}, said, result]
+    assert json.loads(to_conversation({"input": history, "tools": TOOLS}).messages[-1].text) == output
 
 
 def test_custom_tools_in_chat() -> None:
