@@ -16,12 +16,17 @@ def clients_table() -> str:
     versions = read_versions()
     lines = ["| client | package | API | flows | otherwise |", "| --- | --- | --- | ---: | --- |"]
     for name, about in json.loads((FOLDER / "clients.json").read_text()).items():
-        asked = [flow for flow in about.get("only", flows) if about["api"] in flows[flow].get("apis", [about["api"]])]
+        asked = [flow for flow in about.get("only", flows) if offers(flows[flow], name, about["api"])]
         count = len(asked) - len(about.get("leaves_out", {}))
         index = "npm " if about["language"] == "JavaScript" else ""
         package = f"{index}`{about['package']}` {versions[about['package'], about['language']]}"
         lines.append(f"| {name} | {package} | {about['api']} | {count} | {describe(about)} |")
     return "\n".join(lines)
+
+
+def offers(flow: dict[str, Any], client: str, api: str) -> bool:
+    family = client.split()[0]
+    return api in flow.get("apis", [api]) and family in flow.get("families", [family])
 
 
 def read_versions() -> dict[tuple[str, str], str]:

@@ -6,7 +6,7 @@ const [url, flowsPath, planPath] = process.argv.slice(2)
 const { flows } = JSON.parse(readFileSync(flowsPath, 'utf8'))
 const plan = JSON.parse(readFileSync(planPath, 'utf8'))
 
-for (const family of ['openai', 'agents', 'ai_sdk']) {
+for (const family of ['openai', 'agents', 'ai_sdk', 'anthropic']) {
   const clients = (await import(`./drivers/${family}.mjs`)).clients(url)
   for (const [client, flow, way] of plan) {
     if (!clients[client]) continue

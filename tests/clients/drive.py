@@ -14,13 +14,24 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-MODULES = ("drive_openai", "drive_agents", "drive_langchain", "drive_litellm", "drive_pydantic", "drive_instructor")
+# By the first word of a client's name.
+MODULES = {
+    "openai": "drive_openai",
+    "agents": "drive_agents",
+    "langchain": "drive_langchain",
+    "litellm": "drive_litellm",
+    "pydantic-ai": "drive_pydantic",
+    "instructor": "drive_instructor",
+    "anthropic": "drive_anthropic",
+}
 
 
 def main(url: str, flows_path: str, plan_path: str) -> None:
     flows = json.loads(Path(flows_path).read_text())["flows"]
     plan = json.loads(Path(plan_path).read_text())
-    for module in MODULES:
+    for word, module in MODULES.items():
+        if not any(client.split()[0] == word for client, _, _ in plan):
+            continue
         clients = importlib.import_module(f"drivers.{module}").clients(url)
         for client, flow, way in plan:
             if client in clients:

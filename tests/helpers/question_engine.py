@@ -41,7 +41,8 @@ class ByQuestion(Engine):
     """Answers by a JSON file: {"answers": [{"asks": text, "says": [output of step 0, of step 1...]}]}.
 
     An answer is taken when the last user message holds its `asks`; the step is the number of tool results after it.
-    A call is made only where functions are declared: programs ask for a title of the conversation with the same words.
+    A call is made only where functions are declared (programs ask for a title of the conversation with the same words),
+    unless the answer says "undeclared": true.
     In an output {result} is the last of these results and {results} their number, {thought} whether the chain of
     thought before them is "kept" or "lost", {users} the number of user messages, {developer} the instructions, {effort}
     the effort.
@@ -61,12 +62,11 @@ class ByQuestion(Engine):
         after = prompt.rpartition(USER)[2]
         question = after.partition("<|end|>")[0]
         results = RESULT.findall(after)
-        output = f"<|channel|>final<|message|>Nobody taught me: {question[:80]}<|return|>"
-        for answer in self._answers:
-            if answer["asks"] in question:
-                output = str(answer["says"][min(len(results), len(answer["says"]) - 1)])
-                break
-        if "to=functions." in output and "namespace functions" not in prompt:
+        answer = next((answer for answer in self._answers if answer["asks"] in question), None)
+        if answer is None:
+            return f"<|channel|>final<|message|>Nobody taught me: {question[:80]}<|return|>"
+        output = str(answer["says"][min(len(results), len(answer["says"]) - 1)])
+        if " to=" in output and "\nnamespace " not in prompt and not answer.get("undeclared"):
             output = "<|channel|>final<|message|>A title<|return|>"
         developer = DEVELOPER.search(prompt)
         effort = EFFORT.search(prompt)

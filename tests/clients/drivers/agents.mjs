@@ -7,7 +7,7 @@ const agents = await load('@openai/agents')
 export function clients(url) {
   agents.setTracingDisabled(true)
   const client = new OpenAI({ baseURL: url, apiKey: 'none', maxRetries: 0 })
-  const over = (Model, stored) => (flow, stream) => run(new Model(client, MODEL), flow, stream, stored)
+  const over = (Model, stored) => (flow, stream) => run(new Model(client, flow.model ?? MODEL), flow, stream, stored)
   return {
     'agents-js responses': over(agents.OpenAIResponsesModel, false),
     'agents-js responses stored': over(agents.OpenAIResponsesModel, true),
@@ -19,6 +19,10 @@ function chooseSettings(flow) {
   const settings = { temperature: flow.temperature ?? 0 }
   if (flow.max_tokens) settings.maxTokens = flow.max_tokens
   if (flow.effort) settings.reasoning = { effort: flow.effort }
+  if (flow.top_p) settings.topP = flow.top_p
+  if (flow.tool_choice) settings.toolChoice = flow.tool_choice
+  if (flow.presence_penalty) settings.presencePenalty = flow.presence_penalty
+  if (flow.frequency_penalty) settings.frequencyPenalty = flow.frequency_penalty
   if (flow.stop) settings.providerData = { stop: flow.stop }
   return settings
 }

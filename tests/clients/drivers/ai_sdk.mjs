@@ -1,9 +1,11 @@
-// The AI SDK with its four providers.
+// The AI SDK with its five providers.
+import { RESULTS } from './tool_types.mjs'
 import { MODEL, PERSON, TOOLS, called, isJson, load } from './tools.mjs'
 
 const ai = await load('ai')
 const { createOpenAI } = await load('@ai-sdk/openai')
 const { createOpenAICompatible } = await load('@ai-sdk/openai-compatible')
+const { createAnthropic } = await load('@ai-sdk/anthropic')
 const { createOpenResponses } = await load('@ai-sdk/open-responses')
 
 export function clients(url) {
@@ -13,12 +15,13 @@ export function clients(url) {
   const open = createOpenResponses({ ...given, name: 'local', url: `${url}/responses` })
   // A model whose name is not OpenAI's is sent no effort, and its system message as such, unless the provider is told.
   const reasons = { forceReasoning: true, systemMessageMode: 'system' }
-  const over = (model, key, told = {}) => (flow, stream) => run(model, { key, told }, flow, stream)
+  const over = (make, key, told = {}) => (flow, stream) => run(make(flow.model ?? MODEL), { key, told }, flow, stream)
   return {
-    'ai-sdk openai': over(openai(MODEL), 'openai', reasons),
-    'ai-sdk openai chat': over(openai.chat(MODEL), 'openai', reasons),
-    'ai-sdk compatible': over(compatible(MODEL), 'local'),
-    'ai-sdk open-responses': over(open(MODEL), 'local'),
+    'ai-sdk openai': over(openai, 'openai', reasons),
+    'ai-sdk openai chat': over(openai.chat, 'openai', reasons),
+    'ai-sdk compatible': over(compatible, 'local'),
+    'ai-sdk anthropic': over(createAnthropic(given), 'anthropic'),
+    'ai-sdk open-responses': over(open, 'local'),
   }
 }
 
@@ -26,18 +29,41 @@ function chooseOptions(flow, { key, told }) {
   const options = { temperature: flow.temperature ?? 0, maxRetries: 0, stopWhen: ai.stepCountIs(5) }
   if (flow.system) options.system = flow.system
   if (flow.max_tokens) options.maxOutputTokens = flow.max_tokens
+  if (flow.top_p) options.topP = flow.top_p
+  if (flow.seed) options.seed = flow.seed
+  if (flow.presence_penalty) options.presencePenalty = flow.presence_penalty
+  if (flow.frequency_penalty) options.frequencyPenalty = flow.frequency_penalty
+  if (flow.tool_choice) options.toolChoice = flow.tool_choice
   if (flow.stop) options.stopSequences = flow.stop
-  if (flow.effort) options.providerOptions = { [key]: { ...told, reasoningEffort: flow.effort } }
+  if (flow.effort) options.providerOptions = { [key]: { ...told, [key === 'anthropic' ? 'effort' : 'reasoningEffort']: flow.effort } }
   if (flow.schema) options.output = ai.Output.object({ schema: PERSON })
   if (flow.json_object) options.output = ai.Output.json()
   return options
 }
 
+function makeTools(tools, calls) {
+  const note = (name, given, result) => {
+    calls.push([name, given])
+    return result
+  }
+  const own = createOpenAI({ apiKey: 'none' }).tools
+  switch (tools) {
+    case undefined: return undefined
+    case 'custom': return { run_sql: own.customTool({ description: 'Runs SQL.', execute: async (text) => note('run_sql', text, RESULTS.custom) }) }
+    case 'local_shell': return { local_shell: own.localShell({
+      execute: async ({ action }) => note(tools, action.command, { output: RESULTS.local_shell }) }) }
+    case 'shell': return { shell: own.shell({ execute: async ({ action }) => note(tools, action.commands, {
+      output: [{ stdout: RESULTS.shell, stderr: '', outcome: { type: 'exit', exitCode: 0 } }] }) }) }
+    case 'apply_patch': return { apply_patch: own.applyPatch({
+      execute: async ({ operation }) => note(tools, operation, { status: 'completed', output: RESULTS.apply_patch }) }) }
+    default: return Object.fromEntries(Object.entries(TOOLS).map(([name, t]) => [name, ai.tool({
+      description: t.description, inputSchema: t.shape, execute: async (given) => called(calls, name, given) })]))
+  }
+}
+
 async function run(model, provider, flow, stream) {
   const calls = []
-  const tools = flow.tools ? Object.fromEntries(Object.entries(TOOLS).map(([name, t]) => [name, ai.tool({
-    description: t.description, inputSchema: t.shape, execute: async (given) => called(calls, name, given) })])) : undefined
-  const options = { model, tools, ...chooseOptions(flow, provider) }
+  const options = { model, tools: makeTools(flow.tools, calls), ...chooseOptions(flow, provider) }
   let messages = []
   let made
   for (const content of flow.asks) {

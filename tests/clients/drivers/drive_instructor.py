@@ -28,7 +28,7 @@ def clients(url: str) -> dict[str, Any]:
 
 def ask(client: Any, flow: dict[str, Any], stream: bool) -> dict[str, Any]:
     options = {
-        "model": MODEL,
+        "model": flow.get("model", MODEL),
         "messages": [{"role": "user", "content": flow["asks"][0]}],
         "response_model": Person,
         "temperature": flow.get("temperature", 0),

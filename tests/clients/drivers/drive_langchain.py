@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from drivers.tools import KEY, MODEL, PERSON, Calls, is_json, list_settings
+from drivers.tools import KEY, MODEL, PENALTIES, PERSON, SAME, Calls, is_json, list_settings
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
@@ -14,15 +14,14 @@ def clients(url: str) -> dict[str, Any]:
     def ask(**options: Any) -> Any:
         def asked(flow: dict[str, Any], stream: bool) -> dict[str, Any]:
             model = ChatOpenAI(
-                model=MODEL,
+                model=flow.get("model", MODEL),
                 base_url=url,
                 api_key=KEY,
                 max_retries=0,
                 streaming=stream,
                 stream_usage=True,
-                **list_settings(
-                    flow, temperature="temperature", max_tokens="max_tokens", stop="stop", effort="reasoning_effort"
-                ),
+                **list_settings(flow, **SAME, max_tokens="max_tokens", stop="stop", effort="reasoning_effort"),
+                **({} if options["use_responses_api"] else list_settings(flow, **PENALTIES)),
                 **options,
             )
             return shape(model, flow, stream) if is_json(flow) else run(model, flow, stream)

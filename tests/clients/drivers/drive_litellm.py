@@ -9,21 +9,22 @@ from typing import Any
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network for prices
 import litellm
 from drivers.drive_openai import list_chat_options, run_tools
-from drivers.tools import KEY, MODEL, Calls, is_json
+from drivers.tools import KEY, Calls, is_json
 
 
 def clients(url: str) -> dict[str, Any]:
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     return {
-        f"litellm {provider}": lambda flow, stream, provider=provider: chat(f"{provider}/{MODEL}", url, flow, stream)
+        f"litellm {provider}": lambda flow, stream, provider=provider: chat(provider, url, flow, stream)
         for provider in ("openai", "hosted_vllm")
     }
 
 
-def chat(model: str, url: str, flow: dict[str, Any], stream: bool) -> dict[str, Any]:
+def chat(provider: str, url: str, flow: dict[str, Any], stream: bool) -> dict[str, Any]:
     calls = Calls()
-    options = list_chat_options(flow) | {"model": model, "api_base": url, "api_key": KEY, "num_retries": 0}
+    options = list_chat_options(flow)
+    options |= {"model": f"{provider}/{options['model']}", "api_base": url, "api_key": KEY, "num_retries": 0}
     if stream:
         options |= {"stream": True, "stream_options": {"include_usage": True}}
     messages: list[Any] = [{"role": "system", "content": flow["system"]}] if "system" in flow else []

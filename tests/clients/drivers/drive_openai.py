@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from drivers.tools import KEY, MODEL, PERSON, TOOLS, Calls, is_json, list_settings
+from drivers.tool_types import answer_call, declare
+from drivers.tools import KEY, MODEL, PENALTIES, PERSON, SAME, TOOLS, Calls, is_json, list_settings
 from openai import OpenAI
 
 
@@ -33,11 +34,7 @@ def responses(client: OpenAI, flow: dict[str, Any], stream: bool, stored: bool =
                 options["previous_response_id"] = answer.id
             else:
                 history += [item.model_dump(exclude_none=True) for item in answer.output]
-            turn = [
-                {"type": "function_call_output", "call_id": i.call_id, "output": calls.run(i.name, i.arguments)}
-                for i in answer.output
-                if i.type == "function_call"
-            ]
+            turn = [answer_call(item, calls) for item in answer.output if item.type.endswith("_call")]
     return {
         "text": answer.output_text,
         "reasoning": "".join(c.text for item in answer.output if item.type == "reasoning" for c in item.content or []),
@@ -49,16 +46,16 @@ def responses(client: OpenAI, flow: dict[str, Any], stream: bool, stored: bool =
 
 
 def list_response_options(flow: dict[str, Any]) -> dict[str, Any]:
-    options = {"model": MODEL, **list_settings(flow, temperature="temperature", max_tokens="max_output_tokens")}
+    options = {
+        "model": flow.get("model", MODEL),
+        **list_settings(flow, **SAME, max_tokens="max_output_tokens", tool_choice="tool_choice"),
+    }
     if "effort" in flow:
         options["reasoning"] = {"effort": flow["effort"]}
     if "system" in flow:
         options["instructions"] = flow["system"]
     if "tools" in flow:
-        options["tools"] = [
-            {"type": "function", "name": n, "description": d, "parameters": p, "strict": False}
-            for n, (d, p) in TOOLS.items()
-        ]
+        options["tools"] = declare(flow["tools"])
     if "schema" in flow:
         options["text"] = {"format": {"type": "json_schema", "name": "person", "schema": PERSON, "strict": True}}
     if "json_object" in flow:
@@ -115,10 +112,9 @@ def run_tools(calls: Calls, messages: list[Any], ask: Callable[[], Any]) -> Any:
 
 def list_chat_options(flow: dict[str, Any]) -> dict[str, Any]:
     options = {
-        "model": MODEL,
-        **list_settings(
-            flow, temperature="temperature", max_tokens="max_completion_tokens", stop="stop", effort="reasoning_effort"
-        ),
+        "model": flow.get("model", MODEL),
+        **list_settings(flow, **SAME, **PENALTIES, max_tokens="max_completion_tokens", effort="reasoning_effort"),
+        **{name: flow[name] for name in ("stop", "tool_choice") if name in flow},
     }
     if "tools" in flow:
         options["tools"] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from drivers.tools import KEY, MODEL, Calls, list_settings
+from drivers.tools import KEY, MODEL, PENALTIES, SAME, Calls, list_settings
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 from pydantic_ai import Agent, AgentRunResultEvent, NativeOutput, PromptedOutput
@@ -20,7 +20,9 @@ class Person(BaseModel):
 def clients(url: str) -> dict[str, Any]:
     async def ask(kind: Any, flow: dict[str, Any], stream: bool) -> dict[str, Any]:
         async with AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
-            return await run(kind(MODEL, provider=OpenAIProvider(openai_client=client)), flow, stream)
+            return await run(
+                kind(flow.get("model", MODEL), provider=OpenAIProvider(openai_client=client)), flow, stream
+            )
 
     return {
         "pydantic-ai responses": lambda flow, stream: ask(OpenAIResponsesModel, flow, stream),
@@ -37,7 +39,8 @@ async def run(model: Any, flow: dict[str, Any], stream: bool) -> dict[str, Any]:
         tools=[calls.get_weather, calls.get_time] if "tools" in flow else [],
         model_settings=list_settings(
             flow,
-            temperature="temperature",
+            **SAME,
+            **PENALTIES,
             max_tokens="max_tokens",
             stop="stop_sequences",
             effort="openai_reasoning_effort",

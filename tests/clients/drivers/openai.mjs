@@ -1,5 +1,6 @@
 // openai: both APIs, with loops written by hand as the documentation has them.
-import { MODEL, PERSON, TOOLS, called, isJson, load, schemaOf } from './tools.mjs'
+import { answerCall, declare } from './tool_types.mjs'
+import { MODEL, PERSON, TOOLS, called, isJson, load, pick, schemaOf } from './tools.mjs'
 
 const OpenAI = (await load('openai')).default
 
@@ -13,14 +14,11 @@ export function clients(url) {
 }
 
 function listResponseOptions(flow) {
-  const options = { model: MODEL, temperature: flow.temperature ?? 0 }
+  const options = { model: flow.model ?? MODEL, temperature: flow.temperature ?? 0, ...pick(flow, 'top_p', 'tool_choice') }
   if (flow.effort) options.reasoning = { effort: flow.effort }
   if (flow.system) options.instructions = flow.system
   if (flow.max_tokens) options.max_output_tokens = flow.max_tokens
-  if (flow.tools) {
-    options.tools = Object.entries(TOOLS).map(([name, t]) => (
-      { type: 'function', name, description: t.description, parameters: schemaOf(t.shape), strict: false }))
-  }
+  if (flow.tools) options.tools = declare(flow.tools)
   if (flow.schema) {
     options.text = { format: { type: 'json_schema', name: 'person', schema: schemaOf(PERSON), strict: true } }
   }
@@ -43,9 +41,7 @@ async function responses(client, flow, stream, stored) {
         : await client.responses.create({ ...options, input })
       if (stored) options.previous_response_id = answer.id
       else input = [...input, ...answer.output]
-      turn = answer.output.filter((item) => item.type === 'function_call').map((item) => ({
-        type: 'function_call_output', call_id: item.call_id, output: called(calls, item.name, JSON.parse(item.arguments)),
-      }))
+      turn = answer.output.filter((item) => item.type.endsWith('_call')).map((item) => answerCall(item, calls))
     }
   }
   const texts = (type) => answer.output.flatMap((o) => o.content ?? []).filter((c) => c.type === type).map((c) => c.text).join('')
@@ -61,10 +57,13 @@ async function responses(client, flow, stream, stored) {
 }
 
 function listChatOptions(flow) {
-  const options = { model: MODEL, temperature: flow.temperature ?? 0 }
+  const options = {
+    model: flow.model ?? MODEL,
+    temperature: flow.temperature ?? 0,
+    ...pick(flow, 'top_p', 'tool_choice', 'stop', 'seed', 'presence_penalty', 'frequency_penalty'),
+  }
   if (flow.effort) options.reasoning_effort = flow.effort
   if (flow.max_tokens) options.max_tokens = flow.max_tokens
-  if (flow.stop) options.stop = flow.stop
   if (flow.tools) {
     options.tools = Object.entries(TOOLS).map(([name, t]) => (
       { type: 'function', function: { name, description: t.description, parameters: schemaOf(t.shape) } }))

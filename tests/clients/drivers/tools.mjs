@@ -14,6 +14,7 @@ export const TOOLS = {
 export const PERSON = z.object({ name: z.string(), age: z.number().int() })
 export const schemaOf = (shape) => z.toJSONSchema(shape)
 export const isJson = (flow) => Boolean(flow.schema || flow.json_object)
+export const pick = (flow, ...names) => Object.fromEntries(names.filter((name) => name in flow).map((name) => [name, flow[name]]))
 
 export function called(calls, name, given) {
   calls.push([name, given])

@@ -47,11 +47,12 @@ def list_settings(flow: dict[str, Any], **names: str) -> dict[str, Any]:
     names: the client's name of a setting; those that it lacks are left out.
     """
     given = {"temperature": 0, **flow}
-    return {
-        names[key]: given[key]
-        for key in ("temperature", "max_tokens", "stop", "effort")
-        if key in given and key in names
-    }
+    return {name: given[setting] for setting, name in names.items() if setting in given}
+
+
+# What most clients name as the API does.
+SAME = {name: name for name in ("temperature", "top_p")}
+PENALTIES = {name: name for name in ("seed", "presence_penalty", "frequency_penalty")}
 
 
 def is_json(flow: dict[str, Any]) -> bool:
