@@ -27,12 +27,20 @@ import numpy as np
 
 import gptoss_adapters
 from gptoss_adapters import errors
-from gptoss_adapters.backends.protocol import BackendFailed, Completion, Info, Request, StopReason, Token, check_tokens
+from gptoss_adapters.backends.protocol import (
+    BackendFailed,
+    Completion,
+    Info,
+    Request,
+    StopReason,
+    Token,
+    check_tokens,
+    read_spec,
+)
 from gptoss_adapters.backends.scoring import PromptLogprobs
 from gptoss_adapters.backends.wire import Channel, Closed, SharedArray
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 
-_SPEC = re.compile(r"(?P<name>[\w.:]+)(?:@(?P<python>[^=]+))?(?:=(?P<path>.+))?")
 _FATAL = re.compile(r"GGML_ASSERT|GGML_ABORT|what\(\):|^\w*Error: |^Fatal Python error")
 _ERROR = re.compile(r"\berror\b|\bfailed\b|\binvalid\b", re.IGNORECASE)
 
@@ -53,13 +61,11 @@ def open_backend(
     package is lent to it). timeout: seconds of silence after which a call is given up and the child killed. options:
     the engine's. Raises UsageError for a bad spec or option, BadInput and BackendFailed for what the engine says.
     """
-    match = _SPEC.fullmatch(spec)
-    if not match:
-        raise UsageError("bad backend spec", expected="name, name=PATH or name@PYTHON", got=spec)
-    path = match["path"] or path
+    name, other, named_path = read_spec(spec)
+    path = named_path or path
     offers = {form: str(model) for form, model in path.items()} if isinstance(path, Mapping) else {}
     named = None if path is None or offers else str(path)
-    return Backend(match["name"], named, offers, match["python"] or python, timeout, options)
+    return Backend(name, named, offers, other or python, timeout, options)
 
 
 class Backend:
@@ -174,8 +180,6 @@ class Backend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # ------------------------------------------------------------------------------------------------------------------
 
     def _need(self, *outputs: str) -> None:
         if self.info.capabilities.output not in outputs:

@@ -26,12 +26,12 @@ Json = dict[str, Any]
 
 
 class Ollama(Engine):
-    """`ollama=NAME`. Options: host (URL, default Ollama's own), n_ctx (tokens)."""
+    """`ollama=NAME`. Options: host (URL, default Ollama's own), n_ctx (tokens; None: the model's maximum)."""
 
     arithmetic = "ggml"
     opens = ()  # a name that its server knows
 
-    def __init__(self, path: str | None, host: str | None = None, n_ctx: int = 4096) -> None:
+    def __init__(self, path: str | None, host: str | None = None, n_ctx: int | None = 4096) -> None:
         if path is None:
             raise UsageError("ollama needs a model's name", expected="ollama=NAME")
         try:
@@ -49,15 +49,17 @@ class Ollama(Engine):
             ) from error
         except ConnectionError as error:
             raise BadInput("no Ollama server answers", file=host, hint="ollama serve") from error
+        family = about.get("general.architecture")
+        room = n_ctx or about.get(f"{family}.context_length") or GPT_OSS_20B.max_position_embeddings
         self._ids = {data: i for i, data in enumerate(self._vocabulary.token_bytes)}
         self.info = Info(
             engine="ollama",
             version=f"ollama client, {about.get('general.architecture', 'unknown')} model",
             vocab_size=about.get("gpt-oss.vocab_size") or GPT_OSS_20B.vocab_size,
-            n_ctx=n_ctx,
+            n_ctx=room,
             stop_ids=tuple(sorted(GENERATION_STOPS)),
             capabilities=Capabilities("text"),
-            settings={"model": path, "n_ctx": n_ctx},
+            settings={"model": path, "n_ctx": room},
         )
 
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:

@@ -8,6 +8,7 @@ told not to.
 from __future__ import annotations
 
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,7 @@ ENGINES = {
 }
 
 
+_SPEC = re.compile(r"(?P<name>[\w.:]+)(?:@(?P<python>[^=]+))?(?:=(?P<path>.+))?")
 Arithmetic = Literal["ggml", "torch"]
 
 
@@ -260,6 +262,14 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     a, b = np.asarray(first[: len(second)], np.int64), np.asarray(second[: len(first)], np.int64)
     differ = np.flatnonzero(a != b)
     return int(differ[0]) if len(differ) else len(a)
+
+
+def read_spec(spec: str) -> tuple[str, str | None, str | None]:
+    """(name, interpreter, path) of a backend's spec. Raises UsageError."""
+    match = _SPEC.fullmatch(spec)
+    if not match:
+        raise UsageError("bad backend spec", expected="name, name=PATH or name@PYTHON", got=spec)
+    return match["name"], match["python"], match["path"]
 
 
 def engine_class(name: str) -> type[Engine]:

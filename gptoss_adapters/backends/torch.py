@@ -24,7 +24,8 @@ DTYPES = ("float32", "float64", "bfloat16")
 
 class Torch(Engine):
     """Options: dtype (of activations), device, experts (see `GptOss.from_checkpoint`), n_threads, n_batch (tokens per
-    step of a prefill), and truncate (None: as the checkpoint says; True or False: round the YaRN bounds, or do not).
+    step of a prefill), truncate (None: as the checkpoint says; True or False: round the YaRN bounds, or do not), and
+    n_ctx (tokens; None: the model's maximum).
     """
 
     arithmetic = "torch"
@@ -39,6 +40,7 @@ class Torch(Engine):
         n_threads: int = 1,
         n_batch: int = 512,
         truncate: bool | None = None,
+        n_ctx: int | None = None,
     ) -> None:
         if path is None:
             raise UsageError("torch needs a checkpoint", expected="torch=PATH")
@@ -68,7 +70,7 @@ class Torch(Engine):
             "n_batch": n_batch,
             "truncate": checkpoint.config.yarn_truncate,
         }
-        self.info = _describe(checkpoint, torch.__version__, settings)
+        self.info = _describe(checkpoint, torch.__version__, n_ctx, settings)
 
     def rows(self, tokens: Sequence[int], start: int) -> Iterator[np.ndarray]:
         cache = self._model.new_cache()
@@ -117,12 +119,13 @@ def _array(tensor: Any) -> np.ndarray:
     return array
 
 
-def _describe(checkpoint: Checkpoint, version: str, settings: dict[str, Any]) -> Info:
+def _describe(checkpoint: Checkpoint, version: str, n_ctx: int | None, settings: dict[str, Any]) -> Info:
+    most = checkpoint.config.max_position_embeddings
     return Info(
         engine="torch",
         version=f"gptoss_adapters.reference.model, torch {version}",
         vocab_size=checkpoint.config.vocab_size,
-        n_ctx=checkpoint.config.max_position_embeddings,
+        n_ctx=min(most, n_ctx or most),
         stop_ids=_stop_ids(checkpoint),
         capabilities=Capabilities("full", taps=True, penalties="always", logit_bias=True),
         settings=settings,

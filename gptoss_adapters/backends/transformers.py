@@ -15,8 +15,10 @@ from gptoss_adapters.errors import BadInput, UsageError, missing_extra
 
 
 class Transformers(Engine):
-    """Options: dtype ("float32", "bfloat16"), attention ("eager" or another of transformers' names), n_threads, and
-    truncate (None: as the config says; True or False: round the YaRN bounds, as llama.cpp always does, or do not)."""
+    """Options: dtype ("float32", "bfloat16"), attention ("eager" or another of transformers' names), n_threads,
+    truncate (None: as the config says; True or False: round the YaRN bounds, as llama.cpp always does, or do not), and
+    n_ctx (tokens; None: the model's maximum).
+    """
 
     arithmetic = "torch"
     opens = ("hf",)
@@ -28,6 +30,7 @@ class Transformers(Engine):
         attention: str = "eager",
         n_threads: int = 1,
         truncate: bool | None = None,
+        n_ctx: int | None = None,
     ) -> None:
         if path is None:
             raise UsageError("transformers needs an HF folder", expected="transformers=FOLDER")
@@ -40,11 +43,12 @@ class Transformers(Engine):
         self._torch = torch
         self._model = _load(transformers, path, getattr(torch, dtype), attention, truncate)
         eos = self._model.generation_config.eos_token_id
+        most = self._model.config.max_position_embeddings
         self.info = Info(
             engine="transformers",
             version=f"transformers {transformers.__version__}, torch {torch.__version__}",
             vocab_size=self._model.config.vocab_size,
-            n_ctx=self._model.config.max_position_embeddings,
+            n_ctx=min(most, n_ctx or most),
             stop_ids=as_ids(eos),
             capabilities=Capabilities("full", penalties="always", logit_bias=True),
             settings={"dtype": dtype, "attention": attention, "n_threads": n_threads, "truncate": truncate},

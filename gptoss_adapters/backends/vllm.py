@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from gptoss_adapters.backends.context import cache_gigabytes
 from gptoss_adapters.backends.protocol import BackendFailed, Capabilities, Engine, Info, Request, Token, as_ids
 from gptoss_adapters.errors import BadInput, NotComparable, UsageError, missing_extra
+from gptoss_adapters.spec import GptOssConfig
 
 _BLOCK = 128  # positions per call of the head: 100 MB of logits at the real vocabulary
 _CONTEXT = 4096  # tokens, unless told otherwise: the KV cache is allocated for all of them
@@ -48,7 +50,10 @@ class Vllm(Engine):
     ) -> None:
         if path is None:
             raise UsageError("vllm needs an HF folder", expected="vllm=FOLDER")
-        _environment(n_threads, plugin)
+        config = _read_config(path)
+        # the last token of a sequence is never fed
+        self._limit = min(config.max_position_embeddings, _CONTEXT if n_ctx is None else n_ctx + 1)
+        _environment(n_threads, plugin, cache_gigabytes(config, dtype, self._limit))
         try:
             import torch
             import vllm
@@ -61,8 +66,6 @@ class Vllm(Engine):
         self._vllm = vllm
         self._numbers = itertools.count()
         try:
-            # the last token of a sequence is never fed
-            self._limit = min(_longest(path), _CONTEXT if n_ctx is None else n_ctx + 1)
             self._n_batch = n_batch or self._limit
             self._llm = self._load(path, dtype, quantization)
         except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
@@ -178,8 +181,10 @@ class Vllm(Engine):
             self._hidden.append(output.clone())
 
 
-def _environment(n_threads: int, plugin: str) -> None:
-    """What vLLM reads when it is imported: one process, no telemetry, no network, the plugin's switch, threads."""
+def _environment(n_threads: int, plugin: str, cache_gigabytes: int) -> None:
+    """What vLLM reads when it is imported: one process, no telemetry, no network, the plugin's switch, threads, and on
+    a CPU the room for keys and values.
+    """
     if plugin not in ("off", "auto", "force"):
         raise UsageError("argument plugin is out of range", expected="off, auto, force", got=plugin)
     os.environ |= {
@@ -191,7 +196,7 @@ def _environment(n_threads: int, plugin: str) -> None:
         "OMP_NUM_THREADS": str(n_threads),
         "GPTOSS_ADAPTERS_VLLM": plugin,
     }
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cache_gigabytes))
 
 
 def _allow_amx(torch: Any) -> None:
@@ -209,11 +214,16 @@ def _register() -> None:
     register()
 
 
-def _longest(path: str) -> int:
+def _read_config(path: str) -> GptOssConfig:
+    """Raises BadInput."""
     from gptoss_adapters.checkpoint.opening import read_config
 
     file = Path(path) / "config.json"
-    return read_config(json.loads(file.read_text()), str(file))[0].max_position_embeddings
+    try:
+        raw = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"vllm refuses the checkpoint: {type(error).__name__}: {error}", file=path) from error
+    return read_config(raw, str(file))[0]
 
 
 def _stop_ids(config: Any) -> tuple[int, ...]:

@@ -42,7 +42,10 @@ def make_ask(
     """Raises ApiError where the prompt does not fit or the backend cannot give what is wanted."""
     room = info.n_ctx - len(tokens)
     if room < 1:
-        message = f"the prompt has {len(tokens)} tokens, the context holds {info.n_ctx}: nothing is left for an answer"
+        message = (
+            f"the prompt has {len(tokens)} tokens, the context holds {info.n_ctx}: nothing is left for an answer; "
+            "shorten it, or start the server with a larger --context"
+        )
         raise bad_request(
             message, "input" if isinstance(body, ResponsesBody) else "messages", "context_length_exceeded"
         )

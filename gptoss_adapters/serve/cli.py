@@ -13,16 +13,20 @@ import typer
 from gptoss_adapters.console import run
 from gptoss_adapters.errors import OutputError, UsageError, missing_extra
 from gptoss_adapters.serve.cors import allow_origins, check_origins
+from gptoss_adapters.serve.pasting import lines_to_paste
 from gptoss_adapters.serve.settings import OWN_TOOLS, Settings
 
 if TYPE_CHECKING:
     from gptoss_adapters.backends import Backend
+    from gptoss_adapters.serve.starting import Start
 
 HELP = """Serve a gpt-oss checkpoint through OpenAI's Responses and Chat Completions APIs.
 
 \b
 Examples:
-  gptoss-serve --backend llama_cpp=gpt-oss-20b.gguf --set n_ctx=32768 --set n_threads=8
+  gptoss-serve gpt-oss-20b.gguf --set n_threads=8
+  gptoss-serve ./gpt-oss-20b --context 32768
+  gptoss-serve --backend llama_cpp=gpt-oss-20b.gguf --set cache_type=f16
   gptoss-serve --backend torch=./gpt-oss-20b --store responses.sqlite
   gptoss-serve --backend ollama=gpt-oss:20b
   gptoss-serve --backend llama_server=http://localhost:8080
@@ -36,15 +40,23 @@ app = typer.Typer(add_completion=True, rich_markup_mode=None)
 
 @app.command(help=HELP)
 def serve(
+    path: Annotated[
+        str | None,
+        typer.Argument(help="The model. A GGUF file runs on llama_server or llama_cpp, any other checkpoint on torch."),
+    ] = None,
     backend: Annotated[
-        str,
+        str | None,
         typer.Option(
             help=(
                 "name=PATH, name@PYTHON=PATH or module:Class=PATH; names: llama_cpp, llama_server, torch, ollama, "
-                "transformers, vllm."
+                "transformers, vllm. A name alone takes the model named before."
             )
         ),
-    ],
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of prompt and answer. Default: the model's maximum, or what memory holds."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     api_key: Annotated[
@@ -84,8 +96,11 @@ def serve(
         typer.Option(help='A web page\'s origin, as https://host, or "*": its scripts may ask; may be repeated.'),
     ] = None,
 ) -> None:
+    from gptoss_adapters.serve.starting import plan_start
+
+    start = plan_start(path, backend, _read_options(setting or []), context, slots)
     settings = Settings(
-        model=model or _derive_name(backend),
+        model=model or _derive_name(start.spec),
         api_key=api_key or None,
         queue=queue,
         request_seconds=request_seconds,
@@ -97,12 +112,10 @@ def serve(
         builtin_tools=_read_builtin_tools(builtin_tools or ""),
         cors_origins=check_origins(cors_origin or []),
     )
-    _serve(settings, backend, _read_options(setting or []), slots, store, _listen(host, port), grace_seconds)
+    _serve(settings, start, slots, store, _listen(host, port), grace_seconds)
 
 
-def _serve(
-    settings: Settings, spec: str, options: dict[str, Any], slots: int, store: str, listening: socket.socket, grace: int
-) -> None:
+def _serve(settings: Settings, start: Start, slots: int, store: str, listening: socket.socket, grace: int) -> None:
     try:
         import openai  # noqa: F401  # its types describe the answers
         import starlette  # noqa: F401
@@ -116,16 +129,21 @@ def _serve(
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    log = logging.getLogger("gptoss.serve")
+    for event, said in start.said:
+        log.info(event, extra={"facts": said})
     kept = Store(None if store == ":memory:" else store)
     backends: list[Backend] = []
     try:
         for _ in range(slots):
-            backends.append(open_backend(spec, timeout=settings.request_seconds + _SLACK_SECONDS, **options))
+            timeout = settings.request_seconds + _SLACK_SECONDS
+            backends.append(open_backend(start.spec, timeout=timeout, **start.options))
         host, port = listening.getsockname()[:2]
-        facts = {
+        facts: dict[str, Any] = {
             "url": f"http://{f'[{host}]' if ':' in host else host}:{port}/v1",
             "model": settings.model,
             "key": settings.api_key is not None,
+            "context": backends[0].info.n_ctx,
         }
         config = uvicorn.Config(
             allow_origins(create_app(backends, settings, kept), settings.cors_origins),
@@ -138,7 +156,8 @@ def _serve(
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-        logging.getLogger("gptoss.serve").info("listening", extra={"facts": facts})
+        print(lines_to_paste(facts["url"], settings.model, facts["context"], facts["key"]), flush=True)
+        log.info("listening", extra={"facts": facts})
         uvicorn.Server(config).run(sockets=[listening])
     finally:
         for one in backends:
