@@ -6,7 +6,7 @@ import re
 from typing import TypeAlias
 
 from gptoss_harmony.messages import Role
-from gptoss_harmony.parsing.tool_names import begins_name, find_alike, find_declared
+from gptoss_harmony.parsing.tool_names import begins_name, cut_to, find_alike, find_declared, is_tool_word
 from gptoss_harmony.tokens import ANALYSIS, CHANNEL, CHANNELS, COMMENTARY, CONSTRAIN
 
 Section: TypeAlias = tuple[int | None, str]
@@ -22,6 +22,7 @@ _LEADING_CHANNEL = re.compile(rf"\s*[^\w\s]*(?:{_NAMES})[?]*")
 _LEADING_WORDS = re.compile(r"(?:\s*to=[^\s{\[<]+)+(?:\s*(?:json|code)(?!\w))?")
 _LEADING_TYPE = re.compile(r"\s*(?:json|code|[\w.+-]+(?=\s|$))")
 _BARE_NAME = re.compile(r"\s*([^\s{\[<]+)(?:\s*(?:json|code))?\s*(?=[{\[]|$)")
+_EDGE = re.compile(r"^[\u200b-\u200f\u2060\ufeff/.:=]+")
 _NAME_LIKE = re.compile(r"[\w./:-]+")
 _STRIPPED_CALL = re.compile(rf"\s*(?:{_NAMES})\s*to=\S")
 _STRIPPED = re.compile(rf"assistant(?={_NAMES})")
@@ -71,14 +72,27 @@ def _is_header_word(word: str) -> bool:
     return word.startswith("to=") or word in CHANNELS or any(begins_with_role(word, role) for role in Role)
 
 
-def is_cut_name(text: str, tools: frozenset[str], in_channel: bool) -> bool:
-    """True for header words that end with the beginning of a declared tool's name. `in_channel`: after
-    ``<|channel|>`` any one word will do.
+def is_cut_header(text: str, tools: frozenset[str], any_name: bool) -> bool:
+    """True for words of a header, however misspelt, the last of which the end of the stream may have cut off.
+
+    `any_name`: a role or a channel is due, so that the first may be any one word.
     """
-    *before, last = text.split() or [""]
-    if in_channel and not before and _NAME_LIKE.fullmatch(last):
+    words = [_EDGE.sub("", word).removeprefix(Role.ASSISTANT) for word in text.split()]
+    if any_name and words and _NAME_LIKE.fullmatch(words[0]):
+        del words[0]
+    if not words:
         return True
-    return all(is_markup(word) or find_declared(word, tools) for word in before) and begins_name(last, tools)
+    *before, last = words
+    whole = all(_is_header_like(word, tools) for word in before)
+    return whole and (
+        _is_header_like(last, tools) or is_markup_beginning(last, started=True) or begins_name(last, tools)
+    )
+
+
+def _is_header_like(word: str, tools: frozenset[str]) -> bool:
+    return (
+        is_markup(word) or word in ("to", "recipient", "functions") or cut_to(word) != word or is_tool_word(word, tools)
+    )
 
 
 def split_stripped(text: str) -> list[tuple[list[Section], str]]:

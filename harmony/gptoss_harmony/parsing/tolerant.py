@@ -8,7 +8,7 @@ from gptoss_harmony.parsing.flags import content_flags, first_json_value
 from gptoss_harmony.parsing.header_text import (
     TOOL_LIKE,
     Section,
-    is_cut_name,
+    is_cut_header,
     is_header_text,
     is_markup,
     is_markup_beginning,
@@ -179,7 +179,8 @@ def _close_headless(machine: Machine, end: int | None, reason: str) -> None:
 def _is_given_up(machine: Machine, text: str, reason: str, head: list[Section]) -> bool:
     """Is what stands where a content could begin only more of the header?"""
     if reason == "eos":
-        return is_markup_beginning(text, started=True) or is_cut_name(text, machine.tools, head[-1] == (CHANNEL, ""))
+        any_name = head[-1] == (CHANNEL, "") or (machine.started and head[-1] == (None, ""))
+        return is_cut_header(text, machine.tools, any_name)
     return (reason == "cut" or len(head) == 1) and is_markup(text)
 
 
@@ -225,10 +226,11 @@ def _close_bare(machine: Machine, text: str, end: int | None, reason: str) -> No
 
 def _is_filler(machine: Machine, text: str, reason: str) -> bool:
     """Words that belong to headers, alone between two messages: a habit of models in repeated calls."""
-    between = machine.next_role is None
-    if between:
-        text = " ".join([word for word in text.split() if not is_tool_word(word, machine.tools)])
-    return is_markup(text) or (reason == "eos" and is_markup_beginning(text, started=between))
+    if machine.next_role is not None and not text.startswith((Role.ASSISTANT, " ")):
+        return is_markup(text) or (reason == "eos" and is_markup_beginning(text, started=False))
+    if reason == "eos":
+        return is_cut_header(text, machine.tools, any_name=False)
+    return is_markup(" ".join([word for word in text.split() if not is_tool_word(word, machine.tools)]))
 
 
 def _add_message(machine: Machine, read: ReadHeader, content: str, end: int | None, reason: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from gptoss_harmony import Message, parse
-from gptoss_harmony.openai.chat_completions import ChatStream
+from gptoss_harmony import Message, load_vocabulary, parse
+from gptoss_harmony.openai.chat_completions import ChatStream, from_messages
 from gptoss_harmony.openai.requests import ToolTable
 from gptoss_harmony.parsing.tool_names import find_alike
 from helpers.tool_answers import to_ids
@@ -138,6 +138,28 @@ def test_words_of_the_markup_are_no_tools(written: str, tools: list[str]) -> Non
     assert message.recipient == written.lower()
     assert ToolTable().api_name(message.recipient) is None
     assert "undeclared_tool" not in message.flags
+
+
+HEADERS = [
+    *SLOTS,
+    *(f"<|channel|>analysis<|message|>hm<|end|><|start|>{role}" for role in ROLES),
+    *(f"<|channel|>commentary to={written} json" for written in ALIKE),
+    "<|channel|>comment to=functions.bash",
+    "<|channel|>functions to=bash",
+    "<|channel|>call bash",
+    "<|channel|>commentary\u200bto=functions.bash",
+    "<|channel|>final<|message|><|end|><|start|>assistantto=functions.bash<|channel|>commentary",
+    "assistantcommentary to=functions.bash",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_misspelt_header_cut_after_any_token_says_nothing(header: str) -> None:
+    tools = [{"type": "function", "function": {"name": name[10:]}} for name in TOOLS]
+    ids = to_ids(header)
+    for cut in range(len(ids) + 1):
+        message = from_messages(parse(ids[:cut], tools=TOOLS), tools)
+        assert (message["content"], message.get("tool_calls")) == (None, None), load_vocabulary().decode(ids[:cut])
 
 
 def test_a_name_like_two_tools_means_neither() -> None:
