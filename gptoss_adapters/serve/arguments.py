@@ -78,9 +78,9 @@ class Reading(Generic[Body]):
 
 def read_arguments(kind: type[Body], raw: Json, strict: bool) -> Reading[Body]:
     """The request that `raw` is. Raises ApiError for what is wrong or, if `strict`, not done as asked."""
-    responses = "input" in kind.model_fields
-    spelled, odd = respell(raw, responses)
     fields = kind.model_fields
+    responses = "input" in fields
+    spelled, odd = respell(raw, responses)
     known = {key: value for key, value in spelled.items() if key in fields}
     for key, words in _ABSENT.items():
         if known.get(key) is not None:
@@ -92,7 +92,7 @@ def read_arguments(kind: type[Body], raw: Json, strict: bool) -> Reading[Body]:
     reading: Reading[Body] = Reading(body, known, [], strict)
     unknown = [*odd, *(key for key in spelled if key not in fields), *_list_unknown_stream_options(known)]
     reading.note(*(Note(key[:200], "unknown argument, ignored", "unknown_parameter") for key in unknown))
-    reading.note(*_list_lacking(body))
+    reading.note(*_list_lacking(body, known))
     reading.note(*_describe_effort(known, responses))
     return reading
 
@@ -101,9 +101,11 @@ def _list_unknown_stream_options(raw: Json) -> list[str]:
     return [f"stream_options.{key}" for key in raw.get("stream_options") or () if key not in StreamOptions.model_fields]
 
 
-def _list_lacking(body: CommonBody) -> Iterator[Note]:
+def _list_lacking(body: CommonBody, known: Json) -> Iterator[Note]:
     for name, (neutral, words) in LACKING.items():
-        value: Any = getattr(body, name, None)
+        if name not in known:  # asking a model for what it does not have is slow
+            continue
+        value: Any = getattr(body, name)
         if value is not None and value != neutral:
             yield Note(name, words)
 
