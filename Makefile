@@ -9,7 +9,7 @@ VENV_VLLM := .venv-vllm
 PIP_VLLM := $(VENV_VLLM)/bin/python -m pip
 
 VENV_CLIENTS := .venv-clients
-CLIENTS := $(VENV_CLIENTS)/.ready tests/clients/node/node_modules/.ready
+CLIENTS := $(VENV_CLIENTS)/.ready tests/clients/node/node_modules/.ready tests/clients/programs/node_modules/.ready
 
 .PHONY: help demo test test-slow test-clients clients lint docs bench native clean
 
@@ -26,10 +26,10 @@ test-slow: $(VENV)/.test $(VENV_VLLM)/.ready  ## the very slow ones: long fuzz, 
 	$(BIN)/pytest -m slow --timeout 3600 --ignore=tests/vllm_plugin --ignore=tests/clients
 	$(VENV_VLLM)/bin/pytest -m slow --timeout 3600 tests/vllm_plugin
 
-test-clients: $(VENV)/.test $(CLIENTS) .venv-lm/.ready tests/clients/programs/node_modules/.ready  ## real client libraries and programs against gptoss-serve
+test-clients: $(VENV)/.test $(CLIENTS) .venv-lm/.ready tests/clients/more_programs/node_modules/.ready  ## real client libraries and programs against gptoss-serve
 	$(BIN)/pytest -m "slow or not slow" --timeout 900 tests/clients
 
-clients: $(CLIENTS)  ## the client libraries that the tests talk to gptoss-serve with; needs npm
+clients: $(CLIENTS)  ## the clients that the tests talk to gptoss-serve with; needs npm
 
 lint: $(VENV)/.test  ## form, types and the direction of imports
 	$(BIN)/ruff format --check -q .
@@ -102,6 +102,12 @@ $(VENV_CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/constraints
 tests/clients/%/node_modules/.ready: tests/clients/%/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: the clients in JavaScript need Node 20 or newer"; exit 1; }
 	cd tests/clients/$* && npm ci --silent --no-audit --no-fund
+	touch $@
+
+# The programs have no lock: npm ci refuses one whose builds for other systems are not on the registry that it asks.
+tests/clients/%/node_modules/.ready: tests/clients/%/package.json
+	@command -v npm >/dev/null || { echo "npm is missing: the clients in JavaScript need Node 20 or newer"; exit 1; }
+	cd tests/clients/$* && npm install --silent --no-package-lock --no-audit --no-fund
 	touch $@
 
 clean:  ## environments and what was built

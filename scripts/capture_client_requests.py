@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from helpers.client_programs import BIN, PROGRAMS  # noqa: E402
+from helpers.client_programs import PROGRAMS, find  # noqa: E402
 from helpers.logging_proxy import Asked, LoggingProxy  # noqa: E402
 
 QUESTION = "What is the weather in Paris?"
@@ -86,7 +86,7 @@ def first_request(name: str) -> Asked:
 def main(*names: str) -> None:
     for name in names or PROGRAMS:
         asked = first_request(name)
-        said = subprocess.run([BIN / name, "--version"], capture_output=True, text=True, check=True).stdout
+        said = subprocess.run([find(name), "--version"], capture_output=True, text=True, check=True).stdout
         version = re.search(r"\d+\.\d+\.\d+", said)
         record = {
             "program": name,

@@ -1,4 +1,4 @@
-"""What runs programs of clients is slow; the matrix of their libraries is a part of `make test`."""
+"""The matrix of libraries, Codex and opencode are a part of `make test`; other programs are slow."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
 from gptoss_adapters.checkpoint.writing.writer import write
 
 HERE = Path(__file__).parent
+IN_CI = ("test_matrix.py", "test_programs.py")  # what is slow there says so itself
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(HERE) and item.path.name != "test_matrix.py":
+        if item.path.is_relative_to(HERE) and item.path.name not in IN_CI:
             item.add_marker(pytest.mark.slow)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
-from helpers.client_programs import BIN, NOWHERE
+from helpers.client_programs import NOWHERE, PATH
 from helpers.documents import ROOT, blocks
 from helpers.serve_fakes import Served
 from helpers.tool_answers import to_ids
@@ -30,7 +29,7 @@ def test_the_recipe_executes_a_call(tmp_path: Path) -> None:
     with Served(f"helpers.serve_fakes:Scripted={script}", tmp_path, "--model", "gpt-oss-20b") as server:
         door = server.url.removesuffix("/v1")
         environment = {
-            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PATH": PATH,
             "HOME": str(home),
             "HTTPS_PROXY": NOWHERE,
             "NO_PROXY": "127.0.0.1",

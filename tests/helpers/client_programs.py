@@ -10,12 +10,26 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from helpers.documents import blocks
 from helpers.serve_fakes import ROOT
 
-BIN = ROOT / "tests" / "clients" / "programs" / "node_modules" / ".bin"
+_FOLDERS = ("programs", "more_programs")  # CI has the first one only
+BINS = [ROOT / "tests" / "clients" / folder / "node_modules" / ".bin" for folder in _FOLDERS]
+PATH = ":".join([*map(str, BINS), os.environ["PATH"]])
 MODEL = "gpt-oss-20b"
+RECIPES = ROOT / "recipes" / "serve"
+ADDRESS = "http://127.0.0.1:8000/v1"  # the recipes'
+SERVER = '["weather_server.py"]'
+ONCE = "request_max_retries = 0\nstream_max_retries = 0\n"
 NOWHERE = "http://127.0.0.1:9"  # the discard port: whatever asks the network is refused at once
+
+
+def find(name: str) -> str:
+    path = next((folder / name for folder in BINS if (folder / name).exists()), None)
+    assert path, f"{name} is missing: `make clients` installs Codex and opencode, `make test-clients` the others"
+    return str(path)
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,7 @@ class Program:
     """How a client is told of a server, and asked one question.
 
     door: end of the path it asks. configure writes its files into a HOME; arguments and environment are of one run.
+    add_mcp tells it of the command of an MCP server named weather, and returns the arguments that this takes.
     """
 
     name: str
@@ -30,14 +45,18 @@ class Program:
     configure: Callable[[Path, str], None]
     arguments: Callable[[str], list[str]]
     environment: Callable[[str], dict[str, str]]
+    add_mcp: Callable[[Path, list[str]], list[str]] | None = None
 
-    def run(self, home: Path, work: Path, url: str, question: str, seconds: float = 180) -> Ended:
-        """Ask `question` of the server at `url` (ends with /v1), from the folder `work`."""
+    def run(
+        self, home: Path, work: Path, url: str, question: str, mcp: list[str] | None = None, seconds: float = 180
+    ) -> Ended:
+        """Ask `question` of the server at `url` (ends with /v1), from the folder `work`; mcp: a server's command."""
         home.mkdir(exist_ok=True)
         work.mkdir(exist_ok=True)
         self.configure(home, url)
+        more = self.add_mcp(home, mcp) if mcp and self.add_mcp else []
         environment = {
-            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PATH": PATH,
             "HOME": str(home),
             "TERM": "dumb",
             "NO_COLOR": "1",
@@ -49,7 +68,7 @@ class Program:
         }
         try:
             done = subprocess.run(
-                [str(BIN / self.name), *self.arguments(question)],
+                [find(self.name), *self.arguments(question), *more],
                 cwd=work,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -83,45 +102,51 @@ def _nothing(_: str) -> dict[str, str]:
 
 
 def _codex(home: Path, url: str) -> None:
+    """As the recipe has it; tries nothing twice, and tells nobody."""
     folder = home / ".codex"
     folder.mkdir(exist_ok=True)
-    text = f"""model = "{MODEL}"
-model_provider = "local"
-[analytics]
-enabled = false
-[model_providers.local]
-name = "local"
-base_url = "{url}"
-wire_api = "responses"
-request_max_retries = 0
-stream_max_retries = 0
-"""
-    (folder / "config.toml").write_text(text)
+    recipe = blocks(RECIPES / "codex.md", "toml")[0].replace(ADDRESS, url)
+    (folder / "config.toml").write_text(f"{recipe}{ONCE}[analytics]\nenabled = false\n")
+
+
+def _codex_mcp(home: Path, command: list[str]) -> list[str]:
+    """A list of strings is the same in JSON and in TOML."""
+    recipe = blocks(RECIPES / "codex.md", "toml")[1]
+    recipe = recipe.replace('"python3"', json.dumps(command[0])).replace(SERVER, json.dumps(command[1:]))
+    with (home / ".codex" / "config.toml").open("a") as config:
+        config.write(recipe)
+    return []
 
 
 def _opencode(home: Path, url: str) -> None:
-    provider = {
-        "npm": "@ai-sdk/openai-compatible",
-        "name": "local",
-        "options": {"baseURL": url, "apiKey": "none"},
-        "models": {MODEL: {"name": MODEL}},
-    }
-    config = {
-        "autoupdate": False,
-        "share": "disabled",
-        "provider": {"local": provider},
-        "small_model": f"local/{MODEL}",
-    }
-    folder = home / ".config" / "opencode"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "opencode.json").write_text(json.dumps(config))
+    """As the recipe has it; no update, nothing shared."""
+    recipe = json.loads(blocks(RECIPES / "opencode.md", "json")[0].replace(ADDRESS, url))
+    add_opencode(home, {"autoupdate": False, "share": "disabled", **recipe})
+
+
+def _opencode_mcp(home: Path, command: list[str]) -> list[str]:
+    recipe = json.loads(blocks(RECIPES / "opencode.md", "json")[1])
+    recipe["mcp"]["weather"]["command"] = command
+    add_opencode(home, recipe)
+    return []
+
+
+def add_opencode(home: Path, more: dict[str, Any]) -> None:
+    """Into its configuration, before it is started or by the way."""
+    _merge(home / ".config" / "opencode" / "opencode.json", more)
+
+
+def _merge(path: Path, more: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | more))
 
 
 def _cline(home: Path, url: str) -> None:
     """Its own command writes its settings."""
     subprocess.run(
-        [str(BIN / "cline"), "auth", "-p", "openai-compatible", "-k", "none", "-m", MODEL, "-b", url],
-        env={"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(home), "HTTPS_PROXY": NOWHERE, "CI": "1"},
+        [find("cline"), "auth", "-p", "openai-compatible", "-k", "none", "-m", MODEL, "-b", url],
+        env={"PATH": PATH, "HOME": str(home), "HTTPS_PROXY": NOWHERE, "CI": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=60,
@@ -130,19 +155,29 @@ def _cline(home: Path, url: str) -> None:
 
 
 def _qwen(home: Path, url: str) -> None:
-    folder = home / ".qwen"
-    folder.mkdir(exist_ok=True)
     settings = {
         "privacy": {"usageStatisticsEnabled": False},
         "general": {"disableAutoUpdate": True, "enableAutoUpdate": False},
         "telemetry": {"enabled": False},
         "security": {"auth": {"selectedType": "openai"}},
     }
-    (folder / "settings.json").write_text(json.dumps(settings))
+    _merge(home / ".qwen" / "settings.json", settings)
+
+
+def _qwen_mcp(home: Path, command: list[str]) -> list[str]:
+    server = {"command": command[0], "args": command[1:], "trust": True}
+    _merge(home / ".qwen" / "settings.json", {"mcpServers": {"weather": server}})
+    return []
 
 
 def _claude(home: Path, url: str) -> None:
     """Everything is said in the environment."""
+
+
+def _claude_mcp(home: Path, command: list[str]) -> list[str]:
+    path = home / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": {"weather": {"command": command[0], "args": command[1:]}}}))
+    return ["--mcp-config", str(path), "--strict-mcp-config"]
 
 
 PROGRAMS = {
@@ -160,6 +195,7 @@ PROGRAMS = {
                 question,
             ],
             _nothing,
+            _codex_mcp,
         ),
         Program(
             "opencode",
@@ -167,6 +203,7 @@ PROGRAMS = {
             _opencode,
             lambda question: ["run", "--model", f"local/{MODEL}", "--auto", question],
             lambda _: {"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
+            _opencode_mcp,
         ),
         Program(
             "cline",
@@ -187,12 +224,13 @@ PROGRAMS = {
                 "HTTPS_PROXY": "",  # it would send what is meant for this machine there too
                 "HTTP_PROXY": "",
             },
+            _qwen_mcp,
         ),
         Program(
             "claude",
             "/messages",
             _claude,
-            lambda question: ["-p", question, "--model", MODEL, "--allowedTools", "Bash,Edit,Write,Read"],
+            lambda question: ["-p", question, "--model", MODEL, "--allowedTools", "Bash,Edit,Write,Read,mcp__weather"],
             lambda url: {
                 "ANTHROPIC_BASE_URL": url.removesuffix("/v1"),
                 "ANTHROPIC_API_KEY": "none",
@@ -201,6 +239,7 @@ PROGRAMS = {
                 "DISABLE_TELEMETRY": "1",
                 "DISABLE_AUTOUPDATER": "1",
             },
+            _claude_mcp,
         ),
     )
 }
