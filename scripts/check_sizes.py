@@ -20,9 +20,6 @@ KNOWN: dict[str, int] = {
     # A jit kernel is one function by nature: what it calls is compiled into it, and its loop is one thought.
     "gptoss_adapters/mxfp4/triton_kernels.py:_partial_rows": 43,
     "gptoss_adapters/mxfp4/triton_kernels.py:_tile": 47,
-    # To be split.
-    "tests/vllm_plugin/test_vllm_harmony.py:test_tags_do_not_get_each_other_s_masks": 41,
-    "tests/vllm_plugin/test_vllm_ranks.py:check_layer": 47,
 }
 
 

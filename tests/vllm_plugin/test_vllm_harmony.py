@@ -250,6 +250,21 @@ def test_what_a_request_demands_becomes_a_structural_tag(ours: type) -> None:
     assert ours(Tokenizer(), None).adjust_request(request()).structured_outputs is None
 
 
+def masks_of_a_thought(compiler: Any, tag: str, size: int) -> list[bytes]:
+    """What may come at each token of a chain of thought, up to the next header."""
+    import xgrammar
+
+    stops = [200002, 199999, 200012]
+    matcher = xgrammar.GrammarMatcher(compiler.compile_structural_tag(tag), override_stop_tokens=stops)
+    found = []
+    for token in ids_of("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>"):
+        mask = xgrammar.allocate_token_bitmask(1, size)
+        matcher.fill_next_token_bitmask(mask)
+        found.append(mask.numpy().tobytes())
+        assert matcher.accept_token(token)
+    return found
+
+
 def test_tags_do_not_get_each_other_s_masks(ours: type, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What may come next is the same whatever was compiled before. xgrammar's own cache fails this: the negative
     control.
@@ -272,21 +287,9 @@ def test_tags_do_not_get_each_other_s_masks(ours: type, tmp_path_factory: pytest
         ours(Tokenizer(), None).adjust_request(request(**m)).structured_outputs.structural_tag for m in more
     )
     assert MARK in call and MARK in answer
-    thought = ids_of("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>")
 
     def masks(compiler: Any, tag: str) -> list[bytes]:
-        matcher, found = (
-            xgrammar.GrammarMatcher(
-                compiler.compile_structural_tag(tag), override_stop_tokens=[200002, 199999, 200012]
-            ),
-            [],
-        )
-        for token in thought:
-            mask = xgrammar.allocate_token_bitmask(1, size)
-            matcher.fill_next_token_bitmask(mask)
-            found.append(mask.numpy().tobytes())
-            assert matcher.accept_token(token)
-        return found
+        return masks_of_a_thought(compiler, tag, size)
 
     compiler = Uncached(tokenizer, size)
     alone = masks(compiler, call), masks(Uncached(tokenizer, size), answer)

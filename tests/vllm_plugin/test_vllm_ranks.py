@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,23 +163,27 @@ def rows(parts: list[np.ndarray], sizes: tuple[int, ...]) -> list[np.ndarray]:
     return [np.concatenate([piece[which] for piece in pieces]) for which in range(len(sizes))]
 
 
-def check_layer(c: Any, ours: str, ranks: list[dict[str, np.ndarray]], at: str, ep: bool) -> None:
-    """One layer of checkpoint `c` against the tensor-parallel ranks' parameters under the prefix `at`."""
-    config, packed = c.config, c.tensors[f"{ours}.experts.down.weight"].encoding == "mxfp4"
+@dataclass
+class Layer:
+    """One layer as checkpoint `c` has it under the prefix `ours`, and as the tensor-parallel ranks do under `at`."""
 
-    def stored(name: str) -> np.ndarray:
-        return as_tensor(c.array(f"{ours}.{name}")).float().numpy()
+    c: Any
+    ours: str
+    ranks: list[dict[str, np.ndarray]]
+    at: str
 
-    def parts(name: str) -> list[np.ndarray]:
-        return [values[f"{at}.{name}"] for values in ranks]
+    def stored(self, name: str) -> np.ndarray:
+        return as_tensor(self.c.array(f"{self.ours}.{name}")).float().numpy()
 
-    for what in ("weight", "bias"):
-        for letter, whole in zip(
-            "qkv", rows(parts(f"attn.qkv_proj.{what}"), (config.q_rows, config.kv_rows, config.kv_rows)), strict=True
-        ):
-            assert np.array_equal(whole, stored(f"{letter}_proj.{what}")), letter
-    assert np.array_equal(joined(parts("attn.o_proj.weight"), 1, config.q_rows), stored("o_proj.weight"))
-    assert np.array_equal(joined(parts("attn.sinks"), 0, config.num_attention_heads), stored("sinks"))
+    def parts(self, name: str) -> list[np.ndarray]:
+        return [values[f"{self.at}.{name}"] for values in self.ranks]
+
+    def experts(self, name: str) -> list[np.ndarray]:
+        return self.parts(f"mlp.experts.routed_experts.{name}")
+
+
+def check_layer(layer: Layer, ep: bool) -> None:
+    check_attention(layer)
     alike = {
         "attn.o_proj.bias": "o_proj.bias",
         "mlp.router.weight": "router.weight",
@@ -187,29 +192,47 @@ def check_layer(c: Any, ours: str, ranks: list[dict[str, np.ndarray]], at: str, 
         "post_attention_layernorm.weight": "mlp_norm.weight",
     }
     for theirs, name in alike.items():
-        assert all(np.array_equal(part, stored(name)) for part in parts(theirs)), theirs
+        assert all(np.array_equal(part, layer.stored(name)) for part in layer.parts(theirs)), theirs
+    check_experts(layer, ep)
 
-    experts, e, inter = "mlp.experts.routed_experts", config.num_experts, config.intermediate_size
-    # The axis of each parameter that the ranks share out, and how much of it there is; with expert parallel always the
-    # first one
-    up, down = (0, e) if ep else (1, 2 * inter), (0, e) if ep else (2, inter)
-    assert np.array_equal(joined(parts(f"{experts}.w13_bias"), *up), stored("experts.gate_up.bias"))
+
+def check_attention(layer: Layer) -> None:
+    config = layer.c.config
+    for what in ("weight", "bias"):
+        found = rows(layer.parts(f"attn.qkv_proj.{what}"), (config.q_rows, config.kv_rows, config.kv_rows))
+        for letter, whole in zip("qkv", found, strict=True):
+            assert np.array_equal(whole, layer.stored(f"{letter}_proj.{what}")), letter
+    assert np.array_equal(joined(layer.parts("attn.o_proj.weight"), 1, config.q_rows), layer.stored("o_proj.weight"))
+    assert np.array_equal(joined(layer.parts("attn.sinks"), 0, config.num_attention_heads), layer.stored("sinks"))
+
+
+def check_experts(layer: Layer, ep: bool) -> None:
+    """Of each parameter the ranks share out one axis: with expert parallel always the first one."""
+    e, inter = layer.c.config.num_experts, layer.c.config.intermediate_size
+    up, down = ((0, e), (0, e)) if ep else ((1, 2 * inter), (2, inter))
+    assert np.array_equal(joined(layer.experts("w13_bias"), *up), layer.stored("experts.gate_up.bias"))
     if ep:
-        assert np.array_equal(joined(parts(f"{experts}.w2_bias"), 0, e), stored("experts.down.bias"))
+        assert np.array_equal(joined(layer.experts("w2_bias"), 0, e), layer.stored("experts.down.bias"))
     else:  # the ranks' outputs are summed, so one has the bias
-        first, *rest = parts(f"{experts}.w2_bias")
-        assert np.array_equal(first, stored("experts.down.bias")) and not any(part.any() for part in rest)
-    if packed:
-        blocks, scales = c.mxfp4(f"{ours}.experts.gate_up.weight")
-        assert np.array_equal(joined(parts(f"{experts}.w13_weight"), *up), blocks.reshape(e, 2 * inter, -1))
-        assert np.array_equal(joined(parts(f"{experts}.w13_weight_scale"), *up), scales)
-        blocks, scales = c.mxfp4(f"{ours}.experts.down.weight")
-        of = (lambda per: (0, e)) if ep else (lambda per: (2, inter // per))
-        assert np.array_equal(joined(parts(f"{experts}.w2_weight"), *of(2)), blocks.reshape(e, config.hidden_size, -1))
-        assert np.array_equal(joined(parts(f"{experts}.w2_weight_scale"), *of(32)), scales)
+        first, *rest = layer.experts("w2_bias")
+        assert np.array_equal(first, layer.stored("experts.down.bias")) and not any(part.any() for part in rest)
+    if layer.c.tensors[f"{layer.ours}.experts.down.weight"].encoding == "mxfp4":
+        check_packed_experts(layer, up, ep)
     else:
-        assert np.array_equal(joined(parts(f"{experts}.w13_weight"), *up), stored("experts.gate_up.weight"))
-        assert np.array_equal(joined(parts(f"{experts}.w2_weight"), *down), stored("experts.down.weight"))
+        assert np.array_equal(joined(layer.experts("w13_weight"), *up), layer.stored("experts.gate_up.weight"))
+        assert np.array_equal(joined(layer.experts("w2_weight"), *down), layer.stored("experts.down.weight"))
+
+
+def check_packed_experts(layer: Layer, up: tuple[int, int], ep: bool) -> None:
+    config = layer.c.config
+    e, inter = config.num_experts, config.intermediate_size
+    blocks, scales = layer.c.mxfp4(f"{layer.ours}.experts.gate_up.weight")
+    assert np.array_equal(joined(layer.experts("w13_weight"), *up), blocks.reshape(e, 2 * inter, -1))
+    assert np.array_equal(joined(layer.experts("w13_weight_scale"), *up), scales)
+    blocks, scales = layer.c.mxfp4(f"{layer.ours}.experts.down.weight")
+    packed, grouped = ((0, e), (0, e)) if ep else ((2, inter // 2), (2, inter // 32))
+    assert np.array_equal(joined(layer.experts("w2_weight"), *packed), blocks.reshape(e, config.hidden_size, -1))
+    assert np.array_equal(joined(layer.experts("w2_weight_scale"), *grouped), scales)
 
 
 @pytest.mark.parametrize("kind", [Kind.HF_MXFP4, "hf-quark", Kind.HF_BF16, "hf-defused"])
@@ -226,7 +249,7 @@ def test_the_ranks_slices_are_the_checkpoint(cut: str, kind: str, checkpoints: d
             {n for n in values if ".layers." in n} == {n for n in stage[0] if ".layers." in n} for values in stage
         )
         for n in numbers:
-            check_layer(c, f"layers.{n}", stage, f"model.layers.{n}", sizes.get("ep", False))
+            check_layer(Layer(c, f"layers.{n}", stage, f"model.layers.{n}"), sizes.get("ep", False))
         seen += numbers
     assert seen == list(range(c.config.num_hidden_layers))  # every layer in one stage, in order
     table = {
