@@ -86,7 +86,7 @@ def test_errors_name_the_bad_value(server: Served) -> None:
 def test_unknown_places(server: Served) -> None:
     for method, path, status in (
         ("GET", "/", 404),
-        ("POST", "/v1/completions", 404),
+        ("POST", "/v1/embeddings", 404),
         ("GET", CHAT, 405),
         ("DELETE", "/v1/models", 405),
         ("GET", "/v1/responses/x/y", 404),
