@@ -74,7 +74,10 @@ def _check_prompt(prompt: list[int], body: CompletionBody, service: Service) -> 
     if max(prompt) >= info.vocab_size:
         raise bad_request(f"prompt: no such token (expected 0..{info.vocab_size - 1} / got {max(prompt)})", "prompt")
     if len(prompt) + (body.limit != 0) > info.n_ctx:
-        message = f"the prompt has {len(prompt)} tokens, the context holds {info.n_ctx}: nothing is left for an answer"
+        message = (
+            f"the prompt has {len(prompt)} tokens, the context holds {info.n_ctx}: nothing is left for an answer; "
+            "shorten it, or start the server with a larger --context"
+        )
         raise bad_request(message, "prompt", "context_length_exceeded")
 
 

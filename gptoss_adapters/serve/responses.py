@@ -61,7 +61,7 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     summarise = _choose_summary((raw.get("reasoning") or {}).get("summary"))
     conversation = to_conversation(raw, previous=previous, date=service.date)
     if raw.get("input") in (None, []) and not previous:
-        raise bad_request("there is nothing to answer", "input")
+        raise bad_request("input: there is nothing to answer: send input, or previous_response_id", "input")
     asked = service.ask(reading, conversation, to_turn(raw), logprobs)
     begun = to_response(raw | {"tools": given}, service.settings.model, int(time.time()))
     begun |= {"store": body.store is not False, "tools": [_complete_tool(tool) for tool in begun["tools"]]}
@@ -180,7 +180,7 @@ def _complete_item(item: Json) -> Json:
 
 async def retrieve(service: Service, exchange: Exchange, ident: str, query: dict[str, str]) -> None:
     if query.get("stream", "false").lower() not in ("false", "0", ""):
-        raise bad_request("a stored response cannot be streamed again", "stream")
+        raise bad_request("stream: a stored response cannot be streamed again: ask for it without stream", "stream")
     await exchange.json((await _load(service, ident)).response)
 
 
