@@ -91,6 +91,12 @@ def serve(
             "--strict-arguments", help="Refuse what is not done as asked; else the answer's warnings name it."
         ),
     ] = False,
+    hold_headers: Annotated[
+        bool,
+        typer.Option(
+            "--hold-headers", help="Hold calls to the declared tools by a grammar, where the engine takes one."
+        ),
+    ] = False,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(help='A web page\'s origin, as https://host, or "*": its scripts may ask; may be repeated.'),
@@ -109,6 +115,7 @@ def serve(
         date=day,
         log_contents=log_contents,
         strict_arguments=strict_arguments,
+        hold_headers=hold_headers,
         builtin_tools=_read_builtin_tools(builtin_tools or ""),
         cors_origins=check_origins(cors_origin or []),
     )

@@ -65,8 +65,9 @@ class Service:
             )
 
     def ask(self, reading: Reading[Any], conversation: Conversation, turn: Turn, logprobs: int | None) -> Ask:
-        strict_tools = check_tools(reading.body.tools, self.settings.max_tools)
-        ask = make_ask(reading.body, turn, self.prompts.ids(conversation), self.info, logprobs, strict_tools)
+        held = check_tools(reading.body.tools, self.settings.max_tools)
+        held = held or (self.settings.hold_headers and bool(turn.functions or turn.namespaces or turn.builtins))
+        ask = make_ask(reading.body, turn, self.prompts.ids(conversation), self.info, logprobs, held)
         shape, lacking = shape_sampling(reading.body, self.info, ask.settings["grammar"] is not None)
         reading.note(*lacking)
         return replace(ask, settings=ask.settings | shape, warnings=tuple(reading.warnings))

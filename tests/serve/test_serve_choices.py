@@ -153,3 +153,22 @@ def test_a_json_object_with_a_schema_and_penalties_beside_it(engine: Served) -> 
     assert penalised.status_code == (400 if name == "llama_server" else 200), penalised.text
     if name == "llama_server":
         assert "while a schema or tool_choice holds" in penalised.json()["error"]["message"]
+
+
+@pytest.mark.backend("llama_cpp")
+def test_held_headers(pocket: Path) -> None:
+    """The model is pushed to `search`, which it was not given: only a grammar keeps it from that name."""
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    pushed = {str(ids_of("search")[0]): 100, str(ids_of("get")[0]): -100, str(ids_of("<|message|>")[0]): 60}
+    question = {"messages": [{"role": "user", "content": "What is the weather in Paris?"}], "tools": [tool]}
+    names = []
+    for options in ((), ("--hold-headers",)):
+        with Served("llama_cpp=pocket.gguf", pocket, "--model", "m", "--log-contents", *options) as server:
+            body = question | {"max_tokens": 24, "temperature": 0, "tool_choice": "auto", "logit_bias": pushed}
+            answer = server.http.post(CHAT, json=body)
+            assert answer.status_code == 200, answer.text
+            server.until(lambda s=server: "completion" in s.lines()[-1])
+            names.append(server.lines()[-1]["completion"])
+    print(names)
+    assert "search" in names[0].partition("<|message|>")[0]
+    assert "search" not in names[1].partition("<|message|>")[0]
