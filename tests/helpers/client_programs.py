@@ -201,7 +201,7 @@ PROGRAMS = {
             "opencode",
             "/chat/completions",
             _opencode,
-            lambda question: ["run", "--model", f"local/{MODEL}", "--auto", question],
+            lambda question: ["run", "--model", f"gptoss/{MODEL}", "--auto", question],
             lambda _: {"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
             _opencode_mcp,
         ),
