@@ -18,6 +18,7 @@ export function clients(url) {
   const over = (make, key, told = {}) => (flow, stream) => run(make(flow.model ?? MODEL), { key, told }, flow, stream)
   return {
     'ai-sdk openai': over(openai, 'openai', reasons),
+    'ai-sdk openai stateless': over(openai, 'openai', { ...reasons, store: false }),
     'ai-sdk openai chat': over(openai.chat, 'openai', reasons),
     'ai-sdk compatible': over(compatible, 'local'),
     'ai-sdk anthropic': over(createAnthropic(given), 'anthropic'),
@@ -35,7 +36,8 @@ function chooseOptions(flow, { key, told }) {
   if (flow.frequency_penalty) options.frequencyPenalty = flow.frequency_penalty
   if (flow.tool_choice) options.toolChoice = flow.tool_choice
   if (flow.stop) options.stopSequences = flow.stop
-  if (flow.effort) options.providerOptions = { [key]: { ...told, [key === 'anthropic' ? 'effort' : 'reasoningEffort']: flow.effort } }
+  const effort = flow.effort ? { [key === 'anthropic' ? 'effort' : 'reasoningEffort']: flow.effort } : {}
+  if (flow.effort || 'store' in told) options.providerOptions = { [key]: { ...told, ...effort } }
   if (flow.schema) options.output = ai.Output.object({ schema: PERSON })
   if (flow.json_object) options.output = ai.Output.json()
   return options

@@ -15,25 +15,30 @@ def clients(url: str) -> dict[str, Any]:
     client = OpenAI(base_url=url, api_key=KEY, max_retries=0)
     return {
         "openai responses": lambda flow, stream: responses(client, flow, stream),
-        "openai responses stored": lambda flow, stream: responses(client, flow, stream, stored=True),
+        "openai responses stored": lambda flow, stream: responses(client, flow, stream, "stored"),
+        "openai responses stateless": lambda flow, stream: responses(client, flow, stream, "stateless"),
         "openai chat": lambda flow, stream: chat(client, flow, stream),
     }
 
 
-def responses(client: OpenAI, flow: dict[str, Any], stream: bool, stored: bool = False) -> dict[str, Any]:
-    """stored: earlier turns are named by previous_response_id; else they are sent again."""
+def responses(client: OpenAI, flow: dict[str, Any], stream: bool, state: str = "") -> dict[str, Any]:
+    """state: "stored", earlier turns are named by previous_response_id; else they are sent again, when "stateless" to
+    a server that keeps nothing, with the chain of thought as encrypted content only.
+    """
     calls = Calls()
     options = list_response_options(flow)
+    if state == "stateless":
+        options |= {"store": False, "include": ["reasoning.encrypted_content"]}
     history: list[Any] = []
     for question in flow["asks"]:
         turn: list[Any] = [{"role": "user", "content": question}]
         while turn:
-            history = turn if stored else history + turn
+            history = turn if state == "stored" else history + turn
             answer = respond(client, stream, input=history, **options)
-            if stored:
+            if state == "stored":
                 options["previous_response_id"] = answer.id
             else:
-                history += [item.model_dump(exclude_none=True) for item in answer.output]
+                history += [dump(item, state == "stateless") for item in answer.output]
             turn = [answer_call(item, calls) for item in answer.output if item.type.endswith("_call")]
     return {
         "text": answer.output_text,
@@ -43,6 +48,10 @@ def responses(client: OpenAI, flow: dict[str, Any], stream: bool, stored: bool =
         "finish": "length" if answer.status == "incomplete" else "stop",
         "output_tokens": answer.usage.output_tokens,
     }
+
+
+def dump(item: Any, hides: bool) -> dict[str, Any]:
+    return dict(item.model_dump(exclude_none=True, exclude={"content"} if hides and item.type == "reasoning" else None))
 
 
 def list_response_options(flow: dict[str, Any]) -> dict[str, Any]:
