@@ -1,4 +1,4 @@
-"""The first request of each real client, as captured: whole and streamed, over a script and llama.cpp's two engines."""
+"""The first request of each real client, as captured: streamed and whole, on the reference and llama.cpp too."""
 
 from __future__ import annotations
 
@@ -13,14 +13,34 @@ from helpers.serve_fakes import Served
 
 DATA = Path(__file__).parents[1] / "data" / "clients"
 RECORDS = {path.stem: json.loads(path.read_text()) for path in sorted(DATA.glob("*.json"))}
-ANSWERED = ("claude", "cline", "opencode", "qwen")
+ANSWERED = ("claude", "cline", "codex", "opencode", "qwen")
 ROOM = "n_ctx=65536"  # the longest of them is 20 000 tokens
 BACKENDS = {
     "echo": ["helpers.serve_fakes:Echo=x"],
+    "torch": ["torch=pocket"],
     "llama_cpp": ["llama_cpp=pocket.gguf", "--set", ROOM],
     "llama_server": ["llama_server=pocket.gguf", "--set", ROOM],
 }
-ENDS = {"/v1/chat/completions": "data: [DONE]", "/v1/messages?beta=true": 'data: {"type":"message_stop"}'}
+LAST_EVENT = {
+    "/v1/chat/completions": ("data: [DONE]",),
+    "/v1/messages?beta=true": ('data: {"type":"message_stop"}',),
+    "/v1/responses": ('data: {"type":"response.completed"', 'data: {"type":"response.incomplete"'),
+}
+
+
+ENDINGS = ("stop", "length", "tool_calls", "end_turn", "max_tokens", "tool_use", "completed", "incomplete")
+QUESTION = "What is the weather in Paris?"
+
+
+def short(record: dict[str, Any]) -> dict[str, Any]:
+    """The name that the length of an answer has in its API."""
+    return {"max_output_tokens" if record["path"] == "/v1/responses" else "max_tokens": 16}
+
+
+def ending(said: dict[str, Any]) -> str:
+    if "choices" in said:
+        return str(said["choices"][0]["finish_reason"])
+    return str(said.get("stop_reason") or said["status"])
 
 
 def post(server: Served, record: dict[str, Any], **changes: Any) -> httpx.Response:
@@ -28,7 +48,7 @@ def post(server: Served, record: dict[str, Any], **changes: Any) -> httpx.Respon
         record["path"],
         json={**record["body"], "model": "gpt-oss-20b", **changes},
         headers=record["headers"],
-        timeout=300,
+        timeout=900,
     )
 
 
@@ -44,24 +64,46 @@ def record(request: pytest.FixtureRequest) -> dict[str, Any]:
     return RECORDS[request.param]
 
 
-def test_a_first_request_is_answered_as_sent(server: Served, record: dict[str, Any]) -> None:
-    """Only the answer's length is ours: the models of the tests never end a text that they were not taught."""
+@pytest.mark.timeout(1800)
+def test_a_first_request_is_answered(server: Served, record: dict[str, Any]) -> None:
+    """As sent, then whole. Only its length is ours: the tests' models never end a text that they were not taught."""
     assert record["body"]["stream"] is True, "all of these programs stream"
-    answer = post(server, record, max_tokens=16)
-    assert answer.status_code == 200, answer.text
-    assert answer.text.rstrip().endswith(ENDS[record["path"]])
-    assert '"error"' not in answer.text
-
-
-def test_a_first_request_is_answered_whole(server: Served, record: dict[str, Any]) -> None:
-    answer = post(server, record, stream=False, stream_options=None, max_tokens=16)
-    assert answer.status_code == 200, answer.text
-    said = answer.json()
-    ended = said["choices"][0]["finish_reason"] if "choices" in said else said["stop_reason"]
-    assert ended in ("stop", "length", "tool_calls", "end_turn", "max_tokens", "tool_use")
+    streamed = post(server, record, **short(record))
+    assert streamed.status_code == 200, streamed.text
+    last = streamed.text.rstrip().rpartition("\n")[2]
+    assert last.startswith(LAST_EVENT[record["path"]])
+    assert '"error":{' not in streamed.text
+    no_stream = {"stream": False} | ({"stream_options": None} if "stream_options" in record["body"] else {})
+    whole = post(server, record, **no_stream, **short(record))
+    assert whole.status_code == 200, whole.text
+    said = whole.json()
+    assert ending(said) in ENDINGS
     usage = said["usage"]
-    prompt = usage.get("prompt_tokens") or usage["input_tokens"] + usage["cache_read_input_tokens"]
+    prompt = usage.get("prompt_tokens") or usage["input_tokens"] + usage.get("cache_read_input_tokens", 0)
     assert prompt > 2000
+
+
+@pytest.mark.parametrize(
+    ("recipient", "namespace", "name"),
+    [("multi_agent_v1.close_agent", "multi_agent_v1", "close_agent"), ("functions.exec_command", None, "exec_command")],
+)
+def test_codex_s_calls_come_back_as_it_declared_them(
+    tmp_path: Path, recipient: str, namespace: str | None, name: str
+) -> None:
+    record = RECORDS["codex"]
+    call = f'<|channel|>commentary to={recipient} <|constrain|>json<|message|>{{"target": "a"}}<|call|>'
+    answers = tmp_path / "answers.json"
+    answers.write_text(json.dumps({"answers": [{"asks": QUESTION, "says": [call]}]}))
+    with Served(f"helpers.question_engine:ByQuestion={answers}", tmp_path, "--model", "gpt-oss-20b") as server:
+        whole = post(server, record, stream=False).json()
+        streamed = post(server, record).text.splitlines()
+    events = [json.loads(line.removeprefix("data: ")) for line in streamed if line.startswith("data: {")]
+    last = next(event["response"] for event in events if event["type"] == "response.completed")
+    for response in (whole, last):
+        (item,) = (item for item in response["output"] if item["type"] == "function_call")
+        assert (item.get("namespace"), item["name"]) == (namespace, name)
+        assert json.loads(item["arguments"]) == {"target": "a"}
+    assert any("web_search" in warning for warning in whole["warnings"])
 
 
 def test_nothing_personal_is_kept() -> None:
