@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 from gptoss_harmony import Parser, Vocabulary
+from gptoss_harmony.openai.output import Item
 from gptoss_harmony.tokens import FIRST_SPECIAL
 
 from gptoss_adapters.backends.protocol import Info, Token
@@ -28,6 +29,8 @@ class AnswerStream(Protocol):
     def stopped(self) -> bool: ...
     @property
     def in_answer(self) -> bool: ...
+    @property
+    def calls(self) -> list[Item]: ...
     @property
     def undeclared(self) -> list[str]: ...
     @property
@@ -59,16 +62,22 @@ class Answer:
         self._attach = attach
         self._pending: list[Json] = []
         self.n_tokens = 0
+        self._trouble: Exception | None = None  # what came before it is given first
 
     @property
     def n_reused(self) -> int:
         return self._generation.reused
+
+    def cancel(self) -> None:
+        self._generation.cancel()
 
     async def events(self) -> AsyncIterator[list[Json]]:
         """Chunks or events as they come, all but the last ones. Raises GptOssError when the backend fails."""
         try:
             async for batch in self._generation.batches():
                 yield self._feed(batch)
+                if self._trouble:
+                    raise self._trouble
                 if self.stream.stopped:
                     break
         finally:
@@ -87,15 +96,19 @@ class Answer:
     def _feed(self, batch: list[Token]) -> list[Json]:
         """Token by token, so that the same answer is the same events whatever the timing."""
         out: list[Json] = []
-        for token in batch:
-            if self._ask.settings["logprobs"] is None:
-                out += self.stream.feed([token.id])
-            else:
-                out += self._feed_with_logprobs(token)
-            self.n_tokens += 1
-            if self.stream.stopped:
-                break
+        feed = self._feed_plain if self._ask.settings["logprobs"] is None else self._feed_with_logprobs
+        try:
+            for token in batch:
+                out += feed(token)
+                self.n_tokens += 1
+                if self.stream.stopped:
+                    break
+        except Exception as error:  # an engine that gives what is no token
+            self._trouble = error
         return out
+
+    def _feed_plain(self, token: Token) -> list[Json]:
+        return self.stream.feed([token.id])
 
     def _feed_with_logprobs(self, token: Token) -> list[Json]:
         inside = self.stream.in_answer

@@ -16,7 +16,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gptoss_adapters.backends.client import Backend
-from gptoss_adapters.serve import chat, completions, messages, models, responses
+from gptoss_adapters.serve import chat, completions, messages, models, responses, stored
 from gptoss_adapters.serve.errors import ApiError, Json
 from gptoss_adapters.serve.exchange import ClientGone, Exchange
 from gptoss_adapters.serve.service import Service, to_api_error
@@ -140,15 +140,19 @@ def _read_query(exchange: Exchange) -> dict[str, str]:
 
 
 async def _retrieve(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    await responses.retrieve(service, exchange, path["response_id"], _read_query(exchange))
+    await stored.retrieve(service, exchange, path["response_id"], _read_query(exchange))
 
 
 async def _delete(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    await responses.delete(service, exchange, path["response_id"])
+    await stored.delete(service, exchange, path["response_id"])
+
+
+async def _cancel(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    await stored.cancel(service, exchange, path["response_id"])
 
 
 async def _list_input_items(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    await responses.list_input(service, exchange, path["response_id"], _read_query(exchange))
+    await stored.list_input(service, exchange, path["response_id"], _read_query(exchange))
 
 
 async def _report_health(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
@@ -174,7 +178,9 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/chat/completions": {"POST": _make_post_handler(chat.create)},
     "/v1/completions": {"POST": _make_post_handler(completions.create)},
     "/v1/responses": {"POST": _make_post_handler(responses.create)},
+    "/v1/responses/input_tokens": {"POST": _make_post_handler(responses.count_tokens)},
     "/v1/responses/{response_id}": {"GET": _retrieve, "DELETE": _delete},
+    "/v1/responses/{response_id}/cancel": {"POST": _cancel},
     "/v1/responses/{response_id}/input_items": {"GET": _list_input_items},
     messages.PATH: {"POST": _make_post_handler(messages.create)},
     f"{messages.PATH}/count_tokens": {"POST": _make_post_handler(messages.count_tokens)},

@@ -56,13 +56,14 @@ class Note:
 @dataclass(slots=True)
 class Reading(Generic[Body]):
     """A request as it is understood: its checked `body`, the same as JSON in the API's own spellings (`raw`), and what
-    is not done of it.
+    is not done of it. `model`: the name under which it is answered.
     """
 
     body: Body
     raw: Json
     notes: list[Note]
     strict: bool = False
+    model: str = ""
 
     def note(self, *notes: Note) -> None:
         """Add what else is not done. Raises ApiError where the server is strict."""

@@ -9,6 +9,7 @@ from gptoss_harmony.openai.chat_completions import ChatStream, to_completion, to
 from gptoss_harmony.openai.output import make_id
 
 from gptoss_adapters.serve.answers import Answer, find_warnings
+from gptoss_adapters.serve.arguments import Reading
 from gptoss_adapters.serve.asking import Ask
 from gptoss_adapters.serve.bodies import ChatBody
 from gptoss_adapters.serve.choices import Choice, plan_choices, run_choices, sum_usage
@@ -43,17 +44,17 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
         raise bad_request("stream_options needs stream: true", "stream_options")
     asked = service.ask(
         reading,
-        to_conversation(raw, date=service.date),
+        to_conversation(raw, date=service.date, restore=service.prompts.restore),
         to_turn(raw),
         (body.top_logprobs or 0) if body.logprobs else None,
     )
     tell_usage = bool(body.stream_options and body.stream_options.include_usage)
     ident, created = make_id("chatcmpl"), int(time.time())
     if body.n and body.n > 1:
-        choices = plan_choices(asked, body.n, lambda: (_open_stream(service, body, ident, created), ChatLogprobs()))
+        choices = plan_choices(asked, body.n, lambda: (_open_stream(reading, ident, created), ChatLogprobs()))
         await (_stream_several if body.stream else _answer_several)(service, exchange, choices, tell_usage)
         return
-    stream = _open_stream(service, body, ident, created)
+    stream = _open_stream(reading, ident, created)
     attach = ChatLogprobs()
     answer = await service.begin(exchange, asked, stream, attach)
     if body.stream:
@@ -63,15 +64,16 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
         pass
     answer.finish(to_usage)
     service.record(exchange, answer)
-    whole = to_completion(stream.message, service.settings.model, int(time.time()), answer.usage(to_usage))
+    whole = to_completion(stream.message, reading.model, int(time.time()), answer.usage(to_usage))
     if body.logprobs:
         whole["choices"][0]["logprobs"] = {"content": attach.all, "refusal": None}
     await exchange.json(whole | _find_warnings(asked, stream))
 
 
-def _open_stream(service: Service, body: ChatBody, ident: str, created: int) -> ChatStream:
+def _open_stream(reading: Reading[ChatBody], ident: str, created: int) -> ChatStream:
+    body = reading.body
     return ChatStream(
-        service.settings.model,
+        reading.model,
         created,
         body.tools,
         parallel=body.parallel_tool_calls is not False,
@@ -115,7 +117,7 @@ async def _answer_several(service: Service, exchange: Exchange, choices: list[Ch
         async for _made in made:
             pass
     usage = sum_usage([choice.usage() for choice in choices])
-    whole = to_completion({"finish_reason": None}, service.settings.model, int(time.time()), usage)
+    whole = to_completion({"finish_reason": None}, choices[0].stream.model, int(time.time()), usage)
     whole["choices"] = [_spell_choice(choice) for choice in choices]
     found = [text for choice in choices for text in _find_warnings(choice.asked, choice.stream).get("warnings", ())]
     await exchange.json(whole | ({"warnings": found} if found else {}))

@@ -62,7 +62,13 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="GPTOSS_API_KEY", help="Key that clients must send.", show_envvar=True)
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model's name for clients. Default: from the path.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="The model's name for clients; may be repeated. Default: from the path."),
+    ] = None,
+    any_model: Annotated[
+        bool, typer.Option("--any-model", help="Answer requests for other models too, with a warning.")
+    ] = False,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="An option of the backend, NAME=VALUE; may be repeated.")
     ] = None,
@@ -85,6 +91,12 @@ def serve(
         str | None,
         typer.Option(help="browser, python or both: the caller runs a web search, or a code interpreter."),
     ] = None,
+    encryption_key_file: Annotated[
+        str | None,
+        typer.Option(
+            help="Keys of encrypted reasoning, made if it is not there. Default: a key in the store.", metavar="FILE"
+        ),
+    ] = None,
     strict_arguments: Annotated[
         bool,
         typer.Option(
@@ -105,8 +117,11 @@ def serve(
     from gptoss_adapters.serve.starting import plan_start
 
     start = plan_start(path, backend, _read_options(setting or []), context, slots)
+    names = model or [_derive_name(start.spec)]
     settings = Settings(
-        model=model or _derive_name(start.spec),
+        model=names[0],
+        aliases=tuple(names[1:]),
+        any_model=any_model,
         api_key=api_key or None,
         queue=queue,
         request_seconds=request_seconds,
@@ -117,6 +132,7 @@ def serve(
         strict_arguments=strict_arguments,
         hold_headers=hold_headers,
         builtin_tools=_read_builtin_tools(builtin_tools or ""),
+        encryption_key_file=encryption_key_file,
         cors_origins=check_origins(cors_origin or []),
     )
     _serve(settings, start, slots, store, _listen(host, port), grace_seconds)
@@ -124,6 +140,7 @@ def serve(
 
 def _serve(settings: Settings, start: Start, slots: int, store: str, listening: socket.socket, grace: int) -> None:
     try:
+        import cryptography  # noqa: F401
         import openai  # noqa: F401  # its types describe the answers
         import starlette  # noqa: F401
         import uvicorn

@@ -52,13 +52,13 @@ class _Job:
 async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     reading = read_completion(raw, service.settings.strict_arguments)
     body: CompletionBody = reading.body
-    service.check_model(body.model)
+    service.choose_model(reading)
     prompts = read_prompts(body, service.vocabulary)
     for prompt in prompts:
         _check_prompt(prompt, body, service)
     _check_scoring(body, service)
     head = {"id": make_id("cmpl"), "object": "text_completion", "created": int(time.time())}
-    head["model"] = service.settings.model
+    head["model"] = reading.model
     shape, lacking = shape_sampling(body, service.info, held=False)
     reading.note(*lacking)
     settings = choose_sampling(body) | {"logprobs": body.logprobs} | shape

@@ -43,9 +43,15 @@ _UNREADABLE = {
 """Types of content parts that are no text -> what the model is told is not there."""
 
 
-def read_history(reading: Reading[Any], before: Iterable[Json], find: Callable[[str], Json | None]) -> None:
+Find = Callable[[str], Json | None]
+
+
+def read_history(
+    reading: Reading[Any], before: Iterable[Json], find: Find, unseal: Callable[[str], str | None]
+) -> None:
     """Completes the input of a Responses request. `before`: the items of earlier responses in its chain. `find`: gives
-    an item of the store by its id. Raises ApiError 404 for a reference to nothing.
+    an item of the store by its id. `unseal`: the chain of thought in an encrypted content, None if it is not ours.
+    Raises ApiError 404 for a reference to nothing.
     """
     items = reading.raw.get("input")
     if not isinstance(items, list):
@@ -60,6 +66,8 @@ def read_history(reading: Reading[Any], before: Iterable[Json], find: Callable[[
         if kind in _FOREIGN:
             reading.note(Note(where, f"an item of type {kind!r} means nothing to gpt-oss and is left out"))
             continue
+        if kind == "reasoning":
+            item = _complete_reasoning(reading, item, where, find, unseal)
         if field := OUTPUT_TYPES.get(kind):
             item = _replace_parts(reading, item, field, where)
         kept.append(item)
@@ -85,6 +93,21 @@ def _follow(item: Json, where: str, find: Callable[[str], Json | None]) -> Json:
         shown = str(item.get("id"))[:100]
         raise ApiError(404, f"no item with the id {shown!r} is stored here", code="item_not_found", param=f"{where}.id")
     return found
+
+
+def _complete_reasoning(
+    reading: Reading[Any], item: Json, where: str, find: Find, unseal: Callable[[str], str | None]
+) -> Json:
+    """A chain of thought whole: from its encrypted content or, where a client sends none of it, from the store."""
+    blob = item.get("encrypted_content")
+    if isinstance(blob, str) and blob:
+        text = unseal(blob)
+        if text is not None:
+            return item | {"content": [{"type": "reasoning_text", "text": text}]}
+        words = "ignored: this server cannot read it (it was made with another key, or changed)"
+        reading.note(Note(f"{where}.encrypted_content", words, said=True))
+    stored = None if item.get("content") or not isinstance(item.get("id"), str) else find(item["id"])
+    return item | {"content": stored["content"]} if stored and stored.get("content") else item
 
 
 def _replace_parts(reading: Reading[Any], item: Json, field: str, where: str) -> Json:

@@ -65,7 +65,7 @@ async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     room = service.info.n_ctx - len(asked.tokens)
     stream = MessagesStream(
         request,
-        body.model or service.settings.model,
+        reading.model,
         stops=body.stop_sequences or (),
         room=room if room < body.max_tokens else None,
     )
@@ -85,7 +85,7 @@ def _read(
 ) -> tuple[Reading[Any], MessagesRequest, Conversation]:
     _check_version(exchange)
     reading = read_body(kind, raw, service.settings.strict_arguments)
-    service.check_model(reading.body.model)
+    service.choose_model(reading)
     request = MessagesRequest(reading.raw)
     conversation = request.to_conversation(service.date)
     for warning in request.warnings:

@@ -7,9 +7,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from gptoss_adapters.backends.protocol import Info
-from gptoss_adapters.serve.errors import ApiError, Json
+from gptoss_adapters.serve.errors import Json
 from gptoss_adapters.serve.exchange import Exchange
-from gptoss_adapters.serve.service import Service
+from gptoss_adapters.serve.service import Service, refuse_model
 
 OWNER = "gptoss-adapters"
 _ALWAYS = (
@@ -31,7 +31,7 @@ _PENALTIES = ("frequency_penalty", "presence_penalty", "repetition_penalty")
 
 
 async def list_models(service: Service, exchange: Exchange, _: dict[str, str]) -> None:
-    names = [service.settings.model]
+    names = service.settings.models
     data = [_describe(service, exchange, name) for name in names]
     if _is_for_anthropic(exchange):
         await exchange.json({"data": data, "has_more": False, "first_id": names[0], "last_id": names[-1]})
@@ -40,10 +40,8 @@ async def list_models(service: Service, exchange: Exchange, _: dict[str, str]) -
 
 
 async def retrieve_model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    if path["model"] != service.settings.model:
-        raise ApiError(
-            404, f"no such model (this server has {service.settings.model!r})", code="model_not_found", param="model"
-        )
+    if path["model"] not in service.settings.models and not service.settings.any_model:
+        raise refuse_model(service.settings.models)
     await exchange.json(_describe(service, exchange, path["model"]))
 
 

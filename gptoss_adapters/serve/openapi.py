@@ -57,6 +57,11 @@ _MESSAGE = {
     },
 }
 _TOKENS = {"type": "object", "required": ["input_tokens"], "properties": {"input_tokens": {"type": "integer"}}}
+_COUNTED = {
+    "type": "object",
+    "required": ["object", "input_tokens"],
+    "properties": {"object": {"const": "response.input_tokens"}, "input_tokens": {"type": "integer"}},
+}
 _POST_ERRORS = (400, 401, 404, 408, 413, 415, 429, 503)
 _TEXTS = {
     400: "A request that is wrong, or asks for what cannot be given",
@@ -117,10 +122,12 @@ def _describe_paths(of: Mapping[Any, Json]) -> Json:
         "/v1/chat/completions": {"post": _post("createChatCompletion", of[ChatBody], of[ChatCompletion])},
         "/v1/completions": {"post": _post("createCompletion", of[CompletionBody], of[Completion])},
         "/v1/responses": {"post": _post("createResponse", of[ResponsesBody], of[Response])},
+        "/v1/responses/input_tokens": {"post": _post("countInputTokens", of[ResponsesBody], _COUNTED)},
         "/v1/responses/{response_id}": {
             "get": _get("getResponse", of[Response], [ident], 400, 404),
             "delete": _get("deleteResponse", _DELETED, [ident], 404),
         },
+        "/v1/responses/{response_id}/cancel": {"post": _get("cancelResponse", of[Response], [ident], 400, 404)},
         "/v1/responses/{response_id}/input_items": {
             "get": _get("listInputItems", of[ResponseItemList], [ident, *paging], 400, 404)
         },

@@ -1,29 +1,33 @@
-"""/v1/responses: create (whole and streamed), retrieve, delete, input items."""
+"""/v1/responses: create (whole and streamed), and count the tokens of a request."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
+from dataclasses import dataclass
 from typing import Any
 
+from gptoss_harmony.messages import Conversation
 from gptoss_harmony.openai.output import make_id
 from gptoss_harmony.openai.response_items import Summarise
 from gptoss_harmony.openai.response_stream import ResponseStream
 from gptoss_harmony.openai.responses import to_conversation, to_response, to_turn, to_usage
 
 from gptoss_adapters.serve.answers import Answer, find_warnings
+from gptoss_adapters.serve.arguments import Reading
 from gptoss_adapters.serve.asking import Ask
 from gptoss_adapters.serve.bodies import ResponsesBody
 from gptoss_adapters.serve.errors import ApiError, Json, bad_request
 from gptoss_adapters.serve.exchange import Exchange, dump
 from gptoss_adapters.serve.history import read_history
+from gptoss_adapters.serve.running import RunningResponse, keep_running
 from gptoss_adapters.serve.service import Service, to_api_error
-from gptoss_adapters.serve.store import Stored
 
 _LOGPROBS = "message.output_text.logprobs"
+_ENCRYPTED = "reasoning.encrypted_content"
 _FIRST_SENTENCE = re.compile(r".+?(?:[.!?](?=\s)|$)", re.DOTALL)
-_PAGE = (1, 100)  # input items
 
 
 class ResponseLogprobs:
@@ -53,64 +57,102 @@ class ResponseLogprobs:
 
 async def create(service: Service, exchange: Exchange, raw: Json) -> None:
     given = raw.get("tools")
-    reading = service.read(ResponsesBody, raw)
+    reading, conversation = await _read(service, raw)
     body, raw = reading.body, reading.raw
-    previous = await _load_previous(service, body.previous_response_id)
-    await asyncio.to_thread(read_history, reading, previous, service.store.find_item)
-    logprobs = (body.top_logprobs or 0) if _LOGPROBS in (body.include or ()) else None
-    summarise = _choose_summary((raw.get("reasoning") or {}).get("summary"))
-    conversation = to_conversation(raw, previous=previous, date=service.date)
-    if raw.get("input") in (None, []) and not previous:
+    if raw.get("input") in (None, []) and body.previous_response_id is None:
         raise bad_request("input: there is nothing to answer: send input, or previous_response_id", "input")
-    asked = service.ask(reading, conversation, to_turn(raw), logprobs)
-    begun = to_response(raw | {"tools": given}, service.settings.model, int(time.time()))
+    include = body.include or ()
+    asked = service.ask(reading, conversation, to_turn(raw), (body.top_logprobs or 0) if _LOGPROBS in include else None)
+    begun = to_response(raw | {"tools": given}, reading.model, int(time.time()))
+    begun |= {name: asked.settings.get(name, 0.0) for name in ("presence_penalty", "frequency_penalty")}
     begun |= {"store": body.store is not False, "tools": [_complete_tool(tool) for tool in begun["tools"]]}
-    parallel = body.parallel_tool_calls is not False
-    may_call = bool(body.tools) and body.tool_choice != "none"
     stream = ResponseStream(
-        begun, body.tools, parallel=parallel, summarise=summarise, stops=body.stops, may_call=may_call
+        begun,
+        body.tools,
+        parallel=body.parallel_tool_calls is not False,
+        summarise=_choose_summary((raw.get("reasoning") or {}).get("summary")),
+        stops=body.stops,
+        may_call=bool(body.tools) and body.tool_choice != "none",
+        seal=service.sealer.seal if _ENCRYPTED in include else None,
     )
     answer = await service.begin(exchange, asked, stream, ResponseLogprobs())
-    if body.stream:
-        await _stream(service, exchange, answer, asked, stream, raw)
-        return
-    stream.start()
-    async for _ in answer.events():
-        pass
-    await _complete(service, exchange, answer, asked, stream, raw)
-    await exchange.json(stream.response)
+    with keep_running(service.running, begun, answer.cancel) as running:
+        making = Making(service, exchange, answer, asked, stream, raw, running)
+        await (making.stream_events() if body.stream else making.answer_whole())
 
 
-async def _stream(
-    service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: ResponseStream, raw: Json
-) -> None:
-    await exchange.events(_encode(stream.start()))
-    try:
-        async for events in answer.events():
-            if events:
-                await exchange.events(_encode(events))
-        last = await _complete(service, exchange, answer, asked, stream, raw)
-    except Exception as error:  # whatever it is, a stream does not just break off
-        await exchange.events(_encode(stream.fail(str(to_api_error(error)))), last=True)
-        raise
-    await exchange.events(_encode(last), last=True)
+async def count_tokens(service: Service, exchange: Exchange, raw: Json) -> None:
+    """POST /v1/responses/input_tokens: the length of the prompt that a request would be."""
+    reading, conversation = await _read(service, raw)
+    n_tokens = len(service.prompts.ids(conversation))
+    warnings = {"warnings": reading.warnings} if reading.warnings else {}
+    await exchange.json({"object": "response.input_tokens", "input_tokens": n_tokens, **warnings})
 
 
-async def _complete(
-    service: Service, exchange: Exchange, answer: Answer, asked: Ask, stream: ResponseStream, raw: Json
-) -> list[Json]:
-    """The last events; the response is stored before they are sent."""
-    events = answer.finish(to_usage)
-    service.record(exchange, answer)
-    whole = stream.response
-    called = any(item["type"] not in ("message", "reasoning") for item in whole["output"])
-    text = "".join(part["text"] for item in whole["output"] if item["type"] == "message" for part in item["content"])
-    found = find_warnings(asked, stream, text, called, whole["status"] == "completed")
-    if found:
-        whole["warnings"] = found
-    if whole["store"]:
-        await asyncio.to_thread(service.store.add, whole, complete_input(raw))
-    return events
+async def _read(service: Service, raw: Json) -> tuple[Reading[ResponsesBody], Conversation]:
+    reading = service.read(ResponsesBody, raw)
+    previous = await _load_previous(service, reading.body.previous_response_id)
+    await asyncio.to_thread(read_history, reading, previous, service.store.find_item, service.sealer.open)
+    restore = service.prompts.restore
+    return reading, to_conversation(reading.raw, previous=previous, date=service.date, restore=restore)
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """One response in the making. raw: the request."""
+
+    service: Service
+    exchange: Exchange
+    answer: Answer
+    asked: Ask
+    stream: ResponseStream
+    raw: Json
+    running: RunningResponse
+
+    async def answer_whole(self) -> None:
+        self.stream.start()
+        async for _ in self.answer.events():
+            pass
+        await self._complete()
+        await self.exchange.json(self.stream.response)
+
+    async def stream_events(self) -> None:
+        await self.exchange.events(_encode(self.stream.start()))
+        try:
+            async for events in self.answer.events():
+                if events:
+                    await self.exchange.events(_encode(events))
+            last = await self._complete()
+        except Exception as error:  # whatever it is, a stream does not just break off
+            last = self.stream.fail(str(to_api_error(error)))
+            with contextlib.suppress(Exception):  # it may be the store that failed
+                await self._store()
+            await self.exchange.events(_encode(last), last=True)
+            raise
+        await self.exchange.events(_encode(last), last=True)
+
+    async def _complete(self) -> list[Json]:
+        """The last events; the response is stored before they are sent."""
+        events = self.answer.finish(to_usage)
+        self.service.record(self.exchange, self.answer)
+        whole = self.stream.response
+        if self.running.cancelled:
+            whole |= {"status": "cancelled", "completed_at": None, "incomplete_details": None}
+            events[-1]["type"] = "response.incomplete"  # the API has no event of its own for it
+        called = any(item["type"] not in ("message", "reasoning") for item in whole["output"])
+        messages = [item for item in whole["output"] if item["type"] == "message"]
+        text = "".join(part["text"] for item in messages for part in item["content"])
+        found = find_warnings(self.asked, self.stream, text, called, whole["status"] == "completed")
+        if found:
+            whole["warnings"] = found
+        await self._store()
+        return events
+
+    async def _store(self) -> None:
+        whole = self.stream.response
+        if whole["store"]:
+            await asyncio.to_thread(self.service.store.add, whole, complete_input(self.raw))
+        self.running.end(whole)
 
 
 def _encode(events: list[Json]) -> bytes:
@@ -176,46 +218,3 @@ def _complete_item(item: Json) -> Json:
         part = {"type": "output_text", "annotations": []} if whole["role"] == "assistant" else {"type": "input_text"}
         whole["content"] = [part | {"text": whole["content"]}]
     return whole
-
-
-async def retrieve(service: Service, exchange: Exchange, ident: str, query: dict[str, str]) -> None:
-    if query.get("stream", "false").lower() not in ("false", "0", ""):
-        raise bad_request("stream: a stored response cannot be streamed again: ask for it without stream", "stream")
-    await exchange.json((await _load(service, ident)).response)
-
-
-async def delete(service: Service, exchange: Exchange, ident: str) -> None:
-    if not await asyncio.to_thread(service.store.delete, ident):
-        raise _refuse_unknown(ident)
-    await exchange.json({"id": ident, "object": "response", "deleted": True})
-
-
-async def list_input(service: Service, exchange: Exchange, ident: str, query: dict[str, str]) -> None:
-    limit = query.get("limit", "20")
-    order = query.get("order", "desc")
-    after = query.get("after")
-    if not re.fullmatch(r"\d{1,4}", limit, re.ASCII) or not _PAGE[0] <= int(limit) <= _PAGE[1]:
-        raise bad_request(f"limit is out of range (expected {_PAGE[0]}..{_PAGE[1]} / got {limit[:100]!r})", "limit")
-    if order not in ("asc", "desc"):
-        raise bad_request(f"unknown order (expected asc or desc / got {order[:100]!r})", "order")
-    items = (await _load(service, ident)).input
-    items = items if order == "asc" else items[::-1]
-    if after is not None:
-        at = next((i for i, item in enumerate(items) if item["id"] == after), None)
-        if at is None:
-            raise bad_request(f"no item has this id (got {after[:100]!r})", "after")
-        items = items[at + 1 :]
-    page = items[: int(limit)]
-    ends = {"first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}
-    await exchange.json({"object": "list", "data": page, "has_more": len(items) > len(page), **ends})
-
-
-async def _load(service: Service, ident: str) -> Stored:
-    found = await asyncio.to_thread(service.store.get, ident)
-    if found is None:
-        raise _refuse_unknown(ident)
-    return found
-
-
-def _refuse_unknown(ident: str) -> ApiError:
-    return ApiError(404, f"no response {ident[:100]!r} is stored here", code="response_not_found", param="response_id")

@@ -18,13 +18,15 @@ from gptoss_adapters.backends.client import Backend
 from gptoss_adapters.backends.scoring import PromptLogprobs
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 from gptoss_adapters.serve.answers import Answer, AnswerStream, Attach
-from gptoss_adapters.serve.arguments import Body, Reading, read_arguments
+from gptoss_adapters.serve.arguments import Body, Note, Reading, read_arguments
 from gptoss_adapters.serve.asking import Ask, check_tools, make_ask
 from gptoss_adapters.serve.errors import ApiError, Json, bad_request
 from gptoss_adapters.serve.exchange import Exchange
 from gptoss_adapters.serve.metrics import Metrics
 from gptoss_adapters.serve.prompts import Prompts
+from gptoss_adapters.serve.running import RunningResponse
 from gptoss_adapters.serve.scheduler import RunningGeneration, Scheduler
+from gptoss_adapters.serve.sealing import Sealer, make_key, open_key_file
 from gptoss_adapters.serve.settings import Settings
 from gptoss_adapters.serve.shaping import shape_sampling
 from gptoss_adapters.serve.store import Store
@@ -39,6 +41,9 @@ class Service:
         self.info = backends[0].info
         self.scheduler = Scheduler(backends, settings.queue)
         self.prompts = Prompts()
+        self.running: dict[str, RunningResponse] = {}  # those that will be stored, by id
+        file = settings.encryption_key_file
+        self.sealer = open_key_file(file) if file else Sealer([store.secret("sealing", make_key)])
         self.vocabulary = load_vocabulary()
         self.created = int(time.time())
         self.metrics = Metrics()
@@ -53,16 +58,19 @@ class Service:
     def read(self, kind: type[Body], raw: Json) -> Reading[Body]:
         """The request, checked. Raises ApiError."""
         reading = read_arguments(kind, raw, self.settings.strict_arguments)
-        self.check_model(reading.body.model)
+        self.choose_model(reading)
         select_tools(reading, self.settings.builtin_tools)
         return reading
 
-    def check_model(self, name: str | None) -> None:
-        """Raises ApiError 404 for a model that this server does not have."""
-        if name is not None and name != self.settings.model:
-            raise ApiError(
-                404, f"no such model (this server has {self.settings.model!r})", code="model_not_found", param="model"
-            )
+    def choose_model(self, reading: Reading[Any]) -> None:
+        """The name under which a request is answered. Raises ApiError 404 for one that is not served."""
+        given, names = reading.body.model, self.settings.models
+        reading.model = given if given in names else names[0]
+        if given is None or given in names:
+            return
+        if not self.settings.any_model:
+            raise refuse_model(names)
+        reading.note(Note("model", f"{given[:100]!r} is not served here: {names[0]!r} answers", said=True))
 
     def ask(self, reading: Reading[Any], conversation: Conversation, turn: Turn, logprobs: int | None) -> Ask:
         held = check_tools(reading.body.tools, self.settings.max_tools)
@@ -126,7 +134,7 @@ class Service:
     def record(self, exchange: Exchange, answer: Answer) -> None:
         """Count and remember what was answered."""
         messages = answer.stream.parser.messages
-        self.prompts.remember(messages)
+        self.prompts.remember(answer.stream.calls)
         written = exchange.facts.get("completion_tokens", 0) + answer.n_tokens  # a request may have several choices
         exchange.facts |= {"completion_tokens": written, "cached_tokens": answer.n_reused}
         self.count_tokens(exchange.facts["prompt_tokens"], answer.n_tokens, answer.n_reused)
@@ -142,6 +150,11 @@ class Service:
         self.metrics.count("prompt_tokens_total", prompt)
         self.metrics.count("cached_tokens_total", reused)
         self.metrics.count("completion_tokens_total", written)
+
+
+def refuse_model(names: Sequence[str]) -> ApiError:
+    known = ", ".join(map(repr, names))
+    return ApiError(404, f"no such model (this server has {known})", code="model_not_found", param="model")
 
 
 def to_api_error(error: Exception) -> ApiError:

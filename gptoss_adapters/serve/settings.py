@@ -15,15 +15,19 @@ OWN_TOOLS = ("browser", "python")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """model: the name that clients see. queue: requests that wait beyond those that run; more get a 429.
+    """model: the name that clients see. aliases: others for the same model. any_model: every name will do.
+    queue: requests that wait beyond those that run; more get a 429.
     request_seconds: a request, waiting included; an answer that is not complete then is given as far as it got.
     date: shown to the model as today's (YYYY-MM-DD; None: today). log_contents: prompts and answers in the log.
     strict_arguments: what is not done as a request asks refuses it; else the answer's warnings name it.
     hold_headers: where the engine takes a grammar, calls are held to the declared tools and their schemas.
     builtin_tools: of "browser" and "python", those that the caller runs for a web search or a code interpreter.
+    encryption_key_file: keys for chains of thought that clients keep; None: a key in the store.
     cors_origins: whose web pages may ask, or "*"."""
 
     model: str
+    aliases: tuple[str, ...] = ()
+    any_model: bool = False
     api_key: str | None = None
     queue: int = 64
     request_seconds: float = 600.0
@@ -35,4 +39,9 @@ class Settings:
     strict_arguments: bool = False
     hold_headers: bool = False
     builtin_tools: frozenset[str] = frozenset()
+    encryption_key_file: str | None = None
     cors_origins: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return (self.model, *self.aliases)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ _TABLE = """create table responses (
 ) without rowid"""
 _ITEMS = "create table items (id text, response text, primary key (id, response)) without rowid"
 """Which responses have an item, in their input or output."""
+_SECRETS = "create table secrets (name text primary key, value text not null) without rowid"
 
 
 class Stored(NamedTuple):
@@ -62,6 +64,7 @@ class Store:
 
     def _add_items(self) -> None:
         self._db.execute(_ITEMS)
+        self._db.execute(_SECRETS)
         self._db.execute("create index items_by_response on items (response)")
         for response, items in self._db.execute("select response, input from responses").fetchall():
             self._index(json.loads(response), json.loads(items))
@@ -91,6 +94,15 @@ class Store:
             found = bool(self._db.execute("delete from responses where id = ?", (ident,)).rowcount)
             self._db.execute("commit")
         return found
+
+    def secret(self, name: str, make: Callable[[], str]) -> str:
+        """What stands under a name, made the first time that it is asked for."""
+        with self._lock:
+            self._db.execute("begin immediate")
+            self._db.execute("insert or ignore into secrets values (?, ?)", (name, make()))
+            found = self._db.execute("select value from secrets where name = ?", (name,)).fetchone()
+            self._db.execute("commit")
+        return str(found[0])
 
     def find_item(self, ident: str) -> Json | None:
         """An input or output item of any response by its id."""

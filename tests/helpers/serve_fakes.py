@@ -18,9 +18,10 @@ import httpx
 import numpy as np
 from gptoss_harmony import load_vocabulary
 from gptoss_harmony.tokens import CHANNEL, END, MESSAGE, RETURN, START
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 from gptoss_adapters.backends import Capabilities, Engine, Info, Request, Token
+from helpers.open_responses import check_response
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
@@ -97,6 +98,15 @@ def last_user_message(tokens: Sequence[int]) -> list[int]:
     return list(tokens[starts[-1] : tokens.index(END, starts[-1])]) if starts else []
 
 
+def _check_answer(response: httpx.Response) -> None:
+    """Every whole response has all that it must have; streams are read by those who asked for them."""
+    request = response.request
+    is_json = response.headers.get("content-type") == "application/json"
+    if (request.method, request.url.path, response.status_code) == ("POST", "/v1/responses", 200) and is_json:
+        response.read()
+        check_response(response.json())
+
+
 class Served:
     """A server in a process of its own; `.client` talks to it as a user's program would."""
 
@@ -126,10 +136,11 @@ class Served:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, env=env, cwd=folder)
         self.url = self._wait()
-        self.client = OpenAI(base_url=self.url, api_key=key or "none", max_retries=0, timeout=60)
-        self.http = httpx.Client(
-            base_url=self.url.removesuffix("/v1"), headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=60
-        )
+        hooks: dict[str, Any] = {"response": [_check_answer]}
+        checked = DefaultHttpxClient(event_hooks=hooks)
+        self.client = OpenAI(base_url=self.url, api_key=key or "none", max_retries=0, timeout=60, http_client=checked)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.http = httpx.Client(base_url=self.url.removesuffix("/v1"), headers=headers, timeout=60, event_hooks=hooks)
 
     def _wait(self) -> str:
         deadline = time.monotonic() + 120

@@ -12,16 +12,17 @@ from gptoss_adapters.backends.protocol import StopReason
 from gptoss_adapters.serve.app import App, create_app
 from gptoss_adapters.serve.settings import Settings
 from gptoss_adapters.serve.store import Store
+from helpers.open_responses import check_answer
 from helpers.outputs import ids_of
 from helpers.serve_fakes import STOPS
 
 
-async def post(app: App, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+async def post(app: App, path: str, body: dict[str, Any], method: str = "POST") -> tuple[int, bytes]:
     """One request, straight through ASGI."""
     data, sent = json.dumps(body).encode(), []
     scope = {
         "type": "http",
-        "method": "POST",
+        "method": method,
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
@@ -40,7 +41,10 @@ async def post(app: App, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
         sent.append(message)
 
     await app(scope, receive, send)
-    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+    status, answer = sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+    if (status, path, method) == (200, "/v1/responses", "POST"):
+        check_answer(answer)
+    return status, answer
 
 
 class Said:
@@ -50,29 +54,35 @@ class Said:
         self._outputs = [ids_of(text) for text in outputs]
         self._next = 0
         self.reused = 0
+        self.limited = False  # obeys max_tokens
         self.prompts: list[list[int]] = []
         self.info = Info("said", "1", 201_088, 100_000, STOPS, Capabilities("full"))
 
-    def stream(self, tokens: Sequence[int], **_: Any) -> Generator[Token, None, StopReason]:
+    def stream(self, tokens: Sequence[int], **request: Any) -> Generator[Token, None, StopReason]:
         self.prompts.append(list(tokens))
         output = self._outputs[self._next % len(self._outputs)]
         self._next += 1
-        for ident in output:
+        limit = request["max_tokens"] if self.limited else len(output)
+        for ident in output[:limit]:
             yield Token(ident, None)
-        return "stop"
+        return "stop" if limit >= len(output) else "length"
 
     def cancel(self) -> None: ...
     def close(self) -> None: ...
 
 
 def ask_app(
-    requests: Sequence[tuple[str, dict[str, Any]]], *outputs: str, store: Store | None = None, **settings: Any
+    requests: Sequence[tuple[str, dict[str, Any]]],
+    *outputs: str,
+    backend: Said | None = None,
+    store: Store | None = None,
+    **settings: Any,
 ) -> list[tuple[int, Any]]:
     """(status, answer) of requests to a server in this process, whose model gives the outputs one after the other."""
-    backend: Any = Said(*outputs)
+    engine: Any = backend or Said(*outputs)
 
     async def run() -> list[tuple[int, bytes]]:
-        app = create_app([backend], Settings("m", **settings), store)
+        app = create_app([engine], Settings(**{"model": "m", **settings}), store)
         answers = [await post(app, path, body) for path, body in requests]
         app.service.scheduler.close()
         return answers

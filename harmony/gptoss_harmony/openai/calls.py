@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import TypeAlias
 
 from gptoss_harmony.messages import Message, Role
 
 _Key: TypeAlias = tuple[str, str]
+Restore: TypeAlias = Callable[[Message, str], Message]
+"""(a call as a client repeats it, its id) -> the call as the model wrote it."""
 
 
 class CallLedger:
@@ -48,29 +50,42 @@ class CallLedger:
 
 
 class WrittenCalls:
-    """The last `limit` calls as models wrote them, to be found again by tool and arguments as a client repeats them."""
+    """The last calls as models wrote them, to be found again as a client repeats them: by tool and arguments, and of
+    several spellings of one call by its id. `limit`: of what is remembered, up to three entries a call.
+    """
 
     def __init__(self, limit: int = 4096) -> None:
         self._limit = limit
         self._calls: OrderedDict[_Key, Message] = OrderedDict()
 
-    def remember(self, messages: Iterable[Message]) -> None:
-        """Headers that needed a repair are not worth repeating."""
-        for message in messages:
-            if message.role != Role.ASSISTANT or not message.recipient or not message.header:
-                continue
-            if set(message.flags) <= {"undeclared_tool"}:
-                key = _make_key(message)
-                self._calls[key] = message
-                self._calls.move_to_end(key)
+    def remember(self, message: Message, call_id: str = "", respelled: str | None = None) -> None:
+        """`respelled`: its arguments as the API gives them out, where that is not their text (calls of typed tools).
+        Headers that needed a repair are not worth repeating.
+        """
+        if message.role != Role.ASSISTANT or not message.recipient or not message.header:
+            return
+        if not set(message.flags) <= {"undeclared_tool"}:
+            return
+        keys = [_make_key(message)]
+        if respelled is not None:
+            keys.append((message.recipient, write_canonical(respelled)))
+        if call_id:
+            keys.append(("", call_id))
+        for key in keys:
+            self._calls[key] = message
+            self._calls.move_to_end(key)
         while len(self._calls) > self._limit:
             self._calls.popitem(last=False)
 
-    def restore(self, message: Message) -> Message:
-        """The call as the model wrote it, if it did; any other message as it is."""
-        if message.role != Role.ASSISTANT or not message.recipient:
+    def restore(self, message: Message, call_id: str = "") -> Message:
+        """The call as the model wrote it, if it did and the client has not changed it; any other message as it is."""
+        if message.role != Role.ASSISTANT or not message.recipient or message.header:
             return message
-        return self._calls.get(_make_key(message), message)
+        alike = self._calls.get(_make_key(message))
+        if alike is None:
+            return message
+        own = self._calls.get(("", call_id))
+        return own if own is not None and _make_key(own) == _make_key(alike) else alike
 
 
 def _make_key(message: Message) -> _Key:
@@ -78,9 +93,16 @@ def _make_key(message: Message) -> _Key:
 
 
 def write_canonical(arguments: str) -> str:
-    """JSON without spaces and with its keys in order, so that spellings of one value are equal; other text as it is."""
+    """JSON without spaces and with its keys in order, so that spellings of one value are equal; other text as it is.
+    Whole numbers are integers, as JavaScript writes them.
+    """
     try:
-        value = json.loads(arguments)
+        value = json.loads(arguments, parse_float=_read_number)
         return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     except (ValueError, RecursionError):
         return arguments
+
+
+def _read_number(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number

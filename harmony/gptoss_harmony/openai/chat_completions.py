@@ -21,6 +21,7 @@ from typing import Any
 from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Conversation, Json, Message
+from gptoss_harmony.openai.calls import Restore
 from gptoss_harmony.openai.chat_history import INSTRUCTING, REASONING_FIELDS, MessageCollector
 from gptoss_harmony.openai.output import (
     Item,
@@ -49,8 +50,11 @@ from gptoss_harmony.parsing.events import Event
 from gptoss_harmony.parsing.parser import Parser
 
 
-def to_conversation(request: Mapping[str, Any], *, date: str | None = None) -> Conversation:
-    """The conversation to render for a request; `date` (YYYY-MM-DD) is shown to the model as today's.
+def to_conversation(
+    request: Mapping[str, Any], *, date: str | None = None, restore: Restore | None = None
+) -> Conversation:
+    """The conversation to render for a request; `date` (YYYY-MM-DD) is shown to the model as today's. `restore` gives
+    a call in the form in which the model wrote it (`WrittenCalls.restore`).
 
     Raises LayoutError, whose `where` is the path of the bad value, on anything that is not a valid text request.
     """
@@ -63,7 +67,7 @@ def to_conversation(request: Mapping[str, Any], *, date: str | None = None) -> C
     _, section = read_response_format(read_optional(request, "response_format", dict), "response_format")
     tools = _read_tools(request)
     offered = tools.only(()) if request.get("tool_choice") == "none" else tools
-    body = MessageCollector(tools)
+    body = MessageCollector(tools, restore)
     for i in range(n_leading, len(messages)):
         body.add(messages[i], f"messages[{i}]")
     start = open_conversation(read_effort(_read_effort(request), "reasoning_effort"), date, offered, [*texts, section])
@@ -132,7 +136,7 @@ def _to_message(reader: Reader, finish_reason: str) -> Json:
         "refusal": None,
     }
     message |= dict.fromkeys(REASONING_FIELDS, reasoning)
-    calls = [_spell_call(item, make_id("call")) for item in reader.items if item.kind is ItemKind.CALL]
+    calls = [_spell_call(item) for item in reader.calls]
     if calls:
         message["tool_calls"] = calls
     return message | {"finish_reason": _finish_reason(reader, finish_reason)}
@@ -143,10 +147,10 @@ def _join(items: Sequence[Item], *kinds: ItemKind) -> str | None:
     return "\n".join(texts) if texts else None
 
 
-def _spell_call(item: Item, call_id: str) -> Json:
+def _spell_call(item: Item) -> Json:
     if _is_custom(item):
-        return {"id": call_id, "type": "custom", "custom": {"name": item.name, "input": read_input(item.text)}}
-    return {"id": call_id, "type": "function", "function": {"name": item.name, "arguments": item.text}}
+        return {"id": item.call_id, "type": "custom", "custom": {"name": item.name, "input": read_input(item.text)}}
+    return {"id": item.call_id, "type": "function", "function": {"name": item.name, "arguments": item.text}}
 
 
 def _is_custom(item: Item) -> bool:
@@ -218,8 +222,16 @@ class ChatStream:
         self._fresh = False  # the current item has not written yet
 
     @property
+    def model(self) -> str:
+        return str(self._base["model"])
+
+    @property
     def stopped(self) -> bool:
         return self._reader.stopped
+
+    @property
+    def calls(self) -> list[Item]:
+        return self._reader.calls
 
     @property
     def undeclared(self) -> list[str]:
@@ -281,10 +293,10 @@ class ChatStream:
             if step is not Step.END:
                 return {}
             self._n_calls += 1
-            call: Json = {"index": self._n_calls - 1} | _spell_call(item, make_id("call"))
+            call: Json = {"index": self._n_calls - 1} | _spell_call(item)
         elif step is Step.START:
             self._n_calls += 1
-            call = {"index": self._n_calls - 1} | _spell_call(item, make_id("call"))
+            call = {"index": self._n_calls - 1} | _spell_call(item)
         elif step is Step.TEXT:
             call = {"index": self._n_calls - 1, "function": {"arguments": text}}
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Json, Message, Role, Text
-from gptoss_harmony.openai.calls import CallLedger
+from gptoss_harmony.openai.calls import CallLedger, Restore
 from gptoss_harmony.openai.requests import join_parts, make_result, read_optional, read_parts, split_thoughts
 from gptoss_harmony.openai.tool_calls import unspell_call
 from gptoss_harmony.openai.tool_table import ToolTable
@@ -18,9 +18,10 @@ REASONING_FIELDS = ("reasoning_content", "reasoning")
 class MessageCollector:
     """Collects the messages after the leading instructions, and remembers whom each call was addressed to."""
 
-    def __init__(self, tools: ToolTable) -> None:
+    def __init__(self, tools: ToolTable, restore: Restore | None = None) -> None:
         self.messages: list[Message] = []
         self._tools = tools
+        self._restore = restore
         self._calls = CallLedger()
 
     def add(self, message: Json, where: str) -> None:
@@ -63,8 +64,9 @@ class MessageCollector:
         else:
             arguments = expect(function.get("arguments"), str, f"{where}.function.arguments")
         message = self._tools.call(name, arguments)
-        self._calls.add(read_optional(call, "id", str, where) or "", message.recipient or "")
-        self.messages.append(message)
+        call_id = read_optional(call, "id", str, where) or ""
+        self._calls.add(call_id, message.recipient or "")
+        self.messages.append(self._restore(message, call_id) if self._restore else message)
 
     def _tool_of(self, message: Json, where: str) -> str:
         name = read_optional(message, "name", str, where)

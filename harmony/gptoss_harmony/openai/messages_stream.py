@@ -60,6 +60,10 @@ class MessagesStream:
         return self._reader.stopped
 
     @property
+    def calls(self) -> list[Item]:
+        return self._reader.calls
+
+    @property
     def undeclared(self) -> list[str]:
         """Tools that the model called and nobody declared."""
         return self._reader.undeclared

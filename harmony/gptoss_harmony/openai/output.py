@@ -50,6 +50,8 @@ class Item:
     pieces: list[str] = field(default_factory=list)
     complete: bool = False
     declared: Declared | None = None  # the tool of a call, if the request has it
+    message: Message | None = None  # whole, once the model has ended it
+    call_id: str = field(default_factory=lambda: make_id("call"))
 
     @property
     def text(self) -> str:
@@ -168,6 +170,10 @@ class Reader:
         return self.stop is not None
 
     @property
+    def calls(self) -> list[Item]:
+        return [item for item in self.items if item.kind is ItemKind.CALL]
+
+    @property
     def called(self) -> bool:
         return any(item.kind is ItemKind.CALL for item in self.items)
 
@@ -254,6 +260,7 @@ class Reader:
                 if isinstance(event, Delta):
                     text = self.delta(event.text)
                 else:
+                    item.message = event.message
                     text = self.end(truncated and event.reason == "eos" and _broke_off(event.message))
                 if text:
                     yield Step.TEXT, item, text
@@ -265,7 +272,8 @@ def read_messages(messages: Iterable[Message], reader: Reader, truncated: bool) 
     """Whole messages at once. `truncated`: generation hit a limit, inside the last one if that was never closed."""
     messages = list(messages)
     for i, message in enumerate(messages):
-        reader.start(message, message.flags)
+        if item := reader.start(message, message.flags):
+            item.message = message
         reader.delta(message.text)
         reader.end(truncated and i == len(messages) - 1 and _broke_off(message))
     return reader

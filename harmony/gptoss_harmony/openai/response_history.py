@@ -9,7 +9,7 @@ from typing import Any
 from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Json, Message, Role, Text
-from gptoss_harmony.openai.calls import CallLedger
+from gptoss_harmony.openai.calls import CallLedger, Restore
 from gptoss_harmony.openai.requests import join_parts, make_result, read_optional, read_parts, split_thoughts
 from gptoss_harmony.openai.tool_calls import CALL_TYPES, OUTPUT_TYPES, unspell_call
 from gptoss_harmony.openai.tool_table import ToolTable
@@ -33,10 +33,11 @@ def read_kind(item: Any, where: str) -> str:
 class ItemCollector:
     """Collects the items after the leading instructions; `by_id` resolves item references."""
 
-    def __init__(self, tools: ToolTable, by_id: Mapping[str, Json]) -> None:
+    def __init__(self, tools: ToolTable, by_id: Mapping[str, Json], restore: Restore | None = None) -> None:
         self.messages: list[Message] = []
         self._tools = tools
         self._by_id = by_id
+        self._restore = restore
         self._calls = CallLedger()
         self._call_of_item: dict[str, str] = {}  # the results of some types name the item, not the call
 
@@ -111,7 +112,7 @@ class ItemCollector:
 
     def _add_call(self, message: Message, call_id: str) -> None:
         self._calls.add(call_id, message.recipient or "")
-        self.messages.append(message)
+        self.messages.append(self._restore(message, call_id) if self._restore else message)
 
     def _result(self, item: Json, field: str, where: str) -> None:
         name = item.get("name")  # not in the API, but some clients send it

@@ -7,7 +7,7 @@ from typing import Any
 
 from gptoss_harmony.messages import Json
 from gptoss_harmony.openai.output import Item, ItemKind, Reader, Step, choose_finish_reason
-from gptoss_harmony.openai.response_items import ResponseItem, Summarise
+from gptoss_harmony.openai.response_items import ResponseItem, Seal, Summarise
 from gptoss_harmony.openai.responses import finish_response
 from gptoss_harmony.openai.tool_calls import read_input
 from gptoss_harmony.openai.tool_table import ToolTable
@@ -22,7 +22,8 @@ class ResponseStream:
     """Model output as response events: `start`, then `feed` ids as they come, then `finish` once.
 
     `response` is the object from `to_response`. The items add up to what `from_messages` gives for the same output.
-    `stops` and `may_call`: see `Reader`; once `stopped` is True, nothing more is needed of the engine.
+    `seal` fills the encrypted content of reasoning. `stops` and `may_call`: see `Reader`; once `stopped` is True,
+    nothing more is needed of the engine.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class ResponseStream:
         summarise: Summarise | None = None,
         stops: Sequence[str] = (),
         may_call: bool = True,
+        seal: Seal | None = None,
     ) -> None:
         table = ToolTable(tools)
         self.response = response
         self.parser = Parser("assistant", tools=table.namespaces())
         self._reader = Reader(table, parallel, stops, may_call)
         self._summarise = summarise
+        self._seal = seal
         self._done: list[Json] = []
         self._open: ResponseItem | None = None
         self._n_events = 0
@@ -47,6 +50,10 @@ class ResponseStream:
     @property
     def stopped(self) -> bool:
         return self._reader.stopped
+
+    @property
+    def calls(self) -> list[Item]:
+        return self._reader.calls
 
     @property
     def undeclared(self) -> list[str]:
@@ -83,13 +90,15 @@ class ResponseStream:
         return [*events, self._event(f"response.{self.response['status']}", response=self.response)]
 
     def fail(self, message: str) -> list[Json]:
-        """The last event instead, when the engine has failed; complete items stay in the response."""
+        """The last events when the engine has failed. What was said stays in the response; half a call does not."""
+        half = self._open if self._open and self._open.item.kind is not ItemKind.CALL else None
+        events = self._end(half) if half else []
         self.response |= {
             "status": "failed",
             "error": {"code": "server_error", "message": message},
             "output": self._done,
         }
-        return [self._event("response.failed", response=self.response)]
+        return [*events, self._event("response.failed", response=self.response)]
 
     def _events(self, events: Iterable[Event], truncated: bool) -> list[Json]:
         out: list[Json] = []
@@ -103,7 +112,7 @@ class ResponseStream:
         return out
 
     def _begin(self, item: Item) -> list[Json]:
-        self._open = ResponseItem(item, self._summarise)
+        self._open = ResponseItem(item, self._summarise, self._seal)
         events = [self._event("response.output_item.added", item=self._open.empty())]
         if item.kind is not ItemKind.CALL:
             events.append(self._at("response.content_part.added", part=self._open.part("")))

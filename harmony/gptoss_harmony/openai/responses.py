@@ -19,6 +19,7 @@ from typing import Any
 from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Conversation, Json, Message
+from gptoss_harmony.openai.calls import Restore
 from gptoss_harmony.openai.output import ItemKind, Reader, choose_finish_reason, make_id, read_messages
 from gptoss_harmony.openai.requests import (
     choose_final,
@@ -38,12 +39,17 @@ from gptoss_harmony.openai.tool_table import ToolTable
 
 
 def to_conversation(
-    request: Mapping[str, Any], *, previous: Sequence[Json] = (), date: str | None = None
+    request: Mapping[str, Any],
+    *,
+    previous: Sequence[Json] = (),
+    date: str | None = None,
+    restore: Restore | None = None,
 ) -> Conversation:
     """The conversation to render for a request.
 
     `previous`: the input and output items of the earlier responses in the chain of `previous_response_id`, in order.
-    `date` (YYYY-MM-DD) is shown to the model as today's. Raises LayoutError with the path of the bad value.
+    `date` (YYYY-MM-DD) is shown to the model as today's. `restore` gives a call in the form in which the model wrote
+    it (`WrittenCalls.restore`). Raises LayoutError with the path of the bad value.
     """
     items = [*previous, *_read_input(request.get("input"))]
     where = [f"previous[{i}]" for i in range(len(previous))]
@@ -56,7 +62,8 @@ def to_conversation(
         join_parts(read_parts(item.get("content"), f"{where[i]}.content")) for i, item in enumerate(items[:n_leading])
     ]
     tools = ToolTable(request.get("tools"))
-    body = ItemCollector(tools, {str(item.get("id")): item for item in items if item.get("type") != "item_reference"})
+    by_id = {str(item.get("id")): item for item in items if item.get("type") != "item_reference"}
+    body = ItemCollector(tools, by_id, restore)
     for i in range(n_leading, len(items)):
         body.add(items[i], where[i])
     offered = tools.only(()) if request.get("tool_choice") == "none" else tools

@@ -65,6 +65,15 @@ def spell_call(declared: Declared, text: str, ident: str, call_id: str, status: 
     return base | {"type": "tool_search_call", "execution": "client", "arguments": given}
 
 
+def respell_call(declared: Declared, text: str) -> str:
+    """The arguments `text` as they come back from a client that repeats the call in its type's form."""
+    return (
+        text
+        if declared.kind in ("function", "mcp")
+        else unspell_call(spell_call(declared, text, "", "", ""), declared.kind)
+    )
+
+
 def read_input(text: str) -> str:
     """The text that a custom tool is called with: the model writes it as JSON, or forgets to."""
     try:

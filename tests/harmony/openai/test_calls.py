@@ -9,6 +9,8 @@ import pytest
 from gptoss_harmony import LayoutError, Message, parse
 from gptoss_harmony.openai import chat_completions, responses
 from gptoss_harmony.openai.calls import CallLedger, WrittenCalls, write_canonical
+from gptoss_harmony.openai.response_stream import ResponseStream
+from gptoss_harmony.openai.tool_calls import respell_call
 from gptoss_harmony.rendering.renderer import render
 from helpers.tool_answers import to_ids
 
@@ -25,14 +27,14 @@ FORMS = [
 @pytest.mark.parametrize("respelt", [WRITTEN, '{"days":2,"city":"Paris"}', json.dumps(json.loads(WRITTEN), indent=1)])
 def test_a_call_is_given_back_as_the_model_wrote_it(form: str, respelt: str) -> None:
     calls = WrittenCalls()
-    calls.remember(parse(to_ids(form)))
+    calls.remember(*parse(to_ids(form)))
     again = calls.restore(Message.assistant(respelt, "commentary", "functions.f", "<|constrain|>json"))
     assert render([again], mode="plain", drop="none", headers="as_parsed") == to_ids("<|start|>assistant" + form)
 
 
 def test_other_calls_stay_as_they_are() -> None:
     calls = WrittenCalls(limit=1)
-    calls.remember(parse(to_ids(FORMS[0])))
+    calls.remember(*parse(to_ids(FORMS[0])))
     others = [
         Message.assistant(WRITTEN.replace("2", "3"), "commentary", "functions.f"),
         Message.assistant(WRITTEN, "commentary", "functions.g"),
@@ -40,15 +42,15 @@ def test_other_calls_stay_as_they_are() -> None:
         Message.user(WRITTEN),
     ]
     assert [calls.restore(message) is message for message in others] == [True] * 4
-    calls.remember(parse(to_ids(FORMS[0].replace(".f", ".g"))))
+    calls.remember(*parse(to_ids(FORMS[0].replace(".f", ".g"))))
     first = Message.assistant(WRITTEN, "commentary", "functions.f")
     assert calls.restore(first) is first  # one is remembered
-    calls.remember(parse(to_ids("<|channel|>commentary to=functions.h<|message|>{<|call|>")))
+    calls.remember(*parse(to_ids("<|channel|>commentary to=functions.h<|message|>{<|call|>")))
     assert calls.restore(others[1]) is not others[1]  # what needed a repair was not
 
 
 def test_canonical() -> None:
-    assert write_canonical('{"b": [1, {"ü": 2}], "a": 1.0}') == '{"a":1.0,"b":[1,{"ü":2}]}'
+    assert write_canonical('{"b": [1, {"ü": 2}], "a": 1.0}') == '{"a":1,"b":[1,{"ü":2}]}'
     assert write_canonical("print(1)") == "print(1)"
 
 
@@ -93,3 +95,30 @@ def test_results_that_name_the_item_of_their_call() -> None:
         responses.to_conversation({"input": [USER, call, output | {"call_id": "lsh_2"}]})
     foreign = {"type": "function_call_output", "call_id": "gone", "name": "f", "output": "x"}
     assert responses.to_conversation({"input": [USER, foreign]}).messages[-1].name == "functions.f"
+
+
+def test_of_two_spellings_of_a_call_each_comes_back_by_its_id() -> None:
+    tight = WRITTEN.replace(" ", "")
+    calls = WrittenCalls()
+    for ident, text in (("call_1", WRITTEN), ("call_2", tight)):
+        calls.remember(parse(to_ids(FORMS[0].replace(WRITTEN, text)))[0], ident)
+    again = Message.assistant('{"days":2.0,"city":"Paris"}', "commentary", "functions.f")
+    assert [calls.restore(again, ident).text for ident in ("call_1", "call_2", "", "call_3")] == [WRITTEN, *[tight] * 3]
+    changed = Message.assistant('{"days":3,"city":"Paris"}', "commentary", "functions.f")
+    assert calls.restore(changed, "call_1") is changed  # a client that asked its user first
+
+
+def test_a_typed_call_comes_back_as_written() -> None:
+    text = '{"timeout_ms": 5, "commands": ["ls"], "odd": 1}'
+    ids = to_ids(f"<|channel|>commentary to=functions.shell <|constrain|>json<|message|>{text}<|call|>")
+    tools = [{"type": "shell"}]
+    stream = ResponseStream(responses.to_response({"tools": tools}, "m", 1), tools)
+    stream.feed(ids)
+    stream.finish()
+    calls = WrittenCalls()
+    call = stream.calls[0]
+    assert call.message and call.declared
+    calls.remember(call.message, call.call_id, respell_call(call.declared, call.text))
+    output = {"type": "shell_call_output", "call_id": call.call_id, "output": []}
+    request = {"input": [USER, *stream.response["output"], output], "tools": tools}
+    assert responses.to_conversation(request, restore=calls.restore).messages[-2].text == text
