@@ -154,7 +154,8 @@ class Service:
 
 def refuse_model(names: Sequence[str]) -> ApiError:
     known = ", ".join(map(repr, names))
-    return ApiError(404, f"no such model (this server has {known})", code="model_not_found", param="model")
+    words = f"no such model: ask for {known}, or start the server with --any-model"
+    return ApiError(404, words, code="model_not_found", param="model")
 
 
 def to_api_error(error: Exception) -> ApiError:
