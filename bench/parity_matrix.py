@@ -224,7 +224,8 @@ def _export(source: Path, path: Path, exporter: str, tokenizer: str | None = Non
         path.mkdir()
         write(plan_ollama(opened, path, GgufOptions(), OllamaOptions(name="p1")).plan, sync=False)
     else:
-        write(plan_gguf(opened, path, GgufOptions(**GGUF_EXPORTERS[exporter], tokenizer=tokenizer)).plan, sync=False)  # type: ignore[arg-type]
+        options: dict[str, Any] = {**GGUF_EXPORTERS[exporter], "tokenizer": tokenizer}
+        write(plan_gguf(opened, path, GgufOptions(**options)).plan, sync=False)
 
 
 def _short(value: float | None) -> float | None:

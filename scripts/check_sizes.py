@@ -1,4 +1,5 @@
-"""Fails on a source file of more than 350 lines, and on a function of more than 40 outside the commands.
+"""Fails on a source file of more than 350 lines, on a function of more than 40 outside the commands, and on a line of
+more than 120 characters (ruff excuses those that end with a comment for a tool, and words without a space).
 
 python scripts/check_sizes.py FOLDER...     names each finding with its size, those that KNOWN allows excepted
 """
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 MOST_LINES_OF_A_FILE = 350
 MOST_LINES_OF_A_FUNCTION = 40
+MOST_CHARACTERS_OF_A_LINE = 120
 COMMANDS = ("cli", "cli.py", "cli_run.py", "chat.py")  # a command's options are its lines
 
 # What may be longer, with its present size: what grows beyond it fails like anything else. This list only shrinks.
@@ -50,10 +52,13 @@ def find(path: Path) -> Iterator[Finding]:
     lines = text.count("\n")
     if lines > MOST_LINES_OF_A_FILE:
         yield Finding(str(path), f"{path}: {lines} lines (at most {MOST_LINES_OF_A_FILE})", lines)
+    for n, line in enumerate(text.splitlines(), 1):
+        if len(line) > MOST_CHARACTERS_OF_A_LINE:
+            yield Finding(f"{path}:{n}", f"{path}:{n}: {len(line)} characters", len(line))
     if set(path.parts) & set(COMMANDS):
         return
-    for name, line, length in find_long_functions(ast.parse(text)):
-        words = f"{path}:{line}: {name} has {length} lines (at most {MOST_LINES_OF_A_FUNCTION})"
+    for name, first, length in find_long_functions(ast.parse(text)):
+        words = f"{path}:{first}: {name} has {length} lines (at most {MOST_LINES_OF_A_FUNCTION})"
         yield Finding(f"{path}:{name}", words, length)
 
 

@@ -16,7 +16,8 @@ LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32))
 
 
 def kept(**request: float) -> dict[int, float]:
-    ids, p = distribution(LOGITS, Request([0], temperature=request.pop("temperature", 1.0), **request))  # type: ignore[arg-type]
+    asked: Any = {"temperature": 1.0, **request}
+    ids, p = distribution(LOGITS, Request([0], **asked))
     return {int(i): round(float(v), 6) for v, i in sorted(zip(p, ids, strict=True), reverse=True)}
 
 

@@ -108,7 +108,8 @@ def different(rng: random.Random) -> TargetResult:
 
 def not_comparable() -> TargetResult:
     return TargetResult(
-        "vllm@/opt/vllm/bin/python=a/rather/long/path/that/has/no/space/in/it/at/all/and/goes/on/and/on/for/ever/model.safetensors",
+        "vllm@/opt/vllm/bin/python=a/rather/long/path/that/has/no/space/in/it/at/all"
+        "/and/goes/on/and/on/for/ever/model.safetensors",
         "vllm",
         "NOT COMPARABLE",
         "vllm: died with SIGABRT in open (error: no GPU)",

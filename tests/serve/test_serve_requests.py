@@ -162,7 +162,8 @@ def test_a_failing_backend_is_told_and_replaced(tmp_path: Path) -> None:
                 error = is_error(server.http.post(CHAT, json={"messages": USER}), 503)
                 assert error["type"] == "server_error" and error["code"] == "backend_failed"
                 with pytest.raises(openai.APIError):
-                    list(server.client.chat.completions.create(model="m", messages=USER, stream=True))  # type: ignore[arg-type]
+                    messages: Any = USER
+                    list(server.client.chat.completions.create(model="m", messages=messages, stream=True))
                 events = list(server.client.responses.create(model="m", input="x", stream=True))
                 assert events[-1].type == "response.failed" and events[-1].response.error
             assert server.health()["running"] == 0

@@ -67,6 +67,7 @@ class SigmoidGate(Fault):
 
 # MXFP4 ----------------------------------------------------------------------------------------------------------------
 
+Reader = Callable[[int, torch.dtype], Tensor]  # an expert's weight in a dtype
 Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (blocks [.., G, 16], scales [.., G]) -> the same, misread
 
 
@@ -156,7 +157,7 @@ class Fp4LutHalf(Fault):
                 layer.weights[name] = self._reader(model, f"layers.{index}.experts.{name}.weight")
 
     @staticmethod
-    def _reader(model: GptOss, name: str) -> Callable[[int, torch.dtype], Tensor]:
+    def _reader(model: GptOss, name: str) -> Reader:
         def read(expert: int, dtype: torch.dtype) -> Tensor:
             blocks, scales = (as_tensor(part) for part in model.checkpoint.mxfp4(name, expert))
             values = decode(blocks, scales, torch.float64)
@@ -197,6 +198,10 @@ class W1ScaleOff1OneExpert(Fault):
 # SwiGLU ---------------------------------------------------------------------------------------------------------------
 
 
+def _take_rows(read: Reader, order: Tensor) -> Reader:
+    return lambda expert, dtype: read(expert, dtype)[order]
+
+
 class _Rows(Fault):
     """gate_up's rows in another order."""
 
@@ -205,8 +210,7 @@ class _Rows(Fault):
     def change(self, model: GptOss) -> None:
         order = self.order(2 * model.config.intermediate_size)
         for layer in experts(model):
-            right = layer.weights["gate_up"]
-            layer.weights["gate_up"] = lambda expert, dtype, right=right: right(expert, dtype)[order]  # type: ignore[misc]
+            layer.weights["gate_up"] = _take_rows(layer.weights["gate_up"], order)
             layer.biases["gate_up"] = layer.biases["gate_up"][:, order]
 
     @abstractmethod

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_signals(number: signal.Signals, code: int, tmp_path: Path) -> None:
         "-o",
         str(tmp_path / "c"),
     ]
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a shell's background jobs inherit it ignored
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs inherit it ignored
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heard)
     while process.poll() is None and sum(p.stat().st_blocks for p in tmp_path.glob("c/.*.part-*")) < 2048:
         time.sleep(0.02)  # until it has written a megabyte

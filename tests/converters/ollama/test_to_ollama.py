@@ -38,9 +38,9 @@ def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProc
     )
 
 
-def export(folder: Path, gguf: GgufOptions = GgufOptions(), source: Path = SOURCE, **options: Any) -> OllamaModel:  # noqa: B008
+def export(folder: Path, gguf: GgufOptions | None = None, source: Path = SOURCE, **options: Any) -> OllamaModel:
     folder.mkdir(parents=True, exist_ok=True)
-    model = plan_ollama(open_checkpoint(source), folder, gguf, OllamaOptions(**options))
+    model = plan_ollama(open_checkpoint(source), folder, gguf or GgufOptions(), OllamaOptions(**options))
     write(model.plan, threads=2, sync=False, force=True)
     finish(model)
     return model
