@@ -11,7 +11,7 @@ from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
 from gptoss_adapters.checkpoint.writing.writer import write
 
 HERE = Path(__file__).parent
-IN_CI = ("test_matrix.py", "test_programs.py")  # what is slow there says so itself
+IN_CI = ("test_client_matrix.py", "test_programs.py")  # what is slow there says so itself
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
 """Runs flows with the Python clients: `drive.py URL FLOWS.json PLAN.json`; one JSON line for each result.
 
-The plan is a list of [client, flow, "whole" or "stream"]. Started by test_matrix.py with the Python of .venv-clients;
-imports nothing of this project.
+The plan is a list of [client, flow, "whole" or "stream"]. Started by test_client_matrix.py with the Python of
+.venv-clients; imports nothing of this project.
 """
 
 from __future__ import annotations
