@@ -93,8 +93,9 @@ def take_turns(row: str, sides: dict[str, Path], work: Path, rounds: int) -> dic
     for child in children.values():
         child.run()  # warm
     for i in range(rounds):
-        order = list(sides) if i % 2 else list(reversed(sides))
-        for side in order:
+        names = list(sides)
+        # In turn, never one twice in a row: its caches would still be warm from itself.
+        for side in names[i % 3 :] + names[: i % 3]:
             taken[side].append(children[side].run())
     for child in children.values():
         child.close()
