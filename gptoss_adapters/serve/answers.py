@@ -5,11 +5,11 @@ and usage.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
-from gptoss_harmony import Parser, Vocabulary
-from gptoss_harmony.openai.output import Item
+from gptoss_harmony import Vocabulary
+from gptoss_harmony.openai.answer_stream import AnswerStream
 from gptoss_harmony.tokens import FIRST_SPECIAL
 
 from gptoss_adapters.backends.protocol import Info, Token
@@ -18,25 +18,6 @@ from gptoss_adapters.serve.scheduler import RunningGeneration
 
 Json = dict[str, Any]
 Attach = Callable[[list[Json], list[Json]], list[Json]]
-
-
-class AnswerStream(Protocol):
-    """`ChatStream` or `ResponseStream`."""
-
-    parser: Parser
-
-    @property
-    def stopped(self) -> bool: ...
-    @property
-    def in_answer(self) -> bool: ...
-    @property
-    def calls(self) -> list[Item]: ...
-    @property
-    def undeclared(self) -> list[str]: ...
-    @property
-    def uncalled(self) -> list[str]: ...
-    def feed(self, ids: Sequence[int]) -> list[Json]: ...
-    def finish(self, finish_reason: str | None = None, usage: Json | None = None) -> list[Json]: ...
 
 
 class Answer:

@@ -13,11 +13,12 @@ from gptoss_harmony import load_vocabulary
 from gptoss_harmony.errors import HarmonyError, LayoutError
 from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.messages import Conversation
+from gptoss_harmony.openai.answer_stream import AnswerStream
 
 from gptoss_adapters.backends.client import Backend
 from gptoss_adapters.backends.scoring import PromptLogprobs
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
-from gptoss_adapters.serve.answers import Answer, AnswerStream, Attach
+from gptoss_adapters.serve.answers import Answer, Attach
 from gptoss_adapters.serve.arguments import Body, Note, Reading, read_arguments
 from gptoss_adapters.serve.asking import Ask, check_tools, make_ask
 from gptoss_adapters.serve.errors import ApiError, Json, bad_request

@@ -21,6 +21,7 @@ from typing import Any
 from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Conversation, Json, Message
+from gptoss_harmony.openai.answer_stream import AnswerStream
 from gptoss_harmony.openai.calls import Restore
 from gptoss_harmony.openai.chat_history import INSTRUCTING, REASONING_FIELDS, MessageCollector
 from gptoss_harmony.openai.output import (
@@ -47,7 +48,6 @@ from gptoss_harmony.openai.requests import (
 from gptoss_harmony.openai.tool_calls import read_input
 from gptoss_harmony.openai.tool_table import ToolTable
 from gptoss_harmony.parsing.events import Event
-from gptoss_harmony.parsing.parser import Parser
 
 
 def to_conversation(
@@ -186,7 +186,7 @@ def to_usage(prompt: int, completion: int, reasoning: int = 0, cached: int = 0) 
     }
 
 
-class ChatStream:
+class ChatStream(AnswerStream):
     """Model output as chat.completion.chunk objects: `feed` ids as they come, then `finish` once.
 
     The deltas add up to what `from_messages` gives for the same output, and to `message`, which stands after `finish`.
@@ -205,10 +205,8 @@ class ChatStream:
         may_call: bool = True,
         show_reasoning: bool = True,
     ) -> None:
-        table = ToolTable(tools)
-        self.parser = Parser("assistant", tools=table.namespaces())
+        super().__init__(ToolTable(tools), parallel, stops, may_call)
         self.message: Json = {}
-        self._reader = Reader(table, parallel, stops, may_call)
         self._show_reasoning = show_reasoning
         self._base = {
             "id": completion_id or make_id("chatcmpl"),
@@ -225,42 +223,11 @@ class ChatStream:
     def model(self) -> str:
         return str(self._base["model"])
 
-    @property
-    def stopped(self) -> bool:
-        return self._reader.stopped
-
-    @property
-    def calls(self) -> list[Item]:
-        return self._reader.calls
-
-    @property
-    def undeclared(self) -> list[str]:
-        """Tools that the model called and nobody declared."""
-        return self._reader.undeclared
-
-    @property
-    def uncalled(self) -> list[str]:
-        """Tools that the model called and could not: the bodies of the calls became content."""
-        return self._reader.uncalled
-
-    @property
-    def in_answer(self) -> bool:
-        """Is content being written?"""
-        return self._reader.in_answer
-
-    def feed(self, ids: Sequence[int]) -> list[Json]:
-        """Chunks for new token ids; [] while a header or half a character is under way."""
-        return self._chunks(self.parser.feed(ids), truncated=False)
-
-    def feed_text(self, text: str) -> list[Json]:
-        """The same for engines that give text in which control tokens stand as their names."""
-        return self._chunks(self.parser.feed_text(text), truncated=False)
-
     def finish(self, finish_reason: str | None = None, usage: Json | None = None) -> list[Json]:
         """The last chunks: what was held back, the finish reason, and the usage if it is given."""
         events = self.parser.finish()
         finish_reason = choose_finish_reason(self.parser.messages, finish_reason)
-        chunks = self._chunks(events, truncated=finish_reason == "length")
+        chunks = self._write(events, truncated=finish_reason == "length")
         self.message = _to_message(self._reader, finish_reason)
         if not self._show_reasoning:
             self.message |= dict.fromkeys(REASONING_FIELDS)
@@ -269,7 +236,7 @@ class ChatStream:
             chunks.append(self._base | {"choices": [], "usage": usage})
         return chunks
 
-    def _chunks(self, events: Iterable[Event], truncated: bool) -> list[Json]:
+    def _write(self, events: Iterable[Event], truncated: bool) -> list[Json]:
         deltas = [self._delta(*change) for change in self._reader.feed(events, truncated)]
         return [self._chunk(delta) for delta in deltas if delta]
 

@@ -11,11 +11,11 @@ import json
 from collections.abc import Iterable, Sequence
 
 from gptoss_harmony.messages import Json
+from gptoss_harmony.openai.answer_stream import AnswerStream
 from gptoss_harmony.openai.messages_api import MessagesRequest
-from gptoss_harmony.openai.output import Item, ItemKind, Reader, Step, choose_finish_reason, make_id
+from gptoss_harmony.openai.output import Item, ItemKind, Step, choose_finish_reason, make_id
 from gptoss_harmony.openai.thinking import sign
 from gptoss_harmony.parsing.events import Event
-from gptoss_harmony.parsing.parser import Parser
 
 
 def to_usage(prompt: int, completion: int, reasoning: int = 0, cached: int = 0) -> Json:
@@ -29,7 +29,7 @@ def to_usage(prompt: int, completion: int, reasoning: int = 0, cached: int = 0) 
     }
 
 
-class MessagesStream:
+class MessagesStream(AnswerStream):
     """`start` once, `feed` ids as they come, then `finish` once; `message` stands after that.
 
     `room`: the tokens that the context leaves for an answer, where they are fewer than the request's limit.
@@ -38,8 +38,7 @@ class MessagesStream:
     def __init__(
         self, request: MessagesRequest, model: str, *, stops: Sequence[str] = (), room: int | None = None
     ) -> None:
-        self.parser = Parser("assistant", tools=request.table.namespaces())
-        self._reader = Reader(request.table, request.parallel, stops, request.may_call)
+        super().__init__(request.table, request.parallel, stops, request.may_call)
         self._hides_thinking = request.hides_thinking
         self._room = room
         self._open: Item | None = None
@@ -56,28 +55,6 @@ class MessagesStream:
         }
 
     @property
-    def stopped(self) -> bool:
-        return self._reader.stopped
-
-    @property
-    def calls(self) -> list[Item]:
-        return self._reader.calls
-
-    @property
-    def undeclared(self) -> list[str]:
-        """Tools that the model called and nobody declared."""
-        return self._reader.undeclared
-
-    @property
-    def uncalled(self) -> list[str]:
-        """Tools that the model called and could not: the bodies of the calls became text."""
-        return self._reader.uncalled
-
-    @property
-    def in_answer(self) -> bool:
-        return self._reader.in_answer
-
-    @property
     def text(self) -> str:
         """The text of the answer, without thinking and preambles."""
         return "".join(item.text for item in self._reader.items if item.kind is ItemKind.ANSWER)
@@ -90,15 +67,11 @@ class MessagesStream:
         """The first events. `usage`: with the prompt's tokens."""
         return [{"type": "message_start", "message": self.message | {"content": [], "usage": usage}}, {"type": "ping"}]
 
-    def feed(self, ids: Sequence[int]) -> list[Json]:
-        """Events for new token ids."""
-        return self._read(self.parser.feed(ids), truncated=False)
-
     def finish(self, finish_reason: str | None = None, usage: Json | None = None) -> list[Json]:
         """The last events. `finish_reason`: the engine's, ``stop`` or ``length``, or None."""
         events = self.parser.finish()
         reason = choose_finish_reason(self.parser.messages, finish_reason)
-        out = self._read(events, truncated=reason == "length")
+        out = self._write(events, truncated=reason == "length")
         delta = {"stop_reason": self._choose_stop(reason, usage or {}), "stop_sequence": self._reader.stop}
         self.message |= delta | {"usage": usage}
         return [*out, {"type": "message_delta", "delta": delta, "usage": usage}, {"type": "message_stop"}]
@@ -111,7 +84,7 @@ class MessagesStream:
             return "model_context_window_exceeded" if full else "max_tokens"
         return "tool_use" if self.called else "end_turn"
 
-    def _read(self, events: Iterable[Event], truncated: bool) -> list[Json]:
+    def _write(self, events: Iterable[Event], truncated: bool) -> list[Json]:
         changes = self._reader.feed(events, truncated)
         return [event for step, item, text in changes for event in self._change(step, item, text)]
 

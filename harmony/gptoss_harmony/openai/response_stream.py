@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gptoss_harmony.messages import Json
-from gptoss_harmony.openai.output import Item, ItemKind, Reader, Step, choose_finish_reason
+from gptoss_harmony.openai.answer_stream import AnswerStream
+from gptoss_harmony.openai.output import Item, ItemKind, Step, choose_finish_reason
 from gptoss_harmony.openai.response_items import ResponseItem, Seal, Summarise
 from gptoss_harmony.openai.responses import finish_response
 from gptoss_harmony.openai.tool_calls import read_input
 from gptoss_harmony.openai.tool_table import ToolTable
 from gptoss_harmony.parsing.events import Event
-from gptoss_harmony.parsing.parser import Parser
 
 _ARGUMENTS = {"function": "function_call_arguments", "mcp": "mcp_call_arguments"}
 """Tool types whose calls' arguments are streamed as they are -> the events' name."""
 
 
-class ResponseStream:
+class ResponseStream(AnswerStream):
     """Model output as response events: `start`, then `feed` ids as they come, then `finish` once.
 
     `response` is the object from `to_response`. The items add up to what `from_messages` gives for the same output.
@@ -37,55 +37,22 @@ class ResponseStream:
         may_call: bool = True,
         seal: Seal | None = None,
     ) -> None:
-        table = ToolTable(tools)
+        super().__init__(ToolTable(tools), parallel, stops, may_call)
         self.response = response
-        self.parser = Parser("assistant", tools=table.namespaces())
-        self._reader = Reader(table, parallel, stops, may_call)
         self._summarise = summarise
         self._seal = seal
         self._done: list[Json] = []
         self._open: ResponseItem | None = None
         self._n_events = 0
 
-    @property
-    def stopped(self) -> bool:
-        return self._reader.stopped
-
-    @property
-    def calls(self) -> list[Item]:
-        return self._reader.calls
-
-    @property
-    def undeclared(self) -> list[str]:
-        """Tools that the model called and nobody declared."""
-        return self._reader.undeclared
-
-    @property
-    def uncalled(self) -> list[str]:
-        """Tools that the model called and could not: the bodies of the calls became content."""
-        return self._reader.uncalled
-
-    @property
-    def in_answer(self) -> bool:
-        """Is text of a message being written?"""
-        return self._reader.in_answer
-
     def start(self) -> list[Json]:
         return [self._event(f"response.{name}", response=self.response) for name in ("created", "in_progress")]
-
-    def feed(self, ids: Sequence[int]) -> list[Json]:
-        """Events for new token ids; [] while a header or half a character is under way."""
-        return self._events(self.parser.feed(ids), truncated=False)
-
-    def feed_text(self, text: str) -> list[Json]:
-        """The same for engines that give text in which control tokens stand as their names."""
-        return self._events(self.parser.feed_text(text), truncated=False)
 
     def finish(self, finish_reason: str | None = None, usage: Json | None = None) -> list[Json]:
         """The last events; `response` is then the finished one."""
         parsed = self.parser.finish()
         finish_reason = choose_finish_reason(self.parser.messages, finish_reason)
-        events = self._events(parsed, truncated=finish_reason == "length")
+        events = self._write(parsed, truncated=finish_reason == "length")
         self.response = finish_response(self.response, self._done, finish_reason, usage)
         return [*events, self._event(f"response.{self.response['status']}", response=self.response)]
 
@@ -100,7 +67,7 @@ class ResponseStream:
         }
         return [*events, self._event("response.failed", response=self.response)]
 
-    def _events(self, events: Iterable[Event], truncated: bool) -> list[Json]:
+    def _write(self, events: Iterable[Event], truncated: bool) -> list[Json]:
         out: list[Json] = []
         for step, item, text in self._reader.feed(events, truncated):
             if self._open is None and (text or (step is Step.START and item.kind is ItemKind.CALL)):
