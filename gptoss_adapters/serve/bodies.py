@@ -83,10 +83,8 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None  # accepted; deltas are never padded
 
 
-class CommonBody(BaseModel):
-    """What both APIs share; top_k, min_p, seed and stop are extensions in the Responses API, top_k and min_p in
-    both.
-    """
+class SamplingBody(BaseModel):
+    """What every request says about the model, sampling and streaming."""
 
     model_config = ConfigDict(extra="ignore", strict=True, title="Request")
 
@@ -99,6 +97,22 @@ class CommonBody(BaseModel):
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    presence_penalty: Penalty = None
+    frequency_penalty: Penalty = None
+    repetition_penalty: Factor = None
+    repeat_penalty: Factor = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+
+
+class CommonBody(SamplingBody):
+    """What both APIs share; top_k, min_p, seed and stop are extensions in the Responses API, top_k and min_p in
+    both.
+    """
+
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: Objects | None = None
     tool_choice: str | dict[str, Any] | None = None
@@ -106,11 +120,6 @@ class CommonBody(BaseModel):
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     store: bool | None = None
     moderation: Any = None
-    presence_penalty: Penalty = None
-    frequency_penalty: Penalty = None
-    repetition_penalty: Factor = None
-    repeat_penalty: Factor = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     best_of: Count = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -120,10 +129,6 @@ class CommonBody(BaseModel):
     safety_identifier: Ignored = None
     service_tier: Ignored = None
     user: str | None = None
-
-    @property
-    def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
 
 
 class ChatBody(CommonBody):

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 from gptoss_harmony import Vocabulary
 from gptoss_harmony.tokens import ENDOFTEXT, SPECIAL_NAMES, SPECIAL_TOKENS
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from gptoss_adapters.serve.arguments import Note, Reading
-from gptoss_adapters.serve.bodies import Factor, Penalty, StopString, StreamOptions
+from gptoss_adapters.serve.bodies import SamplingBody
 from gptoss_adapters.serve.errors import Json, bad_request, explain_validation
-from gptoss_adapters.serve.settings import MAX_CHOICES, MAX_STOPS, MAX_TOP_LOGPROBS
+from gptoss_adapters.serve.settings import MAX_CHOICES, MAX_TOP_LOGPROBS
 
 MAX_PROMPTS = 256
 _USUAL_TOKENS = 16  # OpenAI's default
@@ -30,14 +30,13 @@ Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)
 TopCount = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None
 
 
-class CompletionBody(BaseModel):
+class CompletionBody(SamplingBody):
     """`prompt`: texts or ids; without one, the end-of-text token that parts documents. `parse_special`: names of
     control tokens in a text are those tokens (extension). `prompt_logprobs`: as vLLM has it (extension).
     """
 
-    model_config = ConfigDict(extra="ignore", strict=True, title="CompletionRequest")
+    model_config = ConfigDict(title="CompletionRequest")
 
-    model: str | None = None
     prompt: (
         str
         | Ids
@@ -50,19 +49,6 @@ class CompletionBody(BaseModel):
     logprobs: TopCount = None
     prompt_logprobs: TopCount = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    presence_penalty: Penalty = None
-    frequency_penalty: Penalty = None
-    repetition_penalty: Factor = None
-    repeat_penalty: Factor = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     parse_special: bool | None = None
     skip_special_tokens: bool | None = None
 
@@ -71,10 +57,6 @@ class CompletionBody(BaseModel):
         """Most tokens of an answer; None is no limit, which llama.cpp, Ollama and LM Studio write as -1."""
         given = _USUAL_TOKENS if self.max_tokens is None else self.max_tokens
         return None if given == -1 else given
-
-    @property
-    def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
 
     @property
     def n_scored(self) -> int | None:
