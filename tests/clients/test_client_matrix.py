@@ -4,8 +4,7 @@ One server for all, and one process for the clients of each language.
 
 A flow may be for some `apis` or some `families` of clients (the first words of their names) only. A client of
 clients.json may have: `only` (its flows, with `why`), `leaves_out` (flows that it cannot ask for), `hides` (what its
-results do not show) and `otherwise` (flows that end otherwise, in both ways or in `ways`): each with the reason. What
-is `pending` may fail until the server has it.
+results do not show) and `otherwise` (flows that end otherwise, in both ways or in `ways`): each with the reason.
 """
 
 from __future__ import annotations
@@ -83,12 +82,7 @@ def test_a_flow(results: dict[tuple[str, str, str], dict[str, Any]], client: str
     row = results[client, flow, way]
     difference = find_difference(client, flow, way)
     expected = FLOW_TABLE[flow]["expects"] | difference.get("expects", {})
-    try:
-        compare(row, expected, CLIENTS[client].get("hides", {}))
-    except AssertionError:
-        if "pending" in difference:
-            pytest.skip(difference["why"])
-        raise
+    compare(row, expected, CLIENTS[client].get("hides", {}))
 
 
 def compare(row: dict[str, Any], expected: dict[str, Any], hidden: dict[str, str]) -> None:

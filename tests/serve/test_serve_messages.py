@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import pytest
 from helpers.serve_fakes import KEY, Served
@@ -67,8 +68,7 @@ def test_a_tool_loop_over_pocket(pocket: Path) -> None:
 
 
 def test_the_sdk_over_scripted_answers(tmp_path: Path) -> None:
-    """With the `anthropic` package, where it is installed: its helpers add up the events."""
-    anthropic = pytest.importorskip("anthropic")
+    """With the `anthropic` package: its helpers add up the events."""
     with scripted(tmp_path, CALLING, CALLING, ANSWERING) as server:
         client = anthropic.Anthropic(base_url=server.http.base_url.__str__(), api_key="x", max_retries=0)
         whole = client.messages.create(model="pocket", max_tokens=100, messages=[USER], tools=TOOLS)

@@ -16,6 +16,16 @@ from gptoss_harmony.openai.requests import read_optional
 
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "integer"}
+_EDIT: dict[str, Json] = {
+    "path": _TEXT,
+    "view_range": {"type": "array", "items": _NUMBER},
+    "file_text": _TEXT,
+    "old_str": _TEXT,
+    "new_str": _TEXT,
+    "insert_line": _NUMBER,
+    "insert_text": _TEXT,
+}
+"""What a command on a file takes, beside the command."""
 
 
 def _declare(name: str, description: str, required: Sequence[str], **properties: Json) -> Json:
@@ -36,26 +46,14 @@ _RUN_BY_CLIENTS = {
         "View, create and edit files.",
         ("command", "path"),
         command={"type": "string", "enum": ["view", "create", "str_replace", "insert"]},
-        path=_TEXT,
-        view_range={"type": "array", "items": _NUMBER},
-        file_text=_TEXT,
-        old_str=_TEXT,
-        new_str=_TEXT,
-        insert_line=_NUMBER,
-        insert_text=_TEXT,
+        **_EDIT,
     ),
     "memory": _declare(
         "memory",
         "Keep notes in files under /memories.",
         ("command",),
         command={"type": "string", "enum": ["view", "create", "str_replace", "insert", "delete", "rename"]},
-        path=_TEXT,
-        view_range={"type": "array", "items": _NUMBER},
-        file_text=_TEXT,
-        old_str=_TEXT,
-        new_str=_TEXT,
-        insert_line=_NUMBER,
-        insert_text=_TEXT,
+        **_EDIT,
         old_path=_TEXT,
         new_path=_TEXT,
     ),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network for prices
 import litellm
-from drivers.drive_openai import list_chat_options, run_tools
-from drivers.tools import KEY, Calls, is_json
+from drivers.drive_openai import describe_chat, list_chat_options, run_tools
+from drivers.tools import KEY, Calls
 
 
 def clients(url: str) -> dict[str, Any]:
@@ -36,12 +35,4 @@ def chat(provider: str, url: str, flow: dict[str, Any], stream: bool) -> dict[st
     for question in flow["asks"]:
         messages.append({"role": "user", "content": question})
         answer = run_tools(calls, messages, ask)
-    choice = answer.choices[0]
-    return {
-        "text": choice.message.content,
-        "reasoning": getattr(choice.message, "reasoning_content", None) or "",
-        "calls": calls,
-        "data": json.loads(choice.message.content) if is_json(flow) else None,
-        "finish": choice.finish_reason,
-        "output_tokens": answer.usage.completion_tokens,
-    }
+    return describe_chat(answer, calls, flow)

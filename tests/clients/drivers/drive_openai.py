@@ -95,6 +95,11 @@ def chat(client: OpenAI, flow: dict[str, Any], stream: bool) -> dict[str, Any]:
     for question in flow["asks"]:
         messages.append({"role": "user", "content": question})
         answer = run_tools(calls, messages, lambda: complete(client, messages=messages, **options))
+    return describe_chat(answer, calls, flow)
+
+
+def describe_chat(answer: Any, calls: Calls, flow: dict[str, Any]) -> dict[str, Any]:
+    """What a flow's last completion comes to, as the table has it."""
     choice = answer.choices[0]
     return {
         "text": choice.message.content,
