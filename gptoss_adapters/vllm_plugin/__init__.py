@@ -22,7 +22,7 @@ from gptoss_adapters.vllm_plugin import policy
 
 # Modules with an `install()` that registers one thing lazily and may be called again. One that fails is logged and left
 # out; the others still run, and vLLM goes on.
-INSTALLERS = ("quantization", "registry", "harmony_hooks")
+INSTALLERS = ("quantization", "registry", "harmony_hooks", "metrics")
 
 log = logging.getLogger("vllm.gptoss_adapters")  # a child of vLLM's logger: its handlers and level apply
 

@@ -34,7 +34,7 @@ from vllm.reasoning.gptoss_reasoning_parser import GptOssReasoningParser
 from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.sampling_params import StructuredOutputsParams
 
-from gptoss_adapters.vllm_plugin import tag_compiler
+from gptoss_adapters.vllm_plugin import metrics, tag_compiler
 
 __all__ = ["GptOssReasoningParser", "TolerantHarmonyParser"]
 
@@ -72,6 +72,11 @@ class TolerantHarmonyParser(HarmonyParser):
         self._header: tuple[str, str | None] = (FINAL, None)
         self._written: list[str] = []
 
+    def _end(self) -> None:
+        messages = self._answer.parser.messages
+        metrics.count_messages(messages, closed=was_closed(messages))
+        self._begin()
+
     # Chat Completions -------------------------------------------------------------------------------------------------
 
     def parse(
@@ -91,7 +96,7 @@ class TolerantHarmonyParser(HarmonyParser):
         for _ in reader.feed(events, truncated=not was_closed(parser.messages)):
             pass
         calls = [item for item in reader.items if item.kind is ItemKind.CALL]
-        self._begin()
+        self._end()
         content = _join_texts(reader.items, ItemKind.PREAMBLE, ItemKind.ANSWER)
         if not self._surfaces_calls(request):
             content = content or _join_texts(reader.items, ItemKind.CALL)
@@ -122,7 +127,7 @@ class TolerantHarmonyParser(HarmonyParser):
                 message.content = "\n".join(filter(None, answer.unshown)) or None
         self._count(len(delta_token_ids), before)
         if finished:
-            self._begin()
+            self._end()
         return message if message.content or message.reasoning or message.tool_calls else None
 
     def _add(self, message: Any, changes: Iterable[tuple[Step, Item, str]], request: Any) -> None:
@@ -185,7 +190,7 @@ class TolerantHarmonyParser(HarmonyParser):
         parser = self._answer.parser
         events = parser.finish()
         segments = list(self._read_segments(events, truncated=not was_closed(parser.messages)))
-        self._begin()
+        self._end()
         return segments
 
     def _read_segments(self, events: Iterable[Event], truncated: bool) -> Iterator[Any]:
@@ -251,6 +256,7 @@ class TolerantHarmonyParser(HarmonyParser):
         tag = _make_structural_tag(request)
         if tag is None:
             return super().adjust_request(request)
+        metrics.count_held_tag()
         request.structured_outputs = StructuredOutputsParams(structural_tag=json.dumps(tag))
         if isinstance(request, ResponsesRequest):
             request.text = None

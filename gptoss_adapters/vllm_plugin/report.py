@@ -25,6 +25,7 @@ WHAT = {  # what each installer of the plugin is good for
     "quantization": "MXFP4 experts where vLLM's own do not compute",
     "registry": "configs that vLLM's model ignores; fine-tunes' layouts",
     "harmony_hooks": "gpt-oss output through gptoss_harmony",
+    "metrics": "repairs, cut calls, held answers and SELFCHECK's verdict in /metrics",
 }
 SWITCHES = (
     "GPTOSS_ADAPTERS_VLLM",
