@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from gptoss_harmony.openai.tool_table import find_builtin
+from gptoss_harmony.openai.tool_table import ToolTable, find_builtin
 from gptoss_harmony.openai.tool_types import TOOL_TYPES
 
 from gptoss_adapters.serve.arguments import Note, Reading
@@ -51,6 +51,8 @@ def select_tools(reading: Reading[Any], builtin: frozenset[str]) -> None:
         raw["tools"] = reading.body.tools = kept
     if some_left_out:
         _release_choice(reading, kept)
+    for where, words, offered in ToolTable(reading.body.tools).remarks:
+        reading.note(Note(where, words, said=offered))
 
 
 def _describe_grammar(tool: Any, where: str) -> Iterator[Note]:

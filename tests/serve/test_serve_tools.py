@@ -70,6 +70,20 @@ def test_codex_first_request_and_its_namespaces_tool() -> None:
     assert {text.partition(":")[0] for text in whole["warnings"]} == {"client_metadata", "tools[8].type"}
 
 
+def test_tools_of_one_name_are_told_apart() -> None:
+    tools = [FUNCTION | {"name": "shell"}, {"type": "shell"}, {"type": "custom", "name": "shell"}]
+    outputs = [call("functions.shell"), call("functions.shell_2", '{"commands": ["ls"]}')]
+    outputs += [call("functions.shell_3", '{"input": "x"}')]
+    answers = ask_app([(RESPONSES, {"input": "x", "tools": tools})] * 3, *outputs)
+    assert [answer["output"][0]["type"] for _, answer in answers] == ["function_call", "shell_call", "custom_tool_call"]
+    assert [text.partition(":")[0] for text in answers[0][1]["warnings"]] == ["tools[1]", "tools[2]"]
+    [(status, answer)] = ask_app([(RESPONSES, {"input": "x", "tools": tools})], FINAL, strict_arguments=True)
+    assert status == 200, answer  # it is done as asked
+    twice = [FUNCTION, FUNCTION | {"description": "another"}]
+    [(status, answer)] = ask_app([(RESPONSES, {"input": "x", "tools": twice})], FINAL, strict_arguments=True)
+    assert (status, answer["error"]["param"]) == (400, "tools[1]")
+
+
 def test_tools_that_items_bring_can_be_called() -> None:
     server = {"type": "mcp", "server_label": "files", "server_url": "http://localhost/"}
     listing = {"type": "mcp_list_tools", "id": "l", "server_label": "files", "tools": [{"name": "ls"}]}

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from gptoss_harmony.messages import Message, Role
 
 _Key: TypeAlias = tuple[str, str]
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 Restore: TypeAlias = Callable[[Message, str], Message]
 """(a call as a client repeats it, its id) -> the call as the model wrote it."""
 
@@ -50,13 +52,14 @@ class CallLedger:
 
 
 class WrittenCalls:
-    """The last calls as models wrote them, to be found again as a client repeats them: by tool and arguments, and of
-    several spellings of one call by its id. `limit`: of what is remembered, up to three entries a call.
+    """The last calls as models wrote them, to be found again as a client repeats them: by its id, else by tool and
+    arguments. `limit`: of what is remembered, up to three entries a call.
     """
 
     def __init__(self, limit: int = 4096) -> None:
         self._limit = limit
         self._calls: OrderedDict[_Key, Message] = OrderedDict()
+        self._by_id: OrderedDict[str, tuple[Message, frozenset[str]]] = OrderedDict()
 
     def remember(self, message: Message, call_id: str = "", respelled: str | None = None) -> None:
         """`respelled`: its arguments as the API gives them out, where that is not their text (calls of typed tools).
@@ -66,26 +69,33 @@ class WrittenCalls:
             return
         if not set(message.flags) <= {"undeclared_tool"}:
             return
-        keys = [_make_key(message)]
-        if respelled is not None:
-            keys.append((message.recipient, write_canonical(respelled)))
+        spellings = frozenset(write_canonical(text) for text in (message.text, respelled) if text is not None)
+        for spelling in spellings:
+            _put(self._calls, (message.recipient, spelling), message, self._limit)
         if call_id:
-            keys.append(("", call_id))
-        for key in keys:
-            self._calls[key] = message
-            self._calls.move_to_end(key)
-        while len(self._calls) > self._limit:
-            self._calls.popitem(last=False)
+            _put(self._by_id, call_id, (message, spellings), self._limit)
 
     def restore(self, message: Message, call_id: str = "") -> Message:
         """The call as the model wrote it, if it did and the client has not changed it; any other message as it is."""
         if message.role != Role.ASSISTANT or not message.recipient or message.header:
             return message
-        alike = self._calls.get(_make_key(message))
-        if alike is None:
-            return message
-        own = self._calls.get(("", call_id))
-        return own if own is not None and _make_key(own) == _make_key(alike) else alike
+        name, spelling = _make_key(message)
+        own, spellings = self._by_id.get(call_id, (None, frozenset[str]()))
+        # Some clients lose the namespace on the way, so of two tools with one name the id says which.
+        if own is not None and spelling in spellings and _last_name(own.recipient or "") == _last_name(name):
+            return own
+        return self._calls.get((name, spelling), message)
+
+
+def _put(kept: OrderedDict[_K, _V], key: _K, value: _V, limit: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > limit:
+        kept.popitem(last=False)
+
+
+def _last_name(recipient: str) -> str:
+    return recipient.partition(".")[2] or recipient
 
 
 def _make_key(message: Message) -> _Key:
@@ -94,10 +104,10 @@ def _make_key(message: Message) -> _Key:
 
 def write_canonical(arguments: str) -> str:
     """JSON without spaces and with its keys in order, so that spellings of one value are equal; other text as it is.
-    Whole numbers are integers, as JavaScript writes them.
+    Numbers are what JavaScript keeps of them: whole ones are integers, long ones are rounded.
     """
     try:
-        value = json.loads(arguments, parse_float=_read_number)
+        value = json.loads(arguments, parse_float=_read_number, parse_int=_read_number)
         return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     except (ValueError, RecursionError):
         return arguments
@@ -105,4 +115,4 @@ def write_canonical(arguments: str) -> str:
 
 def _read_number(text: str) -> float:
     number = float(text)
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    return int(number) if number.is_integer() and abs(number) <= 2**53 else number

@@ -148,9 +148,12 @@ def _join(items: Sequence[Item], *kinds: ItemKind) -> str | None:
 
 
 def _spell_call(item: Item) -> Json:
+    named = {"name": item.name}
+    if item.declared and item.declared.namespace is not None:
+        named["namespace"] = item.declared.namespace  # not in this API, and two of them may have tools of one name
     if _is_custom(item):
-        return {"id": item.call_id, "type": "custom", "custom": {"name": item.name, "input": read_input(item.text)}}
-    return {"id": item.call_id, "type": "function", "function": {"name": item.name, "arguments": item.text}}
+        return {"id": item.call_id, "type": "custom", "custom": named | {"input": read_input(item.text)}}
+    return {"id": item.call_id, "type": "function", "function": named | {"arguments": item.text}}
 
 
 def _is_custom(item: Item) -> bool:

@@ -63,10 +63,12 @@ class MessageCollector:
             arguments = unspell_call(function, kind)
         else:
             arguments = expect(function.get("arguments"), str, f"{where}.function.arguments")
-        message = self._tools.call(name, arguments)
+        space = read_optional(function, "namespace", str, f"{where}.{kind}")
+        message = self._tools.call(name, arguments, space, kind)
         call_id = read_optional(call, "id", str, where) or ""
+        message = self._restore(message, call_id) if self._restore else message
         self._calls.add(call_id, message.recipient or "")
-        self.messages.append(self._restore(message, call_id) if self._restore else message)
+        self.messages.append(message)
 
     def _tool_of(self, message: Json, where: str) -> str:
         name = read_optional(message, "name", str, where)

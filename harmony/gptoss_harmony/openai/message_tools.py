@@ -74,6 +74,8 @@ def read_message_tools(tools: Any) -> tuple[list[Json], list[str]]:
             )
         else:
             functions.append(found)
+    if len({tool["name"] for tool in functions}) < len(functions):
+        raise LayoutError("tools", "Tool names must be unique.")
     return functions, warnings
 
 

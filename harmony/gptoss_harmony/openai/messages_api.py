@@ -22,7 +22,7 @@ from gptoss_harmony.errors import LayoutError
 from gptoss_harmony.grammars.grammar import Turn
 from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Conversation, Json, Message, Role, Text
-from gptoss_harmony.openai.calls import CallLedger
+from gptoss_harmony.openai.calls import CallLedger, Restore
 from gptoss_harmony.openai.message_tools import read_message_choice, read_message_tools
 from gptoss_harmony.openai.requests import (
     choose_final,
@@ -90,12 +90,14 @@ class MessagesRequest:
         final = choose_final(self._schema, must_call)
         return Turn(tuple(tools.functions), (), final, reasoning=self._effort != "none")
 
-    def to_conversation(self, date: str | None = None) -> Conversation:
-        """The conversation to render; `date` (YYYY-MM-DD) is shown to the model as today's."""
+    def to_conversation(self, date: str | None = None, restore: Restore | None = None) -> Conversation:
+        """The conversation to render; `date` (YYYY-MM-DD) is shown to the model as today's. `restore` gives a call in
+        the form in which the model wrote it (`WrittenCalls.restore`).
+        """
         messages = expect(self._request.get("messages"), list, "messages")
         if not messages:
             raise LayoutError("messages", "at least one message is required")
-        body = _BlockCollector(self.table, self.warnings)
+        body = _BlockCollector(self.table, self.warnings, restore)
         for i, message in enumerate(messages):
             body.add(expect(message, dict, f"messages[{i}]"), f"messages[{i}]")
         if messages[-1]["role"] == "assistant":
@@ -122,9 +124,10 @@ class MessagesRequest:
 class _BlockCollector:
     """Collects the messages of a conversation, block by block, and remembers whom each call was addressed to."""
 
-    def __init__(self, tools: ToolTable, warnings: list[str]) -> None:
+    def __init__(self, tools: ToolTable, warnings: list[str], restore: Restore | None) -> None:
         self.messages: list[Message] = []
         self._tools = tools
+        self._restore = restore
         self._warnings = warnings
         self._calls = CallLedger()
         self._readers: dict[str, dict[str, Callable[[Json, str], None]]] = {
@@ -201,6 +204,7 @@ class _BlockCollector:
         name = expect(block.get("name"), str, f"{where}.tool_use.name")
         given = expect(block.get("input"), dict, f"{where}.tool_use.input")
         message = self._tools.call(name, json.dumps(given, ensure_ascii=False, separators=(",", ":")))
+        message = self._restore(message, ident) if self._restore else message
         self._calls.add(ident, message.recipient or "")
         self.messages.append(message)
 

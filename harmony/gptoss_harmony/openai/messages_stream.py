@@ -119,7 +119,8 @@ class MessagesStream(AnswerStream):
         arguments = _read_object(item.text)
         if arguments is None:
             return self._refuse_call(item)
-        block = {"type": "tool_use", "id": make_id("toolu"), "name": item.name, "input": {}}
+        item.call_id = make_id("toolu")
+        block = {"type": "tool_use", "id": item.call_id, "name": item.name, "input": {}}
         begun = self._begin(block)
         given = self._delta({"type": "input_json_delta", "partial_json": item.text})
         return [begun, given, self._close(block | {"input": arguments})]

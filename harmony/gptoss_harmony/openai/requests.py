@@ -18,7 +18,7 @@ from gptoss_harmony.messages import (
     SystemContent,
     Text,
 )
-from gptoss_harmony.openai.tool_table import ToolTable, find_builtin
+from gptoss_harmony.openai.tool_table import Choice, ToolTable, find_builtin
 from gptoss_harmony.rendering.policies import drop_documented
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY
 
@@ -160,13 +160,14 @@ def choose_tools(table: ToolTable, choice: Any, where: str = "tool_choice") -> t
         return _check_callable(table, repr(choice), where), True
     if isinstance(choice, str):
         raise LayoutError(where, f"unknown choice (expected none, auto, required or an object / got {choice!r:.100})")
-    names, must_call = _read_choices(expect(choice, dict, where), where)
-    part = table.only(names)
-    return _check_callable(part, repr(names), where) if must_call else part, must_call
+    chosen, must_call = _read_choices(expect(choice, dict, where), where)
+    part = table.only(chosen)
+    shown = repr([one.name for one in chosen])
+    return _check_callable(part, shown, where) if must_call else part, must_call
 
 
-def _read_choices(choice: Mapping[str, Any], where: str) -> tuple[list[str], bool]:
-    """(API names of the tools chosen, whether one must be called) of a choice that is an object."""
+def _read_choices(choice: Mapping[str, Any], where: str) -> tuple[list[Choice], bool]:
+    """(the tools chosen, whether one must be called) of a choice that is an object."""
     body = read_optional(choice, "allowed_tools", dict, where) or choice
     if choice.get("type") != "allowed_tools":
         return [_read_choice(choice, where)], True
@@ -188,10 +189,11 @@ def choose_final(schema: Json | None, must_call: bool) -> Final:
     return "text" if schema is None else schema
 
 
-def _read_choice(choice: Mapping[str, Any], where: str) -> str:
+def _read_choice(choice: Mapping[str, Any], where: str) -> Choice:
     kind = str(choice.get("type"))
     if kind in ("function", "custom", "namespace"):
-        return str(expect((read_optional(choice, kind, dict, where) or choice).get("name"), str, f"{where}.name"))
+        spec = read_optional(choice, kind, dict, where) or choice
+        return Choice(expect(spec.get("name"), str, f"{where}.name"), kind)
     if kind == "mcp":
-        return read_optional(choice, "name", str, where) or str(choice.get("server_label"))
-    return find_builtin(kind)
+        return Choice(read_optional(choice, "name", str, where) or str(choice.get("server_label")), kind)
+    return Choice(find_builtin(kind), kind)

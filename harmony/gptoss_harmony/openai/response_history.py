@@ -101,18 +101,20 @@ class ItemCollector:
         if kind in ("custom", "mcp"):
             name = expect(item.get("name"), str, f"{where}.name")
             space = read_optional(item, "server_label" if kind == "mcp" else "namespace", str, where)
-        message = self._tools.call(name, unspell_call(item, kind), space)
+        message = self._tools.call(name, unspell_call(item, kind), space, kind)
         ident = read_optional(item, "id", str, where) or ""
         call_id = read_optional(item, "call_id", str, where) or ident
         self._call_of_item[ident] = call_id
-        self._add_call(message, call_id)
+        message = self._add_call(message, call_id)
         if kind == "mcp" and (output := item.get("output") or item.get("error")):
             parts = [Text(output if isinstance(output, str) else json.dumps(output, ensure_ascii=False))]
             self.messages.append(make_result(message.recipient or "", parts))
 
-    def _add_call(self, message: Message, call_id: str) -> None:
+    def _add_call(self, message: Message, call_id: str) -> Message:
+        message = self._restore(message, call_id) if self._restore else message
         self._calls.add(call_id, message.recipient or "")
-        self.messages.append(self._restore(message, call_id) if self._restore else message)
+        self.messages.append(message)
+        return message
 
     def _result(self, item: Json, field: str, where: str) -> None:
         name = item.get("name")  # not in the API, but some clients send it

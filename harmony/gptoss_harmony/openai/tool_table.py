@@ -1,15 +1,16 @@
 """The tools of a request, and their names in both directions.
 
 Tools keep their API name wherever a Harmony header can carry it; any other character becomes ``_``, and a name that is
-then taken gets ``_2``, ``_3``...
+then taken gets ``_2``, ``_3``... So a function, a custom tool and a shell may share one name: they come back as what
+they are.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from gptoss_harmony.builtin_tools import builtin_namespace
 from gptoss_harmony.errors import LayoutError
@@ -34,27 +35,41 @@ _TAKEN = frozenset({_FUNCTIONS, *_BUILTIN_OF_TYPE.values(), *(role.value for rol
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]")
 
 
+class Remark(NamedTuple):
+    """What a table did with a tool that its request would not expect. `kept`: it is offered all the same."""
+
+    where: str
+    text: str
+    kept: bool
+
+
+class Choice(NamedTuple):
+    """A tool as a request chooses it: its API name or type, and `kind` where that is said too."""
+
+    name: str
+    kind: str | None = None
+
+
 class ToolTable:
     """The tools of a request under Harmony-safe names: `functions`, the client's other namespaces in `spaces`, and
-    `builtins` by namespace.
+    `builtins` by namespace. `remarks`: tools that share a name, and what became of them.
     """
 
     def __init__(self, tools: Sequence[Mapping[str, Any]] | None = None) -> None:
         self.functions: list[Tool] = []
         self.spaces: dict[str, ToolNamespace] = {}
         self.builtins: dict[str, ToolNamespace] = {}
-        self._recipient_of: dict[tuple[str | None, str], str] = {}  # (namespace, name) of the API
+        self.remarks: list[Remark] = []
+        self._recipient_of: dict[Declared, str] = {}
         self._declared_of: dict[str, Declared] = {}  # by recipient
+        self._space_of: dict[str, str] = {}  # by the API's name of a namespace
+        self._shown: dict[str, Spec] = {}  # by recipient
+        builtin_at: dict[str, str] = {}
         for i, tool in enumerate(expect(tools or [], list, "tools")):
-            self._add(expect(tool, dict, f"tools[{i}]"), f"tools[{i}]")
-        for space, name in self._recipient_of:
-            if space is None and name.partition(".")[0] in self.builtins:
-                # The API has one name for both, so an answer could not say which of them is called.
-                raise LayoutError(
-                    "tools", f"the name of a built-in tool is taken by the function {name!r}: rename the function"
-                )
+            self._add(expect(tool, dict, f"tools[{i}]"), f"tools[{i}]", builtin_at)
+        self._drop_hidden_builtins(builtin_at)
 
-    def _add(self, tool: Mapping[str, Any], where: str) -> None:
+    def _add(self, tool: Mapping[str, Any], where: str, builtin_at: dict[str, str]) -> None:
         kind = tool.get("type", "function")
         if kind in TOOL_TYPES:
             for spec in read_tool(tool, where):
@@ -65,40 +80,71 @@ class ToolTable:
             known = ", ".join([*TOOL_TYPES, *_BUILTIN_OF_TYPE])
             raise LayoutError(f"{where}.type", f"unknown tool type (expected one of {known} / got {kind!r})")
         self.builtins[builtin] = builtin_namespace(builtin)
+        builtin_at.setdefault(builtin, where)
 
     def _declare(self, spec: Spec, where: str, tool: Mapping[str, Any]) -> None:
         declared = spec.declared
-        key = (declared.namespace, declared.name)
-        if key in self._recipient_of:
-            raise LayoutError(f"{where}.name", f"two tools are called {declared.name!r}")
-        space = _FUNCTIONS if declared.namespace is None else _clean_space(declared.namespace)
-        base = recipient = f"{space}.{_clean(declared.name)}"
-        n = 1
-        while recipient in self._declared_of:
-            n += 1
-            recipient = f"{base}_{n}"
-        self._recipient_of[key] = recipient
+        if known := self._recipient_of.get(declared):
+            if spec != self._shown[known]:
+                words = f"two {declared.kind} tools are called {declared.name!r}: the first is offered"
+                self.remarks.append(Remark(where, words, kept=False))
+            return
+        space = _FUNCTIONS if declared.namespace is None else self._open_space(declared.namespace)
+        wanted = f"{space}.{_clean(declared.name)}"
+        recipient = _number(wanted, self._declared_of)
+        if recipient != wanted and any(declared.name == other.name for other in self._list_in(space)):
+            shown = recipient.removeprefix(f"{space}.")
+            words = f"another tool is called {declared.name!r}: gpt-oss is shown this one as {shown!r}"
+            self.remarks.append(Remark(where, words, kept=True))
+        self._recipient_of[declared] = recipient
         self._declared_of[recipient] = declared
-        shown = Tool(recipient.removeprefix(f"{space}."), spec.description, spec.parameters)
+        self._shown[recipient] = spec
+        tool_shown = Tool(recipient.removeprefix(f"{space}."), spec.description, spec.parameters)
         if declared.namespace is None:
-            self.functions.append(shown)
+            self.functions.append(tool_shown)
             return
         about = tool.get("description", tool.get("server_description"))
         about = about if isinstance(about, str) and about else None
-        self.spaces.setdefault(space, ToolNamespace(space, about, [])).tools.append(shown)
+        self.spaces.setdefault(space, ToolNamespace(space, about, [])).tools.append(tool_shown)
 
-    def recipient(self, name: str, namespace: str | None = None) -> str:
+    def _open_space(self, namespace: str) -> str:
+        """The Harmony namespace of one of the API's: two of those are never one."""
+        if namespace not in self._space_of:
+            self._space_of[namespace] = _number(_clean_space(namespace), set(self._space_of.values()))
+        return self._space_of[namespace]
+
+    def _list_in(self, space: str) -> Iterator[Declared]:
+        return (known for recipient, known in self._declared_of.items() if recipient.startswith(f"{space}."))
+
+    def _drop_hidden_builtins(self, builtin_at: Mapping[str, str]) -> None:
+        """Both would come back under one name, so that an answer could not say which of them is called."""
+        for name, space in list(self.builtins.items()):
+            own = {f"{name}.{tool.name}" for tool in space.tools} or {name}
+            taken = next((tool.name for tool in self._declared_of.values() if _is_among(tool, own)), None)
+            if taken is not None:
+                del self.builtins[name]
+                words = f"the built-in {name!r} is not offered: a tool of the request is called {taken!r}"
+                self.remarks.append(Remark(builtin_at[name], words, kept=False))
+
+    def recipient(self, name: str, namespace: str | None = None, kind: str = "function") -> str:
         """Header recipient of the tool that the API calls `name`; an undeclared name counts as a function."""
-        found = self._recipient_of.get((namespace, name))
-        if found is None and namespace is None:
-            # Some clients lose the namespace on the way; a name that only one of them has is enough.
-            alike = [recipient for (_, known), recipient in self._recipient_of.items() if known == name]
-            found = alike[0] if len(alike) == 1 else None
+        found = self._find_recipient(name, namespace, kind)
         if found is not None:
             return found
         if namespace is not None:
-            return f"{_clean_space(namespace)}.{_clean(name)}"
+            return f"{self._space_of.get(namespace) or _clean_space(namespace)}.{_clean(name)}"
         return name if self.is_builtin(name) else f"{_FUNCTIONS}.{_clean(name)}"
+
+    def _find_recipient(self, name: str, namespace: str | None, kind: str) -> str | None:
+        exact = self._recipient_of.get(Declared(name, namespace, kind))
+        if exact is not None:
+            return exact
+        alike = {known: to for known, to in self._recipient_of.items() if known.name == name}
+        near = [to for known, to in alike.items() if known.namespace == namespace]
+        if near:
+            return near[0]
+        # Some clients lose the namespace on the way; a name that only one of them has is enough.
+        return next(iter(alike.values())) if namespace is None and len(alike) == 1 else None
 
     def find(self, recipient: str | None) -> Declared | None:
         """The declared tool that a message is addressed to."""
@@ -116,9 +162,9 @@ class ToolTable:
         declared = self.find(recipient)
         return declared.name if declared else recipient.removeprefix(f"{_FUNCTIONS}.")
 
-    def call(self, name: str, arguments: str, namespace: str | None = None) -> Message:
+    def call(self, name: str, arguments: str, namespace: str | None = None, kind: str = "function") -> Message:
         """The assistant message that calls the tool `name` (API name); the text of `arguments` goes in as it is."""
-        recipient = self.recipient(name, namespace)
+        recipient = self.recipient(name, namespace, kind)
         if not _is_builtin_recipient(recipient):
             return Message.assistant(arguments, COMMENTARY, recipient, "<|constrain|>json")
         code = _unwrap_code(arguments) if recipient == "python" else arguments
@@ -126,29 +172,38 @@ class ToolTable:
 
     def is_builtin(self, name: str) -> bool:
         """True for ``python`` and ``browser.*`` unless the request declares a function of that name."""
-        return (None, name) not in self._recipient_of and _is_builtin_recipient(name)
+        declared = any(tool.name == name and tool.namespace is None for tool in self._recipient_of)
+        return not declared and _is_builtin_recipient(name)
 
     def namespaces(self, builtins: bool = True) -> dict[str, ToolNamespace]:
         """The tools by namespace, as `DeveloperContent` and `Parser` take them."""
         own = {_FUNCTIONS: ToolNamespace.functions(self.functions)} if self.functions else {}
         return own | self.spaces | (self.builtins if builtins else {})
 
-    def only(self, names: Iterable[str]) -> ToolTable:
-        """The same names in both directions, offering only the tools that the API calls `names` (or their types)."""
-        wanted = set(names)
+    def only(self, choices: Iterable[Choice]) -> ToolTable:
+        """The same names in both directions, offering only the tools chosen."""
+        choices = [*choices]
         part = ToolTable()
         part._recipient_of = self._recipient_of
         part._declared_of = self._declared_of
+        part._space_of = self._space_of
+        chosen = {recipient for choice in choices for recipient in self._list_chosen(choice)}
 
         def keep(space: str, tools: Iterable[Tool]) -> list[Tool]:
-            return [tool for tool in tools if wanted & _list_names(self._declared_of[f"{space}.{tool.name}"])]
+            return [tool for tool in tools if f"{space}.{tool.name}" in chosen]
 
         part.functions = keep(_FUNCTIONS, self.functions)
         for name, space in self.spaces.items():
             if kept := keep(name, space.tools):
                 part.spaces[name] = ToolNamespace(name, space.description, kept)
+        wanted = {choice.name for choice in choices}
         part.builtins = {name: space for name, space in self.builtins.items() if name in wanted}
         return part
+
+    def _list_chosen(self, choice: Choice) -> list[str]:
+        named = {to: tool for to, tool in self._declared_of.items() if choice.name in _list_names(tool)}
+        exact = [to for to, tool in named.items() if tool.kind == choice.kind]
+        return exact or [*named]
 
     def __bool__(self) -> bool:
         return bool(self.functions or self.spaces or self.builtins)
@@ -166,6 +221,20 @@ def _list_names(tool: Declared) -> set[str | None]:
 
 def _is_builtin_recipient(recipient: str) -> bool:
     return recipient == "python" or recipient.startswith("browser.")
+
+
+def _is_among(tool: Declared, names: set[str]) -> bool:
+    return tool.namespace is None and tool.name in names
+
+
+def _number(name: str, taken: Container[str]) -> str:
+    """`name`, or with the first number that makes it free."""
+    free = name
+    n = 1
+    while free in taken:
+        n += 1
+        free = f"{name}_{n}"
+    return free
 
 
 def _clean(name: str) -> str:

@@ -145,12 +145,14 @@ def test_built_in_tools_come_and_go_as_calls() -> None:
 @pytest.mark.parametrize(
     ("kind", "name"), [("python", "python"), ("code_interpreter", "python"), ("web_search", "browser.search")]
 )
-def test_a_function_with_the_name_of_a_declared_builtin_is_refused(kind: str, name: str) -> None:
+def test_a_declared_builtin_gives_way_to_a_tool_with_its_name(kind: str, name: str) -> None:
     function = {"type": "function", "function": {"name": name}}
     for tools in ([function, {"type": kind}], [{"type": kind}, function]):
-        with pytest.raises(LayoutError, match="rename the function"):
-            ToolTable(tools)
-    assert ToolTable([function]).api_name(f"functions.{name}") == name
+        table = ToolTable(tools)
+        assert not table.builtins and table.api_name(f"functions.{name}") == name
+        where = f"tools[{tools.index({'type': kind})}]"
+        assert [(remark.where, remark.kept) for remark in table.remarks] == [(where, False)]
+    assert not ToolTable([{"type": kind}, {"type": "function", "function": {"name": "browser"}}]).remarks
 
 
 def test_arguments_that_python_cannot_read_are_code() -> None:
@@ -232,7 +234,6 @@ def test_response_format_is_the_last_section_of_the_instructions() -> None:
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]}, "messages[0].tool_calls[0].function"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
         ({"tools": [{"type": "mystery"}]}, "tools[0].type"),
-        ({"tools": [WEATHER, WEATHER]}, "tools[1].name"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
     ],
 )
