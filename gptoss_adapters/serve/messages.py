@@ -87,7 +87,7 @@ def _read(
     reading = read_body(kind, raw, service.settings.strict_arguments)
     service.choose_model(reading)
     request = MessagesRequest(reading.raw)
-    conversation = request.to_conversation(service.date)
+    conversation = request.to_conversation(service.date, service.prompts.restore)
     for warning in request.warnings:
         where, _, words = warning.partition(": ")
         reading.note(Note(where, words))

@@ -39,5 +39,5 @@ class Prompts:
                 self._calls.remember(call.message, call.call_id, _respell(call))
 
 
-def _respell(call: Item) -> str | None:
-    return respell_call(call.declared, call.text) if call.declared else None
+def _respell(call: Item) -> str:
+    return respell_call(call.declared, call.text) if call.declared else call.text

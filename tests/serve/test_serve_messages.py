@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,14 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
+from gptoss_harmony import load_vocabulary
 from helpers.serve_fakes import KEY, Served
+from helpers.serve_inside import Said
+from helpers.serve_inside import post as post_inside
 from helpers.tool_answers import to_ids
+
+from gptoss_adapters.serve.app import create_app
+from gptoss_adapters.serve.settings import Settings
 
 PATH = "/v1/messages"
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -107,6 +114,34 @@ def test_what_is_not_done_is_said(echo: Served) -> None:
         assert len(found["warnings"]) == 3
         for word, warning in zip(("container", "output_config.effort", "web_search"), found["warnings"], strict=True):
             assert word in warning
+
+
+def test_a_call_is_replayed_as_the_model_wrote_it() -> None:
+    """Two spellings of one call, which a client repeats in one spelling of its own: the ids say which is which."""
+    written = ['{"city":  "Paris", "days": 2}', '{"days":2,"city":"Paris"}']
+    head = "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+    said: Any = Said(*[f"{head}{text}<|call|>" for text in written], ANSWERING)
+    body = {"max_tokens": 200, "messages": [USER], "tools": TOOLS}
+
+    async def ask_twice_and_repeat() -> None:
+        app = create_app([said], Settings(model="m"))
+        answers = [json.loads((await post_inside(app, PATH, body))[1]) for _ in written]
+        calls = [block for answer in answers for block in answer["content"]]
+        results = [{"type": "tool_result", "tool_use_id": call["id"], "content": "sunny"} for call in calls]
+        history = [USER, {"role": "assistant", "content": calls}, {"role": "user", "content": results}]
+        status, _ = await post_inside(app, PATH, body | {"messages": history})
+        assert status == 200 and calls[0]["input"] == calls[1]["input"]
+        app.service.scheduler.close()
+
+    asyncio.run(ask_twice_and_repeat())
+    prompt = load_vocabulary().decode(said.prompts[-1])
+    assert [prompt.count(text) for text in written] == [1, 1]
+    assert prompt.index(written[0]) < prompt.index(written[1])
+
+
+def test_names_are_unique(echo: Served) -> None:
+    answer = post(echo, ASK | {"tools": [*TOOLS, *TOOLS]})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "tools: Tool names must be unique.")
 
 
 def test_stop_sequences(echo: Served) -> None:

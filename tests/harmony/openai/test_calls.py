@@ -49,6 +49,33 @@ def test_other_calls_stay_as_they_are() -> None:
     assert calls.restore(others[1]) is not others[1]  # what needed a repair was not
 
 
+def test_of_two_spellings_the_id_says_which() -> None:
+    calls = WrittenCalls()
+    spellings = ['{"a":1,"b":2}', '{"b": 2, "a": 1}']
+    for i, spelling in enumerate(spellings):
+        message = parse(to_ids(f"<|channel|>commentary to=functions.f<|message|>{spelling}<|call|>"))[0]
+        calls.remember(message, f"call_{i}")
+    repeated = Message.assistant(spellings[0], "commentary", "functions.f")
+    assert [calls.restore(repeated, ident).text for ident in ("call_0", "call_1", "unknown", "")] == [
+        *spellings,
+        spellings[1],
+        spellings[1],
+    ]
+    changed = Message.assistant('{"a":2,"b":2}', "commentary", "functions.f")
+    assert calls.restore(changed, "call_0") is changed
+    other = Message.assistant(spellings[0], "commentary", "functions.g")
+    assert calls.restore(other, "call_0") is other
+
+
+@pytest.mark.parametrize(("written", "respelt"), [("12345678901234567891", "12345678901234567000"), ("1e3", "1000")])
+def test_numbers_as_javascript_writes_them_are_the_same_call(written: str, respelt: str) -> None:
+    calls = WrittenCalls()
+    written = f'{{"n": {written}}}'
+    calls.remember(parse(to_ids(f"<|channel|>commentary to=functions.f<|message|>{written}<|call|>"))[0], "c")
+    back = Message.assistant(f'{{"n":{respelt}}}', "commentary", "functions.f")
+    assert [calls.restore(back, ident).text for ident in ("c", "")] == [written] * 2
+
+
 def test_canonical() -> None:
     assert write_canonical('{"b": [1, {"ü": 2}], "a": 1.0}') == '{"a":1,"b":[1,{"ü":2}]}'
     assert write_canonical("print(1)") == "print(1)"
