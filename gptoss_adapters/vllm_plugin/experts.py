@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.fused_moe import FusedMoEConfig, FusedMoEMethodBase
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.utils import replace_parameter, set_weight_attrs
@@ -44,7 +45,9 @@ def choose_method(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMe
 
         return GptOssMxfp4MoEMethod(moe)
     if not policy.on_cpu():
-        return put_constants_on_device(moe, alpha, limit)
+        from gptoss_adapters.vllm_plugin.device_experts import make_packed_method
+
+        return make_packed_method(moe, alpha, limit)
     if policy.experts_mode() == "dequantise":
         return DequantisedExperts(moe, alpha, limit)
     if mxfp4.backend() == "numpy":
@@ -90,32 +93,22 @@ def select_local(layer: Any, weights: Tensor, ids: Tensor) -> tuple[Tensor, Tens
     return weights * (local >= 0), local.clamp(min=0)
 
 
-def put_constants_on_device(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBase:
-    """vLLM's own MXFP4 kernels of a GPU, told the checkpoint's constants."""
-    from vllm.model_executor.layers.fused_moe.oracle.mxfp4 import TRITON_BACKENDS, make_mxfp4_moe_quant_config
-    from vllm.model_executor.layers.quantization.mxfp4 import GptOssMxfp4MoEMethod
+@torch.library.custom_op("gptoss_adapters::experts", mutates_args=())
+def call_experts(x: Tensor, topk_weights: Tensor, topk_ids: Tensor, layer_name: str) -> Tensor:
+    """A layer's experts as one opaque node of a compiled graph: [T, H] -> [T, H]. What they do inside (arrays of
+    numpy, a native library, loops over the experts that were chosen) cannot be traced.
 
-    class WithConstants(GptOssMxfp4MoEMethod):
-        def get_fused_moe_quant_config(self, layer: Any) -> Any:
-            triton = self.mxfp4_backend in TRITON_BACKENDS
-            scales = (
-                (self.w13_precision_config, self.w2_precision_config)
-                if triton
-                else (layer.w13_weight_scale, layer.w2_weight_scale)
-            )
-            return make_mxfp4_moe_quant_config(
-                mxfp4_backend=self.mxfp4_backend,
-                w1_scale=scales[0],
-                w2_scale=scales[1],
-                w1_bias=layer.w13_bias,
-                w2_bias=layer.w2_bias,
-                gemm1_alpha=alpha,
-                gemm1_beta=1.0,
-                swiglu_limit=limit,
-                layer=layer,
-            )
+    The layer is found by its name in the forward context, as vLLM finds its attention: a graph out of the compile cache
+    then reaches the layers of the model that runs it, whichever process compiled it.
+    """
+    layer = get_forward_context().no_compile_layers[layer_name].routed_experts
+    result: Tensor = layer.quant_method.compute(layer, x, topk_weights, topk_ids)
+    return result
 
-    return WithConstants(moe)
+
+@call_experts.register_fake
+def _(x: Tensor, topk_weights: Tensor, topk_ids: Tensor, layer_name: str) -> Tensor:
+    return x.new_empty(x.shape)
 
 
 class NativeExperts(FusedMoEMethodBase):
@@ -167,6 +160,12 @@ class NativeExperts(FusedMoEMethodBase):
         shared_experts_input: Any,
     ) -> Tensor:
         """x [T, H] -> [T, H], weighted and summed over the chosen experts of this rank."""
+        if torch.compiler.is_compiling():
+            result: Tensor = call_experts(x, topk_weights, topk_ids, layer.layer_name)
+            return result
+        return self.compute(layer, x, topk_weights, topk_ids)
+
+    def compute(self, layer: Any, x: Tensor, topk_weights: Tensor, topk_ids: Tensor) -> Tensor:
         assert self.weights is not None
         weights, ids = select_local(layer, topk_weights, topk_ids)
         y = mxfp4.moe(
@@ -183,7 +182,11 @@ class NativeExperts(FusedMoEMethodBase):
 
 
 class DenseExperts(UnquantizedFusedMoEMethod):
-    """Experts in the model's dtype. vLLM's kernels with the usual constants, torch one expert at a time with others."""
+    """Experts in the model's dtype on a CPU. vLLM's kernels with the usual constants, which are compiled into them;
+    torch one expert at a time with others.
+    """
+
+    is_monolithic = False  # nor are vLLM's kernels for CPUs; its property asks `super()`, which Dynamo cannot trace
 
     def __init__(self, moe: FusedMoEConfig, alpha: float, limit: float) -> None:
         super().__init__(moe)
@@ -193,10 +196,6 @@ class DenseExperts(UnquantizedFusedMoEMethod):
     def process_weights_after_loading(self, layer: Any) -> None:
         if self.standard:
             super().process_weights_after_loading(layer)
-
-    @property
-    def is_monolithic(self) -> bool:
-        return self.standard and super().is_monolithic
 
     def apply(
         self,
@@ -208,7 +207,12 @@ class DenseExperts(UnquantizedFusedMoEMethod):
         shared_experts_input: Any,
     ) -> Any:
         if self.standard:
-            return super().apply(layer, x, topk_weights, topk_ids, shared_experts, shared_experts_input)
+            return self.forward_native(layer, x, topk_weights, topk_ids, shared_experts, shared_experts_input)
+        if torch.compiler.is_compiling():
+            return call_experts(x, topk_weights, topk_ids, layer.layer_name)
+        return self.compute(layer, x, topk_weights, topk_ids)
+
+    def compute(self, layer: Any, x: Tensor, topk_weights: Tensor, topk_ids: Tensor) -> Tensor:
         weights, ids = select_local(layer, topk_weights, topk_ids)
         out = x.new_zeros((*ids.shape, x.shape[1]), dtype=torch.float32)  # (T, K, H)
         for expert, rows, slots in group_by_expert(ids):

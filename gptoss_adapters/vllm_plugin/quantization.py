@@ -85,9 +85,13 @@ class DenseConstants(GptOssMxfp4):
         return "gptoss_dense"
 
     def moe_method(self, moe: Any) -> Any:
-        from gptoss_adapters.vllm_plugin.experts import DenseExperts
+        if policy.on_cpu():
+            from gptoss_adapters.vllm_plugin.experts import DenseExperts
 
-        return DenseExperts(moe, self.alpha, self.limit)
+            return DenseExperts(moe, self.alpha, self.limit)
+        from gptoss_adapters.vllm_plugin.device_experts import DenseWithConstants
+
+        return DenseWithConstants(moe, self.alpha, self.limit)
 
 
 def _is_packed(hf_config: Any) -> bool:
