@@ -7,6 +7,7 @@ each of which registers something lazy that hands back vLLM's own for every chec
     GPTOSS_ADAPTERS_EXPERTS=native|dequantise   keep MXFP4 experts packed (default), or widen them while loading
     GPTOSS_ADAPTERS_QUANTIZE=mxfp4           quantise bf16 experts while loading
     GPTOSS_ADAPTERS_SELFCHECK=1              compare the loaded experts with the reference, log the verdict
+    GPTOSS_ADAPTERS_RENDER=1                 render chats with gptoss_harmony
     VLLM_PLUGINS=...                         vLLM's own list of plugins to load (our entry point: gptoss_adapters)
 
 Importing this costs nothing: no torch, no vLLM.

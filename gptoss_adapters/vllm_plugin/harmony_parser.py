@@ -34,7 +34,7 @@ from vllm.reasoning.gptoss_reasoning_parser import GptOssReasoningParser
 from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.sampling_params import StructuredOutputsParams
 
-from gptoss_adapters.vllm_plugin import metrics, tag_compiler
+from gptoss_adapters.vllm_plugin import metrics, rendering, tag_compiler
 
 __all__ = ["GptOssReasoningParser", "TolerantHarmonyParser"]
 
@@ -75,6 +75,7 @@ class TolerantHarmonyParser(HarmonyParser):
     def _end(self) -> None:
         messages = self._answer.parser.messages
         metrics.count_messages(messages, closed=was_closed(messages))
+        rendering.remember(messages)
         self._begin()
 
     # Chat Completions -------------------------------------------------------------------------------------------------
@@ -340,6 +341,8 @@ def _replace_builtin() -> None:
     tag_compiler.install()
     vllm.parser.harmony.HarmonyParser = TolerantHarmonyParser
     vllm.parser.HarmonyParser = TolerantHarmonyParser
+    if rendering.wanted():
+        rendering.install()
 
 
 _replace_builtin()
