@@ -6,51 +6,18 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
+from helpers.first_requests import ANSWERED, RECORDS, ROOM, SECONDS, check_answered, post
 from helpers.serve_fakes import Served
 
-DATA = Path(__file__).parents[1] / "data" / "clients"
-RECORDS = {path.stem: json.loads(path.read_text()) for path in sorted(DATA.glob("*.json"))}
-ANSWERED = ("claude", "cline", "codex", "opencode", "qwen")
-ROOM = "n_ctx=65536"  # the longest of them is 20 000 tokens
 BACKENDS = {
     "echo": ["helpers.serve_fakes:Echo=x"],
     "torch": ["torch=pocket"],
     "llama_cpp": ["llama_cpp=pocket.gguf", "--set", ROOM],
     "llama_server": ["llama_server=pocket.gguf", "--set", ROOM],
 }
-LAST_EVENT = {
-    "/v1/chat/completions": ("data: [DONE]",),
-    "/v1/messages?beta=true": ('data: {"type":"message_stop"}',),
-    "/v1/responses": ('data: {"type":"response.completed"', 'data: {"type":"response.incomplete"'),
-}
-
-
-ENDINGS = ("stop", "length", "tool_calls", "end_turn", "max_tokens", "tool_use", "completed", "incomplete")
 QUESTION = "What is the weather in Paris?"
-
-
-def short(record: dict[str, Any]) -> dict[str, Any]:
-    """The name that the length of an answer has in its API."""
-    return {"max_output_tokens" if record["path"] == "/v1/responses" else "max_tokens": 16}
-
-
-def ending(said: dict[str, Any]) -> str:
-    if "choices" in said:
-        return str(said["choices"][0]["finish_reason"])
-    return str(said.get("stop_reason") or said["status"])
-
-
-def post(server: Served, record: dict[str, Any], **changes: Any) -> httpx.Response:
-    return server.http.post(
-        record["path"],
-        json={**record["body"], "model": "gpt-oss-20b", **changes},
-        headers=record["headers"],
-        timeout=900,
-    )
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -60,28 +27,10 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield started
 
 
-@pytest.fixture(params=ANSWERED)
-def record(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return RECORDS[request.param]
-
-
-@pytest.mark.timeout(1800)
-def test_a_first_request_is_answered(server: Served, record: dict[str, Any]) -> None:
-    """As sent, then whole. Only its length is ours: the tests' models never end a text that they were not taught."""
-    assert record["body"]["stream"] is True, "all of these programs stream"
-    streamed = post(server, record, **short(record))
-    assert streamed.status_code == 200, streamed.text
-    last = streamed.text.rstrip().rpartition("\n")[2]
-    assert last.startswith(LAST_EVENT[record["path"]])
-    assert '"error":{' not in streamed.text
-    no_stream = {"stream": False} | ({"stream_options": None} if "stream_options" in record["body"] else {})
-    whole = post(server, record, **no_stream, **short(record))
-    assert whole.status_code == 200, whole.text
-    said = whole.json()
-    assert ending(said) in ENDINGS
-    usage = said["usage"]
-    prompt = usage.get("prompt_tokens") or usage["input_tokens"] + usage.get("cache_read_input_tokens", 0)
-    assert prompt > 2000
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("name", ANSWERED)
+def test_a_first_request_is_answered(server: Served, name: str) -> None:
+    check_answered(server, RECORDS[name])
 
 
 @pytest.mark.parametrize(
