@@ -74,8 +74,8 @@ def context_bytes(name: str, config: GptOssConfig, options: Mapping[str, Any], t
         return int(cell * (full * tokens + sliding * window)) + scores
     if name == "torch":  # a full layer's buffer doubles as it grows
         return int(cell * 2 * (full * tokens + sliding * min(tokens, config.sliding_window)))
-    if name == "transformers":  # eager attention: the scores of a whole prompt, twice
-        scores = tokens * tokens * heads * 2 * int(_cell_bytes(name, options))
+    if name == "transformers":  # eager attention: the scores of one step of a prefill, twice
+        scores = tokens * batch * heads * 2 * int(_cell_bytes(name, options))
         return int(cell * (full + sliding) * tokens) + scores
     experts = min(batch, tokens) * config.experts_per_token * 3 * config.hidden_size * 4
     return int(cell * (full + sliding) * tokens) + experts

@@ -13,6 +13,8 @@ from gptoss_adapters.backends.protocol import Capabilities, Engine, Info, Reques
 from gptoss_adapters.backends.sampling import Sampler
 from gptoss_adapters.errors import BadInput, UsageError, missing_extra
 
+PREFILL = 512  # tokens of a prompt per step: eager attention has every head's scores of a step against all before it
+
 
 class Transformers(Engine):
     """Options: dtype ("float32", "bfloat16"), attention ("eager" or another of transformers' names), n_threads,
@@ -55,25 +57,32 @@ class Transformers(Engine):
         )
 
     def rows(self, tokens: Sequence[int], start: int) -> Iterator[np.ndarray]:
+        cache = None
         with self._torch.inference_mode():
-            yield self._forward(tokens, len(tokens) - start)[0]
+            for at in range(0, len(tokens), PREFILL):
+                part = tokens[at : at + PREFILL]
+                wanted = at + len(part) - max(start, at)
+                logits, cache = self._forward(part, max(wanted, 1), cache)
+                if wanted > 0:
+                    yield logits
 
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
         sampler = Sampler(request)
-        feed: Sequence[int] = request.tokens
         cache = None
         with self._torch.inference_mode():
-            for _ in range(self.info.n_ctx - len(request.tokens) + 1):
-                logits, cache = self._forward(feed, 1, cache, use_cache=True)
+            for at in range(0, len(request.tokens), PREFILL):
+                if cancelled():
+                    return
+                logits, cache = self._forward(request.tokens[at : at + PREFILL], 1, cache)
+            for left in range(self.info.n_ctx - len(request.tokens), -1, -1):
                 chosen = sampler.pick(logits[0])
                 yield sampler.token(chosen, logits[0])
-                feed = [chosen]
+                if left:
+                    logits, cache = self._forward([chosen], 1, cache)
 
-    def _forward(
-        self, tokens: Sequence[int], keep: int, cache: Any = None, use_cache: bool = False
-    ) -> tuple[np.ndarray, Any]:
+    def _forward(self, tokens: Sequence[int], keep: int, cache: Any) -> tuple[np.ndarray, Any]:
         ids = self._torch.tensor([list(tokens)])
-        out = self._model(ids, logits_to_keep=keep, past_key_values=cache, use_cache=use_cache)
+        out = self._model(ids, logits_to_keep=keep, past_key_values=cache, use_cache=True)
         return out.logits[0].float().numpy(), out.past_key_values
 
 

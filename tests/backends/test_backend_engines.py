@@ -91,6 +91,20 @@ def test_transformers_gives_the_gold_logits(
         assert backend.info.stop_ids == (484, 481, 494)
 
 
+@pytest.mark.backend("transformers")
+def test_transformers_takes_a_long_prompt_in_steps() -> None:
+    ids = [int(i) for i in np.load(GOLD / "tiny-ref-n512.npz")["ids"]]
+    prompt = [*ids, *reversed(ids[:300])]
+    with (
+        open_backend("transformers", GOLD / "src" / "tiny-mxfp4") as backend,
+        open_backend("torch", GOLD / "src" / "tiny-mxfp4") as reference,
+    ):
+        expected = reference.logits(prompt)
+        assert rel_rms(backend.logits(prompt), expected) <= 5e-6
+        assert rel_rms(backend.logits(prompt, start=700), expected[700:]) <= 5e-6
+        assert backend.generate(prompt, max_tokens=8).ids == reference.generate(prompt, max_tokens=8).ids
+
+
 @pytest.mark.parametrize("source", ["src/tiny-mxfp4", "gguf/tiny-mxfp4.gguf"])
 def test_torch_gives_the_gold_logits(source: str) -> None:
     """From both kinds, in several batches, with the YaRN bounds as they are (a GGUF cannot say) and rounded."""

@@ -14,6 +14,7 @@ from helpers.serve_fakes import Served
 BACKENDS = {
     "echo": ["helpers.serve_fakes:Echo=x"],
     "torch": ["torch=pocket"],
+    "transformers": ["transformers=pocket"],
     "llama_cpp": ["llama_cpp=pocket.gguf", "--set", ROOM],
     "llama_server": ["llama_server=pocket.gguf", "--set", ROOM],
 }
