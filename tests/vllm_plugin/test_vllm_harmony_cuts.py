@@ -43,7 +43,30 @@ def test_every_cut_of_many_answers(answers: int) -> None:
             found = parser.parse("", asked, enable_auto_tools=True, model_output_token_ids=ids[:cut])
             calls = [(call.name, call.arguments) for call in found[2] or ()]
             assert (found[0], found[1], calls) == show_cut(parts, cut), (cut, ids)
+            assert read_messages(parser, ids[:cut]) == show_cut(parts, cut), (cut, ids)
         stream_answer(ours(Tokenizer(), asked.tools), asked, parts)
+
+
+def read_messages(parser: Any, ids: list[int]) -> tuple[str | None, str | None, list[tuple[str, str]]]:
+    """What vLLM's Responses API is given of an output, sorted as `show_cut` has it. Deltas and messages must agree."""
+    texts: dict[str, list[str]] = {"reasoning": [], "content": []}
+    calls = []
+    deltas = ""
+    for segment in [*parser.process_chunk(ids).segments, *parser.flush()]:
+        deltas += segment.delta
+        if segment.completed_message is None:
+            continue
+        (content,) = segment.completed_message.content
+        assert content.text == deltas and segment.recipient == segment.completed_message.recipient
+        deltas = ""
+        if segment.recipient is not None:
+            assert segment.recipient.startswith("functions.")
+            calls.append((segment.recipient.removeprefix("functions."), content.text))
+        elif content.text:
+            texts["reasoning" if segment.channel == "analysis" else "content"].append(content.text)
+    assert not deltas
+    reasoning, shown = ("\n".join(texts[kind]) or None for kind in ("reasoning", "content"))
+    return reasoning, shown, calls
 
 
 def stream_answer(parser: Any, asked: Any, parts: list[Part]) -> None:
