@@ -1,9 +1,10 @@
 """What `pip install gptoss-adapters` adds to vLLM, through its entry point group `vllm.general_plugins`.
 
-vLLM calls `register()` in each of its processes, before any checkpoint is known. It runs a list of small installers,
-each of which registers something lazy that hands back vLLM's own for every checkpoint that vLLM serves right.
+vLLM calls `register()` in each of its processes, before any checkpoint is known. It goes through the hooks of
+`hooks.py`, each of which is probed first and registers something lazy that hands back vLLM's own for every checkpoint
+that vLLM serves right.
 
-    GPTOSS_ADAPTERS_VLLM=off|auto|force      off: no trace; force: also where vLLM's own would serve, and in any version
+    GPTOSS_ADAPTERS_VLLM=off|auto|force      off: no trace; force: also where vLLM's own, or another plugin, would serve
     GPTOSS_ADAPTERS_EXPERTS=native|dequantise   keep MXFP4 experts packed (default), or widen them while loading
     GPTOSS_ADAPTERS_QUANTIZE=mxfp4           quantise bf16 experts while loading
     GPTOSS_ADAPTERS_SELFCHECK=1              compare the loaded experts with the reference, log the verdict
@@ -16,14 +17,12 @@ Importing this costs nothing: no torch, no vLLM.
 from __future__ import annotations
 
 import logging
-from importlib import import_module
-from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from gptoss_adapters.vllm_plugin import policy
 
-# Modules with an `install()` that registers one thing lazily and may be called again. One that fails is logged and left
-# out; the others still run, and vLLM goes on.
-INSTALLERS = ("quantization", "registry", "harmony_hooks", "metrics")
+if TYPE_CHECKING:
+    from gptoss_adapters.vllm_plugin.hooks import Verdict
 
 log = logging.getLogger("vllm.gptoss_adapters")  # a child of vLLM's logger: its handlers and level apply
 
@@ -31,28 +30,30 @@ _registered = False
 
 
 def register() -> None:
-    """The entry point. Idempotent, and never raises: what goes wrong is one warning, and vLLM goes on as without us."""
+    """The entry point. Idempotent, and never raises: what goes wrong is one line, and vLLM goes on as without us."""
     global _registered
     if _registered or policy.mode() == "off":
         return
     _registered = True
-    reason = policy.unknown_version()
-    if reason and policy.mode() != "force":
-        log.warning(
-            "gptoss-adapters stays out: %s. GPTOSS_ADAPTERS_VLLM=force tries anyway, =off silences this", reason
-        )
-        return
-    done = [name for name in INSTALLERS if _install(name)]
-    log.info("gptoss-adapters: registered %s for gpt-oss", ", ".join(done) or "nothing")
-
-
-def _install(name: str) -> bool:
-    module = f"{__name__}.{name}"
     try:
-        if find_spec(module) is None:
-            return False
-        import_module(module).install()
-        return True
+        from gptoss_adapters.vllm_plugin import hooks
+
+        _say([hooks.install(verdict) for verdict in hooks.judge()])
     except Exception as error:  # whatever it is: vLLM must start
-        log.warning("gptoss-adapters: %s was not installed: %s: %s", name, type(error).__name__, error)
-        return False
+        log.warning("gptoss-adapters stays out: %s: %s", type(error).__name__, error)
+
+
+def _say(verdicts: list[Verdict]) -> None:
+    """One line for a deployment: its other processes find the same, and say it for who debugs them."""
+    inside = ", ".join(v.hook.name for v in verdicts if v.is_in) or "nothing"
+    outside = [f"{v.hook.name} stays out ({v.why_not})" for v in verdicts if not v.is_in]
+    level = logging.WARNING if outside else logging.INFO
+    version, asked = policy.describe_version(), " although forced" if outside and policy.mode() == "force" else ""
+    log.log(
+        level if policy.is_first_process() else logging.DEBUG,
+        "gptoss-adapters: in vLLM %s it has put in %s for gpt-oss%s%s",
+        version,
+        inside,
+        "".join(f"; {text}" for text in outside),
+        asked,
+    )

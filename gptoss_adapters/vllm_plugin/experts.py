@@ -36,19 +36,16 @@ PRECISION = {torch.bfloat16: "q16"}  # error 1e-4, well below what rounding to b
 
 def choose_method(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBase:
     """The MoE method for one layer: vLLM's own where it serves this dtype and these constants, else one of ours."""
-    if (
-        policy.mode() != "force"
-        and policy.builtin_mxfp4(moe.in_dtype)
-        and (alpha, limit) == (SWIGLU_ALPHA, SWIGLU_LIMIT)
-    ):
+    whose = policy.choose_experts(moe.in_dtype, (alpha, limit) == (SWIGLU_ALPHA, SWIGLU_LIMIT))
+    if whose == "builtin":
         from vllm.model_executor.layers.quantization.mxfp4 import GptOssMxfp4MoEMethod
 
         return GptOssMxfp4MoEMethod(moe)
-    if not policy.on_cpu():
+    if whose == "constants":
         from gptoss_adapters.vllm_plugin.device_experts import make_packed_method
 
         return make_packed_method(moe, alpha, limit)
-    if policy.experts_mode() == "dequantise":
+    if whose == "dequantise":
         return DequantisedExperts(moe, alpha, limit)
     if mxfp4.backend() == "numpy":
         warn_once("gptoss-adapters was built without native kernels: MXFP4 experts are widened while loading")

@@ -8,8 +8,23 @@ place when it is imported: nothing is loaded where nothing is parsed. Here the m
 
 from __future__ import annotations
 
+import sys
+
 NAME = "openai_gptoss"
-MODULE = "gptoss_adapters.vllm_plugin.harmony_parser"
+MODULE = "gptoss_adapters.vllm_plugin.harmony_lazy"
+
+
+def find_conflict() -> str:
+    """Who else has put a parser in the place of vLLM's own, or ""."""
+    from vllm.reasoning import ReasoningParserManager
+
+    module = ReasoningParserManager.lazy_parsers.get(NAME, ("vllm",))[0]
+    loaded = ReasoningParserManager.reasoning_parsers.get(NAME)
+    harmony = getattr(sys.modules.get("vllm.parser.harmony"), "HarmonyParser", None)
+    for found in (module, getattr(loaded, "__module__", "vllm"), getattr(harmony, "__module__", "vllm")):
+        if found.partition(".")[0] not in ("vllm", "gptoss_adapters"):
+            return f"another plugin parses gpt-oss: {found}"
+    return ""
 
 
 def install() -> None:

@@ -11,7 +11,7 @@ Importing this module puts the class in the place of vLLM's own: `harmony_hooks`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,22 +19,28 @@ import vllm.parser
 import vllm.parser.harmony
 from gptoss_harmony import Parser
 from gptoss_harmony.errors import LayoutError
-from gptoss_harmony.grammars import grammar as harmony_grammar
-from gptoss_harmony.openai.chat_completions import to_turn as chat_to_turn
 from gptoss_harmony.openai.output import Item, ItemKind, Reader, Step, was_closed
-from gptoss_harmony.openai.responses import to_turn as responses_to_turn
 from gptoss_harmony.openai.tool_table import ToolTable
 from gptoss_harmony.parsing.events import Delta, Event, MessageEnd, MessageStart
 from gptoss_harmony.tokens import ANALYSIS, COMMENTARY, FINAL
 from openai_harmony import Message, Role
-from vllm.entrypoints.generate.base.protocol import DeltaFunctionCall, DeltaMessage, DeltaToolCall, FunctionCall
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.parser.harmony import ChunkResult, HarmonyParser, Segment
 from vllm.reasoning.gptoss_reasoning_parser import GptOssReasoningParser
-from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.sampling_params import StructuredOutputsParams
 
-from gptoss_adapters.vllm_plugin import metrics, rendering, tag_compiler
+from gptoss_adapters.vllm_plugin import hooks, log, metrics, rendering
+from gptoss_adapters.vllm_plugin.harmony_tags import make_structural_tag
+from gptoss_adapters.vllm_plugin.probing import Sources, find_obstacle
+
+try:
+    from vllm.entrypoints.generate.base.protocol import DeltaFunctionCall, DeltaMessage, DeltaToolCall, FunctionCall
+except ImportError:  # before 0.29
+    from vllm.entrypoints.openai.engine.protocol import DeltaFunctionCall, DeltaMessage, DeltaToolCall, FunctionCall
+try:
+    from vllm.renderers.chat_utils import make_tool_call_id
+except ImportError:  # before 0.32
+    from vllm.entrypoints.chat_utils import make_tool_call_id
 
 __all__ = ["GptOssReasoningParser", "TolerantHarmonyParser"]
 
@@ -58,6 +64,8 @@ class _Answer:
 class TolerantHarmonyParser(HarmonyParser):
     """One request's output. `tools`: the request's, as vLLM's objects; calls are completed and named from them."""
 
+    makes_tags = True  # of its own, for what a request demands; vLLM's where ours would not be compiled apart
+
     def __init__(self, tokenizer: Any, tools: Sequence[Any] | None = None, *args: Any, **kwargs: Any) -> None:
         super().__init__(tokenizer, tools, *args, **kwargs)
         raw = [_to_dict(tool) for tool in tools or ()]
@@ -65,6 +73,8 @@ class TolerantHarmonyParser(HarmonyParser):
         kinds = [str(tool.get("type", "")) for tool in raw]
         self._offered = {space for kind, space in _BUILTINS.items() if any(k.startswith(kind) for k in kinds)}
         self._labels = {str(tool["server_label"]) for tool in raw if tool.get("server_label")}
+        self._num_counted_tokens = 0  # vLLM's own names, of which it has none before 0.31
+        self._num_reasoning_tokens = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -254,7 +264,7 @@ class TolerantHarmonyParser(HarmonyParser):
 
         Our structural tag matches control tokens as tokens. What it has no words for goes vLLM's own way.
         """
-        tag = _make_structural_tag(request)
+        tag = make_structural_tag(request) if self.makes_tags else None
         if tag is None:
             return super().adjust_request(request)
         metrics.count_held_tag()
@@ -264,38 +274,6 @@ class TolerantHarmonyParser(HarmonyParser):
         else:
             request.response_format = None
         return request
-
-
-def _make_structural_tag(request: Any) -> dict[str, Any] | None:
-    """The structural tag of a request, or None if it demands nothing, or something that our grammars cannot say."""
-    responses = isinstance(request, ResponsesRequest)
-    plain = request.model_dump(
-        mode="json", by_alias=True, exclude_none=True, include={"tools", "tool_choice", "response_format", "text"}
-    )
-    choice = plain.get("tool_choice")
-    form = (plain.get("text") or {}).get("format") if responses else plain.get("response_format")
-    forced = choice == "required" or isinstance(choice, dict)
-    formatted = (form or {}).get("type") in ("json_object", "json_schema")
-    if not (forced or formatted) or getattr(request, "structured_outputs", None) is not None:
-        return None
-    if formatted and not forced and plain.get("tools") and choice != "none":
-        return None  # an answer or a call: vLLM has its own rule for what of both is held to the grammar
-    try:
-        turn = responses_to_turn(plain) if responses else chat_to_turn(plain)
-    except LayoutError:
-        return None
-    tag = harmony_grammar.structural_tag(turn)
-    return tag if _compiles(tag) else None
-
-
-def _compiles(tag: dict[str, Any]) -> bool:
-    import xgrammar
-
-    try:
-        xgrammar.Grammar.from_structural_tag(json.dumps(tag))
-    except Exception:  # a schema that xgrammar does not know
-        return False
-    return True
 
 
 def _to_dict(tool: Any) -> dict[str, Any]:
@@ -336,13 +314,34 @@ def _is_browser_call(recipient: str, arguments: str) -> bool:
 
 def _replace_builtin() -> None:
     """Make vLLM's `HarmonyParser` ours; ours is a subclass, so what the built-in promises still holds. Its tags are
-    compiled our way.
+    compiled our way, or are vLLM's.
     """
-    tag_compiler.install()
+    TolerantHarmonyParser.makes_tags = _install_tags()
     vllm.parser.harmony.HarmonyParser = TolerantHarmonyParser
     vllm.parser.HarmonyParser = TolerantHarmonyParser
     if rendering.wanted():
-        rendering.install()
+        _try("prompts are rendered by vLLM", rendering.install)
+
+
+def _install_tags() -> bool:
+    if find_obstacle(hooks.TAGS.needs, Sources()):
+        return False  # which was said at the start
+
+    def install() -> None:
+        from gptoss_adapters.vllm_plugin import tag_compiler
+
+        tag_compiler.install()
+
+    return _try("structural tags are vLLM's own", install)
+
+
+def _try(otherwise: str, install: Callable[[], None]) -> bool:
+    try:
+        install()
+    except Exception as error:  # the parser must not go with it
+        log.warning("gptoss-adapters: %s: %s: %s", otherwise, type(error).__name__, error)
+        return False
+    return True
 
 
 _replace_builtin()

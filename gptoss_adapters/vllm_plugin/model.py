@@ -23,6 +23,7 @@ from gptoss_adapters.spec import SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConf
 from gptoss_adapters.vllm_plugin import log, policy
 from gptoss_adapters.vllm_plugin.decision import Decision, decide
 from gptoss_adapters.vllm_plugin.parallel import refuse_uneven
+from gptoss_adapters.vllm_plugin.registry import ARCHITECTURE
 from gptoss_adapters.vllm_plugin.weights import translate_weights
 
 
@@ -169,3 +170,10 @@ def to_rope_parameters(config: GptOssConfig) -> dict[str, Any]:
         "truncate": config.yarn_truncate,
         **({} if config.attention_factor is None else {"attention_factor": config.attention_factor}),
     }
+
+
+def __getattr__(name: str) -> Any:
+    """The class under the names that `registry` gives it, one for each vLLM."""
+    if name.startswith(f"{ARCHITECTURE}_vllm_"):
+        return GptOssForCausalLM
+    raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import re
 import sys
+from typing import Literal
 
 from gptoss_adapters.errors import UsageError
 
-KNOWN_VERSIONS = ("0.32",)  # vLLM minor versions whose internals were read and tested
+# vLLM's minor versions that every test of the matrix passed with (bench/results/vllm_versions.json). A word in the log:
+# what is put in, each hook decides by what it finds.
+TESTED = ("0.27", "0.28", "0.29", "0.30", "0.31", "0.32", "0.33")
 METHOD = "gptoss_mxfp4"  # the name under which vLLM knows our MXFP4 method: `--quantization gptoss_mxfp4`
 
 
@@ -40,14 +45,17 @@ def selfcheck() -> bool:
     return os.environ.get("GPTOSS_ADAPTERS_SELFCHECK", "").strip().lower() not in ("", "0", "false", "off")
 
 
-def unknown_version() -> str:
-    """Why this vLLM is not one we know, or ""."""
-    version = str(getattr(sys.modules.get("vllm"), "__version__", ""))
-    if not version:
-        return "vLLM's version could not be read"
-    if not version.startswith(tuple(f"{known}." for known in KNOWN_VERSIONS)):
-        return f"vLLM {version} is not one of the versions it was tested with ({', '.join(KNOWN_VERSIONS)})"
-    return ""
+def describe_version() -> str:
+    """vLLM's version, and whether it is one that this package was tested with."""
+    version = str(getattr(sys.modules.get("vllm"), "__version__", "of an unknown version"))
+    release = re.fullmatch(r"(\d+\.\d+)\.\d+(\.post\d+)?(\+.*)?", version)  # a nightly or a candidate is not one
+    tested = release is not None and release[1] in TESTED
+    return version if tested else f"{version}, with which it was not tested,"
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that a person started: not an engine core, a worker, or a later rank."""
+    return multiprocessing.parent_process() is None and os.environ.get("RANK", "0") == "0"
 
 
 def on_cpu() -> bool:
@@ -55,6 +63,17 @@ def on_cpu() -> bool:
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
+
+
+def choose_experts(dtype: object, standard: bool) -> Literal["builtin", "constants", "dequantise", "native"]:
+    """Whose MXFP4 experts compute in this activation dtype: vLLM's, vLLM's told other constants, or ours, widened or
+    packed. `standard`: the SwiGLU has the constants that vLLM's kernels assume.
+    """
+    if mode() != "force" and standard and builtin_mxfp4(dtype):
+        return "builtin"
+    if not on_cpu():
+        return "constants"
+    return "dequantise" if experts_mode() == "dequantise" else "native"
 
 
 def builtin_mxfp4(dtype: object) -> bool:

@@ -9,7 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS, register_quantization_config
+from vllm.model_executor.layers.quantization import (
+    QUANTIZATION_METHODS,
+    get_quantization_config,
+    register_quantization_config,
+)
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 
 from gptoss_adapters.spec import SWIGLU_ALPHA, SWIGLU_LIMIT
@@ -101,6 +105,14 @@ def _is_packed(hf_config: Any) -> bool:
     return kind is not None and kind.packed
 
 
-def install() -> None:
+def find_conflict() -> str:
+    """Who else has our method's name, or ""."""
     if policy.METHOD not in QUANTIZATION_METHODS:
+        return ""
+    found = get_quantization_config(policy.METHOD).__module__
+    return "" if found == __name__ else f"another plugin has registered the quantization {policy.METHOD}: {found}"
+
+
+def install() -> None:
+    if policy.METHOD not in QUANTIZATION_METHODS or find_conflict():
         register_quantization_config(policy.METHOD)(GptOssMxfp4)

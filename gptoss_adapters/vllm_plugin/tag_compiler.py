@@ -10,14 +10,17 @@ control tokens as text, and keep their cache.
 from __future__ import annotations
 
 import copy
+import functools
 import json
-from functools import lru_cache
+from functools import cache, lru_cache
 from threading import Lock
 from typing import Any
 
 import xgrammar
 from vllm.v1.structured_output import backend_xgrammar
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
+
+from gptoss_adapters.vllm_plugin import log
 
 MARK = json.dumps({"type": "token", "token": 0})[:-2]  # how a token rule begins in a tag
 KEPT = 8  # compiled tags; each takes some 10 MB and 0.1 s
@@ -29,7 +32,12 @@ class Uncached:
     def __init__(self, tokenizer: Any, vocab_size: int) -> None:
         info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocab_size)
         self._compiler = xgrammar.GrammarCompiler(info, cache_enabled=False)
-        self.compile_structural_tag = lru_cache(KEPT)(self._compiler.compile_structural_tag)
+        self.compile_structural_tag = lru_cache(KEPT)(self._compile)
+        self.asked = False
+
+    def _compile(self, *tag: Any) -> Any:
+        self.asked = True
+        return self._compiler.compile_structural_tag(*tag)
 
 
 def install() -> None:
@@ -39,14 +47,35 @@ def install() -> None:
     builtin = backend_xgrammar.XgrammarBackend.compile_grammar
     lock = Lock()
 
+    @functools.wraps(builtin)
     def compile_grammar(self: Any, request_type: Any, grammar_spec: str, *args: Any, **kwargs: Any) -> Any:
-        if request_type is StructuredOutputOptions.STRUCTURAL_TAG and MARK in grammar_spec:
-            with lock:
-                if not hasattr(self, "gptoss_uncached"):
-                    self.gptoss_uncached = copy.copy(self)
-                    self.gptoss_uncached.compiler = Uncached(self.tokenizer, self.vocab_size)
-            self = self.gptoss_uncached
-        return builtin(self, request_type, grammar_spec, *args, **kwargs)
+        if request_type is not StructuredOutputOptions.STRUCTURAL_TAG or MARK not in grammar_spec:
+            return builtin(self, request_type, grammar_spec, *args, **kwargs)
+        with lock:
+            if not hasattr(self, "gptoss_uncached"):
+                self.gptoss_uncached = _copy_uncached(self)
+        found = builtin(self.gptoss_uncached, request_type, grammar_spec, *args, **kwargs)
+        if not self.gptoss_uncached.gptoss_compiler.asked:
+            _warn_once()
+        return found
 
     compile_grammar.gptoss_adapters = True  # type: ignore[attr-defined]
     backend_xgrammar.XgrammarBackend.compile_grammar = compile_grammar
+
+
+def _copy_uncached(backend: Any) -> Any:
+    """The backend with ours for each of its compilers: 0.33 has one for tags beside the one for all else."""
+    copied = copy.copy(backend)
+    copied.gptoss_compiler = Uncached(backend.tokenizer, backend.vocab_size)
+    for name, value in vars(backend).items():
+        if isinstance(value, xgrammar.GrammarCompiler):
+            setattr(copied, name, copied.gptoss_compiler)
+    return copied
+
+
+@cache
+def _warn_once() -> None:
+    log.warning(
+        "gptoss-adapters: this vLLM compiles structural tags in a way of its own: demanded calls and answers by schema "
+        "on one server may get each other's masks; ask for one kind only, or set GPTOSS_ADAPTERS_VLLM=off"
+    )
