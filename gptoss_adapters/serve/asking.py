@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from gptoss_harmony.grammars.grammar import Turn, gbnf
+from gptoss_harmony.grammars.inputs import explain_input
 
 from gptoss_adapters.backends.protocol import Info
 from gptoss_adapters.serve.bodies import ChatBody, ResponsesBody
@@ -51,8 +52,10 @@ def make_ask(
         )
     schema = turn.final if isinstance(turn.final, dict) else None
     must_call = turn.final is None
-    wanted = schema is not None or must_call or strict_tools
-    grammar = gbnf(turn) if wanted and info.capabilities.grammar else None
+    by_schemas = schema is not None or must_call or strict_tools
+    wanted = by_schemas or any(explain_input(grammar) is None for grammar in turn.inputs.values())
+    held = turn if by_schemas else replace(turn, free_arguments=True)
+    grammar = gbnf(held) if wanted and info.capabilities.grammar else None
     settings = {
         "max_tokens": min(room, body.limit or room),
         **choose_sampling(body),

@@ -60,7 +60,7 @@ class Service:
         """The request, checked. Raises ApiError."""
         reading = read_arguments(kind, raw, self.settings.strict_arguments)
         self.choose_model(reading)
-        select_tools(reading, self.settings.builtin_tools)
+        select_tools(reading, self.settings.builtin_tools, self.info)
         return reading
 
     def choose_model(self, reading: Reading[Any]) -> None:

@@ -6,12 +6,15 @@ What only OpenAI's servers run is left out with a note, and so is a search or an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from gptoss_harmony.grammars.inputs import InputGrammar, explain_input
 from gptoss_harmony.openai.tool_table import ToolTable, find_builtin
 from gptoss_harmony.openai.tool_types import TOOL_TYPES
 
+from gptoss_adapters.backends.protocol import Info
 from gptoss_adapters.serve.arguments import Note, Reading
 from gptoss_adapters.serve.errors import Json
 from gptoss_adapters.serve.settings import OWN_TOOLS
@@ -29,8 +32,13 @@ _ADDING = ("tool_search_output", "additional_tools")
 """Types of items that bring tools."""
 
 
-def select_tools(reading: Reading[Any], builtin: frozenset[str]) -> None:
-    """Leaves out of a request the tools, and a choice of them, that cannot be offered; adds those that items bring."""
+_PLACE = re.compile(r"tools\[(\d+)\]")
+
+
+def select_tools(reading: Reading[Any], builtin: frozenset[str], info: Info) -> None:
+    """Leaves out of a request the tools, and a choice of them, that cannot be offered; adds those that items bring.
+    Notes what is not as asked of those that are offered by the engine that `info` describes.
+    """
     raw = reading.raw
     given = raw.get("tools")
     if not isinstance(given, list | None):
@@ -38,11 +46,12 @@ def select_tools(reading: Reading[Any], builtin: frozenset[str]) -> None:
     given = given or []
     listed = {str(item.get("server_label")): item for item in _list_items(raw, "mcp_list_tools")}
     kept: list[Any] = []
+    places: list[int] = []
     for i, tool in enumerate(given):
         words = _find_obstacle(tool, builtin, listed)
         if words is None:
             kept.append(_complete(tool, listed))
-            reading.note(*_describe_grammar(tool, f"tools[{i}]"))
+            places.append(i)
         else:
             reading.note(Note(f"tools[{i}].type", words))
     some_left_out = len(kept) < len(given)
@@ -51,16 +60,27 @@ def select_tools(reading: Reading[Any], builtin: frozenset[str]) -> None:
         raw["tools"] = reading.body.tools = kept
     if some_left_out:
         _release_choice(reading, kept)
-    for where, words, offered in ToolTable(reading.body.tools).remarks:
-        reading.note(Note(where, words, said=offered))
+    reading.note(*_describe(ToolTable(reading.body.tools), places, info))
 
 
-def _describe_grammar(tool: Any, where: str) -> Iterator[Note]:
-    if isinstance(tool, dict) and tool.get("type") == "custom":
-        spec = tool["custom"] if isinstance(tool.get("custom"), dict) else tool
-        if isinstance(spec.get("format"), dict) and spec["format"].get("type") == "grammar":
-            words = "the model is shown the grammar, and nothing holds it to that"
-            yield Note(f"{where}.format", words, said=True)
+def _describe(table: ToolTable, places: list[int], info: Info) -> Iterator[Note]:
+    """`places`: which tool of the request each of those kept was; further ones came from elsewhere."""
+
+    def find(where: str) -> str:
+        found = _PLACE.fullmatch(where)
+        at = int(found[1]) if found else len(places)
+        return f"tools[{places[at]}]" if at < len(places) else "tools"
+
+    for where, words, offered in table.remarks:
+        yield Note(find(where), words, said=offered)
+    for recipient, grammar in table.inputs.items():
+        if reason := _explain_input(grammar, info):
+            words = f"the model is shown the grammar, and nothing holds it to that: {reason}"
+            yield Note(f"{find(table.places[recipient])}.format", words)
+
+
+def _explain_input(grammar: InputGrammar, info: Info) -> str | None:
+    return explain_input(grammar) if info.capabilities.grammar else f"the engine {info.engine} takes no grammar"
 
 
 def _find_obstacle(tool: Any, builtin: frozenset[str], listed: dict[str, Json]) -> str | None:

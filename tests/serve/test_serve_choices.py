@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,26 @@ def test_a_json_object_with_a_schema_and_penalties_beside_it(engine: Served) -> 
     assert penalised.status_code == (400 if name == "llama_server" else 200), penalised.text
     if name == "llama_server":
         assert "while a schema or tool_choice holds" in penalised.json()["error"]["message"]
+
+
+def test_an_input_is_held_to_its_grammar(engine: Served) -> None:
+    name = engine.health()["engine"]
+    grammars = [
+        ("regex", r"[a-c]{3}-\d{2}\n"),
+        ("lark", 'start: "a" B~3 "|" | "<"\nB: /[xy]{1,2}/ ","'),
+        ("regex", "a(?=b)"),
+    ]
+    patterns = [r"[a-c]{3}-\d{2}\n", r"a([xy]{1,2},){3}\||<", r"(?s).*"]
+    for (syntax, definition), pattern in zip(grammars, patterns, strict=True):
+        form = {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}}
+        tools = [{"type": "custom", "custom": {"name": "write", "format": form}}]
+        answer = engine.http.post(CHAT, json=ask(tools=tools, tool_choice="required", max_tokens=120, seed=1)).json()
+        if name == "torch" or definition == "a(?=b)":  # the server is strict
+            assert answer["error"]["param"] == "tools[0].format"
+            assert ("takes no grammar" if name == "torch" else "look around") in answer["error"]["message"]
+        else:
+            call = answer["choices"][0]["message"]["tool_calls"][0]
+            assert call["type"] == "custom" and re.fullmatch(pattern, call["custom"]["input"]), call
 
 
 @pytest.mark.backend("llama_cpp")

@@ -8,12 +8,13 @@ end-of-generation outside the grammar.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from gptoss_harmony.builtin_tools import builtin_namespace
 from gptoss_harmony.grammars.gbnf_rules import clean_name, quote
+from gptoss_harmony.grammars.inputs import InputGrammar, convert_input
 from gptoss_harmony.grammars.json_schema_gbnf import SchemaConverter
 from gptoss_harmony.messages import Json, Tool, ToolNamespace
 from gptoss_harmony.tokens import FIRST_SPECIAL, LAST_NAMED, SPECIAL_TOKENS
@@ -37,7 +38,9 @@ class Turn:
     """What the model may answer.
 
     `functions` can be called as ``functions.NAME``, those of `namespaces` by their namespace's name, `builtins` names
-    built-in namespaces (``browser``, ``python``).
+    built-in namespaces (``browser``, ``python``). `inputs`: grammars of custom tools' inputs, by recipient; one that
+    `inputs.explain_input` has a word against is not enforced. `free_arguments`: only headers and inputs are held to,
+    arguments are any text.
     """
 
     functions: tuple[Tool, ...] = ()
@@ -45,6 +48,8 @@ class Turn:
     final: Final = "text"
     reasoning: bool = True
     namespaces: tuple[ToolNamespace, ...] = ()
+    inputs: Mapping[str, InputGrammar] = field(default_factory=dict)
+    free_arguments: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,15 @@ class _Call:
     channels: tuple[str, ...]
     types: tuple[str, ...]  # content types after a space
     schema: Any  # None: raw text
+    input: InputGrammar | None = None  # of a custom tool
 
 
 def _list_calls(turn: Turn) -> Iterator[_Call]:
+    for call in _list_all_calls(turn):
+        yield replace(call, schema=None if turn.free_arguments else call.schema, input=turn.inputs.get(call.recipient))
+
+
+def _list_all_calls(turn: Turn) -> Iterator[_Call]:
     for own in (ToolNamespace.functions(turn.functions), *turn.namespaces):
         for tool in own.tools:
             schema = {"type": "object", "properties": {}} if tool.parameters is None else tool.parameters
@@ -84,7 +95,8 @@ def _list_calls(turn: Turn) -> Iterator[_Call]:
 def gbnf(turn: Turn, *, bound: int | None = None, control: Control = "token") -> Grammar:
     """GBNF of a turn.
 
-    `bound` limits everything that is open: characters of a passage and of a string, elements of a list. `control`:
+    `bound` limits everything that is open: characters of a passage and of a string, elements of a list; what `inputs`
+    leave open it does not. `control`:
     ``token`` matches control tokens as tokens (llama.cpp of December 2025 and later), ``text`` matches their text,
     which a model can also spell out of ordinary tokens.
     """
@@ -124,12 +136,19 @@ class _Gbnf:
         name = f"call-{clean_name(call.recipient)}"
         while name in self.rules:
             name += "-x"
-        body = self._add_text() if call.schema is None else self.schemas.convert(call.schema, f"{name}-arguments")
+        body = self._add_body(call, f"{name}-arguments")
         types = " | ".join(self._spell(f" {kind}") for kind in call.types)
         heads = [self._spell(f" to={call.recipient}<|channel|>{channel}") for channel in call.channels]
         heads += [self._spell(f"<|channel|>{channel} to={call.recipient}") for channel in call.channels]
         self.rules[name] = f"({' | '.join(heads)}) ({types})? {self._spell('<|message|>')} {body}"
         return name
+
+    def _add_body(self, call: _Call, name: str) -> str:
+        rules = call.input and convert_input(call.input, name)
+        if rules:
+            self.rules |= rules
+            return name
+        return self._add_text() if call.schema is None else self.schemas.convert(call.schema, name)
 
     def _add_final(self, final: str | Json) -> str:
         if final == "text":
@@ -195,13 +214,20 @@ def _list_passages(turn: Turn) -> list[str]:
 def _tag_call(call: _Call, bound: int | None) -> Json:
     heads = [_tag(f" to={call.recipient}<|channel|>{channel}") for channel in call.channels]
     heads += [_tag(f"<|channel|>{channel} to={call.recipient}") for channel in call.channels]
-    body = _tag_any_text(bound) if call.schema is None else _tag_json(call.schema, bound)
     return _sequence(
         _one_of(heads),
         _maybe(_one_of([_tag(f" {kind}") for kind in call.types])),
-        _tag("<|message|>", body),
+        _tag("<|message|>", _tag_body(call, bound)),
         _maybe(_tag("<|call|>")),
     )
+
+
+def _tag_body(call: _Call, bound: int | None) -> Json:
+    rules = call.input and convert_input(call.input, "input")
+    if rules:
+        base = SchemaConverter(bound).rules.bodies
+        return {"type": "grammar", "grammar": _write_rules({"root": "input"} | base | rules)}
+    return _tag_any_text(bound) if call.schema is None else _tag_json(call.schema, bound)
 
 
 def _tag_final(final: str | Json, bound: int | None) -> Json:

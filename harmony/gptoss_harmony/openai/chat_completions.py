@@ -86,6 +86,7 @@ def to_turn(request: Mapping[str, Any]) -> Turn:
         tuple(tools.builtins),
         choose_final(schema, must_call),
         namespaces=tuple(tools.spaces.values()),
+        inputs=tools.inputs,
         reasoning=_read_effort(request) != "none",
     )
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from gptoss_harmony.builtin_tools import builtin_namespace
 from gptoss_harmony.errors import LayoutError
+from gptoss_harmony.grammars.inputs import InputGrammar
 from gptoss_harmony.json_reading import expect
 from gptoss_harmony.messages import Message, Role, Tool, ToolNamespace
 from gptoss_harmony.openai.tool_types import TOOL_TYPES, Declared, Spec, read_tool
@@ -52,13 +53,16 @@ class Choice(NamedTuple):
 
 class ToolTable:
     """The tools of a request under Harmony-safe names: `functions`, the client's other namespaces in `spaces`, and
-    `builtins` by namespace. `remarks`: tools that share a name, and what became of them.
+    `builtins` by namespace. `inputs`: grammars of custom tools' inputs, by recipient; `places`: where in the request
+    each tool stands. `remarks`: tools that share a name, and what became of them.
     """
 
     def __init__(self, tools: Sequence[Mapping[str, Any]] | None = None) -> None:
         self.functions: list[Tool] = []
         self.spaces: dict[str, ToolNamespace] = {}
         self.builtins: dict[str, ToolNamespace] = {}
+        self.inputs: dict[str, InputGrammar] = {}
+        self.places: dict[str, str] = {}
         self.remarks: list[Remark] = []
         self._recipient_of: dict[Declared, str] = {}
         self._declared_of: dict[str, Declared] = {}  # by recipient
@@ -99,6 +103,9 @@ class ToolTable:
         self._recipient_of[declared] = recipient
         self._declared_of[recipient] = declared
         self._shown[recipient] = spec
+        self.places[recipient] = where
+        if spec.grammar:
+            self.inputs[recipient] = spec.grammar
         tool_shown = Tool(recipient.removeprefix(f"{space}."), spec.description, spec.parameters)
         if declared.namespace is None:
             self.functions.append(tool_shown)
@@ -192,6 +199,7 @@ class ToolTable:
         def keep(space: str, tools: Iterable[Tool]) -> list[Tool]:
             return [tool for tool in tools if f"{space}.{tool.name}" in chosen]
 
+        part.inputs = {recipient: grammar for recipient, grammar in self.inputs.items() if recipient in chosen}
         part.functions = keep(_FUNCTIONS, self.functions)
         for name, space in self.spaces.items():
             if kept := keep(name, space.tools):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gptoss_harmony.grammars.inputs import InputGrammar
 from gptoss_harmony.json_reading import expect, expect_or_none
 from gptoss_harmony.messages import Json
 
@@ -26,11 +27,12 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A declared tool with what the model is shown of it."""
+    """A declared tool with what the model is shown of it. `grammar`: of a custom tool's input."""
 
     declared: Declared
     description: str
     parameters: Json | None
+    grammar: InputGrammar | None = None
 
 
 def _describe_object(required: tuple[str, ...], **properties: Json) -> Json:
@@ -84,17 +86,20 @@ def _read_named(tool: Mapping[str, Any], kind: str, where: str, namespace: str |
     name = expect(spec.get("name"), str, f"{where}.name")
     description = _read(spec, "description", str, where) or ""
     if kind == "custom":
-        description += _describe_grammar(_read(spec, "format", dict, where) or {})
-        return Spec(Declared(name, namespace, kind), description, _describe_object(("input",), input=_TEXT))
+        grammar = _read_grammar(_read(spec, "format", dict, where) or {}, f"{where}.format")
+        if grammar:
+            description += f"\nThe input keeps to this {grammar.syntax} grammar:\n{grammar.definition}"
+        return Spec(Declared(name, namespace, kind), description, _describe_object(("input",), input=_TEXT), grammar)
     return Spec(Declared(name, namespace), description, _read(spec, "parameters", dict, where))
 
 
-def _describe_grammar(given: Mapping[str, Any]) -> str:
-    inner = given.get("grammar")
-    grammar = inner if isinstance(inner, dict) else given
-    if not grammar.get("definition"):
-        return ""
-    return f"\nThe input keeps to this {grammar.get('syntax', 'lark')} grammar:\n{grammar['definition']}"
+def _read_grammar(given: Mapping[str, Any], where: str) -> InputGrammar | None:
+    """Chat Completions nests the grammar in its format, Responses does not."""
+    inner = _read(given, "grammar", dict, where)
+    where = where if inner is None else f"{where}.grammar"
+    found = given if inner is None else inner
+    definition = _read(found, "definition", str, where)
+    return InputGrammar(_read(found, "syntax", str, where) or "lark", definition) if definition else None
 
 
 def _read_namespace(tool: Mapping[str, Any], where: str) -> Iterator[Spec]:
