@@ -26,12 +26,14 @@ Json = dict[str, Any]
 
 
 class Ollama(Engine):
-    """`ollama=NAME`. Options: host (URL, default Ollama's own), n_ctx (tokens; None: the model's maximum)."""
+    """`ollama=NAME`. Options: host (URL, default Ollama's own), n_ctx (tokens; None: what the model's Modelfile says,
+    which Ollama then keeps to in every call: another num_ctx would load the model anew).
+    """
 
     arithmetic = "ggml"
     opens = ()  # a name that its server knows
 
-    def __init__(self, path: str | None, host: str | None = None, n_ctx: int | None = 4096) -> None:
+    def __init__(self, path: str | None, host: str | None = None, n_ctx: int | None = None) -> None:
         if path is None:
             raise UsageError("ollama needs a model's name", expected="ollama=NAME")
         try:
@@ -42,15 +44,17 @@ class Ollama(Engine):
         self._model = path
         self._vocabulary = load_vocabulary()
         try:
-            about = dict(self._client.show(path).modelinfo or {})
+            shown = self._client.show(path)
         except ollama.ResponseError as error:
             raise BadInput(
                 f"Ollama has no such model: {error.error}", file=path, hint=f"ollama create {path} -f Modelfile"
             ) from error
         except ConnectionError as error:
             raise BadInput("no Ollama server answers", file=host, hint="ollama serve") from error
-        family = about.get("general.architecture")
-        room = n_ctx or about.get(f"{family}.context_length") or GPT_OSS_20B.max_position_embeddings
+        about = dict(shown.modelinfo or {})
+        longest = about.get(f"{about.get('general.architecture')}.context_length")
+        room = n_ctx or _read_num_ctx(shown.parameters) or longest or GPT_OSS_20B.max_position_embeddings
+        self._context = {"num_ctx": n_ctx} if n_ctx else {}
         self._ids = {data: i for i, data in enumerate(self._vocabulary.token_bytes)}
         self.info = Info(
             engine="ollama",
@@ -72,7 +76,7 @@ class Ollama(Engine):
             stream=True,
             logprobs=True,
             top_logprobs=request.logprobs or None,
-            options={**options, "num_predict": request.max_tokens, "num_ctx": self.info.n_ctx},
+            options={**options, "num_predict": request.max_tokens, **self._context},
         )
         answer: list[int] = []
         reason = None
@@ -87,7 +91,9 @@ class Ollama(Engine):
             yield Token(_ending([*request.tokens, *answer], self._vocabulary))
 
     def chat(self, request: Mapping[str, Any]) -> Json:
-        answer = self._client.chat(**{**chat_arguments({**request, "model": self._model}), "stream": False})
+        arguments = chat_arguments({**request, "model": self._model})
+        arguments["options"] = {**arguments.get("options", {}), **self._context}
+        answer = self._client.chat(**arguments, stream=False)
         message = chat_message(answer)
         usage = {"prompt_tokens": answer.prompt_eval_count, "completion_tokens": answer.eval_count}
         return {"finish_reason": message.pop("finish_reason"), "message": message, "usage": usage}
@@ -115,6 +121,12 @@ class Ollama(Engine):
                 "Ollama reported a token that is not in the vocabulary, or part of a character", got=repr(text)
             )
         return found
+
+
+def _read_num_ctx(parameters: str | None) -> int | None:
+    """That of a Modelfile, from the lines in which Ollama shows its parameters."""
+    match = re.search(r"^num_ctx\s+(\d+)\s*$", parameters or "", re.MULTILINE)
+    return int(match[1]) if match else None
 
 
 def prompt_text(tokens: Sequence[int], vocabulary: Vocabulary) -> str:
@@ -152,17 +164,28 @@ def chat_arguments(request: Mapping[str, Any]) -> Json:
     out: Json = {"model": request["model"], "messages": [_message(m, names) for m in request["messages"]]}
     if request.get("tools") and request.get("tool_choice") != "none":
         out["tools"] = list(request["tools"])
-    effort = request.get("reasoning_effort")
-    if effort:
-        out["think"] = False if effort == "none" else {"minimal": "low", "xhigh": "high"}.get(effort, effort)
     wanted = request.get("response_format") or {}
     if wanted.get("type") in ("json_object", "json_schema"):
         out["format"] = wanted["json_schema"]["schema"] if wanted["type"] == "json_schema" else "json"
+    think = _choose_think(request.get("reasoning_effort"), held="format" in out)
+    if think is not None:
+        out["think"] = think
     limit = request.get("max_completion_tokens") or request.get("max_tokens")
     options = {k: request[k] for k in _OPTIONS if request.get(k) is not None} | (
         {"num_predict": limit} if limit else {}
     )
     return out | ({"options": options} if options else {}) | ({"logprobs": True} if request.get("logprobs") else {})
+
+
+def _choose_think(effort: str | None, held: bool) -> str | bool | None:
+    """Ollama's level for a reasoning effort; None: its default. An answer that is held to a format needs a level:
+    without thinking Ollama lets its grammar meet the header, and drops the format.
+    """
+    if effort == "none":
+        return "low" if held else False
+    if effort is None:
+        return "medium" if held else None
+    return {"minimal": "low", "xhigh": "high"}.get(effort, effort)
 
 
 def _message(message: Mapping[str, Any], names: dict[str, str]) -> Json:

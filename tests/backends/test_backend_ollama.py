@@ -76,6 +76,37 @@ def test_generation_by_text(server: FakeOllama, backend: Backend) -> None:
     }
 
 
+def chat_answer(**more: Any) -> list[dict[str, Any]]:
+    return [{"model": "tune", "message": {"role": "assistant", "content": "4"}, "done": True, **more}]
+
+
+def test_every_call_keeps_to_one_context(server: FakeOllama, backend: Backend) -> None:
+    """Another num_ctx, or none after one, would make Ollama load the model anew."""
+    server.answers += [[part("x", "stop")], chat_answer(), [part("x", "stop")]]
+    backend.generate(PROMPT)
+    backend.chat({"messages": [{"role": "user", "content": "2+2?"}]})
+    backend.generate(PROMPT)
+    asked = [body["options"]["num_ctx"] for _, path, body in server.asked if path in ("/api/generate", "/api/chat")]
+    assert asked == [512, 512, 512]
+
+
+def test_the_modelfile_says_the_context_unless_asked(server: FakeOllama) -> None:
+    server.models["tune"] = {"model": "tune", "parameters": {"temperature": 1.0, "num_ctx": 8192}}
+    server.answers += [[part("x", "stop")], chat_answer()]
+    with open_backend("ollama=tune", host=server.url) as backend:
+        assert backend.info.n_ctx == 8192
+        backend.generate(PROMPT)
+        backend.chat({"messages": [{"role": "user", "content": "2+2?"}], "max_tokens": 5})
+    assert all("num_ctx" not in body["options"] for _, path, body in server.asked if path != "/api/show" and body)
+
+
+def test_a_format_comes_with_a_level() -> None:
+    """Without thinking Ollama drops the format."""
+    request = {"model": "m", "messages": [], "response_format": {"type": "json_object"}}
+    thinks = {e: chat_arguments(request | {"reasoning_effort": e})["think"] for e in (None, "none", "low", "high")}
+    assert thinks == {None: "medium", "none": "low", "low": "low", "high": "high"}
+
+
 def test_a_call_ends_in_its_own_token(server: FakeOllama, backend: Backend) -> None:
     text = " to=functions.weather<|channel|>commentary <|constrain|>json<|message|>{}"
     server.answers.append([part(text, "stop")])

@@ -144,6 +144,18 @@ def _turns() -> Iterator[Request]:
     ):
         yield {"messages": messages, "tools": tools}
     yield from _builtin_tools(user)
+    for name in ("get-it_2", "get-weather.v2", "fetch page", "a.b-c d"):
+        called = {"role": "assistant", "content": "", "tool_calls": [call(name, "n", x=1)]}
+        for result in ({"tool_name": name}, {"tool_call_id": "n"}, {}):
+            yield {"messages": [user, called, {"role": "tool", "content": "1", **result}], "tools": [tool(name, "N")]}
+    bare = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "b", "function": {"name": "f", "arguments": None}}],
+    }
+    yield {"messages": [user, bare], "tools": tools}
+    numbers = call("f", "a", small=1e-7, big=1e21, exact=2**53, half=0.5, minus=-3.0, zero=0.0, tiny=-1.5e-10)
+    yield {"messages": [user, {"role": "assistant", "content": "", "tool_calls": [numbers]}], "tools": tools}
     for think in (None, False):
         yield {"messages": [user, {"role": "assistant", "content": "The answer"}], "think": think}
         yield {"messages": [user, {"role": "assistant", "content": "", "thinking": "I think"}], "think": think}
@@ -220,6 +232,8 @@ def differing() -> Iterator[tuple[str, Request]]:
         "description of the parameters",
         {"messages": [user], "tools": [tool("f", "F", {"type": "object", "description": "d", "properties": {}})]},
     )
+    big = {"role": "assistant", "content": "", "tool_calls": [call("f", "a", n=12345678901234567890)]}
+    yield "whole numbers beyond 2^53", {"messages": [user, big], "tools": [tool("f", "F")]}
     yield "the empty schema", {"messages": [user], "tools": [tool("f", "F", {})]}
 
 
@@ -275,17 +289,29 @@ def _openai(message: Request) -> Request:
             {
                 "id": c["id"],
                 "type": "function",
-                "function": {"name": c["function"]["name"], "arguments": _compact(c["function"]["arguments"])},
+                "function": {
+                    "name": _renamed(c["function"]["name"]),
+                    "arguments": _compact(c["function"]["arguments"] or {}),
+                },
             }
             for c in message["tool_calls"]
         ]
     if message["role"] == "tool":
-        out |= {"tool_call_id": message.get("tool_call_id") or "", "name": message.get("tool_name") or None}
+        name = message.get("tool_name")
+        out |= {"tool_call_id": message.get("tool_call_id") or "", "name": _renamed(name) if name else None}
     return out
 
 
+def _renamed(name: str) -> str:
+    """As Ollama lists a tool: measured on its server 0.33.0-rc2."""
+    return name if name == "python" or name.startswith("browser.") else re.sub("[-. ]", "_", name)
+
+
 def _compact(arguments: Any) -> str:
-    return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return re.sub(
+        r"(?<=\d)\.0(?=[,}\]])", "", re.sub(r"e-0(?=\d)", "e-", text)
+    )  # numbers as JavaScript and Go write them
 
 
 def _once(tools: list[Request]) -> Iterator[Request]:
@@ -295,7 +321,9 @@ def _once(tools: list[Request]) -> Iterator[Request]:
 
 def _openai_tool(spec: Request) -> Request:
     name = spec["function"]["name"].split(".")[0]
-    return {"type": name} if name in ("python", "browser") else spec
+    if name in ("python", "browser"):
+        return {"type": name}
+    return {**spec, "function": {**spec["function"], "name": _renamed(spec["function"]["name"])}}
 
 
 def text_ids(text: str) -> list[int]:

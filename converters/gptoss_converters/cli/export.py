@@ -58,6 +58,10 @@ class Export:
         """Around the writing: what must be so before it, and what is tidied after it. Raises OutputError."""
         yield
 
+    def find_written(self, run: Run, bar: ProgressBar) -> Written | None:
+        """What an earlier run wrote to the end, if this one only has to go on behind it. Here: nothing."""
+        return None
+
     def finish(self, bar: ProgressBar) -> None:
         """After the planned files have their names, before the output counts as complete."""
 
@@ -122,7 +126,8 @@ def run_export(run: Run, plan: Callable[[Checkpoint, Rounding], Export]) -> None
         out.show(preview.text, **preview.data)
         return
     with planned.prepare(run), ProgressBar() as bar:
-        written = write(planned.plan, threads=run.threads, resume=run.resume, force=run.force, progress=bar)
+        written = planned.find_written(run, bar)
+        written = written or write(planned.plan, threads=run.threads, resume=run.resume, force=run.force, progress=bar)
         planned.finish(bar)
     losses = planned.find_losses()
     out.note(losses)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -38,7 +38,9 @@ def to_ollama(
     output: OutputFolderOption,
     template: Annotated[
         TemplateMode,
-        typer.Option(help="harmony: a Go TEMPLATE and Ollama's parser; embedded: the template in the GGUF."),
+        typer.Option(
+            help="harmony: a Go TEMPLATE and Ollama's parser; embedded: the template in the GGUF, for /api/chat only."
+        ),
     ] = TemplateMode.harmony,
     name: Annotated[
         str | None,
@@ -56,7 +58,8 @@ def to_ollama(
         Path | None, typer.Option(metavar="DIR", help="Move the model into this Ollama model store instead of DIR.")
     ] = None,
     create: Annotated[
-        str | None, typer.Option(metavar="URL", help="Create the model on this Ollama server afterwards.")
+        str | None,
+        typer.Option(metavar="URL", help="Create the model on this Ollama server afterwards; run again to go on."),
     ] = None,
     dense: Annotated[
         Dense | None, typer.Option(help="Type of attention, embedding and head (default: as stored).")
@@ -64,7 +67,7 @@ def to_ollama(
     experts: Annotated[Experts | None, typer.Option(help="Type of the experts (default: as stored).")] = None,
     tokenizer: Annotated[str | None, typer.Option(metavar="DIR", help="Folder with tokenizer.json.")] = None,
     split_max_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Split into files of at most SIZE tensor bytes (Ollama 0.34.1).")
+        str | None, typer.Option(metavar="SIZE", help="Split into files of at most SIZE tensor bytes.")
     ] = None,
     allow_lossy: Annotated[
         bool, typer.Option("--allow-lossy", help="Go on when llama.cpp cannot compute what the config says.")
@@ -76,7 +79,9 @@ def to_ollama(
 
         gptoss-convert to-ollama ./my-tune -o ./my-tune-ollama
 
-        gptoss-convert to-ollama ./my-tune -o out --template embedded --name my-tune:v2 --create http://localhost:11434
+        gptoss-convert to-ollama ./my-tune -o out --name my-tune:v2 --create http://localhost:11434
+
+        gptoss-convert to-ollama ./my-tune -o out --template embedded
 
         gptoss-convert to-ollama ./my-tune -o out --store ~/.ollama/models
     """
@@ -85,6 +90,10 @@ def to_ollama(
 
     if store and (create or split_max_size):
         raise UsageError("--store goes with neither --create nor --split-max-size")
+    if create and not run.dry_run:
+        from gptoss_converters.ollama.server import Server
+
+        Server(create).check()
     options = OllamaOptions(
         template.value,
         name,
@@ -116,8 +125,8 @@ class Destination:
     store: Path | None
     url: str | None
 
-    def receive(self, model: OllamaModel, bar: ProgressBar) -> str | None:
-        """Hands the model over; returns where it is now, None for its folder."""
+    def receive(self, model: OllamaModel, bar: ProgressBar, digests: Mapping[str, str] | None) -> str | None:
+        """Hands the model over; returns where it is now, None for its folder. `digests` of its files, if known."""
         if self.store:
             from gptoss_converters.ollama.store import write_store
 
@@ -126,10 +135,13 @@ class Destination:
                 (model.folder / file).unlink()
             return str(manifest)
         if self.url:
+            from gptoss_converters.ollama import pending
             from gptoss_converters.ollama.server import create_model
             from gptoss_converters.ollama.to_ollama import make_request
 
-            create_model(self.url, list(model.files), lambda digests: make_request(model, digests), bar)
+            digests = digests or pending.note(model, bar)
+            create_model(self.url, model.files, make_request(model, digests), bar)
+            pending.forget(model)
             return self.url
         return None
 
@@ -142,6 +154,7 @@ class OllamaExport(Export):
         self.model = model
         self.destination = destination
         self.where: str | None = None
+        self.digests: Mapping[str, str] | None = None
 
     def preview(self, rounding: Rounding) -> Report:
         sizes = "\n".join(f"{f.path}: {f.size} bytes ({format_size(f.size)})" for f in self.plan.files)
@@ -152,16 +165,29 @@ class OllamaExport(Export):
     @contextmanager
     def prepare(self, run: Run) -> Iterator[None]:
         taken = [n for n in TEXTS if (self.output / n).exists()]
-        if taken and not (run.force or run.resume):
+        if taken and not (run.force or run.resume or self._is_pending(run)):
             raise OutputError("exists already", file=self.output / taken[0], hint="add --force to replace it")
         with make_folder(self.output):
             yield
+
+    def find_written(self, run: Run, bar: ProgressBar) -> Written | None:
+        """What was written when an upload broke off, if every byte of it is still there."""
+        from gptoss_adapters.checkpoint.writing.writer import Written
+        from gptoss_converters.ollama import pending
+
+        self.digests = pending.find(self.model, bar) if self._is_pending(run) else None
+        return Written(self.plan.nbytes, resumed=self.plan.nbytes) if self.digests else None
+
+    def _is_pending(self, run: Run) -> bool:
+        from gptoss_converters.ollama import pending
+
+        return bool(self.destination.url) and not run.force and pending.is_noted(self.model)
 
     def finish(self, bar: ProgressBar) -> None:
         from gptoss_converters.ollama.to_ollama import finish
 
         finish(self.model)
-        self.where = self.destination.receive(self.model, bar)
+        self.where = self.destination.receive(self.model, bar, self.digests)
 
     def find_losses(self) -> list[str]:
         """None, as of every GGUF."""
@@ -172,13 +198,16 @@ class OllamaExport(Export):
         return None
 
     def summarise(self, written: Written) -> str:
+        from gptoss_converters.ollama.to_ollama import describe_use
+
         name = self.model.name
+        use = describe_use(self.model)
         if self.where:
-            return f"{name} is in Ollama ({self.where})\nnext:\n  ollama run {name}"
+            return f"{name} is in Ollama ({self.where})\nnext:\n  {use}"
         files = ", ".join(f.name for f in self.model.files)
         return (
             f"wrote {self.output}: {files}, Modelfile, README.md; checked against Ollama's grammar and rules\n"
-            f"next:\n  cd {self.output} && ollama create {name} -f Modelfile && ollama run {name}"
+            f"next:\n  cd {self.output} && ollama create {name} -f Modelfile\n  {use}"
         )
 
     def report(self, outcome: Outcome) -> Report:

@@ -40,6 +40,8 @@ class GgufOptions:
     split_max_size: int | None = None
     sha256: bool = False
     allow_lossy: bool = False
+    chat_template: str | None = None  # instead of the checkpoint's own
+    notes: tuple[tuple[str, str], ...] = ()  # more metadata keys and their texts
 
 
 def plan_gguf(
@@ -113,7 +115,11 @@ def _collect_keys(
     else:
         stored = stored_keys(checkpoint) if options.tokenizer is None else []
         keys += stored or tokenizer_keys(find_tokenizer(checkpoint, options.tokenizer), checkpoint)
-    return keys + meta.provenance_keys(config, checkpoint.kind, _read_version())
+    if options.chat_template is not None:
+        keys = [key for key in keys if key.name != "tokenizer.chat_template"]
+        keys.append(Key("tokenizer.chat_template", STRING, options.chat_template))
+    keys += meta.provenance_keys(config, checkpoint.kind, _read_version())
+    return keys + [Key(name, STRING, text) for name, text in options.notes]
 
 
 def _choose_name(checkpoint: Checkpoint) -> str:

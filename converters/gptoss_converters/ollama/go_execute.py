@@ -1,13 +1,12 @@
 """Executes a parsed template as Go's text/template does, on plain Python values.
 
 A Go struct is a `Struct` (an unknown field is an error), a map a dict (an unknown key is nil, and `range` goes by
-sorted keys).
+sorted keys). Numbers that came as JSON are floats. A template that does not end by itself is given up.
 Texts are bytes while they run: Go's `slice` and `len` count bytes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,16 +20,16 @@ from gptoss_converters.ollama.go_nodes import (
     Jump,
     Literal,
     Node,
+    NotKnownHere,
     Operand,
     Pipeline,
     Template,
     TemplateError,
     Variable,
 )
+from gptoss_converters.ollama.go_values import Struct, format_pattern, name_type, show
 
-
-class Struct(dict[str, Any]):
-    """Values by field name."""
+MAX_STEPS = 1_000_000  # nodes of a template that are run, before it is given up
 
 
 class _Break(Exception):
@@ -68,9 +67,11 @@ class _Run:
         self.functions = functions
         self.out: list[bytes] = []
         self.line = 1
+        self.steps = 0
 
     def run_body(self, nodes: Sequence[Node], scope: _Scope, dot: Any) -> None:
         for node in nodes:
+            self._step()
             if isinstance(node, str):
                 self.out.append(node.encode())
             elif isinstance(node, Action):
@@ -82,13 +83,18 @@ class _Run:
             else:
                 raise _Break if node == Jump("break") else _Continue
 
+    def _step(self) -> None:
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise NotKnownHere("the template runs too long", self.line)
+
     def _run_action(self, node: Action, scope: _Scope, dot: Any) -> None:
         self.line = node.line
         value = self._evaluate(node.pipeline.value, scope, dot)
         for name in node.pipeline.variables:
             (scope.find(name) if node.pipeline.assigns else scope.values)[name] = value
         if not node.pipeline.variables:
-            self.out.append(_show(value))
+            self.out.append(show(value))
 
     def _run_branch(self, node: Branch, scope: _Scope, dot: Any) -> None:
         self.line = node.line
@@ -105,8 +111,10 @@ class _Run:
             self.run_body(node.otherwise, inner, dot)
 
     def _run_range(self, node: Branch, scope: _Scope, value: Any, dot: Any) -> None:
-        pairs = list(self._list_pairs(value))
-        for key, item in pairs:
+        ran = False
+        for key, item in self._list_pairs(value):
+            ran = True
+            self._step()
             inner = _Scope(scope, _bind(node.pipeline, key, item))
             try:
                 self.run_body(node.body, inner, item)
@@ -114,12 +122,12 @@ class _Run:
                 break
             except _Continue:
                 continue
-        if not pairs:
+        if not ran:
             self.run_body(node.otherwise, scope, dot)
 
     def _list_pairs(self, value: Any) -> Iterator[tuple[Any, Any]]:
         if isinstance(value, Struct | bytes | bool | float):
-            raise TemplateError(f"range can't iterate over a {_name_type(value)}", self.line)
+            raise TemplateError(f"range can't iterate over a {name_type(value)}", self.line)
         if isinstance(value, int):
             return ((i, i) for i in range(value))
         if isinstance(value, dict):
@@ -147,7 +155,7 @@ class _Run:
     def _read_fields(self, value: Any, names: Sequence[str]) -> Any:
         for name in names:
             if not isinstance(value, dict) or (isinstance(value, Struct) and name not in value):
-                raise TemplateError(f"can't evaluate field {name} in type {_name_type(value)}", self.line)
+                raise TemplateError(f"can't evaluate field {name} in type {name_type(value)}", self.line)
             value = value.get(name)
         return value
 
@@ -161,7 +169,7 @@ class _Run:
             return value
         arguments = [self._evaluate(a, scope, dot) for a in call.arguments]
         if call.name not in self.functions:
-            raise TemplateError(f"{call.name or 'a method with arguments'} cannot be called here", self.line)
+            raise NotKnownHere(f"{call.name or 'a method with arguments'} cannot be called here", self.line)
         try:
             return self.functions[call.name](*arguments)
         except (TypeError, IndexError, ValueError) as error:
@@ -183,57 +191,8 @@ def _to_go(value: Any) -> Any:
     return [_to_go(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def to_json(value: Any) -> str:
-    """JSON as Go's encoding/json writes it: compact, keys of maps sorted, <, > and & and the line separators
-    escaped.
-    """
-    text = json.dumps(_from_go(value), ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _from_go(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, dict):
-        return {k: _from_go(v) for k, v in value.items()}
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
-        return int(value)
-    return [_from_go(v) for v in value] if isinstance(value, list) else value
-
-
 def _is_true(value: Any) -> bool:
     return value is not None and (isinstance(value, Struct) or bool(value))
-
-
-def _show(value: Any) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    if value is None:
-        return b"<no value>"
-    if isinstance(value, bool):
-        return b"true" if value else b"false"
-    if isinstance(value, list):
-        return b"[" + b" ".join(map(_show, value)) + b"]"
-    return to_json(value).encode() if isinstance(value, dict | float) else str(value).encode()
-
-
-def _name_type(value: Any) -> str:
-    names = {bytes: "string", bool: "bool", int: "int", float: "float64", list: "[]interface {}", type(None): "<nil>"}
-    return "struct" if isinstance(value, Struct) else names.get(type(value), "map[string]interface {}")
-
-
-def _printf(pattern: bytes, *values: Any) -> bytes:
-    texts = iter(values)
-    parts = pattern.decode().split("%")
-    shown = [parts[0]]
-    for part in parts[1:]:
-        if part[:1] not in ("T", "v", "s", "d"):
-            raise ValueError(f"format %{part[:1]} is not known here")
-        value = next(texts)
-        shown.append((_name_type(value) if part[0] == "T" else _show(value).decode()) + part[1:])
-    return "".join(shown).encode()
 
 
 def _eq(first: Any, *others: Any) -> bool:
@@ -266,8 +225,8 @@ _BUILTINS: dict[str, Callable[..., Any]] = {
     "len": lambda x: len(x),
     "slice": _slice,
     "index": _index,
-    "printf": _printf,
-    "print": lambda *xs: b"".join(map(_show, xs)),
+    "printf": format_pattern,
+    "print": lambda *xs: b"".join(map(show, xs)),
     "eq": _eq,
     "ne": lambda a, b: not _eq(a, b),
     "lt": lambda a, b: a < b,

@@ -17,6 +17,10 @@ class TemplateError(BadInput):
         self.line = line
 
 
+class NotKnownHere(TemplateError):
+    """What Go and Ollama may well run, but this package cannot."""
+
+
 @dataclass(frozen=True, slots=True)
 class Literal:
     value: str | int | float | bool | None

@@ -32,10 +32,23 @@ def check_model_files(commands: Sequence[Command], folder: Path) -> list[Finding
     whole = [(c, p) for c, p in files if not _SHARD.fullmatch(p.name)]
     for c, _ in whole[1:] or (shards and whole):
         found.append(Finding(c.line, "from-several", "a second model file: gpt-oss is one GGUF, or the shards of one"))
+    found += _check_drafts(commands, folder)
     has_template = any(c.name == "template" for c in commands)
     for c, path in whole[:1] or shards[:1]:
         found += _check_model(c, _find_first_shard(path), has_template, {p.name for _, p in shards})
     return found
+
+
+def _check_drafts(commands: Sequence[Command], folder: Path) -> Iterator[Finding]:
+    """A draft model is a file that is there, and another one than the model."""
+    sources = {c.value for c in commands if c.name == "from"}
+    for c in commands:
+        if c.name != "draft":
+            continue
+        if c.value in sources:
+            yield Finding(c.line, "draft-is-model", "DRAFT names the same model as FROM: Ollama refuses that")
+        elif _looks_local(c.value) and not (folder / Path(c.value).expanduser()).exists():
+            yield Finding(c.line, "draft-missing", f"no such file {c.value}: Ollama finds no draft model")
 
 
 def _read_requires(commands: Sequence[Command]) -> tuple[int, ...]:
@@ -47,8 +60,14 @@ def _find_paths(c: Command, folder: Path, found: list[Finding], requires: tuple[
     """The local files of one FROM; [] for a model's name."""
     path = (folder / Path(c.value).expanduser()).absolute()
     if "*" in c.value or "?" in c.value:
-        if requires and requires < _WILDCARD_SINCE:
-            found.append(Finding(c.line, "from-wildcard", "a wildcard FROM needs REQUIRES 0.34.1"))
+        if requires < _WILDCARD_SINCE:
+            found.append(
+                Finding(
+                    c.line,
+                    "from-wildcard",
+                    "Ollama before 0.34.1 takes a wildcard for a model's name: name each file, or add REQUIRES 0.34.1",
+                )
+            )
         matched = sorted(path.parent.glob(path.name))
         if not matched:
             found.append(Finding(c.line, "from-missing", f"no file matches {c.value}"))
@@ -82,7 +101,7 @@ def _find_first_shard(path: Path) -> Path:
 
 def _check_model(c: Command, path: Path, has_template: bool, shards: set[str]) -> Iterator[Finding]:
     """One GGUF (or the first of its shards), opened and looked at."""
-    if path.suffix != ".gguf":
+    if path.suffix != ".gguf" and _read_magic(path) != b"GGUF":
         yield Finding(
             c.line,
             "from-not-gguf",
@@ -102,6 +121,15 @@ def _check_model(c: Command, path: Path, has_template: bool, shards: set[str]) -
         yield Finding(c.line, "gguf", str(error))
         return
     yield from _check_metadata(c, checkpoint, has_template)
+
+
+def _read_magic(path: Path) -> bytes:
+    """The first four bytes, which tell what a file is: Ollama's own blobs have no suffix. b"" if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError:
+        return b""
 
 
 def _check_metadata(c: Command, checkpoint: Checkpoint, has_template: bool) -> Iterator[Finding]:

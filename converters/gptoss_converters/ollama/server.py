@@ -8,12 +8,11 @@ from __future__ import annotations
 import http.client
 import json
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from gptoss_adapters.errors import BadInput, CheckFailed, OutputError, UsageError
-from gptoss_converters.ollama.store import hash_file
 
 _PIECE = 1 << 20
 TIMEOUT = 600.0  # seconds of silence; the server hashes and checks a whole file before it answers
@@ -32,6 +31,14 @@ class Server:
         self.prefix = parts.path.rstrip("/")
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 11434)
+
+    def check(self) -> str:
+        """Its version. Raises OutputError where no Ollama answers."""
+        status, text = self._ask("GET", "/api/version")
+        version = _parse_object(text).get("version")
+        if status != 200 or not isinstance(version, str):
+            raise OutputError("what answers is no Ollama server", file=self.url, got=status)
+        return version
 
     def has(self, digest: str) -> bool:
         return self._ask("HEAD", f"/api/blobs/{digest}")[0] == 200
@@ -81,7 +88,9 @@ class Server:
         except (OSError, http.client.HTTPException) as error:
             what = str(error) or type(error).__name__
             raise OutputError(
-                f"the Ollama server broke off: {what}", file=self.url, hint="is it running? run again to go on"
+                f"the Ollama server broke off: {what}",
+                file=self.url,
+                hint="is it running? run the same command again to go on",
             ) from None
         finally:
             connection.close()
@@ -123,16 +132,10 @@ def _extract_reason(text: str) -> str:
 
 
 def create_model(
-    url: str,
-    files: list[Path],
-    request: Callable[[Mapping[str, str]], Mapping[str, Any]],
-    progress: Progress | None = None,
+    url: str, files: Sequence[Path], request: Mapping[str, Any], progress: Progress | None = None
 ) -> list[str]:
-    """Uploads `files` and creates the model that `request` describes, given the digests by file name; returns the
-    server's words.
-    """
+    """Uploads `files` and creates the model of `request`, which names their digests; returns the server's words."""
     server = Server(url)
-    digests = {file.name: f"sha256:{hash_file(file, progress)}" for file in files}
     for file in files:
-        server.upload(file, digests[file.name], progress)
-    return server.create(request(digests))
+        server.upload(file, request["files"][file.name], progress)
+    return server.create(request)

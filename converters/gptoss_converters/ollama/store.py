@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -108,14 +109,15 @@ def _list_texts(parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _make_config(gguf: Path, parts: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
-    kinds = {v: k.upper() for k, v in FILE_TYPES.items()}
-    metadata = GgufFile(gguf).metadata
+    kinds = {v: k.upper() for k, v in FILE_TYPES.items()} | {FILE_TYPES["mxfp4"]: "MXFP4_MOE"}
+    file = GgufFile(gguf)
+    parameters = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
     config = {
         "model_format": "gguf",
         "model_family": GGUF_ARCH,
         "model_families": [GGUF_ARCH],
-        "model_type": metadata["general.size_label"],
-        "file_type": kinds.get(metadata["general.file_type"], "unknown"),
+        "model_type": format_count(parameters),
+        "file_type": kinds.get(file.metadata["general.file_type"], "unknown"),
         "architecture": "amd64",
         "os": "linux",
         "requires": parts.get("requires"),
@@ -123,6 +125,14 @@ def _make_config(gguf: Path, parts: Mapping[str, Any], checkpoint: Checkpoint) -
         "embedding_length": checkpoint.config.hidden_size,
     }
     return {k: v for k, v in config.items() if v is not None}
+
+
+def format_count(number: int) -> str:
+    """`26.44M`, `2.8B`: a number of parameters as Ollama's own create writes it."""
+    for unit, letter, digits in ((10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0)):
+        if number >= unit:
+            return f"{number / unit:.{digits if number % unit else 0}f}{letter}"
+    return str(number)
 
 
 def _to_bytes(value: Any) -> bytes:

@@ -1,8 +1,9 @@
 """gpt-oss checkpoint -> what Ollama imports: a GGUF, a Modelfile and a README, in one folder.
 
 Two template modes: "harmony" writes our Go template as TEMPLATE, for which Ollama chooses its harmony parser;
-"embedded" writes none, and Ollama's llama-server uses the Jinja template in the GGUF. Checked against Ollama's grammar
-and its rules, and on llama.cpp's server, which current Ollama runs; not on Ollama itself.
+"embedded" writes none, and Ollama's llama-server uses the Jinja template in the GGUF; a metadata key tells its file
+from that of the other mode. Checked against Ollama's grammar and its rules, and on llama.cpp's server, which current
+Ollama runs; by hand on Ollama 0.33.0-rc2 in November 2026.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from gptoss_harmony.rendering.templates import chat_template
 from gptoss_harmony.tokens import CALL, FIRST_SPECIAL, RETURN, SPECIAL_NAMES
 
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint
+from gptoss_adapters.checkpoint.formats.tokenizer_files import CHAT_TEMPLATE
 from gptoss_adapters.checkpoint.writing.plan import Plan
 from gptoss_adapters.errors import BadInput, CheckFailed, UsageError
 from gptoss_converters.export_plan import ExportPlan
@@ -29,12 +32,14 @@ from gptoss_converters.rows.quantised import Rounding
 
 Mode = Literal["harmony", "embedded"]
 NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9._-]{0,79})?")
-REQUIRES, REQUIRES_FOR_SHARDS = "0.30.0", "0.34.1"
+REQUIRES = "0.30.0"
+MODE_KEY = "gptoss_adapters.ollama_template"  # Ollama keeps one runner for one file, whatever the models' templates
 SAMPLING = {
     "temperature": 1.0,
     "top_p": 1.0,
     "top_k": 0,
 }  # as OpenAI recommends; Ollama's own defaults cut the distribution
+_METHOD = re.compile(r"(\{%-?\s*(?:el)?if)\s+(\w+)\[('items'|\"items\")\]\s*(-?%\})")  # a key that is a method's name
 STOPS = tuple(SPECIAL_NAMES[t - FIRST_SPECIAL] for t in (RETURN, CALL))
 
 
@@ -88,13 +93,24 @@ def plan_ollama(
         raise UsageError(
             "--tokenizer none: Ollama needs the vocabulary in the file", hint="name a folder with tokenizer.json"
         )
+    if options.mode == "embedded":
+        gguf = replace(gguf, chat_template=choose_embedded(checkpoint.chat_template), notes=((MODE_KEY, "embedded"),))
     planned = plan_gguf(checkpoint, folder / f"{name.replace(':', '-')}.gguf", gguf, rounding)
-    parts = _make_parts(checkpoint, options, len(planned.plan.files))
+    parts = _make_parts(checkpoint, options)
     text = modelfile.write(_list_commands(planned.plan, parts))
     _check_modelfile(text)
     return OllamaModel(
         folder, name, planned, text, _make_readme(name, parts, [f.path.name for f in planned.plan.files]), parts
     )
+
+
+def choose_embedded(template: str | None) -> str:
+    """The Jinja template for the GGUF of the embedded mode: the checkpoint's own, but ours instead of the published
+    one, in which llama.cpp finds a method where an array of a tool's parameters has no items, and fails.
+    """
+    if template is None or template.strip() == CHAT_TEMPLATE.read_text("utf-8").strip():
+        return chat_template()
+    return _METHOD.sub(r"\1 (\3 in \2 and \2[\3]) \4", template)
 
 
 def name_model(path: Path) -> str:
@@ -103,7 +119,7 @@ def name_model(path: Path) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", re.sub(r"-\d{5}-of-\d{5}$", "", stem).lower()).strip("-.") or "gpt-oss"
 
 
-def _make_parts(checkpoint: Checkpoint, options: OllamaOptions, files: int) -> dict[str, Any]:
+def _make_parts(checkpoint: Checkpoint, options: OllamaOptions) -> dict[str, Any]:
     """The Modelfile's content by the names that Ollama's API and its store use."""
     if not 1 <= options.num_ctx <= checkpoint.config.max_position_embeddings:
         raise UsageError(
@@ -112,22 +128,19 @@ def _make_parts(checkpoint: Checkpoint, options: OllamaOptions, files: int) -> d
             got=options.num_ctx,
         )
     harmony = options.mode == "harmony"
-    requires = REQUIRES_FOR_SHARDS if files > 1 else options.requires
     parameters: dict[str, Any] = {"num_ctx": options.num_ctx, **SAMPLING} | ({"stop": list(STOPS)} if harmony else {})
     return {
         "template": read_harmony_template() if harmony else None,
         "system": options.system,
         "parameters": parameters,
         "license": checkpoint.license_text,
-        "requires": requires,
+        "requires": options.requires,
         "messages": [{"role": role, "content": text} for role, text in options.messages],
     }
 
 
 def _list_commands(plan: Plan, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    first = plan.files[0].path.name
-    source = f"./{first}" if len(plan.files) == 1 else "./" + re.sub(r"-\d{5}-of-\d{5}\.gguf$", "-*-of-*.gguf", first)
-    lines = [("FROM", source)]
+    lines = [("FROM", f"./{file.path.name}") for file in plan.files]
     lines += [(name.upper(), parts[name]) for name in ("requires", "template") if parts[name]]
     for key, value in parts["parameters"].items():
         lines += [(f"PARAMETER {key}", f"{v}") for v in (value if isinstance(value, list) else [value])]
@@ -148,15 +161,20 @@ def _check_modelfile(text: str) -> None:
 def finish(model: OllamaModel) -> None:
     """Writes Modelfile and README beside the finished model files and checks the folder. Raises CheckFailed."""
     for file, text in (("Modelfile", model.modelfile), ("README.md", model.readme)):
-        part = model.folder / f".{file}.part"
-        with part.open("w", encoding="utf-8", newline="") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(model.folder / file)
+        write_text(model.folder / file, text)
     errors = [f for f in check_text(model.modelfile, model.folder) if not f.warning]
     if errors:
         raise CheckFailed(f"line {errors[0].line}: {errors[0].rule}: {errors[0].what}", file=model.folder / "Modelfile")
+
+
+def write_text(path: Path, text: str) -> None:
+    """All of a small file or nothing."""
+    part = path.with_name(f".{path.name.removeprefix('.')}.part")
+    with part.open("w", encoding="utf-8", newline="") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    part.replace(path)
 
 
 def make_request(model: OllamaModel, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -170,7 +188,12 @@ _MODES = {
         "`TEMPLATE` is our Go template for Harmony, and Ollama's harmony parser reads reasoning, answers and "
         "tool calls."
     ),
-    "embedded": "There is no `TEMPLATE`: Ollama's llama-server uses the Harmony template inside the GGUF.",
+    "embedded": (
+        "There is no `TEMPLATE`: Ollama's llama-server uses the Harmony template inside the GGUF.\n\n"
+        "In this mode Ollama parses the answers of `/api/chat` only (and of `/v1/chat/completions`):\n"
+        '`ollama run NAME "..."` and `/api/generate` print raw Harmony, and a tool needs a `parameters` object.\n'
+        "Where that is in the way, export with `--template harmony`."
+    ),
 }
 _CHECKED = (
     "The files were checked against Ollama's grammar and rules and are made for\n"
@@ -178,20 +201,30 @@ _CHECKED = (
 )
 
 
-def _make_readme(name: str, parts: Mapping[str, Any], files: Sequence[str]) -> str:
-    mode = "harmony" if parts["template"] else "embedded"
-    needs = f"Ollama {parts['requires']} or later" if parts["requires"] else "Ollama 0.30 or later"
+def describe_use(model: OllamaModel) -> str:
+    """A command line that talks to the model, once it is in Ollama."""
+    return _show_uses(model.name, harmony=model.parts["template"] is not None)[0]
+
+
+def _show_uses(name: str, harmony: bool) -> list[str]:
     chat = json.dumps(
         {"model": name, "messages": [{"role": "user", "content": "Hello"}], "think": "low", "stream": False}
     )
+    run = [f'ollama run {name} --think=low "Hello"'] if harmony else []
+    return [*run, f"curl http://localhost:11434/api/chat -d '{chat}'"]
+
+
+def _make_readme(name: str, parts: Mapping[str, Any], files: Sequence[str]) -> str:
+    mode = "harmony" if parts["template"] else "embedded"
+    needs = f"Ollama {parts['requires']} or later" if parts["requires"] else "Ollama 0.30 or later"
+    uses = "\n".join(f"    {line}" for line in _show_uses(name, mode == "harmony"))
     return f"""# {name}
 
 A gpt-oss model for {needs}: {", ".join(f"`{f}`" for f in files)} and a `Modelfile`. {_MODES[mode]}
 
     gptoss-convert check-modelfile Modelfile
     ollama create {name} -f Modelfile
-    ollama run {name} --think=low "Hello"
-    curl http://localhost:11434/api/chat -d '{chat}'
+{uses}
 
 Think levels: `low`, `medium` (default), `high`. {_CHECKED}
 """

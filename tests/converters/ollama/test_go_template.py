@@ -10,9 +10,10 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from gptoss_converters.ollama.go_execute import Struct, execute, to_json
+from gptoss_converters.ollama.go_execute import execute
 from gptoss_converters.ollama.go_nodes import TemplateError
 from gptoss_converters.ollama.go_parser import parse
+from gptoss_converters.ollama.go_values import Struct, to_json
 from gptoss_converters.ollama.prompt import TEMPLATE, make_prompt, read_harmony_template
 from helpers.ollama_requests import DATE, Request, differing, expected_ids, requests, text_ids
 

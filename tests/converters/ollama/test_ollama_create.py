@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from gptoss_converters.ollama.prompt import read_harmony_template
 from gptoss_converters.ollama.server import Server, create_model
+from gptoss_converters.ollama.store import hash_file
 from gptoss_converters.ollama.to_ollama import OllamaModel, make_request
 from helpers.fake_ollama import FakeOllama, fake_ollama
 from test_to_ollama import SOURCE, export, run
@@ -27,17 +33,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> OllamaModel:
 
 
 def make(server: FakeOllama, exported: OllamaModel, **changes: str) -> list[str]:
-    return create_model(
-        server.url, list(exported.files), lambda digests: {**make_request(exported, digests), **changes}
-    )
+    digests = {file.name: f"sha256:{hash_file(file)}" for file in exported.files}
+    return create_model(server.url, exported.files, {**make_request(exported, digests), **changes})
 
 
 def test_upload_and_create(server: FakeOllama, model: OllamaModel) -> None:
     steps: list[tuple[str, int, int]] = []
-    said = create_model(
-        server.url, list(model.files), lambda digests: make_request(model, digests), lambda *step: steps.append(step)
-    )
     size = model.files[0].stat().st_size
+    digest = hash_file(model.files[0], lambda *step: steps.append(step))
+    request = make_request(model, {model.files[0].name: f"sha256:{digest}"})
+    said = create_model(server.url, model.files, request, lambda *step: steps.append(step))
     assert said[-1] == "success" and ("upload", size, size) in steps and ("hash", size, size) in steps
     assert list(server.blobs.values()) == [model.files[0].read_bytes()]
     made = server.models["tune"]
@@ -93,24 +98,71 @@ def test_a_refused_model(server: FakeOllama, model: OllamaModel) -> None:
 
 def test_no_server(model: OllamaModel) -> None:
     with pytest.raises(OutputError, match=r"broke off: .*refused.*is it running"):
-        create_model("http://127.0.0.1:9", list(model.files), lambda digests: {})
+        create_model("http://127.0.0.1:9", model.files, make_request(model, {model.files[0].name: "sha256:0"}))
+    with pytest.raises(OutputError, match="is no Ollama server"), page() as url:
+        Server(url).check()
     with pytest.raises(UsageError, match="takes the URL"):
         Server("file:///etc/passwd")
 
 
+@contextmanager
+def page() -> Iterator[str]:
+    """Some web server that is none of Ollama's."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def command(out: Path, url: str, *more: object) -> subprocess.CompletedProcess[str]:
+    return run("to-ollama", SOURCE, "-o", out, "--num-ctx", 64, "--name", "tune:v2", "--create", url, *more)
+
+
 def test_the_command(server: FakeOllama, tmp_path: Path) -> None:
-    done = run(
-        "to-ollama", SOURCE, "-o", tmp_path / "out", "--num-ctx", 64, "--name", "tune:v2", "--create", server.url
-    )
+    done = command(tmp_path / "out", server.url)
     assert done.returncode == 0 and "ollama run tune:v2" in done.stdout and "tune:v2" in server.models
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["Modelfile", "README.md", "tune-v2.gguf"]
+
+
+def test_no_server_no_conversion(tmp_path: Path) -> None:
+    failed = command(tmp_path / "out", "http://127.0.0.1:9")
+    assert failed.returncode == 4 and not (tmp_path / "out").exists()
+    (line,) = failed.stderr.splitlines()
+    assert line.startswith("error: http://127.0.0.1:9: the Ollama server broke off")
+
+
+def test_the_same_command_goes_on_where_an_upload_broke_off(server: FakeOllama, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    server.faults.append("disconnect")
+    failed = command(out, server.url)
+    last = failed.stderr.splitlines()[-1]
+    assert failed.returncode == 4 and last.startswith("error: http") and "run the same command again" in last
+    before = (out / "tune-v2.gguf").stat()
+    done = command(out, server.url, "--json")
+    after = (out / "tune-v2.gguf").stat()
+    assert done.returncode == 0 and "tune:v2" in server.models, done.stderr
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert json.loads(done.stdout)["resumed"] == json.loads(done.stdout)["nbytes"] == after.st_size
+    assert sorted(p.name for p in out.iterdir()) == ["Modelfile", "README.md", "tune-v2.gguf"]
+
+
+def test_going_on_trusts_no_byte(server: FakeOllama, tmp_path: Path) -> None:
+    """A model file that was changed after the upload broke off is not sent; another plan is another model."""
+    out = tmp_path / "out"
+    server.faults.append("disconnect")
+    command(out, server.url)
+    good = (out / "tune-v2.gguf").read_bytes()
+    (out / "tune-v2.gguf").write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    refused = command(out, server.url)
+    assert refused.returncode == 4 and "exists already: add --force" in refused.stderr and not server.models
+    assert command(out, server.url, "--force").returncode == 0
+    assert list(server.blobs.values()) == [good]
     server.faults.append("disconnect")
     server.blobs.clear()
-    failed = run("to-ollama", SOURCE, "-o", tmp_path / "out", "--num-ctx", 64, "--create", server.url, "--force")
-    assert (
-        failed.returncode == 4
-        and failed.stderr.splitlines()[-1].startswith("error: http")
-        and "Traceback" not in failed.stderr
-    )
+    command(out, server.url, "--force")
+    other = command(out, server.url, "--dense", "f32")
+    assert other.returncode == 4 and "exists already: add --force" in other.stderr
 
 
 def test_the_ollama_client_reads_it_back(server: FakeOllama, model: OllamaModel) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from gptoss_converters.ollama.prompt import read_harmony_template
-from gptoss_converters.ollama.store import CONFIG, MANIFEST, check_store, write_store
+from gptoss_converters.ollama.store import CONFIG, MANIFEST, check_store, format_count, write_store
 from test_to_ollama import SOURCE, export, run
 
 from gptoss_adapters.checkpoint import open_checkpoint
@@ -50,7 +50,9 @@ def test_manifest_and_blobs(tmp_path: Path) -> None:
     }
     assert json.loads(contents["messages"]) == [{"role": "user", "content": "hi"}]
     config = json.loads(contents["v1+json"])
-    assert config["model_format"] == "gguf" and config["model_family"] == "gpt-oss" and config["file_type"] == "MXFP4"
+    assert (
+        config["model_format"] == "gguf" and config["model_family"] == "gpt-oss" and config["file_type"] == "MXFP4_MOE"
+    )
     assert (
         config["rootfs"]["diff_ids"] == [layer["digest"] for layer in found["layers"]]
         and config["requires"] == "0.30.0"
@@ -96,3 +98,8 @@ def test_the_command(tmp_path: Path) -> None:
         ).returncode
         == 2
     )
+
+
+def test_numbers_of_parameters_read_as_ollama_writes_them() -> None:
+    numbers = {999: "999", 1000: "1K", 26_438_656: "26.44M", 7_000_000: "7M", 2_800_000_000: "2.8B", 10**9: "1B"}
+    assert {number: format_count(number) for number in numbers} == numbers

@@ -18,10 +18,25 @@ from gptoss_converters.gguf.to_gguf import GgufOptions
 from gptoss_converters.ollama.modelfile import read
 from gptoss_converters.ollama.prompt import read_harmony_template
 from gptoss_converters.ollama.rules import check
-from gptoss_converters.ollama.to_ollama import OllamaModel, OllamaOptions, finish, make_request, plan_ollama
+from gptoss_converters.ollama.store import hash_file
+from gptoss_converters.ollama.to_ollama import (
+    MODE_KEY,
+    OllamaModel,
+    OllamaOptions,
+    choose_embedded,
+    finish,
+    make_request,
+    plan_ollama,
+)
+from gptoss_harmony import load_vocabulary, render
+from gptoss_harmony.openai.chat_completions import to_conversation
+from gptoss_harmony.rendering.templates import chat_template
 from helpers.fake_ollama import fake_ollama
 
+from gptoss_adapters.backends import open_backend
 from gptoss_adapters.checkpoint import open_checkpoint
+from gptoss_adapters.checkpoint.formats.gguf import GgufFile
+from gptoss_adapters.checkpoint.formats.tokenizer_files import CHAT_TEMPLATE
 from gptoss_adapters.checkpoint.writing.writer import write
 from gptoss_adapters.errors import BadInput, UsageError
 
@@ -90,6 +105,41 @@ def test_embedded_mode(tmp_path: Path) -> None:
     commands = read((tmp_path / "Modelfile").read_text())
     assert [c.name for c in commands] == ["from", *["parameter"] * 4]
     assert check(tmp_path / "Modelfile") == []
+    text = (tmp_path / "README.md").read_text()
+    assert "/api/chat" in text and "ollama run tiny-mxfp4" not in text and "--template harmony" in text
+
+
+def test_the_two_modes_never_share_a_file(tmp_path: Path) -> None:
+    """Ollama keeps one runner for one file, with the template of the model that was loaded first."""
+    both = [export(tmp_path / mode, mode=mode, name="m", num_ctx=64).files[0] for mode in ("harmony", "embedded")]
+    notes = [GgufFile(file).metadata.get(MODE_KEY) for file in both]
+    assert notes == [None, "embedded"] and hash_file(both[0]) != hash_file(both[1])
+    done = run("verify", *both)
+    assert done.returncode == 0 and "BYTES EQUAL" in done.stdout, done.stdout + done.stderr
+
+
+ITEMS = """{%- if spec['items'] -%}[{{ spec['items'] }}]{%- elif spec["items"] %}x{% endif %}{{ spec['items'] }}"""
+
+
+def test_which_template_is_embedded() -> None:
+    assert choose_embedded(None) == choose_embedded(CHAT_TEMPLATE.read_text()) == chat_template()
+    assert choose_embedded(ITEMS) == (
+        "{%- if ('items' in spec and spec['items']) -%}[{{ spec['items'] }}]"
+        """{%- elif ("items" in spec and spec["items"]) %}x{% endif %}{{ spec['items'] }}"""
+    )
+
+
+@pytest.mark.backend("llama_server")
+def test_the_embedded_template_in_llama_cpp(tmp_path: Path) -> None:
+    """The server that Ollama runs makes Harmony of it, of arrays without items too, where the published one fails."""
+    model = export(tmp_path, mode="embedded", num_ctx=64)
+    array = {"type": "object", "properties": {"all": {"type": "array"}, "one": {"type": "string"}}}
+    tools = [{"type": "function", "function": {"name": "f", "description": "F", "parameters": array}}]
+    request = {"messages": [{"role": "user", "content": "hi"}], "tools": tools}
+    expected = load_vocabulary().decode(render(to_conversation(request, date="2025-06-28"), drop="none"))
+    with open_backend(f"llama_server={model.files[0]}", n_ctx=256) as backend:
+        said = backend.chat_prompt(request | {"chat_template_kwargs": {"conversation_start_date": "2025-06-28"}})
+    assert said == expected
 
 
 def test_a_licence_goes_along(tmp_path: Path) -> None:
@@ -99,10 +149,12 @@ def test_a_licence_goes_along(tmp_path: Path) -> None:
     assert read((tmp_path / "out" / "Modelfile").read_text())[-1].value == 'Apache "2.0"\n\nterms\n'
 
 
-def test_split_files_are_named_by_a_wildcard(tmp_path: Path) -> None:
+def test_split_files_are_named_one_by_one(tmp_path: Path) -> None:
+    """As Ollama 0.33 took them; a wildcard needs 0.34.1."""
     model = export(tmp_path, GgufOptions(split_max_size=300_000), name="s", num_ctx=64)
     commands = read((tmp_path / "Modelfile").read_text())
-    assert len(model.files) == 3 and [c.value for c in commands[:2]] == ["./s-*-of-*.gguf", "0.34.1"]
+    shards = [f"./s-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    assert len(model.files) == 3 and [c.value for c in commands[:4]] == [*shards, "0.30.0"]
     assert check(tmp_path / "Modelfile") == []
 
 

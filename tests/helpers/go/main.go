@@ -96,6 +96,15 @@ func marshal(v any) string {
 	return string(text)
 }
 
+// renamed is how Ollama's harmony parser lists a tool before the template runs; the built-in ones keep their names.
+func renamed(name string) string {
+	switch name {
+	case "python", "browser.search", "browser.open", "browser.find":
+		return name
+	}
+	return strings.NewReplacer(" ", "_", "-", "_", ".", "_").Replace(name)
+}
+
 // values merges neighbours of one role, except tool results, and collects the system text.
 func values(r request) map[string]any {
 	if r.Raw != nil {
@@ -113,6 +122,9 @@ func values(r request) map[string]any {
 		} else {
 			merged = append(merged, m)
 		}
+	}
+	for i := range r.Tools {
+		r.Tools[i].Function.Name = renamed(r.Tools[i].Function.Name)
 	}
 	level, isLevel := r.Think.(string)
 	on, isBool := r.Think.(bool)
