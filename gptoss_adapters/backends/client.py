@@ -108,8 +108,9 @@ class Backend:
         tokens.
         """
         self._need("full", "top_k")
-        if not 1 <= k <= self.info.vocab_size:
-            raise UsageError("argument k is out of range", expected=f"1..{self.info.vocab_size}", got=k)
+        most = self.info.capabilities.most or self.info.vocab_size
+        if not 1 <= k <= most:
+            raise UsageError("argument k is out of range", expected=f"1..{most}", got=k)
         answer = self._arrays("top_logprobs", tokens=self._prompt(tokens, start), k=k, start=start)
         return answer["ids"], answer["logprobs"]
 
@@ -118,6 +119,8 @@ class Backend:
         ends it with a BackendFailed.
         """
         self._need("full", "top_k")
+        if not self.info.capabilities.scores_prompts:
+            raise NotComparable(f"{self.name}: gives no log-probabilities of a prompt's own tokens")
         if not 1 <= k <= self.info.vocab_size:
             raise UsageError("argument k is out of range", expected=f"1..{self.info.vocab_size}", got=k)
         return PromptLogprobs(**self._arrays("prompt_logprobs", tokens=self._prompt(tokens), k=k))

@@ -13,27 +13,38 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from gptoss_harmony import Vocabulary, load_vocabulary
-from gptoss_harmony.tokens import CALL, GENERATION_STOPS, RETURN, SPECIAL_NAMES, SPECIAL_TOKENS
+from gptoss_harmony.tokens import CALL, GENERATION_STOPS, RETURN, SPECIAL_TOKENS
 
+from gptoss_adapters.backends.prompt_texts import prompt_text, text_ids
 from gptoss_adapters.backends.protocol import BackendFailed, Capabilities, Engine, Info, Request, Token
 from gptoss_adapters.errors import BadInput, NotComparable, UsageError, missing_extra
 from gptoss_adapters.spec import GPT_OSS_20B
 
-_SPECIAL = re.compile("(" + "|".join(map(re.escape, SPECIAL_NAMES)) + ")")
+MOST = 20  # alternatives that Ollama reports
+KNOWN = 10  # of them, as many as are no part of a character at every position
 _OPTIONS = ("temperature", "top_p", "seed")
 Json = dict[str, Any]
 
 
 class Ollama(Engine):
     """`ollama=NAME`. Options: host (URL, default Ollama's own), n_ctx (tokens; None: what the model's Modelfile says,
-    which Ollama then keeps to in every call: another num_ctx would load the model anew).
+    which Ollama then keeps to in every call: another num_ctx would load the model anew). cache_type and flash_attn say
+    how its server was started (OLLAMA_KV_CACHE_TYPE, OLLAMA_FLASH_ATTENTION), by which its rounding is judged.
     """
 
     arithmetic = "ggml"
     opens = ()  # a name that its server knows
 
-    def __init__(self, path: str | None, host: str | None = None, n_ctx: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        host: str | None = None,
+        n_ctx: int | None = None,
+        cache_type: str = "f16",
+        flash_attn: bool = True,
+    ) -> None:
         if path is None:
             raise UsageError("ollama needs a model's name", expected="ollama=NAME")
         try:
@@ -62,8 +73,8 @@ class Ollama(Engine):
             vocab_size=about.get("gpt-oss.vocab_size") or GPT_OSS_20B.vocab_size,
             n_ctx=room,
             stop_ids=tuple(sorted(GENERATION_STOPS)),
-            capabilities=Capabilities("text"),
-            settings={"model": path, "n_ctx": room},
+            capabilities=Capabilities("top_k", most=KNOWN, as_text=True),
+            settings={"model": path, "n_ctx": room, "cache_type": cache_type, "flash_attn": flash_attn},
         )
 
     def generate(self, request: Request, cancelled: Callable[[], bool]) -> Iterator[Token]:
@@ -89,6 +100,31 @@ class Ollama(Engine):
                 return
         if reason == "stop":
             yield Token(_ending([*request.tokens, *answer], self._vocabulary))
+
+    def top_logprobs(self, tokens: Sequence[int], k: int, start: int) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.empty((len(tokens) - start, k), np.int32)
+        logprobs = np.empty((len(tokens) - start, k), np.float32)
+        for row, end in enumerate(range(start + 1, len(tokens) + 1)):
+            best = self._ask_alternatives(tokens[:end])
+            if len(best) < k:
+                raise NotComparable("Ollama named too few of its alternatives", expected=k, got=len(best))
+            ids[row], logprobs[row] = [i for i, _ in best[:k]], [p for _, p in best[:k]]
+        return ids, logprobs
+
+    def _ask_alternatives(self, tokens: Sequence[int]) -> list[tuple[int, float]]:
+        """The best (id, logprob) after `tokens`, without those that are part of a character, which have no text."""
+        answer = self._client.generate(
+            self._model,
+            prompt_text(tokens, self._vocabulary),
+            raw=True,
+            logprobs=True,
+            top_logprobs=MOST,
+            options={"temperature": 0.0, "num_predict": 1, **self._context},
+        )
+        if not answer.logprobs:
+            raise NotComparable("this Ollama gives no logprobs", hint="Ollama 0.12.11 or later does")
+        named = [(self._find(t.token), t.logprob) for t in answer.logprobs[0].top_logprobs or ()]
+        return [(ident, logprob) for ident, logprob in named if ident is not None]
 
     def chat(self, request: Mapping[str, Any]) -> Json:
         arguments = chat_arguments({**request, "model": self._model})
@@ -127,24 +163,6 @@ def _read_num_ctx(parameters: str | None) -> int | None:
     """That of a Modelfile, from the lines in which Ollama shows its parameters."""
     match = re.search(r"^num_ctx\s+(\d+)\s*$", parameters or "", re.MULTILINE)
     return int(match[1]) if match else None
-
-
-def prompt_text(tokens: Sequence[int], vocabulary: Vocabulary) -> str:
-    """The text that is read as these ids. Raises NotComparable when there is none: control-token text in a message,
-    bytes that are no UTF-8, tokens that an encoder would not choose.
-    """
-    text = vocabulary.decode(tokens)
-    if text_ids(text, vocabulary) != list(tokens):
-        raise NotComparable("Ollama takes text only, and these ids would not come back from their text")
-    return text
-
-
-def text_ids(text: str, vocabulary: Vocabulary) -> list[int]:
-    """Ids as an engine reads a prompt: control tokens wherever their names stand."""
-    ids: list[int] = []
-    for i, part in enumerate(_SPECIAL.split(text)):
-        ids += [SPECIAL_TOKENS[part]] if i % 2 else vocabulary.encode(part)
-    return ids
 
 
 def _ending(tokens: Sequence[int], vocabulary: Vocabulary) -> int:

@@ -50,6 +50,8 @@ class Capabilities:
     taps: hidden states and router scores can be read and the chosen experts forced.
     penalties: the presence, frequency and repetition penalties of a Request; "free" = not while a grammar holds it.
     logit_bias: that of a Request.
+    most: how many log-probabilities "top_k" can give for a position; 0: as many as there are.
+    as_text: prompts go to the engine as text, so that not all ids can be asked for (`readable_length`).
     """
 
     output: Literal["full", "top_k", "text"]
@@ -57,6 +59,13 @@ class Capabilities:
     taps: bool = False
     penalties: Literal["none", "free", "always"] = "none"
     logit_bias: bool = False
+    most: int = 0
+    as_text: bool = False
+
+    @property
+    def scores_prompts(self) -> bool:
+        """Can it say how probable a prompt's own tokens are?"""
+        return self.output != "text" and not self.as_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,6 @@ from gptoss_adapters.parity.logits.angles import measure_angle_error
 from gptoss_adapters.parity.logits.attribution import Sweep
 from gptoss_adapters.parity.logits.measure import Reference, take_record
 from gptoss_adapters.parity.logits.probes import (
-    Prompt,
-    lighten_prompts,
     make_prompts,
     read_embedding_norms,
     render_conversations,
@@ -124,7 +122,7 @@ class Run:
         reference = self._reference_for(target, out)
         noise = target.noise(self.checkpoint)
         out.null = str(noise)
-        prompts = self._prompts_for(target)
+        prompts = target.cut(self.prompts)
         done = 0
 
         def tick() -> None:
@@ -154,10 +152,6 @@ class Run:
             config = replace(target.checkpoint.config, yarn_truncate=self.checkpoint.config.yarn_truncate)
             return Reference(target.checkpoint.with_config(config), self.options.carry)
         return self.reference
-
-    def _prompts_for(self, target: Target) -> list[Prompt]:
-        prompts = lighten_prompts(self.prompts) if target.limited else self.prompts
-        return [p for p in prompts if len(p.ids) <= target.backend.info.n_ctx]
 
     def sweep(self, reference: Reference, carried: tuple[str, ...]) -> Sweep:
         """All faults over all prompts, put into the reference that carries these; made once."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gptoss_adapters.backends import Arithmetic, Backend, open_backend
+from gptoss_adapters.backends.prompt_texts import readable_length
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 from gptoss_adapters.parity.logits.measure import TOP_K, Answer
-from gptoss_adapters.parity.logits.probes import Prompt
+from gptoss_adapters.parity.logits.probes import Prompt, lighten_prompts
 from gptoss_adapters.parity.noise.arithmetic import noise_of
 from gptoss_adapters.parity.noise.nulls import Noise
 from gptoss_adapters.parity.report.schema import Identity
@@ -58,12 +60,23 @@ class Target:
         """Answers token by token: gets the light prompts."""
         return self.backend.info.capabilities.output == "top_k"
 
+    def cut(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """What this engine can be asked of them: few and short ones if token by token; of those that go as text, what
+        is read as the same ids up to every position.
+        """
+        if self.limited:
+            prompts = lighten_prompts(prompts)
+        if self.backend.info.capabilities.as_text:
+            prompts = [replace(p, ids=p.ids[: readable_length(p.ids)]) for p in prompts]
+        return [p for p in prompts if 0 < len(p.ids) <= self.backend.info.n_ctx]
+
     def answer(self, prompt: Prompt) -> Answer:
         output = self.backend.info.capabilities.output
         if output == "full":
             return Answer(self.backend.logits(prompt.ids))
         if output == "top_k":
-            ids, logprobs = self.backend.top_logprobs(prompt.ids, min(TOP_K, self.backend.info.vocab_size))
+            most = self.backend.info.capabilities.most or self.backend.info.vocab_size
+            ids, logprobs = self.backend.top_logprobs(prompt.ids, min(TOP_K, most))
             return Answer(ids=ids, logprobs=logprobs)
         raise NotComparable(f"{self.engine} gives text only: no log-probabilities to compare")
 

@@ -82,7 +82,7 @@ def _check_prompt(prompt: list[int], body: CompletionBody, service: Service) -> 
 
 
 def _check_scoring(body: CompletionBody, service: Service) -> None:
-    if body.n_scored is None or service.info.capabilities.output != "text":
+    if body.n_scored is None or service.info.capabilities.scores_prompts:
         return
     name = "echo" if body.prompt_logprobs is None else "prompt_logprobs"
     raise bad_request(

@@ -19,7 +19,8 @@ from gptoss_harmony.tokens import CALL, RETURN
 from helpers.fake_ollama import FakeOllama, fake_ollama
 
 from gptoss_adapters.backends import Backend, open_backend
-from gptoss_adapters.backends.ollama import chat_arguments, chat_message, prompt_text, text_ids
+from gptoss_adapters.backends.ollama import chat_arguments, chat_message
+from gptoss_adapters.backends.prompt_texts import prompt_text, readable_length, text_ids
 from gptoss_adapters.errors import BadInput, NotComparable, UsageError
 
 VOCABULARY = load_vocabulary()
@@ -54,8 +55,8 @@ def part(text: str, done: str | None = None, logprobs: Any = None) -> dict[str, 
 
 def test_about(backend: Backend) -> None:
     assert (backend.info.engine, backend.info.vocab_size, backend.info.n_ctx) == ("ollama", 201088, 512)
-    assert backend.info.capabilities.output == "text" and set(backend.info.stop_ids) == {199999, RETURN, CALL}
-    with pytest.raises(NotComparable, match="gives text"):
+    assert backend.info.capabilities.output == "top_k" and set(backend.info.stop_ids) == {199999, RETURN, CALL}
+    with pytest.raises(NotComparable, match="gives top_k"):
         backend.logits([1])
 
 
@@ -149,6 +150,38 @@ def test_ids_that_text_cannot_carry_are_refused(backend: Backend) -> None:
     with pytest.raises(NotComparable, match="would not come back"):
         backend.generate(injected)
     assert prompt_text(PROMPT, VOCABULARY) == VOCABULARY.decode(PROMPT)
+
+
+def alternatives(count: int, odd: int = 0) -> list[dict[str, Any]]:
+    best = [{"token": VOCABULARY.decode([1000 + i]), "logprob": -1.0 - i} for i in range(count)]
+    best[1:1] = [{"token": "\ufffd", "logprob": -1.5}] * odd
+    return [part("x", "length", [{**best[0], "top_logprobs": best}])]
+
+
+def test_log_probabilities_of_a_prompts_positions(server: FakeOllama, backend: Backend) -> None:
+    server.answers += [alternatives(17, odd=3), alternatives(20)]
+    ids, logprobs = backend.top_logprobs(PROMPT[:3], 10, start=1)
+    assert ids.tolist() == [list(range(1000, 1010))] * 2 and logprobs[1].tolist() == [-1.0 - i for i in range(10)]
+    asked = [body for _, path, body in server.asked if path == "/api/generate"]
+    assert [body["prompt"] for body in asked] == [VOCABULARY.decode(PROMPT[:end]) for end in (2, 3)]
+    assert all((b["raw"], b["top_logprobs"], b["options"]["num_predict"]) == (True, 20, 1) for b in asked)
+    server.answers.append(alternatives(9))
+    with pytest.raises(NotComparable, match="too few"):
+        backend.top_logprobs(PROMPT[:1], 10)
+    server.answers.append([part("x", "length")])
+    with pytest.raises(NotComparable, match="gives no logprobs"):
+        backend.top_logprobs(PROMPT[:1], 10)
+    with pytest.raises(UsageError, match="argument k"):
+        backend.top_logprobs(PROMPT, 11)
+    with pytest.raises(NotComparable, match="own tokens"):
+        backend.prompt_logprobs(PROMPT)
+
+
+def test_how_far_a_prompt_can_be_asked_about() -> None:
+    unicorn = VOCABULARY.encode("🦄")
+    assert readable_length(PROMPT) == len(PROMPT) and len(unicorn) > 1
+    assert readable_length([*PROMPT, *unicorn]) == len(PROMPT)
+    assert readable_length(VOCABULARY.encode("a") + VOCABULARY.encode("b")) == 1  # "ab" is one token
 
 
 def test_cancel(server: FakeOllama, backend: Backend) -> None:

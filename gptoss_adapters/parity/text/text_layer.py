@@ -24,7 +24,7 @@ from gptoss_harmony.rendering.templates import apply_template, chat_template
 from gptoss_harmony.tokens import END, GENERATION_STOPS, N_RANKS
 
 from gptoss_adapters.backends import Backend
-from gptoss_adapters.backends.ollama import text_ids
+from gptoss_adapters.backends.prompt_texts import text_ids
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 from gptoss_adapters.checkpoint.formats.tokenizer_files import ADDED, CHAT_TEMPLATE, vocabulary_texts
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError

@@ -12,7 +12,7 @@ from gptoss_harmony import load_vocabulary
 from gptoss_harmony.tokens import END
 
 from gptoss_adapters.backends import open_backend
-from gptoss_adapters.backends.ollama import text_ids
+from gptoss_adapters.backends.prompt_texts import text_ids
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 from gptoss_adapters.errors import NotComparable
 from gptoss_adapters.parity.report.schema import FAIL, LOOK, PASS, SKIPPED, ToolCalls
