@@ -34,6 +34,7 @@ from gptoss_adapters.backends.protocol import (
     Request,
     StopReason,
     Token,
+    check_count,
     check_tokens,
     read_spec,
 )
@@ -108,9 +109,7 @@ class Backend:
         tokens.
         """
         self._need("full", "top_k")
-        most = self.info.capabilities.most or self.info.vocab_size
-        if not 1 <= k <= most:
-            raise UsageError("argument k is out of range", expected=f"1..{most}", got=k)
+        check_count(k, self.info.capabilities.most or self.info.vocab_size)
         answer = self._arrays("top_logprobs", tokens=self._prompt(tokens, start), k=k, start=start)
         return answer["ids"], answer["logprobs"]
 
@@ -121,8 +120,7 @@ class Backend:
         self._need("full", "top_k")
         if not self.info.capabilities.scores_prompts:
             raise NotComparable(f"{self.name}: gives no log-probabilities of a prompt's own tokens")
-        if not 1 <= k <= self.info.vocab_size:
-            raise UsageError("argument k is out of range", expected=f"1..{self.info.vocab_size}", got=k)
+        check_count(k, self.info.vocab_size)
         return PromptLogprobs(**self._arrays("prompt_logprobs", tokens=self._prompt(tokens), k=k))
 
     def generate(self, tokens: Sequence[int], **request: Any) -> Completion:

@@ -153,6 +153,12 @@ class Request:
             raise UsageError(f"{info.engine} takes no penalties{'' if known == 'none' else ' beside a grammar'}")
 
 
+def check_count(k: int, most: int) -> None:
+    """Raises UsageError for a number of alternatives that an engine does not give."""
+    if not 1 <= k <= most:
+        raise UsageError("argument k is out of range", expected=f"1..{most}", got=k)
+
+
 def check_tokens(tokens: Sequence[int], info: Info) -> None:
     """Raises UsageError for an empty prompt, an id outside the vocabulary, or more tokens than the context holds."""
     if not len(tokens):
