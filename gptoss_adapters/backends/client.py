@@ -1,8 +1,8 @@
 """The parent's side: `open_backend("llama_cpp=model.gguf")` starts a child process and talks to it.
 
 Engines abort on some files, hang on others, and cannot all live in one environment: so each runs in a process of its
-own, under a time limit, in another interpreter if need be. Whatever happens there is a `BackendFailed` here; the next
-call starts a new child.
+own, under a time limit, in another interpreter if need be. What happens there is a `BackendFailed` here; the next call
+starts a new child.
 """
 
 from __future__ import annotations
@@ -117,9 +117,8 @@ class Backend:
         """How probable each token but the first is after those before it, beside the k most probable ones. `cancel`
         ends it with a BackendFailed.
         """
-        self._need("full", "top_k")
         if not self.info.capabilities.scores_prompts:
-            raise NotComparable(f"{self.name}: gives no log-probabilities of a prompt's own tokens")
+            raise NotComparable(f"{self.name}: gives no log-probabilities of a prompt's tokens")
         check_count(k, self.info.vocab_size)
         return PromptLogprobs(**self._arrays("prompt_logprobs", tokens=self._prompt(tokens), k=k))
 
