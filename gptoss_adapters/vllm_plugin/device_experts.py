@@ -27,6 +27,7 @@ from vllm.model_executor.layers.fused_moe.experts.triton_moe import TritonExpert
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 
 from gptoss_adapters.errors import UsageError
+from gptoss_adapters.spec import SWIGLU_ALPHA, SWIGLU_LIMIT
 from gptoss_adapters.vllm_plugin import log
 
 BETA = 1.0  # added to the linear half: part of gpt-oss's activation, no config has another one
@@ -68,8 +69,9 @@ def make_packed_method(moe: FusedMoEConfig, alpha: float, limit: float) -> Fused
                 layer=layer,
             )
 
-    put_constants(moe, alpha, limit)
-    settle_backend(moe, lambda: oracle.select_mxfp4_moe_backend(moe)[0].name, OBEYING, ASKED_AS)
+    if (alpha, limit) != (SWIGLU_ALPHA, SWIGLU_LIMIT):  # every backend computes with those
+        put_constants(moe, alpha, limit)
+        settle_backend(moe, lambda: oracle.select_mxfp4_moe_backend(moe)[0].name, OBEYING, ASKED_AS)
     return WithConstants(moe)
 
 

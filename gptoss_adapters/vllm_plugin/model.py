@@ -23,7 +23,9 @@ from gptoss_adapters.spec import SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConf
 from gptoss_adapters.vllm_plugin import log, policy
 from gptoss_adapters.vllm_plugin.decision import Decision, decide
 from gptoss_adapters.vllm_plugin.parallel import refuse_uneven
+from gptoss_adapters.vllm_plugin.quantised import open_quantised
 from gptoss_adapters.vllm_plugin.registry import ARCHITECTURE
+from gptoss_adapters.vllm_plugin.selfcheck import schedule
 from gptoss_adapters.vllm_plugin.weights import translate_weights
 
 
@@ -82,7 +84,9 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
         decision = decide(vllm_config)
         refuse_uneven(vllm_config, decision.config)
         if not decision.reasons:
-            return builtin.GptOssForCausalLM(vllm_config=vllm_config, prefix=prefix)
+            model = builtin.GptOssForCausalLM(vllm_config=vllm_config, prefix=prefix)
+            schedule(model, vllm_config)
+            return model
         model = super().__new__(cls)
         object.__setattr__(model, "decision", decision)
         return model
@@ -99,7 +103,7 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
         )
         self.logits_processor = LogitsProcessor(self.config.vocab_size)
         self.make_empty_intermediate_tensors = self.model.make_empty_intermediate_tensors
-        self.checked = not policy.selfcheck()
+        schedule(self, vllm_config)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """The first time from the checkpoint's files where vLLM does not know their names; later ones are the
@@ -109,7 +113,8 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
         if decision.translates and decision.checkpoint is not None:
             self.__dict__["decision"] = Decision(decision.config, None, decision.quantise, decision.reasons)
             self.__dict__["checkpoint"] = decision.checkpoint
-            weights = translate_weights(decision.checkpoint, quantise=decision.quantise)
+            self.__dict__["read_packed"] = open_quantised(decision.checkpoint) if decision.quantise else None
+            weights = translate_weights(decision.checkpoint, self.__dict__["read_packed"])
         loaded: set[str] = super().load_weights(weights)
         missing = [name for name, _ in self.named_parameters() if name not in loaded]
         if missing:
@@ -117,16 +122,6 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
                 "gptoss-adapters: %d parameters were not in the checkpoint, such as %s", len(missing), missing[0]
             )
         return loaded
-
-    def forward(
-        self, input_ids: Any, positions: Tensor, intermediate_tensors: Any = None, inputs_embeds: Any = None
-    ) -> Any:
-        if not self.checked:
-            from gptoss_adapters.vllm_plugin.selfcheck import check
-
-            self.checked = True
-            check(self, str(self.vllm_config.model_config.model))
-        return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds)
 
 
 def obey(vllm_config: VllmConfig, decision: Decision) -> VllmConfig:

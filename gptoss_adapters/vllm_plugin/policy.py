@@ -42,7 +42,21 @@ def quantize_mode() -> str:
 
 
 def selfcheck() -> bool:
-    return os.environ.get("GPTOSS_ADAPTERS_SELFCHECK", "").strip().lower() not in ("", "0", "false", "off")
+    """Whether the user asked for the self-check. On GPUs it runs unless `selfcheck_is_off`."""
+    return _read_selfcheck() != "" and not selfcheck_is_off()
+
+
+def selfcheck_is_off() -> bool:
+    return _read_selfcheck() in ("0", "false", "off")
+
+
+def selfcheck_required() -> bool:
+    """Whether a server that the check could not pass shall not start."""
+    return _read_selfcheck() == "require"
+
+
+def _read_selfcheck() -> str:
+    return os.environ.get("GPTOSS_ADAPTERS_SELFCHECK", "").strip().lower()
 
 
 def describe_version() -> str:
