@@ -1,12 +1,17 @@
 """vLLM on a CPU: the plugin's packed MXFP4 experts beside vLLM's own on the same weights dequantised to bf16.
 
-    .venv-vllm/bin/python bench/vllm.py [--layers 2] [--threads 2] [--rounds 3] [--work DIR] [--out
-    bench/results/vllm.json]
+    .venv-vllm/bin/python bench/vllm.py [--layers 2] [--threads 2] [--rounds 3] [--modes eager compiled] [--work DIR]
+    [--out bench/results/vllm.json]
 
 Makes a true-shape 20b checkpoint of a few layers twice from one seed, in MXFP4 and in bf16, then loads and decodes each
-in a child of its own, in turn. Speeds are compared by their medians, and by each one's best round beside that. Whole
-decoding is judged against the ratio that the bytes a token reads allow: the bf16 head alone is 1.16 GB, so a cut of few
-layers can gain little however fast its experts are.
+in a child of its own, in turn; with `--enforce-eager` and in vLLM's default mode, compiled. Both sides run in the same
+mode. Speeds are compared by their medians, and by each one's best round beside that. Whole decoding is judged against
+the ratio that the bytes a token reads allow: the bf16 head alone is 1.16 GB, so a cut of few layers can gain little
+however fast its experts are. The plugin is told to take over, so that its kernels are what is measured on machines with
+AMX too, where it would hand back vLLM's.
+
+In a compiled graph no module is called, so the time in the experts is that of their operations, as torch's profiler
+sees them: without the router, in a run of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PROMPT, DECODED = 64, 24
-VARIANTS = {"plugin, MXFP4": ("hf-mxfp4", "auto"), "built-in, bf16": ("hf-bf16", "off")}
+VARIANTS = {"plugin, MXFP4": ("hf-mxfp4", "force"), "built-in, bf16": ("hf-bf16", "off")}
 BETTER: dict[str, Any] = {
     "load_s": min,
     "experts_bytes": min,
@@ -35,7 +40,8 @@ BETTER: dict[str, Any] = {
     "prefill_s": min,
 }
 WANTED = {"expert memory": 0.35, "MoE layer": 2.5, "decode of what the bytes allow": 0.85}
-
+MODES = ("eager", "compiled")
+EXPERTS_OPERATIONS = ("gptoss_adapters::experts", "cpu_fused_moe")  # ours, vLLM's in bf16
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -46,9 +52,9 @@ ENVIRONMENT = {
 }
 
 
-def child(checkpoint: str, mode: str, threads: int) -> dict[str, Any]:
+def child(checkpoint: str, plugin: str, mode: str, threads: int) -> dict[str, Any]:
     """Load, decode greedily, and time every MoE layer on the way."""
-    os.environ |= ENVIRONMENT | {"OMP_NUM_THREADS": str(threads), "GPTOSS_ADAPTERS_VLLM": mode}
+    os.environ |= ENVIRONMENT | {"OMP_NUM_THREADS": str(threads), "GPTOSS_ADAPTERS_VLLM": plugin}
     sys.path = [p for p in sys.path if Path(p).resolve() != ROOT / "bench"]  # this file has the name of the package
     import torch
     import vllm
@@ -58,14 +64,20 @@ def child(checkpoint: str, mode: str, threads: int) -> dict[str, Any]:
     register()
     torch.set_num_threads(threads)
     start = time.perf_counter()
-    llm = open_model(checkpoint)
+    llm = open_model(checkpoint, eager=mode == "eager")
     load = time.perf_counter() - start
     torch.set_num_threads(threads)
-    watch = MoeWatch()
+    watch: MoeWatch | OperationsWatch = MoeWatch() if mode == "eager" else OperationsWatch()
     held = llm.apply_model(watch.hook)[0]
-    generate(llm, 2, watch)
-    short, short_moe = generate(llm, 1, watch)
-    long, long_moe = generate(llm, 1 + DECODED, watch)
+    generate(llm, 2)
+    with watch:
+        short = generate(llm, 1)
+    short_moe = watch.spent
+    with watch:
+        long = generate(llm, 1 + DECODED)
+    long_moe = watch.spent
+    if mode == "compiled":  # the profiler slows things down
+        short, long = generate(llm, 1), generate(llm, 1 + DECODED)
     return {
         "load_s": load,
         "experts_bytes": held,
@@ -77,14 +89,14 @@ def child(checkpoint: str, mode: str, threads: int) -> dict[str, Any]:
     }
 
 
-def open_model(checkpoint: str) -> Any:
+def open_model(checkpoint: str, eager: bool) -> Any:
     import vllm
 
     return vllm.LLM(
         checkpoint,
         dtype="bfloat16",
         skip_tokenizer_init=True,
-        enforce_eager=True,
+        enforce_eager=eager,
         max_model_len=256,
         max_num_seqs=1,
         enable_prefix_caching=False,
@@ -92,19 +104,24 @@ def open_model(checkpoint: str) -> Any:
 
 
 class MoeWatch:
-    """Seconds that a model spends in its experts."""
+    """Seconds that a model spends in its MoE layers, while it is entered."""
 
     def __init__(self) -> None:
         self.spent = 0.0
         self._begun = 0.0
 
+    def __enter__(self) -> None:
+        self.spent = 0.0
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
     def hook(self, model: Any) -> int:
         """Watches every MoE layer of `model` -> the bytes that they hold."""
-        experts = [layer.mlp.experts for layer in model.model.layers]
-        for module in experts:
+        for module in moe_layers(model):
             module.register_forward_pre_hook(self._begin)
             module.register_forward_hook(self._end)
-        return sum(tensor_bytes(module) for module in experts)
+        return count_bytes(model)
 
     def _begin(self, *_: Any) -> None:
         self._begun = time.perf_counter()
@@ -113,16 +130,48 @@ class MoeWatch:
         self.spent += time.perf_counter() - self._begun
 
 
-def generate(llm: Any, tokens: int, watch: MoeWatch) -> tuple[float, float]:
-    """Seconds for the prompt and so many tokens: all, and those in the experts."""
+class OperationsWatch:
+    """Seconds in the operations of the experts, by torch's profiler; known when it is left."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self._profile: Any = None
+
+    def __enter__(self) -> None:
+        from torch.profiler import ProfilerActivity, profile
+
+        self._profile = profile(activities=[ProfilerActivity.CPU])
+        self._profile.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._profile.__exit__(*error)
+        found = [e for e in self._profile.key_averages() if any(name in e.key for name in EXPERTS_OPERATIONS)]
+        if not found:
+            sys.exit(f"no operation of the experts was seen: {[e.key for e in self._profile.key_averages()]}")
+        self.spent = max(e.cpu_time_total for e in found) / 1e6
+
+    def hook(self, model: Any) -> int:
+        """The bytes that the MoE layers hold."""
+        return count_bytes(model)
+
+
+def moe_layers(model: Any) -> list[Any]:
+    return [layer.mlp.experts for layer in model.model.layers]
+
+
+def count_bytes(model: Any) -> int:
+    return sum(tensor_bytes(module) for module in moe_layers(model))
+
+
+def generate(llm: Any, tokens: int) -> float:
+    """Seconds for the prompt and so many tokens."""
     import vllm
 
     prompt = {"prompt_token_ids": [(i * 7919) % 199_000 for i in range(PROMPT)]}
     sampling = vllm.SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
-    watch.spent = 0.0
     start = time.perf_counter()
     llm.generate([prompt], sampling, use_tqdm=False)
-    return time.perf_counter() - start, watch.spent
+    return time.perf_counter() - start
 
 
 def tensor_bytes(module: Any) -> int:
@@ -178,60 +227,72 @@ def make(work: Path, layers: int) -> None:
             subprocess.run([*new, "-o", str(work / layout), "--layout", layout], check=True)
 
 
-def run_child(name: str, work: Path, threads: int) -> dict[str, Any]:
-    """One round of a variant."""
-    layout, mode = VARIANTS[name]
-    command = [sys.executable, __file__, "--threads", str(threads), "--child", str(work / layout), mode]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run_child(name: str, mode: str, work: Path, threads: int) -> dict[str, Any]:
+    """One round of a variant. What was compiled is kept for the next."""
+    layout, plugin = VARIANTS[name]
+    command = [sys.executable, __file__, "--threads", str(threads), "--child", str(work / layout), plugin, mode]
+    kept = {
+        "TORCHINDUCTOR_CACHE_DIR": str(work.resolve() / "compiled"),
+        "VLLM_CACHE_ROOT": str(work.resolve() / "vllm"),
+    }
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | kept)
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
-        sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
+        sys.exit(f"{name}, {mode} failed:\n{done.stderr[-3000:]}")
     found: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
-    print(name, {k: v for k, v in found.items() if k != "versions"}, file=sys.stderr)
+    print(name, mode, {k: v for k, v in found.items() if k != "versions"}, file=sys.stderr)
     return found
 
 
-def make_report(runs: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> dict[str, Any]:
+def summarise(runs: dict[str, list[dict[str, Any]]], layers: int) -> dict[str, Any]:
+    """Of one mode: each variant's best and median figures, and their ratios."""
     best = {
         name: {key: better(run[key] for run in found) for key, better in BETTER.items()} for name, found in runs.items()
     }
     middle = {
         name: {key: statistics.median(run[key] for run in found) for key in BETTER} for name, found in runs.items()
     }
-    allowed = bytes_per_token(args.layers, 2) / bytes_per_token(args.layers, 17 / 32)
+    allowed = bytes_per_token(layers, 2) / bytes_per_token(layers, 17 / 32)
     ratios = compared(*middle.values(), allowed) | {
         f"{name}, best rounds": value for name, value in compared(*best.values(), allowed).items() if name in WANTED
     }
-    machine = {
-        "cpu": platform.processor() or platform.machine(),
-        "threads": args.threads,
-        "layers": args.layers,
-        "rounds": args.rounds,
-    }
-    return {"machine": machine, "wanted": WANTED, "best": best, "median": middle, "ratios": ratios, "rounds": runs}
+    return {"best": best, "median": middle, "ratios": ratios, "rounds": runs}
+
+
+def measure(mode: str, args: argparse.Namespace) -> dict[str, Any]:
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+    for _ in range(args.rounds):
+        for name, found in runs.items():
+            found.append(run_child(name, mode, args.work, args.threads))
+    return summarise(runs, args.layers)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--work", type=Path, default=Path("build/bench-vllm"))
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "vllm.json")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         print("RESULT " + json.dumps(child(*args.child, args.threads)))
         return
     make(args.work, args.layers)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
-    for _ in range(args.rounds):
-        for name, found in runs.items():
-            found.append(run_child(name, args.work, args.threads))
-    report = make_report(runs, args)
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "threads": args.threads,
+        "layers": args.layers,
+        "rounds": args.rounds,
+    }
+    found = {mode: measure(mode, args) for mode in args.modes}
+    report = {"machine": machine, "wanted": WANTED} | found.pop("eager", {}) | found
     args.out.write_text(json.dumps(report, indent=2) + "\n")
-    for name, value in report["ratios"].items():
-        print(f"{name:<44} {value:.2f}" + (f"  (wanted {WANTED[name]})" if name in WANTED else ""))
+    for mode in args.modes:
+        for name, value in report.get(mode, report)["ratios"].items():
+            print(f"{mode:<9} {name:<44} {value:.2f}" + (f"  (wanted {WANTED[name]})" if name in WANTED else ""))
 
 
 if __name__ == "__main__":

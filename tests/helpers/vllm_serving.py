@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -68,21 +68,19 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-@contextmanager
-def server(checkpoint: Path, log: Path, *more: str, seconds: float = 280) -> Iterator[str]:
-    """A running server's base URL; the log goes to `log`. Fails with the log's end if it dies or is not ready in
-    time.
-    """
+def server(checkpoint: Path, log: Path, *more: str, seconds: float = 280) -> AbstractContextManager[str]:
+    """A running server's base URL, see `started`."""
     port = free_port()
+    return started(command(checkpoint, port, *more), port, log, environment(), seconds)
+
+
+@contextmanager
+def started(argv: list[str], port: int, log: Path, env: dict[str, str], seconds: float) -> Iterator[str]:
+    """The base URL of a server that `argv` starts on `port`, in the log's folder. Fails with the log's end if it dies
+    or is not ready in time.
+    """
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            command(checkpoint, port, *more),
-            env=environment(),
-            stdout=out,
-            stderr=out,
-            cwd=log.parent,
-            start_new_session=True,
-        )
+        process = subprocess.Popen(argv, env=env, stdout=out, stderr=out, cwd=log.parent, start_new_session=True)
     try:
         deadline = time.monotonic() + seconds
         while not _healthy(port):

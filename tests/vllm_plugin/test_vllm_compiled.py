@@ -49,3 +49,21 @@ def test_compiled_experts_give_the_references_numbers(
         del model
     finally:
         engine.free(llm)
+
+
+@pytest.mark.slow
+def test_compiled_against_the_gold_logits_of_third_parties() -> None:
+    """Through `LLM`: the gold checkpoints have no tokenizer with which `vllm serve` could chat."""
+    from safetensors.numpy import load_file
+
+    folder = engine.GOLD / "tiny-margin"
+    gold = load_file(folder / "gold_logits.safetensors")
+    truth = gold["logits_f64"].astype(np.float64)
+    truth -= np.log(np.exp(truth).sum(-1, keepdims=True))
+    llm = engine.load(folder / "hf-mxfp4", enforce_eager=False)
+    try:
+        ((table, _),) = engine.score(llm, [gold["input_ids"].tolist()], new=1)
+    finally:
+        engine.free(llm)
+    difference, kl = engine.distance(table, truth)
+    assert difference <= MAX_DIFFERENCE and kl <= MAX_KL, (difference, kl)
