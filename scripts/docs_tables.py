@@ -239,10 +239,16 @@ def vllm_table() -> str:
     rows = []
     for name in ("expert memory", "MoE layer", "decode", "decode of what the bytes allow"):
         goal = wanted.get(name)
-        reached = [run["ratios"][name] for run in runs]
-        met = [goal is None or (value <= goal if name == "expert memory" else value >= goal) for value in reached]
-        cells = [times(value, ok) for value, ok in zip(reached, met, strict=True)]
-        rows.append([name, *cells, "" if goal is None else f"{goal:g}x"])
+
+        def cell(run: dict[str, Any], name: str = name, goal: float | None = goal) -> str:
+            if not run:
+                return "not run"
+            value = run["ratios"][name]
+            return times(value, goal is None or (value <= goal if name == "expert memory" else value >= goal))
+
+        for mode, found in (("", runs), (", compiled", [run.get("compiled", {}) for run in runs])):
+            if any(found):
+                rows.append([name + mode, *map(cell, found), "" if goal is None else f"{goal:g}x"])
     peaks = [
         f"{run['median'][ours]['peak_rss'] / GB:.1f} / {run['median'][theirs]['peak_rss'] / GB:.1f} GB" for run in runs
     ]

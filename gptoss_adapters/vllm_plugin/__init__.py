@@ -7,7 +7,7 @@ that vLLM serves right.
     GPTOSS_ADAPTERS_VLLM=off|auto|force      off: no trace; force: also where vLLM's own, or another plugin, would serve
     GPTOSS_ADAPTERS_EXPERTS=native|dequantise   keep MXFP4 experts packed (default), or widen them while loading
     GPTOSS_ADAPTERS_QUANTIZE=mxfp4           quantise bf16 experts while loading
-    GPTOSS_ADAPTERS_SELFCHECK=1              compare the loaded experts with the reference, log the verdict
+    GPTOSS_ADAPTERS_SELFCHECK=1|require|off  compare the loaded experts with the reference; unset: on GPUs only
     GPTOSS_ADAPTERS_RENDER=1                 render chats with gptoss_harmony
     VLLM_PLUGINS=...                         vLLM's own list of plugins to load (our entry point: gptoss_adapters)
 

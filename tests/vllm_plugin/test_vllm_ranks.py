@@ -314,3 +314,25 @@ def test_experts_that_the_ranks_do_not_divide(checkpoints: dict[str, Path], worl
         loaded(tmp_path / "odd"),
     ):
         pass
+
+
+def test_backends_that_drop_the_constants_are_not_used(checkpoints: dict[str, Path], world: None) -> None:
+    """On vLLM's own tables of backends; none of the kernels that take them runs on a CPU, so all ends in words."""
+    from vllm.model_executor.layers.fused_moe.oracle import mxfp4 as oracle
+
+    from gptoss_adapters.vllm_plugin import device_experts as device
+
+    named = {backend.name for asked in device.ASKED_AS for backend in oracle.map_mxfp4_backend(asked)}
+    assert named == set(device.OBEYING) and set(device.OBEYING) <= {backend.name for backend in oracle.Mxfp4MoeBackend}
+    with rank(0) as loaded, loaded(checkpoints[Kind.HF_BF16]) as model:
+        moe = copy.copy(model.model.layers[0].mlp.experts.moe_config)
+        with pytest.raises(UsageError, match=r"no expert kernels that run here take the .* \(alpha 0.9, limit 5.0\)"):
+            device.DenseWithConstants(moe, 0.9, 5.0)
+        assert (moe.moe_backend, moe.swiglu_alpha, moe.swiglu_beta, moe.swiglu_limit) == ("auto", 0.9, 1.0, 5.0)
+        moe.moe_backend = "triton"
+        with pytest.raises(UsageError, match=r"--moe-backend triton: its kernels .* do not take the checkpoint's"):
+            device.settle_backend(moe, lambda: "MARLIN", device.OBEYING, device.ASKED_AS)
+        moe.moe_backend = "auto"
+        able = {"auto": "TRITON", "flashinfer_cutlass": "FLASHINFER_CUTLASS_MXFP4_BF16"}
+        device.settle_backend(moe, lambda: able.get(moe.moe_backend, "MARLIN"), device.OBEYING, device.ASKED_AS)
+        assert moe.moe_backend == "flashinfer_cutlass"
