@@ -70,9 +70,10 @@ class TensorInfo:
 
 
 class Delta(Protocol):
-    """What is added to a canonical tensor [.., out, in], seen as rows [prod(leading), in]."""
+    """What adapters do to a canonical tensor [.., out, in], seen as rows [prod(leading), in]."""
 
-    def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]: ...
+    def apply(self, values: npt.NDArray[np.float32], begin: int) -> None:
+        """Changes `values`, which are rows begin.. of the base, in place."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Checkpoint:
         first = len(rows) * (expert or 0)
         for at in range(0, len(rows), _MERGE_ROWS):
             piece = rows[at : at + _MERGE_ROWS].astype(np.float32)
-            piece += self.deltas[info.name].rows(first + at, first + at + len(piece))
+            self.deltas[info.name].apply(piece, first + at)
             out[at : at + len(piece)] = piece
         return out.reshape(values.shape)
 

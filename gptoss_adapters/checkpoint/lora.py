@@ -3,7 +3,7 @@
     >>> c = with_adapters(open_checkpoint("gpt-oss-20b"), [("my-adapter", 1.0)])
     >>> c.array("layers.3.q_proj.weight")                      # merged in float32, rounded once to bf16
 
-What adapters may hold, and where their tensors belong: adapter.py. The sums: deltas.py.
+What adapters may hold, and where their tensors belong: adapters/. The sums: adapters/deltas.py.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from gptoss_adapters.checkpoint.adapter import Adapter
+from gptoss_adapters.checkpoint.adapters.finding import Form, find_adapter
+from gptoss_adapters.checkpoint.adapters.gguf_lora import put_gguf
+from gptoss_adapters.checkpoint.adapters.merging import Merging
+from gptoss_adapters.checkpoint.adapters.mlx import put_mlx
+from gptoss_adapters.checkpoint.adapters.peft import put_peft
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo
-from gptoss_adapters.checkpoint.deltas import Deltas
 from gptoss_adapters.checkpoint.dtypes import DENSE
+from gptoss_adapters.checkpoint.files import locate
+from gptoss_adapters.checkpoint.opening import TOKENIZER_FILES, read_text
 from gptoss_adapters.errors import UsageError
 
 
@@ -48,27 +53,45 @@ def with_adapters(
     Raises BadInput naming the adapter's file and tensor: another base, a rank or shape that does not fit, a tensor that
     has no place.
     """
-    deltas: dict[str, Deltas] = {}
-    tensors = dict(base.tensors)
-    stored = dict(base.stored)
-    words: list[str] = []
+    merging = Merging(base)
     for path, scale in adapters:
-        adapter = Adapter(Path(path), base, scale, order)
-        adapter.add_to(deltas)
-        tensors |= adapter.replaced
-        stored[adapter.file.path] = adapter.file
-        words.append(adapter.summarise())
-    merged = dataclasses.replace(base, tensors=tensors, stored=stored)
-    added = tensors | {name: _describe_merged(tensors[name]) for name in deltas}
+        files = find_adapter(Path(path))
+        if files.form is Form.PEFT:
+            put_peft(files, merging, scale, order)
+        elif files.form is Form.MLX:
+            put_mlx(files, merging, scale)
+        else:
+            put_gguf(files, merging, scale)
+        merging.stored |= files.stored
+    return _view(merging) if adapters else base
+
+
+def _view(merging: Merging) -> Checkpoint:
+    """The base with its tensors replaced, and on top of it the one with the sums."""
+    base = dataclasses.replace(merging.base, config=merging.config, tensors=merging.tensors, stored=merging.stored)
+    if merging.config.vocab_size != merging.base.config.vocab_size:
+        base = _with_tokenizer(base, merging.tokenizer)
+    added = merging.tensors | {name: _describe_merged(merging.tensors[name]) for name in merging.deltas}
     return dataclasses.replace(
         base,
         tensors=added,
-        stored=stored,
-        deltas=deltas,
-        base=merged if adapters else None,
-        adapters=tuple(words),
-        oddities=(*base.oddities, *words),
+        deltas=merging.deltas,
+        base=base,
+        adapters=tuple(merging.words),
+        oddities=(*base.oddities, *merging.words),
     )
+
+
+def _with_tokenizer(base: Checkpoint, folder: Path | None) -> Checkpoint:
+    """For another vocabulary: the tokenizer of the adapter's folder, where it has one; never a GGUF's own."""
+    metadata = {key: value for key, value in base.metadata.items() if not key.startswith("tokenizer.")}
+    if folder is None:
+        return dataclasses.replace(base, metadata=metadata)
+    root = folder.resolve()
+    files = {name: locate(root, name) for name in TOKENIZER_FILES if (folder / name).exists()}
+    jinja = files.get("chat_template.jinja")
+    template = read_text(folder / jinja.name, jinja) if jinja else base.chat_template
+    return dataclasses.replace(base, metadata=metadata, tokenizer_files=files, chat_template=template)
 
 
 def _describe_merged(info: TensorInfo) -> TensorInfo:

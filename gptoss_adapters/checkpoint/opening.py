@@ -11,6 +11,7 @@ from typing import Any
 
 from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.checkpoint.adapters.finding import USE_LORA, is_adapter
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.dtypes import DENSE
 from gptoss_adapters.checkpoint.files import PICKLE_SUFFIXES, MappedFile, Source, locate, read_json, refuse_pickle
@@ -42,6 +43,8 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bo
     if in_store and revision is not None:
         raise UsageError(f"{path} is local: a revision is for a Hub repository", got=revision)
     where = find_in_store(str(path)) if in_store else resolve_path(path, revision=revision)
+    if is_adapter(where if where.is_dir() else where.parent):
+        raise BadInput("is a LoRA adapter, not a model", file=where, hint=USE_LORA)
     if where.is_dir():
         return _open_folder(where.resolve(), strict)
     with_magic = MappedFile(where, where.resolve()).data[:4].tobytes()

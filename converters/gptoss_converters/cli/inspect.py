@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gptoss_converters.cli.console import Output, ProgressBar, count_workers, format_size
-from gptoss_converters.cli.options import JsonOption, PathArgument, RevisionOption, ThreadsOption
+from gptoss_converters.cli.options import (
+    JsonOption,
+    LoraOption,
+    LoraOrderOption,
+    PathArgument,
+    RevisionOption,
+    ThreadsOption,
+    open_input,
+)
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint.inspect import Inspection
@@ -20,6 +28,8 @@ def inspect(
     histograms: Annotated[
         bool, typer.Option("--histograms/--no-histograms", help="Read all experts for their scale and code histograms.")
     ] = True,
+    lora: LoraOption = None,
+    lora_order: LoraOrderOption = None,
     threads: ThreadsOption = None,
     revision: RevisionOption = None,
     as_json: JsonOption = False,
@@ -32,10 +42,9 @@ def inspect(
 
         gptoss-convert inspect gpt-oss-20b.gguf --no-histograms --json
     """
-    from gptoss_adapters.checkpoint import open_checkpoint
     from gptoss_adapters.checkpoint.inspect import inspect as look
 
-    checkpoint = open_checkpoint(path, revision=revision, strict=False)
+    checkpoint = open_input(path, revision, lora, lora_order, strict=False)
     with ProgressBar() as bar:
         found = look(
             checkpoint,

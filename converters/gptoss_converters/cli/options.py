@@ -29,7 +29,7 @@ LoraOption = Annotated[
     typer.Option(
         "--lora",
         metavar="ADAPTER[:SCALE]",
-        help="Merge a PEFT LoRA adapter (folder or Hub id), times SCALE; may be repeated.",
+        help="Merge a LoRA adapter (PEFT, mlx-lm or GGUF; folder, file or Hub id), times SCALE; may be repeated.",
     ),
 ]
 LoraOrderOption = Annotated[
@@ -142,11 +142,12 @@ def open_input(
     lora_order: str | None = None,
     *,
     exact_yarn: bool = False,
+    strict: bool = True,
 ) -> Checkpoint:
-    """The checkpoint, with the adapters merged into it. Raises BadInput and UsageError."""
+    """The checkpoint, with the adapters merged into it; `strict` as in open_checkpoint. Raises BadInput, UsageError."""
     from gptoss_adapters.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(path, revision=revision)
+    checkpoint = open_checkpoint(path, revision=revision, strict=strict)
     if exact_yarn:
         checkpoint = dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, yarn_truncate=False))
     if lora_order not in (None, "peft", "unsloth"):

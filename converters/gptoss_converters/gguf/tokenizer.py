@@ -99,7 +99,8 @@ def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
 def stored_keys(checkpoint: Checkpoint) -> list[Key]:
     """The `tokenizer.*` keys of a GGUF that has a vocabulary, as they are; of anything else none."""
     first = next(iter(checkpoint.stored.values()))
-    if not isinstance(first, GgufFile) or "tokenizer.ggml.tokens" not in first.metadata:
+    # an adapter that resizes the vocabulary takes the tokenizer out of the checkpoint's own metadata
+    if not isinstance(first, GgufFile) or "tokenizer.ggml.tokens" not in checkpoint.metadata:
         return []
     keys: list[Key] = [
         StoredKey(name, first.types[name], first.value_bytes(name))

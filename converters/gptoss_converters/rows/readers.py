@@ -109,10 +109,11 @@ class _ByExpert:
         return out
 
     def matrix(self, expert: int) -> Any:
-        at = id(self.checkpoint), self.name, expert
-        if getattr(_kept, "at", None) != at:
-            _kept.matrix, _kept.at = None, None  # the old one goes before the new one comes
-            _kept.matrix, _kept.at = self.load(expert if self.experts else None), at
+        at = self.name, expert
+        if getattr(_kept, "of", None) is not self.checkpoint or _kept.at != at:
+            _kept.matrix, _kept.of = None, None  # the old one goes before the new one comes
+            _kept.matrix = self.load(expert if self.experts else None)
+            _kept.of, _kept.at = self.checkpoint, at  # the object, not its id, which a later one may get
         return _kept.matrix
 
     def load(self, expert: int | None) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.checkpoint.adapters.finding import USE_LORA
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.dtypes import DENSE, OLD_MXFP4
 from gptoss_adapters.checkpoint.files import MappedFile, Source, locate
@@ -231,6 +232,8 @@ def open_gguf(path: Path) -> Checkpoint:
 
     files = open_splits(path)
     metadata = files[0].metadata
+    if metadata.get("general.type") == "adapter":
+        raise BadInput("is a LoRA adapter, not a model", file=path, hint=USE_LORA)
     sources = _gather_sources(path, files)
     if blob := is_blob(metadata):
         metadata = translated(metadata, sources)

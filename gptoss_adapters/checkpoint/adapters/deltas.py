@@ -1,4 +1,4 @@
-"""What adapters add to a canonical tensor: sums of scaled products B A, some rows at a time."""
+"""What adapters add to a canonical tensor: sums of scaled products B A, some rows at a time, and rows put anew."""
 
 from __future__ import annotations
 
@@ -40,18 +40,31 @@ _kept = threading.local()  # the granule that each thread is at
 
 
 class Deltas:
-    """What adapters add to one canonical tensor, as rows [prod(leading), in]; `pairs`: by expert, or under None."""
+    """What adapters do to one canonical tensor, as rows [prod(leading), in]; `pairs`: by expert, or under None."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self.pairs: dict[int | None, list[Pair]] = {}
+        self.anew: dict[int, Array] = {}
         self.per_matrix = shape[-2]
 
     def add(self, expert: int | None, pair: Pair) -> None:
         self.pairs.setdefault(expert, []).append(pair)
 
+    def put(self, row: int, values: Array) -> None:
+        """The row becomes `values` [in], whatever it was."""
+        self.anew[row] = values
+
+    def apply(self, values: F32, begin: int) -> None:
+        """Changes rows begin.. of the base, in float32, to what the adapters make of them."""
+        end = begin + len(values)
+        values += self.rows(begin, end)
+        for row, anew in self.anew.items():
+            if begin <= row < end:
+                values[row - begin] = anew
+
     def rows(self, begin: int, end: int) -> F32:
-        """Rows begin..end, float32: computed in float64 and rounded once."""
+        """What the products add to rows begin..end, float32: computed in float64 and rounded once."""
         out = np.full((end - begin, self.shape[-1]), -0.0, np.float32)  # x + -0 is x, also for x = -0
         at = begin
         while at < end:
@@ -69,11 +82,11 @@ class Deltas:
         pairs = self.pairs.get(expert)
         if not pairs:
             return None
-        if getattr(_kept, "at", None) != (id(self), expert, first):
+        if getattr(_kept, "at", None) != (self, expert, first):
             total = np.full((stop - first, self.shape[-1]), -0.0)
             for pair in pairs:
                 pair.add_to(total, first, stop)
             _kept.granule = total.astype(np.float32)
-            _kept.at = (id(self), expert, first)
+            _kept.at = (self, expert, first)  # the object, not its id, which a later one may get
         granule: F32 = _kept.granule
         return granule
