@@ -43,7 +43,7 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bo
     if in_store and revision is not None:
         raise UsageError(f"{path} is local: a revision is for a Hub repository", got=revision)
     where = find_in_store(str(path)) if in_store else resolve_path(path, revision=revision)
-    if is_adapter(where if where.is_dir() else where.parent):
+    if is_adapter(where):
         raise BadInput("is a LoRA adapter, not a model", file=where, hint=USE_LORA)
     if where.is_dir():
         return _open_folder(where.resolve(), strict)

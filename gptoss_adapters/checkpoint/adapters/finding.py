@@ -87,9 +87,14 @@ def find_adapter(path: Path) -> AdapterFiles:
     return _open_folder(where.parent)
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and no model."""
-    return (folder / CONFIG).is_file() and not (folder / "config.json").exists()
+def is_adapter(path: Path) -> bool:
+    """Whether a folder holds an adapter and no model, or a file is one of its files."""
+    folder = path if path.is_dir() else path.parent
+    if path.suffix not in (".safetensors", ".json") and not path.is_dir():
+        return False  # a GGUF beside an adapter is a file for itself
+    if not (folder / CONFIG).is_file() or (folder / "config.json").exists():
+        return False
+    return any(folder.glob("adapter*.safetensors")) or not any(folder.glob("*.gguf"))
 
 
 def _open_folder(folder: Path) -> AdapterFiles:
