@@ -7,7 +7,6 @@ what vLLM does alone. `force` takes a place that another plugin has, and says so
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -181,13 +180,13 @@ METRICS = Hook("metrics", "repairs, cut calls, held answers and SELFCHECK's verd
 HOOKS = (EXPERTS, QUANTIZATION, MODEL, PARSER, TAGS, METRICS)  # what a hook comes after stands before it
 
 
-def judge(sources: Sources | None = None, hooks: Iterable[Hook] = HOOKS) -> list[Verdict]:
+def judge(sources: Sources | None = None) -> list[Verdict]:
     """A verdict on each hook: for the vLLM of this process, with what others have registered in it, or by `sources`
     alone.
     """
     read = sources or Sources()
     verdicts: dict[str, Verdict] = {}
-    for hook in hooks:
+    for hook in HOOKS:
         stopped = [name for name in hook.after if name in verdicts and not verdicts[name].is_in]
         why_not = f"needs {stopped[0]}" if stopped else find_obstacle(hook.needs, read)
         if not why_not and sources is None and policy.mode() != "force":

@@ -11,63 +11,19 @@ from typing import Any
 
 import pytest
 from gptoss_harmony import load_vocabulary
+from helpers.vllm_parser import Tokenizer, ids_of, load_parser, request
 
 pytestmark = pytest.mark.backend("vllm")
-TOOL = {
-    "type": "function",
-    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
-}
-
-
-class Tokenizer:
-    """What the parsers ask of a tokenizer."""
-
-    def decode(self, ids: Any, **_: Any) -> str:
-        return load_vocabulary().decode(list(ids))
-
-    def get_vocab(self) -> dict[str, int]:
-        return {}
 
 
 @pytest.fixture(scope="module")
 def ours() -> type:
-    from vllm.parser.parser_manager import ParserManager
-
-    from gptoss_adapters.vllm_plugin import harmony_hooks
-
-    harmony_hooks.install()
-    found = ParserManager.get_parser(
-        "openai", "openai_gptoss", enable_auto_tools=True, is_harmony=True, tokenizer=Tokenizer()
-    )
-    assert found.__name__ == "TolerantHarmonyParser"
-    return found
+    return load_parser()
 
 
 @pytest.fixture(scope="module")
 def builtin(ours: type) -> type:
     return ours.__mro__[1]
-
-
-def request(**more: Any) -> Any:
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-
-    return ChatCompletionRequest(
-        **{"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": [TOOL], **more}
-    )
-
-
-def ids_of(text: str) -> list[int]:
-    """Token ids of text in which control tokens stand as their names."""
-    import re
-
-    from gptoss_harmony.tokens import SPECIAL_TOKENS
-
-    pieces = re.split(r"(<\|[a-z_]+\|>)", text)
-    return [
-        i
-        for piece in pieces
-        for i in ([SPECIAL_TOKENS[piece]] if piece in SPECIAL_TOKENS else load_vocabulary().encode(piece))
-    ]
 
 
 def whole(cls: type, ids: list[int], asked: Any) -> tuple[Any, Any, list[tuple[str, str]]]:
@@ -136,9 +92,17 @@ def test_malformed_output(text: str, ours: type) -> None:
 
 def test_the_built_in_loses_some_of_it(builtin: type) -> None:
     """The negative control: without the plugin these cases would not all come out right."""
+    from openai_harmony import HarmonyError
+
     asked = request()
-    wrong = [text for text, expected in CASES.items() if whole(builtin, ids_of(text), asked) != expected]
-    assert len(wrong) >= 3, wrong
+
+    def is_right(text: str) -> bool:
+        try:
+            return whole(builtin, ids_of(text), asked) == CASES[text]
+        except HarmonyError:  # before 0.32
+            return False
+
+    assert sum(not is_right(text) for text in CASES) >= 3
 
 
 def test_calls_that_cannot_be_shown_become_content(ours: type) -> None:
@@ -198,7 +162,8 @@ def test_reasoning_tokens_are_counted_as_vllm_does(text: str, ours: type, builti
     ids, asked = ids_of(text), request()
     parser = ours(Tokenizer(), asked.tools)
     parser.parse("", asked, model_output_token_ids=ids)
-    expected = builtin(Tokenizer(), asked.tools).count_reasoning_tokens(ids)
+    # Each chunk says its own count in every version; the method that counts a whole answer came with 0.31.
+    expected = builtin(Tokenizer(), asked.tools).process_chunk(ids).reasoning_token_count
     assert (
         expected > 0
         and parser.count_reasoning_tokens(ids) == ours(Tokenizer(), asked.tools).count_reasoning_tokens(ids) == expected
@@ -248,65 +213,6 @@ def test_what_a_request_demands_becomes_a_structural_tag(ours: type) -> None:
         asked = ours(Tokenizer(), None).adjust_request(request(**more))
         assert '"token": 200005' in asked.structured_outputs.structural_tag and asked.response_format is None
     assert ours(Tokenizer(), None).adjust_request(request()).structured_outputs is None
-
-
-def masks_of_a_thought(compiler: Any, tag: str, size: int) -> list[bytes]:
-    """What may come at each token of a chain of thought, up to the next header."""
-    import xgrammar
-
-    stops = [200002, 199999, 200012]
-    matcher = xgrammar.GrammarMatcher(compiler.compile_structural_tag(tag), override_stop_tokens=stops)
-    found = []
-    for token in ids_of("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>"):
-        mask = xgrammar.allocate_token_bitmask(1, size)
-        matcher.fill_next_token_bitmask(mask)
-        found.append(mask.numpy().tobytes())
-        assert matcher.accept_token(token)
-    return found
-
-
-def test_tags_do_not_get_each_other_s_masks(ours: type, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What may come next is the same whatever was compiled before. xgrammar's own cache fails this: the negative
-    control.
-    """
-    import xgrammar
-    from transformers import PreTrainedTokenizerFast
-
-    from gptoss_adapters.checkpoint.formats.tokenizer_files import tokenizer_json
-    from gptoss_adapters.vllm_plugin.tag_compiler import MARK, Uncached
-
-    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    file.write_text(tokenizer_json())
-    tokenizer, size = PreTrainedTokenizerFast(tokenizer_file=str(file)), 201088
-    formatted = {
-        "type": "json_schema",
-        "json_schema": {"name": "a", "schema": {"type": "object", "properties": {"x": {"type": "integer"}}}},
-    }
-    more = ({"tool_choice": "required"}, {"tools": None, "response_format": formatted})
-    call, answer = (
-        ours(Tokenizer(), None).adjust_request(request(**m)).structured_outputs.structural_tag for m in more
-    )
-    assert MARK in call and MARK in answer
-
-    def masks(compiler: Any, tag: str) -> list[bytes]:
-        return masks_of_a_thought(compiler, tag, size)
-
-    compiler = Uncached(tokenizer, size)
-    alone = masks(compiler, call), masks(Uncached(tokenizer, size), answer)
-    assert (masks(compiler, call), masks(compiler, answer), masks(compiler, call)) == (alone[0], alone[1], alone[0])
-    assert compiler.compile_structural_tag(call) is compiler.compile_structural_tag(call)
-    shared = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size))
-    assert masks(shared, call) == alone[0] and masks(shared, answer) != alone[1]
-
-
-def test_vllm_s_backend_compiles_our_tags_beside_its_cache(ours: type) -> None:
-    from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
-
-    from gptoss_adapters.vllm_plugin import tag_compiler
-
-    first = XgrammarBackend.compile_grammar
-    tag_compiler.install()
-    assert XgrammarBackend.compile_grammar is first and first.gptoss_adapters  # put in place with the parser, once
 
 
 OFF = """

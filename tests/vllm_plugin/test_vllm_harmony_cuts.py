@@ -30,9 +30,7 @@ def test_every_cut_of_many_answers(answers: int) -> None:
     from gptoss_adapters.vllm_plugin import harmony_hooks
 
     harmony_hooks.install()
-    ours = ParserManager.get_parser(
-        "openai", "openai_gptoss", enable_auto_tools=True, is_harmony=True, tokenizer=Tokenizer()
-    )
+    ours = ParserManager.get_parser("openai", "openai_gptoss", enable_auto_tools=True, is_harmony=True)
     asked = ChatCompletionRequest(model="m", messages=[{"role": "user", "content": "Hi"}], tools=TOOLS)
     parser = ours(Tokenizer(), asked.tools)
     rng = Random(17)
