@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gptoss_harmony import load_vocabulary
 from helpers.first_requests import ANSWERED, RECORDS, ROOM, SECONDS, check_answered, post
 from helpers.serve_fakes import Served
+from helpers.serve_inside import Said, ask_app
+
+from gptoss_adapters.backends.ollama import prompt_text, text_ids
 
 BACKENDS = {
     "echo": ["helpers.serve_fakes:Echo=x"],
@@ -32,6 +36,19 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("name", ANSWERED)
 def test_a_first_request_is_answered(server: Served, name: str) -> None:
     check_answered(server, RECORDS[name])
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_ollama_can_be_given_its_prompt(name: str) -> None:
+    """Ollama takes text, and reads it as ids again: these must be the ids that every other engine is given."""
+    record = RECORDS[name]
+    backend = Said("<|channel|>final<|message|>Yes.<|return|>")
+    ((status, answer),) = ask_app(
+        [(record["path"].partition("?")[0], {**record["body"], "model": "m"})], backend=backend
+    )
+    assert status == 200, answer
+    (prompt,) = backend.prompts
+    assert text_ids(prompt_text(prompt, load_vocabulary()), load_vocabulary()) == prompt
 
 
 @pytest.mark.parametrize(
