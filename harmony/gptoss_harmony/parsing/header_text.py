@@ -17,6 +17,9 @@ KNOWN_TYPES = frozenset({"json", "code"})
 _HEADER_WORDS = (*Role, *CHANNELS, *sorted(KNOWN_TYPES), "to=")
 _NAMES = "|".join(CHANNELS)
 _ROLES = "|".join(Role)
+_GLUED_WORDS = re.compile(rf"(?:{_NAMES}|{_ROLES})+")
+_GLUED_MARKUP = re.compile(rf"(?:{_NAMES}|{_ROLES}|json|code)+")
+_GLUED_BEFORE = re.compile(rf"^(?:{_NAMES}|{Role.ASSISTANT}|json|code)+")
 _LEADING_ROLE = re.compile(rf"\s*(?:(?:(?:{_ROLES})+(?::\S+)?|[A-Za-z_][\w-]*(?:\.[\w-]+)+)(?=\s|$|to=))?")
 _LEADING_CHANNEL = re.compile(rf"\s*[^\w\s]*(?:{_NAMES})[?]*")
 _LEADING_WORDS = re.compile(r"(?:\s*to=[^\s{\[<]+)+(?:\s*(?:json|code)(?!\w))?")
@@ -44,12 +47,12 @@ def split_headless(sections: list[Section], tools: frozenset[str] = frozenset())
 
 def is_header_text(text: str) -> bool:
     """True if every word of `text` can stand before ``<|channel|>``; False for prose."""
-    return all(_is_header_word(word) or TOOL_LIKE.fullmatch(word) for word in text.replace("to= ", "to=").split())
+    return all(_is_header_word(word) or TOOL_LIKE.fullmatch(word) for word in _split_words(text))
 
 
 def is_markup(text: str) -> bool:
     """True if every word of `text` is one that only headers have: a role, a channel, a recipient, a content type."""
-    return all(_is_header_word(word) or word in KNOWN_TYPES for word in text.lower().replace("to= ", "to=").split())
+    return all(_is_header_word(word) or _GLUED_MARKUP.fullmatch(word) for word in _split_words(text.lower()))
 
 
 def is_markup_beginning(text: str, started: bool) -> bool:
@@ -63,13 +66,26 @@ def is_markup_beginning(text: str, started: bool) -> bool:
         before = text[: text.rindex(last)]
     beginnings = _HEADER_WORDS if started else ("to=", COMMENTARY)
     least = 1 if started else 2
+    beginning = _GLUED_BEFORE.sub("", last.lower())
     return is_markup(text) or (
-        is_markup(before) and len(last) >= least and any(word.startswith(last.lower()) for word in beginnings)
+        is_markup(before) and len(last) >= least and any(word.startswith(beginning) for word in beginnings)
     )
 
 
 def _is_header_word(word: str) -> bool:
-    return word.startswith("to=") or word in CHANNELS or any(begins_with_role(word, role) for role in Role)
+    return (
+        word.startswith("to=")
+        or _GLUED_WORDS.fullmatch(word) is not None
+        or any(begins_with_role(word, role) for role in Role)
+    )
+
+
+def is_given_up_header(text: str, tools: frozenset[str]) -> bool:
+    """True for whole words of a header, however misspelt; the name in a recipient may be several."""
+    name = cut_to(text)
+    return all(_is_header_like(word, tools) for word in _split_words(text)) or (
+        name != text and find_alike(name, tools) is not None
+    )
 
 
 def is_cut_header(text: str, tools: frozenset[str], any_name: bool) -> bool:
@@ -77,21 +93,31 @@ def is_cut_header(text: str, tools: frozenset[str], any_name: bool) -> bool:
 
     `any_name`: a role or a channel is due, so that the first may be any one word.
     """
-    words = [_EDGE.sub("", word).removeprefix(Role.ASSISTANT) for word in text.split()]
+    words = [_EDGE.sub("", word).removeprefix(Role.ASSISTANT) for word in _split_words(text)]
     if any_name and words and _NAME_LIKE.fullmatch(words[0]):
         del words[0]
     if not words:
         return True
     *before, last = words
     whole = all(_is_header_like(word, tools) for word in before)
-    return whole and (
+    whole = whole and (
         _is_header_like(last, tools) or is_markup_beginning(last, started=True) or begins_name(last, tools)
     )
+    return whole or is_given_up_header(text, tools)
+
+
+def _split_words(text: str) -> list[str]:
+    """A recipient is one word, even if a space stands before its name."""
+    return text.replace("to= ", "to=").split()
 
 
 def _is_header_like(word: str, tools: frozenset[str]) -> bool:
     return (
-        is_markup(word) or word in ("to", "recipient", "functions") or cut_to(word) != word or is_tool_word(word, tools)
+        is_markup(word)
+        or word in ("to", "recipient", "functions")
+        or cut_to(word) != word
+        or is_tool_word(word, tools)
+        or find_alike(word, tools) is not None
     )
 
 

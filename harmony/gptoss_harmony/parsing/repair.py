@@ -130,7 +130,7 @@ class _HeaderReader:
         parts = list(takewhile(lambda word: word not in KNOWN_TYPES and not word.startswith("to="), followers))
         for n in range(len(parts), 0, -1):
             written = " ".join([name, *parts[:n]])
-            if full := find_alike(written, self.tools, glued=False):
+            if full := find_alike(written, self.tools, glued=name[-1:] in ("", ".", "/")):
                 self._flag("resolved_recipient", "" if ".".join(written.split()) == full else written)
                 self.recipients.append(full)
                 return n

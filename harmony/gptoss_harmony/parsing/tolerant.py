@@ -9,6 +9,7 @@ from gptoss_harmony.parsing.header_text import (
     TOOL_LIKE,
     Section,
     is_cut_header,
+    is_given_up_header,
     is_header_text,
     is_markup,
     is_markup_beginning,
@@ -18,9 +19,9 @@ from gptoss_harmony.parsing.header_text import (
 from gptoss_harmony.parsing.machine import KINDS, STOP_REASONS, Action, Input, InputKind, Machine, ParsingMode, State
 from gptoss_harmony.parsing.repair import ReadHeader, read_header
 from gptoss_harmony.parsing.token_text import token_bytes
-from gptoss_harmony.parsing.tool_names import cut_to, find_alike, find_declared, is_tool_word
+from gptoss_harmony.parsing.tool_names import begins_name, cut_to, find_alike, find_declared, is_tool_word
 from gptoss_harmony.parsing.utf8 import REPLACEMENT, Utf8Decoder
-from gptoss_harmony.tokens import CHANNEL, CONSTRAIN, ENDOFTEXT, FIRST_SPECIAL, SPECIAL_NAMES, is_special
+from gptoss_harmony.tokens import CHANNEL, CONSTRAIN, ENDOFTEXT, FINAL, FIRST_SPECIAL, SPECIAL_NAMES, is_special
 
 
 def split_sections(machine: Machine) -> list[Section]:
@@ -168,7 +169,7 @@ def _close_headless(machine: Machine, end: int | None, reason: str) -> None:
         return
     head, content = split_headless(parts, machine.tools)
     read = _read_header(machine, head)
-    if content and _is_given_up(machine, content, reason, head):
+    if content and _is_given_up(machine, content, reason, head, read.header.channel):
         read.flags.append(f"truncated_header:{content}")
         content = ""
     else:
@@ -176,12 +177,14 @@ def _close_headless(machine: Machine, end: int | None, reason: str) -> None:
     _add_message(machine, read, content, end, reason)
 
 
-def _is_given_up(machine: Machine, text: str, reason: str, head: list[Section]) -> bool:
-    """Is what stands where a content could begin only more of the header?"""
+def _is_given_up(machine: Machine, text: str, reason: str, head: list[Section], channel: str | None) -> bool:
+    """Is what stands where a content could begin only more of the header? A final answer may be one of its words."""
     if reason == "eos":
-        any_name = head[-1] == (CHANNEL, "") or (machine.started and head[-1] == (None, ""))
-        return is_cut_header(text, machine.tools, any_name)
-    return (reason == "cut" or len(head) == 1) and is_markup(text)
+        marker, before = head[-1]
+        any_name = not before and (marker == CHANNEL or (marker is None and machine.started))
+        return is_cut_header(text, machine.tools, any_name) or begins_name(before + text, machine.tools)
+    may_answer = len(head) > 1 and channel == FINAL and reason not in ("cut", "call")
+    return not may_answer and is_given_up_header(text, machine.tools)
 
 
 def _judge_headless(header: Header, content: str, reason: str) -> list[str]:

@@ -88,9 +88,9 @@ def _take_letters(name: str) -> str:
 def _spell_variants(letters: str, glued: bool) -> Iterator[str]:
     """`letters` as they are, without a namespace, and without what is glued to them."""
     yield letters
-    while space := next((space for space in _NAMESPACES if letters.startswith(space)), None):
-        letters = letters.removeprefix(space)
-        yield letters
+    for space in _NAMESPACES:  # `functions` may be the singular before a name that begins with s
+        if letters.startswith(space):
+            yield from _spell_variants(letters.removeprefix(space), glued)
     while glued and (word := next((word for word in _GLUED if letters.endswith(word)), None)):
         letters = letters.removesuffix(word)
         yield letters

@@ -199,6 +199,10 @@ GIVEN_UP = {  # output: (reasoning, content, calls), finish_reason
     "<|channel|>commentary to=functions.bash co": (None, None, []),
     "<|channel|>commentary to=functions.bash<|call|>": (None, None, []),
     "<|channel|>commentary to=functions.bash <|constrain|>json<|end|>": (None, None, []),
+    "<|channel|>analysis to=functions.bash<|channel|>commentary json<|end|>": (None, None, []),
+    "<|channel|>commentary to= functions.functions.bashjson<|end|>": (None, None, []),
+    "<|channel|>commentary to= function. ba": (None, None, []),
+    "<|channel|>commentary jsoncommentary<|call|>": (None, None, []),
     "<|channel|>bas": (None, None, []),
     "<|channel|>bash": (None, None, []),
     "<|channel|>bash json": (None, None, []),
@@ -238,6 +242,7 @@ FILLER = [
     f"<|channel|>final<|message|>Done<|return|>{'commentary'}",
     "<|channel|>final<|message|>Done<|end|>anal",
     f"{CALL}functions.bash{FINAL}",
+    f"{CALL}analysisanalysis{FINAL}",
     "<|channel|>final to=final<|message|>Done<|return|>",
     f"<|channel|>commentary to=Assistant<|message|>A result<|end|>{FINAL}",
     f"<|channel|>commentary to=assistant<|message|>A result<|end|>{FINAL}",
@@ -257,9 +262,14 @@ def test_words_of_the_markup_are_not_shown(text: str) -> None:
 
 
 def test_words_of_the_markup_that_are_the_answer_are_shown() -> None:
-    for text in ("final<|return|>", "<|channel|>final<|message|>commentary<|return|>", "<|channel|>final<|message|>to"):
-        content = of_chat(stream_chat(to_ids(text), BASH))[1]
-        assert content == text.replace("<|channel|>final<|message|>", "").replace("<|return|>", "")
+    answers = {
+        "final<|return|>": "final",
+        "<|channel|>final<|message|>commentary<|return|>": "commentary",
+        "<|channel|>final<|message|>to": "to",
+        "<|channel|>final json<|return|>": "json",
+    }
+    for text, answer in answers.items():
+        assert of_chat(stream_chat(to_ids(text), BASH))[1] == answer
 
 
 @pytest.mark.parametrize("text", [CALL, CALL.replace("functions.bash", "python"), CALL.replace("commentary", "final")])
