@@ -93,7 +93,7 @@ BAD_CHAT: list[Any] = [
             {"tools": [{}]},
             {"tools": [{"type": "function"}]},
             {"tools": [{"type": "function", "function": {"name": 1}}]},
-            {"tools": [FUNCTION, FUNCTION]},
+            {"tools": [{"type": "custom", "custom": {"name": "f", "format": "x"}}]},
             {"tools": [{"type": "mcp"}]},
             {"tools": [{"type": "function", "function": {"name": "f", "parameters": "x"}}]},
             {"tools": [{"type": "function", "function": {"name": f"f{i}"}} for i in range(129)]},
@@ -149,7 +149,7 @@ BAD_RESPONSES: list[Any] = [
             {"temperature": 3},
             {"model": "o3"},
             {"store": "no"},
-            {"tools": [{"type": "function", "name": "python"}, {"type": "python"}]},
+            {"tools": [{"type": "custom", "name": "f", "format": {"type": "grammar", "definition": 1}}]},
         )
     ),
 ]
