@@ -46,7 +46,7 @@ lint: $(VENV)/.test  ## form, types and the direction of imports
 
 # Hours. `scripts/docs_fill.py` carries what was measured into the docs.
 bench: $(VENV)/.test $(VENV_VLLM)/.ready  ## every figure that the docs quote, side by side with its peers; JSON under bench/results
-	for script in mxfp4 convert quantize harmony serve parity_faults parity_clean; do $(BIN)/python bench/$$script.py || exit 1; done
+	for script in mxfp4 convert quantize harmony serve hold_headers parity_faults parity_clean; do $(BIN)/python bench/$$script.py || exit 1; done
 	$(BIN)/python bench/decode.py --out bench/results/decode.json
 	$(BIN)/python bench/fuzz_harmony.py --conversations 6000 --schemas 20000 --streams 21000 --text 20000 --tolerant 200000
 	$(BIN)/python bench/parity_matrix.py --full

@@ -232,6 +232,20 @@ def serve_compare_table() -> str:
     return table(["server", "version", "right"], rows)
 
 
+def hold_headers_table() -> str:
+    found = load("hold_headers")
+    rows = []
+    for engine, one in found["engines"].items():
+        for n_tools, measured in one["by_tools"].items():
+            ratio = {way: ratios["cpu"] for way, ratios in measured["ratio"].items()}
+            good = ratio["held"] <= max(found["allowed"], ratio["free again"])
+            shown = f"{ratio['held']:.3f}x"
+            by_grammar = f"{ratio['grammar']:.3f}x" if "grammar" in ratio else ""
+            cells = [shown if good else f"**{shown}**", f"{ratio['free again']:.3f}x", by_grammar]
+            rows.append([f"{engine}, {n_tools} {'tool' if n_tools == '1' else 'tools'}", *cells])
+    return table(["CPU time of a token", "headers held", "free again", "all by a grammar"], rows)
+
+
 def vllm_table() -> str:
     runs = [load("vllm_xeon"), load("vllm")]
     ours, theirs = "plugin, MXFP4", "built-in, bf16"
@@ -310,6 +324,7 @@ TABLES: dict[str, Callable[[], str]] = {
         quantise_error_table,
         serve_table,
         serve_compare_table,
+        hold_headers_table,
         vllm_table,
         parity_faults_table,
         parity_clean_table,

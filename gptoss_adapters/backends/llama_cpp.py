@@ -63,7 +63,7 @@ class LlamaCpp(Engine):
             vocab_size=size,
             n_ctx=self._lib.llama_n_ctx(self._context),
             stop_ids=tuple(i for i in range(size) if self._lib.llama_vocab_is_eog(self._vocab, i)),
-            capabilities=Capabilities("full", grammar=True, penalties="always", logit_bias=True),
+            capabilities=Capabilities("full", grammar=True, headers=True, penalties="always", logit_bias=True),
             settings=settings,
         )
         self._n_batch = n_batch

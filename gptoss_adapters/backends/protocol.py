@@ -47,6 +47,7 @@ class Capabilities:
     output: "full" = logits over the whole vocabulary at every position; "top_k" = the k best log-probabilities at every
         position; "text" = generated text only.
     grammar: generation can be held to a GBNF grammar.
+    headers: it can be held to the headers of a Request.
     taps: hidden states and router scores can be read and the chosen experts forced.
     penalties: the presence, frequency and repetition penalties of a Request; "free" = not while a grammar holds it.
     logit_bias: that of a Request.
@@ -56,6 +57,7 @@ class Capabilities:
 
     output: Literal["full", "top_k", "text"]
     grammar: bool = False
+    headers: bool = False
     taps: bool = False
     penalties: Literal["none", "free", "always"] = "none"
     logit_bias: bool = False
@@ -101,6 +103,8 @@ class Request:
     logit_bias: (id, what is added to its logit) pairs. Then the penalties, as vLLM defines them: repetition_penalty
     divides the positive logits of every token of prompt and answer, and multiplies the negative ones (1: off);
     presence_penalty is taken once, and frequency_penalty per occurrence, from those of the answer's tokens (0: off).
+    headers: what may stand between <|start|>assistant, with which the prompt ends, and a text of a Harmony answer,
+    control tokens by their names (`gptoss_harmony.grammars.headers`); empty: anything.
     reuse: an engine may go on from what an earlier generation left in its cache; numbers then differ by rounding."""
 
     tokens: Sequence[int]
@@ -118,6 +122,7 @@ class Request:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Sequence[tuple[int, float]] = ()
+    headers: Sequence[str] = ()
 
     @property
     def penalised(self) -> bool:
@@ -146,6 +151,8 @@ class Request:
                 raise UsageError(f"argument {name} is out of range", got=getattr(self, name))
         if self.grammar is not None and not info.capabilities.grammar:
             raise UsageError(f"{info.engine} takes no grammar")
+        if self.headers and not info.capabilities.headers:
+            raise UsageError(f"{info.engine} holds no headers")
         if self.logit_bias and not info.capabilities.logit_bias:
             raise UsageError(f"{info.engine} takes no logit_bias")
         known = info.capabilities.penalties

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import numpy as np
+from gptoss_harmony.grammars.headers import HeaderGuard
 
 from gptoss_adapters.backends.protocol import BackendFailed, Request, Token
 from gptoss_adapters.reference.sampling import draw, log_softmax, top_logprobs
 
 
 class Sampler:
-    """Picks ids by a Request's biases, penalties, temperature, filters and seed."""
+    """Picks ids by a Request's headers, biases, penalties, temperature, filters and seed."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._random = np.random.default_rng(request.seed)
+        self._guard = HeaderGuard(request.headers) if request.headers else None
         self._shape = _Shape(request) if request.penalised or request.logit_bias else None
 
     def pick(self, logits: np.ndarray) -> int:
         """An id for logits [V], see `draw`; -inf excludes, whatever the biases. Raises BackendFailed for NaN."""
         if np.isnan(logits).any():
             raise BackendFailed("returned NaN logits")
+        chosen = self._draw(logits)
+        if self._guard and not self._guard.allows(chosen):
+            allowed = [token for token in self._guard.list_allowed() if token < len(logits)]
+            held = np.full_like(logits, -np.inf)
+            held[allowed] = logits[allowed]
+            chosen = self._draw(held)
+        return chosen
+
+    def _draw(self, logits: np.ndarray) -> int:
         return draw(self._shape.apply(logits) if self._shape else logits, self._request, self._random)
 
     def token(self, chosen: int, logits: np.ndarray) -> Token:
@@ -28,6 +39,8 @@ class Sampler:
         """
         if self._shape:
             self._shape.count(chosen)
+        if self._guard:
+            self._guard.accept(chosen)
         if self._request.logprobs is None:
             return Token(chosen)
         own = float(log_softmax(logits)[chosen])

@@ -127,7 +127,7 @@ def _describe(checkpoint: Checkpoint, version: str, n_ctx: int | None, settings:
         vocab_size=checkpoint.config.vocab_size,
         n_ctx=min(most, n_ctx or most),
         stop_ids=_stop_ids(checkpoint),
-        capabilities=Capabilities("full", taps=True, penalties="always", logit_bias=True),
+        capabilities=Capabilities("full", headers=True, taps=True, penalties="always", logit_bias=True),
         settings=settings,
     )
 

@@ -52,7 +52,7 @@ class Transformers(Engine):
             vocab_size=self._model.config.vocab_size,
             n_ctx=min(most, n_ctx or most),
             stop_ids=as_ids(eos),
-            capabilities=Capabilities("full", penalties="always", logit_bias=True),
+            capabilities=Capabilities("full", headers=True, penalties="always", logit_bias=True),
             settings={"dtype": dtype, "attention": attention, "n_threads": n_threads, "truncate": truncate},
         )
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gptoss_harmony.grammars.grammar import Turn, gbnf
+from gptoss_harmony.grammars.headers import list_headers
 from gptoss_harmony.grammars.inputs import explain_input
 
 from gptoss_adapters.backends.protocol import Info
@@ -37,8 +38,35 @@ class Ask:
     warnings: tuple[str, ...] = ()  # of what the request asks and does not get
 
 
+class Holding(NamedTuple):
+    """How headers are held: by the engine's own means, by a grammar over the whole answer, or not; and why so."""
+
+    by: Literal["headers", "grammar"] | None
+    why: str
+
+
+def choose_holding(asked: bool | None, info: Info) -> Holding:
+    """`asked`: of the server's user; None leaves it to what the engine can."""
+    if asked is False:
+        return Holding(None, "--no-hold-headers")
+    if info.capabilities.headers:
+        return Holding("headers", f"{info.engine} holds headers, and nothing else of an answer")
+    if not info.capabilities.grammar:
+        return Holding(None, f"{info.engine} takes no grammar")
+    if asked:
+        return Holding("grammar", "--hold-headers, where tools are declared")
+    words = f"under a grammar {info.engine} gives an answer in one piece and takes no penalties"
+    return Holding(None, words)
+
+
 def make_ask(
-    body: SamplingBody, turn: Turn, tokens: list[int], info: Info, logprobs: int | None, strict_tools: bool
+    body: SamplingBody,
+    turn: Turn,
+    tokens: list[int],
+    info: Info,
+    logprobs: int | None,
+    strict_tools: bool,
+    holding: Holding,
 ) -> Ask:
     """Raises ApiError where the prompt does not fit or the backend cannot give what is wanted."""
     room = info.n_ctx - len(tokens)
@@ -53,7 +81,9 @@ def make_ask(
     schema = turn.final if isinstance(turn.final, dict) else None
     must_call = turn.final is None
     by_schemas = schema is not None or must_call or strict_tools
-    wanted = by_schemas or any(explain_input(grammar) is None for grammar in turn.inputs.values())
+    tools = bool(turn.functions or turn.namespaces or turn.builtins)
+    wanted = by_schemas or (tools and holding.by == "grammar")
+    wanted = wanted or any(explain_input(grammar) is None for grammar in turn.inputs.values())
     held = turn if by_schemas else replace(turn, free_arguments=True)
     grammar = gbnf(held) if wanted and info.capabilities.grammar else None
     settings = {
@@ -63,6 +93,8 @@ def make_ask(
         "logprobs": logprobs,
         "grammar": grammar and grammar.text,
     }
+    if grammar is None and holding.by == "headers":
+        settings["headers"] = list_headers(turn)
     return Ask(tokens, settings, schema, must_call, grammar is not None, grammar.notes if grammar else ())
 
 

@@ -104,11 +104,12 @@ def serve(
         ),
     ] = False,
     hold_headers: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--hold-headers", help="Hold calls to the declared tools by a grammar, where the engine takes one."
+            "--hold-headers/--no-hold-headers",
+            help="Hold calls to the declared tools. Default: where the engine loses nothing by it.",
         ),
-    ] = False,
+    ] = None,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(help='A web page\'s origin, as https://host, or "*": its scripts may ask; may be repeated.'),
@@ -148,6 +149,7 @@ def _serve(settings: Settings, start: Start, slots: int, store: str, listening: 
         raise missing_extra(error.name or "starlette", "serve") from error
     from gptoss_adapters.backends import open_backend
     from gptoss_adapters.serve.app import JsonLines, create_app
+    from gptoss_adapters.serve.asking import choose_holding
     from gptoss_adapters.serve.store import Store
 
     handler = logging.StreamHandler()
@@ -180,6 +182,9 @@ def _serve(settings: Settings, start: Start, slots: int, store: str, listening: 
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        by, why = choose_holding(settings.hold_headers, backends[0].info)
+        change = "--hold-headers" if by is None else "--no-hold-headers"
+        log.info("hold_headers", extra={"facts": {"on": by is not None, "why": why, "change": change}})
         print(lines_to_paste(facts["url"], settings.model, facts["context"], facts["key"]), flush=True)
         log.info("listening", extra={"facts": facts})
         uvicorn.Server(config).run(sockets=[listening])

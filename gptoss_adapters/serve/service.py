@@ -20,7 +20,7 @@ from gptoss_adapters.backends.scoring import PromptLogprobs
 from gptoss_adapters.errors import GptOssError, NotComparable, UsageError
 from gptoss_adapters.serve.answers import Answer, Attach
 from gptoss_adapters.serve.arguments import Body, Note, Reading, read_arguments
-from gptoss_adapters.serve.asking import Ask, check_tools, make_ask
+from gptoss_adapters.serve.asking import Ask, check_tools, choose_holding, make_ask
 from gptoss_adapters.serve.errors import ApiError, Json, bad_request
 from gptoss_adapters.serve.exchange import Exchange
 from gptoss_adapters.serve.metrics import Metrics
@@ -40,6 +40,7 @@ class Service:
         self.store = store
         self.backends = backends
         self.info = backends[0].info
+        self.holding = choose_holding(settings.hold_headers, self.info)
         self.scheduler = Scheduler(backends, settings.queue)
         self.prompts = Prompts()
         self.running: dict[str, RunningResponse] = {}  # those that will be stored, by id
@@ -74,9 +75,9 @@ class Service:
         reading.note(Note("model", f"{given[:100]!r} is not served here: {names[0]!r} answers", said=True))
 
     def ask(self, reading: Reading[Any], conversation: Conversation, turn: Turn, logprobs: int | None) -> Ask:
-        held = check_tools(reading.body.tools, self.settings.max_tools)
-        held = held or (self.settings.hold_headers and bool(turn.functions or turn.namespaces or turn.builtins))
-        ask = make_ask(reading.body, turn, self.prompts.ids(conversation), self.info, logprobs, held)
+        strict = check_tools(reading.body.tools, self.settings.max_tools)
+        tokens = self.prompts.ids(conversation)
+        ask = make_ask(reading.body, turn, tokens, self.info, logprobs, strict, self.holding)
         shape, lacking = shape_sampling(reading.body, self.info, ask.settings["grammar"] is not None)
         reading.note(*lacking)
         return replace(ask, settings=ask.settings | shape, warnings=tuple(reading.warnings))

@@ -20,7 +20,8 @@ class Settings:
     request_seconds: a request, waiting included; an answer that is not complete then is given as far as it got.
     date: shown to the model as today's (YYYY-MM-DD; None: today). log_contents: prompts and answers in the log.
     strict_arguments: what is not done as a request asks refuses it; else the answer's warnings name it.
-    hold_headers: where the engine takes a grammar, calls are held to the declared tools and their schemas.
+    hold_headers: headers are held to what a request allows, its tools above all; None: where the engine can and loses
+    nothing by it.
     builtin_tools: of "browser" and "python", those that the caller runs for a web search or a code interpreter.
     encryption_key_file: keys for chains of thought that clients keep; None: a key in the store.
     cors_origins: whose web pages may ask, or "*"."""
@@ -37,7 +38,7 @@ class Settings:
     date: str | None = None
     log_contents: bool = False
     strict_arguments: bool = False
-    hold_headers: bool = False
+    hold_headers: bool | None = None
     builtin_tools: frozenset[str] = frozenset()
     encryption_key_file: str | None = None
     cors_origins: tuple[str, ...] = ()

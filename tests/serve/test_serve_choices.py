@@ -176,20 +176,26 @@ def test_an_input_is_held_to_its_grammar(engine: Served) -> None:
             assert call["type"] == "custom" and re.fullmatch(pattern, call["custom"]["input"]), call
 
 
-@pytest.mark.backend("llama_cpp")
-def test_held_headers(pocket: Path) -> None:
-    """The model is pushed to `search`, which it was not given: only a grammar keeps it from that name."""
+HOLDING = [
+    ("torch=pocket", "", True),
+    ("torch=pocket", "--no-hold-headers", False),
+    ("llama_cpp=pocket.gguf", "", True),
+    ("llama_server=pocket.gguf", "", False),
+    ("llama_server=pocket.gguf", "--hold-headers", True),
+]
+
+
+@pytest.mark.parametrize(("spec", "option", "held"), HOLDING)
+def test_held_headers(pocket: Path, spec: str, option: str, held: bool) -> None:
+    """The model is pushed to `search`, which it was not given: only what holds its headers keeps it from that name."""
     tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
     pushed = {str(ids_of("search")[0]): 100, str(ids_of("get")[0]): -100, str(ids_of("<|message|>")[0]): 60}
     question = {"messages": [{"role": "user", "content": "What is the weather in Paris?"}], "tools": [tool]}
-    names = []
-    for options in ((), ("--hold-headers",)):
-        with Served("llama_cpp=pocket.gguf", pocket, "--model", "m", "--log-contents", *options) as server:
-            body = question | {"max_tokens": 24, "temperature": 0, "tool_choice": "auto", "logit_bias": pushed}
-            answer = server.http.post(CHAT, json=body)
-            assert answer.status_code == 200, answer.text
-            server.until(lambda s=server: "completion" in s.lines()[-1])
-            names.append(server.lines()[-1]["completion"])
-    print(names)
-    assert "search" in names[0].partition("<|message|>")[0]
-    assert "search" not in names[1].partition("<|message|>")[0]
+    with Served(spec, pocket, "--model", "m", "--log-contents", *option.split()) as server:
+        body = question | {"max_tokens": 24, "temperature": 0, "tool_choice": "auto", "logit_bias": pushed}
+        answer = server.http.post(CHAT, json=body)
+        assert answer.status_code == 200, answer.text
+        server.until(lambda: "completion" in server.lines()[-1])
+        written = server.lines()[-1]["completion"]
+        said = next(line for line in server.lines() if line.get("event") == "hold_headers")
+    assert ("search" not in written.partition("<|message|>")[0]) == held == said["on"], written

@@ -69,7 +69,8 @@ class _Call:
     input: InputGrammar | None = None  # of a custom tool
 
 
-def _list_calls(turn: Turn) -> Iterator[_Call]:
+def list_calls(turn: Turn) -> Iterator[_Call]:
+    """The calls that a turn allows."""
     for call in _list_all_calls(turn):
         yield replace(call, schema=None if turn.free_arguments else call.schema, input=turn.inputs.get(call.recipient))
 
@@ -111,12 +112,12 @@ class _Gbnf:
 
     def build(self, turn: Turn) -> Grammar:
         bound = self.schemas.bound
-        passages = _list_passages(turn)
+        passages = list_passages(turn)
         for channel in passages:
             self.rules[channel] = self._spell(
                 f"<|channel|>{channel}<|message|>", self._add_text(), "<|end|><|start|>assistant"
             )
-        endings = [self._add_call(call) for call in _list_calls(turn)]
+        endings = [self._add_call(call) for call in list_calls(turn)]
         if turn.final is not None:
             endings.append(self._add_final(turn.final))
         times = "*" if bound is None else f"{{0,{_PASSAGES}}}"
@@ -164,7 +165,7 @@ class _Gbnf:
         return " ".join(part for part in parts if part)
 
     def _quote_pieces(self, text: str) -> Iterator[str]:
-        for piece, special in _split_specials(text):
+        for piece, special in split_specials(text):
             yield piece if special and self.control == "token" else quote(piece)
 
 
@@ -172,8 +173,8 @@ def _write_rules(rules: dict[str, str]) -> str:
     return "".join(f"{name} ::= {body}\n" for name, body in rules.items())
 
 
-def _split_specials(text: str) -> Iterator[tuple[str, bool]]:
-    """(text, is a control token) pieces of our own header text."""
+def split_specials(text: str) -> Iterator[tuple[str, bool]]:
+    """(text, is a control token) pieces of header text of our own."""
     while text:
         start = text.find("<|")
         if start == 0:
@@ -196,16 +197,16 @@ def structural_tag(turn: Turn, *, bound: int | None = None) -> Json:
     """
     passages = [
         _tag(f"<|channel|>{channel}<|message|>", _tag_any_text(bound), "<|end|><|start|>assistant")
-        for channel in _list_passages(turn)
+        for channel in list_passages(turn)
     ]
-    endings = [_tag_call(call, bound) for call in _list_calls(turn)]
+    endings = [_tag_call(call, bound) for call in list_calls(turn)]
     if turn.final is not None:
         endings.append(_tag_final(turn.final, bound))
     first = [{"type": "star", "content": _one_of(passages)}] if passages else []
     return {"type": "structural_tag", "format": _sequence(*first, _one_of(endings))}
 
 
-def _list_passages(turn: Turn) -> list[str]:
+def list_passages(turn: Turn) -> list[str]:
     """Channels that may come first. No preamble where the answer has a schema: the APIs show both as one content."""
     analysis = ["analysis"] if turn.reasoning else []
     return analysis if isinstance(turn.final, dict) else [*analysis, "commentary"]
@@ -246,7 +247,7 @@ def _tag(head: str, content: Json | None = None, tail: str = "") -> Json:
 
 
 def _split_tag(text: str) -> Iterator[Json]:
-    for piece, special in _split_specials(text):
+    for piece, special in split_specials(text):
         yield {"type": "token", "token": SPECIAL_TOKENS[piece]} if special else {"type": "const_string", "value": piece}
 
 
