@@ -16,10 +16,10 @@ UV_VLLM := $(VENV_VLLM)/bin/python -m uv pip install -q
 VENV_CLIENTS := .venv-clients
 CLIENTS := $(VENV_CLIENTS)/.ready tests/clients/node/node_modules/.ready tests/clients/programs/node_modules/.ready
 
-.PHONY: help demo test test-slow test-clients clients lint docs bench native clean
+.PHONY: help demo test test-slow test-clients vllm-matrix clients lint docs bench native clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "%-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "%-12s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo  ## pocket checkpoint -> GGUF -> verify -> llama.cpp -> Harmony answer -> parity verdict
 	BIN=$(BIN) sh scripts/demo.sh
@@ -33,6 +33,9 @@ test-slow: $(VENV)/.test $(VENV_VLLM)/.ready  ## the very slow ones: long fuzz, 
 
 test-clients: $(VENV)/.test $(CLIENTS) .venv-lm/.ready tests/clients/more_programs/node_modules/.ready  ## real client libraries and programs against gptoss-serve
 	$(BIN)/pytest -m "slow or not slow" --timeout 900 tests/clients
+
+vllm-matrix: $(VENV_VLLM)/.ready  ## VERSIONS="0.33.0 ...": which hooks fit which vLLM, and what runs there
+	$(VENV_VLLM)/bin/python scripts/vllm_matrix.py $(VERSIONS)
 
 clients: $(CLIENTS)  ## the clients that the tests talk to gptoss-serve with; needs npm
 

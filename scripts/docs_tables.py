@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from docs_clients import clients_table
+from docs_vllm import vllm_versions_table
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
 GB, MB = 1e9, 1e6
@@ -326,6 +327,7 @@ TABLES: dict[str, Callable[[], str]] = {
         serve_compare_table,
         hold_headers_table,
         vllm_table,
+        vllm_versions_table,
         parity_faults_table,
         parity_clean_table,
         fuzz_table,
