@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from vllm.config import VllmConfig
 
+from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.files import U8
 from gptoss_adapters.errors import CheckFailed
@@ -138,11 +139,11 @@ class _Check:
         found = self.model.__dict__.get("checkpoint") or open_local(str(self.vllm_config.model_config.model))
         if found is None:
             raise FileNotFoundError("the checkpoint's files are not at hand")
-        return found
+        return found.with_config(spellings.from_hf(self.model.config.to_dict()))  # what is served: --hf-overrides count
 
     def make_input(self, n: int) -> tuple[Tensor, Tensor]:
         """x [T, H] and router scores [T, E]: seeded, and spread over all experts and so over all ranks."""
-        config = self.vllm_config.model_config.hf_config
+        config = self.model.config
         norm = self.model.model.layers[n].post_attention_layernorm.weight
         experts, top_k, tokens = config.num_local_experts, config.num_experts_per_tok, self.extent.tokens
         x = torch.randn(tokens, config.hidden_size, generator=torch.Generator().manual_seed(n))
@@ -153,7 +154,7 @@ class _Check:
         return x.to(norm), scores.to(norm)
 
     def compute_expected(self, checkpoint: Checkpoint, n: int, x: Tensor, scores: Tensor) -> Tensor:
-        top, chosen = scores.float().cpu().topk(self.vllm_config.model_config.hf_config.num_experts_per_tok, dim=-1)
+        top, chosen = scores.float().cpu().topk(self.model.config.num_experts_per_tok, dim=-1)
         return self.read_experts(checkpoint, n)(x.float().cpu(), chosen, top.softmax(-1))
 
     def read_experts(self, checkpoint: Checkpoint, n: int) -> ExpertLayer:

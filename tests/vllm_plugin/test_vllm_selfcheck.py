@@ -49,7 +49,7 @@ def test_a_damaged_weight_is_told(
     from gptoss_adapters.vllm_plugin import metrics, selfcheck
 
     monkeypatch.setenv("GPTOSS_ADAPTERS_VERDICTS", str(tmp_path / "verdicts"))
-    llm = engine.load(TINY / form)
+    llm = engine.load(TINY / form, hf_overrides={"swiglu_limit": 0.5})  # what is served is what is judged
     model, config = engine.model_of(llm), llm.llm_engine.vllm_config
     level, text = only(lines)  # nothing has been asked of the engine yet
     assert level == logging.INFO and "self-check passed" in text and metrics.read_verdict() is True
