@@ -63,7 +63,19 @@ def with_adapters(
         else:
             put_gguf(files, merging, scale)
         merging.stored |= files.stored
+        if merging.tokenizer != files.path:
+            merging.words += _name_template(files.path, base)
     return _view(merging) if adapters else base
+
+
+def _name_template(folder: Path, base: Checkpoint) -> list[str]:
+    """A note where a trainer put a chat template beside the adapter that is not the base's: it is not taken."""
+    template = folder / "chat_template.jinja"
+    if not folder.is_dir() or not template.is_file():
+        return []
+    if read_text(template, locate(folder.resolve(), template.name)) == base.chat_template:
+        return []
+    return [f"{template}: not the base's template, and left out: --tokenizer {folder} takes it and the tokenizer there"]
 
 
 def _view(merging: Merging) -> Checkpoint:

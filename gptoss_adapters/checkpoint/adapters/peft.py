@@ -95,7 +95,7 @@ class _PeftAdapter:
             self.files.read(source)
             info = TensorInfo(canonical, shape, source.dtype.lower(), source.nbytes, (source,), (part,))
             self.merging.replace(self.files, info)
-        before = self.merging.base.config.vocab_size
+        before = self.merging.config.vocab_size
         if rows := self.merging.resize_vocabulary(self.files):
             self.notes.append(self._describe_vocabulary(before, rows))
 

@@ -217,3 +217,12 @@ def test_an_adapter_as_the_model_says_lora(base: Path, tmp_path: Path) -> None:
     for path in (folder, folder / "adapter_model.safetensors", folder / "adapter_config.json", single):
         with pytest.raises(BadInput, match=r"is a LoRA adapter, not a model.*by --lora"):
             open_checkpoint(path)
+
+
+def test_a_template_of_its_own_is_named(base: Path, tmp_path: Path) -> None:
+    """Trainers put the tokenizer's files beside the adapter; the base's are taken."""
+    adapter = made(base, tmp_path / "a", peft_tensors())
+    assert len(merged(base, adapter).adapters) == 1
+    (adapter / "chat_template.jinja").write_text("{{ messages }}")
+    words = merged(base, adapter).adapters
+    assert len(words) == 2 and "not the base's template, and left out: --tokenizer" in words[1]
