@@ -45,3 +45,13 @@ class JsonFields:
             got = "nothing" if value is None else value
             raise BadInput(f"config field {key} must be {what}", file=self.file, got=got)
         return value
+
+
+def without_none(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields that were given."""
+    return {field: value for field, value in values.items() if value is not None}
+
+
+def plain(value: Any) -> Any:
+    """150000.0 is spelled 150000 in the published configs."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -45,6 +45,8 @@ class GptOssConfig:
     num_key_value_heads: int = 8
     sliding_window: int = 128  # keys a sliding layer sees, the query's own included
     layer_types: tuple[str, ...] = ()  # empty: alternating, even layers slide
+    experts_per_layer: tuple[int, ...] = ()  # empty: num_experts, which is the most, in every layer
+    windows: tuple[int, ...] = ()  # of each layer, 0 for a full one; empty: sliding_window in every sliding layer
     rms_norm_eps: float = RMS_NORM_EPS
     swiglu_limit: float = SWIGLU_LIMIT
     swiglu_alpha: float = SWIGLU_ALPHA
@@ -73,6 +75,16 @@ class GptOssConfig:
     @property
     def kv_rows(self) -> int:
         return self.num_key_value_heads * self.head_dim
+
+    def experts_of(self, layer: int) -> int:
+        """How many experts a layer has."""
+        return self.experts_per_layer[layer] if self.experts_per_layer else self.num_experts
+
+    def window_of(self, layer: int) -> int | None:
+        """How many keys a layer sees, the query's own included; None: all of them."""
+        if self.layer_types[layer] == FULL:
+            return None
+        return self.windows[layer] if self.windows else self.sliding_window
 
     @property
     def uses_yarn(self) -> bool:
@@ -103,12 +115,13 @@ class GptOssConfig:
 
     def parameters(self) -> tuple[int, int]:
         """(total, active per token without the embedding table) parameter counts."""
-        h, i, e = self.hidden_size, self.intermediate_size, self.num_experts
+        h, i = self.hidden_size, self.intermediate_size
+        experts = sum(self.experts_of(n) for n in range(self.num_hidden_layers))
         attention = h * (self.q_rows + 2 * self.kv_rows) + self.q_rows + 2 * self.kv_rows
         attention += self.q_rows * h + h + self.num_attention_heads
-        dense = self.num_hidden_layers * (attention + 2 * h + h * e + e) + h
+        dense = self.num_hidden_layers * (attention + 2 * h) + experts * (h + 1) + h
         expert = 3 * h * i + 2 * i + h
-        total = dense + 2 * self.vocab_size * h + self.num_hidden_layers * e * expert
+        total = dense + 2 * self.vocab_size * h + experts * expert
         return total, dense + self.vocab_size * h + self.num_hidden_layers * self.experts_per_token * expert
 
     # Validation ---------------------------------------------------------------------------------------------------
@@ -184,6 +197,20 @@ def _shape_problems(c: GptOssConfig) -> Iterator[tuple[str, str, object]]:
     for kind in c.layer_types:
         if kind not in (SLIDING, FULL):
             yield "layer_types", f"may hold {SLIDING} and {FULL} only", kind
+    yield from _layer_problems(c)
+
+
+def _layer_problems(c: GptOssConfig) -> Iterator[tuple[str, str, object]]:
+    for name in ("experts_per_layer", "windows"):
+        values = getattr(c, name)
+        if values and len(values) != c.num_hidden_layers:
+            yield name, f"must have {c.num_hidden_layers} entries", len(values)
+    for count in c.experts_per_layer:
+        if not (_is_int(count) and c.experts_per_token <= count <= c.num_experts):
+            yield "experts_per_layer", f"must lie in {c.experts_per_token} to {c.num_experts}", count
+    for kind, window in zip(c.layer_types, c.windows, strict=False):
+        if not _is_int(window) or not (0 < window < 2**31 if kind == SLIDING else window == 0):
+            yield "windows", f"must be {'positive' if kind == SLIDING else '0'} for a layer of {kind}", window
 
 
 def _optional_problems(c: GptOssConfig) -> Iterator[tuple[str, str, object]]:

@@ -309,7 +309,6 @@ def test_validation_names_the_field(field: str, value: Any) -> None:
     ("key", "value"),
     [
         ("rope_type", "llama3"),
-        ("factor", None),
         ("factor", "x"),
         ("factor", 0),
         ("factor", 0.5),

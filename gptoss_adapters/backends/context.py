@@ -73,7 +73,8 @@ def context_bytes(name: str, config: GptOssConfig, options: Mapping[str, Any], t
         scores = 0 if options.get("flash_attn") else tokens * batch * (4 * heads + 8)
         return int(cell * (full * tokens + sliding * window)) + scores
     if name == "torch":  # a full layer's buffer doubles as it grows
-        return int(cell * 2 * (full * tokens + sliding * min(tokens, config.sliding_window)))
+        windows = [config.window_of(n) or tokens for n in range(config.num_hidden_layers)]
+        return int(cell * 2 * sum(min(tokens, window) for window in windows))
     if name == "transformers":  # eager attention: the scores of one step of a prefill, twice
         scores = tokens * batch * heads * 2 * int(_cell_bytes(name, options))
         return int(cell * (full + sliding) * tokens) + scores
@@ -103,7 +104,8 @@ def _weight_bytes(name: str, checkpoint: Checkpoint) -> int:
     stored = sum(len(file.data) for file in checkpoint.stored.values())
     config = checkpoint.config
     total, _ = config.parameters()
-    packed = 3 * config.hidden_size * config.intermediate_size * config.num_hidden_layers * config.num_experts
+    experts = sum(config.experts_of(n) for n in range(config.num_hidden_layers))
+    packed = 3 * config.hidden_size * config.intermediate_size * experts
     if name == "transformers":
         return 4 * total
     return stored + (2 * (total - packed) if name == "torch" else 0)

@@ -16,7 +16,7 @@ from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 from gptoss_adapters.errors import UsageError
 from gptoss_adapters.reference.linear import Weight, as_tensor
 from gptoss_adapters.reference.packed import pack, packs
-from gptoss_adapters.spec import MXFP4_BLOCK, SLIDING, GptOssConfig
+from gptoss_adapters.spec import MXFP4_BLOCK, GptOssConfig
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 PACK_VALUES = 1 << 20  # smaller matrices stay as they are
@@ -80,11 +80,11 @@ def plan_memory(config: GptOssConfig, context: int, dtype: torch.dtype = torch.f
     """Bytes of a whole model in MXFP4 at this context: experts, dense (bf16), kv_cache (in dtype, one row), total."""
     total, _ = config.parameters()
     per_expert = 3 * config.hidden_size * config.intermediate_size
-    packed = config.num_hidden_layers * config.num_experts * per_expert
+    layers = range(config.num_hidden_layers)
+    packed = sum(config.experts_of(n) for n in layers) * per_expert
     experts = packed // 2 + packed // MXFP4_BLOCK
-    columns = sum(
-        min(context, config.sliding_window - 1) if kind == SLIDING else context for kind in config.layer_types
-    )
+    windows = [config.window_of(n) for n in layers]
+    columns = sum(context if window is None else min(context, window - 1) for window in windows)
     plan = {
         "experts": experts,
         "dense": (total - packed) * 2,

@@ -36,7 +36,7 @@ from gptoss_adapters.reference.linear import linear
 from gptoss_adapters.reference.loading import DenseWeights, open_for_model
 from gptoss_adapters.reference.ops import Ops, choose_ops
 from gptoss_adapters.reference.taps import Taps
-from gptoss_adapters.spec import SLIDING, GptOssConfig
+from gptoss_adapters.spec import GptOssConfig
 
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -225,9 +225,9 @@ class GptOss:
         embedding, norm = weights.tensor("embedding.weight"), weights.tensor("norm.weight")
         unembedding = weights.matrix("unembedding.weight")
         layers = []
-        for n, kind in enumerate(config.layer_types):
+        for n in range(config.num_hidden_layers):
             w = weights.layer(n)
-            attention = Attention(config, w, config.sliding_window if kind == SLIDING else None, ops)
+            attention = Attention(config, w, config.window_of(n), ops)
             moe = MoE(config, w, load_experts(checkpoint, n, dtype, device, experts, DEFINITION), ops)
             layers.append(Block(attention, moe))
         rope = Rope.from_config(config, device)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 from gptoss_adapters.checkpoint.kinds import Kind
-from gptoss_adapters.errors import GptOssError
+from gptoss_adapters.errors import BadInput, GptOssError
 from gptoss_adapters.spec import RMS_NORM_EPS, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig, alternating
 from gptoss_adapters.vllm_plugin import policy
 
@@ -54,6 +54,7 @@ def decide(vllm_config: VllmConfig) -> Decision:
     hf = model.hf_config
     checkpoint = open_local(str(model.model))
     config = read_config(hf, checkpoint)
+    _refuse_unserved(config, checkpoint)
     quantise = policy.quantize_mode() == "mxfp4" and checkpoint is not None and not checkpoint.kind.packed
     stated = (getattr(hf, "quantization_config", None) or {}).get("quant_method")
     reasons = [*_compare_config(config, hf)]
@@ -69,6 +70,19 @@ def decide(vllm_config: VllmConfig) -> Decision:
     if policy.mode() == "force":
         reasons.append("GPTOSS_ADAPTERS_VLLM=force")
     return Decision(config, checkpoint, quantise, tuple(reasons))
+
+
+def _refuse_unserved(config: GptOssConfig, checkpoint: Checkpoint | None) -> None:
+    """Raises BadInput for layers of different kinds: vLLM's gpt-oss classes make all of them alike."""
+    differ = [name for name in ("experts_per_layer", "windows") if getattr(config, name)]
+    if checkpoint is not None and len(checkpoint.expert_encodings()) > 1:
+        differ.append("how the experts are stored")
+    if differ:
+        raise BadInput(
+            f"the layers differ in {', '.join(differ)}, which vLLM's gpt-oss classes cannot say",
+            file=None if checkpoint is None else checkpoint.path,
+            hint="to-hf writes experts of one kind" if differ[-1].startswith("how") else "GptOss computes such a model",
+        )
 
 
 def read_config(hf: Any, checkpoint: Checkpoint | None = None) -> GptOssConfig:

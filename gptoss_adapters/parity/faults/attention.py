@@ -22,8 +22,9 @@ class WindowFault(Fault):
     part = "window"
 
     def change(self, model: GptOss) -> None:
-        for attention, kind in zip(attentions(model), model.config.layer_types, strict=True):
-            attention.window = self.window(kind, model.config.sliding_window)
+        config = model.config
+        for n, (attention, kind) in enumerate(zip(attentions(model), config.layer_types, strict=True)):
+            attention.window = self.window(kind, config.window_of(n) or config.sliding_window)
 
     @abstractmethod
     def window(self, kind: str, size: int) -> int | None: ...

@@ -188,7 +188,7 @@ class W1ScaleOff1OneExpert(Fault):
         )
 
     def applies(self, model: GptOss) -> bool:
-        return packed(model) and self.layer < len(model.layers) and self.expert < model.config.num_experts
+        return packed(model) and self.layer < len(model.layers) and self.expert < model.config.experts_of(self.layer)
 
     @property
     def label(self) -> str:

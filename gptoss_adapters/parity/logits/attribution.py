@@ -177,7 +177,7 @@ def _add_experts(evidence: Evidence) -> None:
     candidates = []
     for layer in range(len(sweep.base.layers)):
         chosen = np.concatenate([r[layer] for r in routing])
-        for expert in range(sweep.base.config.num_experts):
+        for expert in range(sweep.base.config.experts_of(layer)):
             routed = (chosen == expert).any(-1)
             if 0 < routed.sum() < len(routed):
                 candidates.append((float(error[routed].mean() - error[~routed].mean()), layer, expert))
