@@ -24,7 +24,7 @@ from gptoss_adapters.checkpoint.writing.plan import Fill, Place, Plan, PlannedFi
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.mxfp4.oracle import HF_BLOCK
 from gptoss_adapters.spec import GptOssConfig
-from gptoss_converters.export_plan import ExportPlan
+from gptoss_converters.export_plan import ExportPlan, refuse_differing_layers
 from gptoss_converters.rows.quantised import Quantised, Rounding
 from gptoss_converters.rows.readers import ExpertBlocks, JoinedRows, Readers
 from gptoss_converters.rows.rows import BF16, Encoded, PairRows, Reader, Values
@@ -34,6 +34,7 @@ def plan_metal(checkpoint: Checkpoint, output: Path, rounding: Rounding | None =
     """Header, offsets and fills, from headers alone. Raises BadInput for what the format or its kernels cannot
     express.
     """
+    refuse_differing_layers(checkpoint.config, checkpoint.path, "model.bin")
     metal.check_expressible(checkpoint.config, checkpoint.config_file or checkpoint.path)
     rounding = rounding or Rounding()
     dropped = checkpoint.config.vocab_size - metal.VOCABULARY

@@ -21,7 +21,7 @@ from gptoss_adapters.checkpoint.storage import SCALES, WORDS
 from gptoss_adapters.checkpoint.writing.plan import Plan, PlannedFile, Tensor
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import FULL, MXFP4_BLOCK, SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT
-from gptoss_converters.export_plan import ExportPlan
+from gptoss_converters.export_plan import ExportPlan, refuse_differing_layers
 from gptoss_converters.rows.quantised import Quantised, Regrouped, Rounding
 from gptoss_converters.rows.readers import Readers
 from gptoss_converters.rows.rows import Encoded
@@ -38,6 +38,7 @@ def plan_mlx(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding:
     """Every file and tensor, from headers alone. Raises BadInput for what mlx-lm would compute otherwise."""
     rounding, config = rounding or Rounding(), checkpoint.config
     file = checkpoint.config_file or checkpoint.path
+    refuse_differing_layers(config, file, "mlx-lm")
     for name, value in FIXED.items():
         if getattr(config, name) != value:
             raise BadInput(
@@ -98,7 +99,7 @@ def _fill_tensors(checkpoint: Checkpoint, stored: dict[str, Stored], rounding: R
 
 def _with_config(plan: Plan, checkpoint: Checkpoint) -> Plan:
     """config.json as mlx-lm's own converter leaves it: the published one, and how the experts are quantised."""
-    config = spellings.to_hf(checkpoint.config, mxfp4=False) | {
+    config = spellings.to_hf(checkpoint.config, mxfp4=False, source=checkpoint.hf_config) | {
         "quantization": QUANTISATION,
         "quantization_config": QUANTISATION,
     }

@@ -78,7 +78,9 @@ class Delta(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """See the module's text. `stored` maps each file to its reader; `oddities` lists what is unusual but harmless."""
+    """See the module's text. `stored` maps each file to its reader; `oddities` lists what is unusual but harmless,
+    `unheeded` what of its config is not obeyed: every exporter says that too.
+    """
 
     kind: Kind
     path: Path
@@ -86,12 +88,16 @@ class Checkpoint:
     stored: dict[Path, MappedFile]
     tensors: dict[str, TensorInfo]
     config_file: Path | None = None
+    hf_config: Mapping[str, Any] = field(default_factory=dict)  # config.json as it stands, in HF spelling
     tokenizer_files: dict[str, Path] = field(default_factory=dict)
     chat_template: str | None = None
+    chat_templates: Mapping[str, str] = field(default_factory=dict)  # others, by name
     generation_config: dict[str, Any] | None = None
     license_text: str | None = None
+    model_card: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     oddities: tuple[str, ...] = ()
+    unheeded: tuple[str, ...] = ()
     deltas: Mapping[str, Delta] = field(default_factory=dict)  # canonical name -> what adapters add to it, see lora.py
     base: Checkpoint | None = None  # what they are added to
     adapters: tuple[str, ...] = ()  # in words
@@ -99,6 +105,11 @@ class Checkpoint:
     def with_config(self, config: GptOssConfig) -> Checkpoint:
         """The same tensors under another config; sizes must stay."""
         return dataclasses.replace(self, config=config)
+
+    def expert_encodings(self) -> set[str]:
+        """In what types the experts' weights are stored; more than one in a model that was partly tuned."""
+        names = (name for name in self.tensors if ".experts." in name and name.endswith(".weight"))
+        return {self.tensors[name].encoding for name in names}
 
     def raw(self, source: Source) -> U8:
         """The stored bytes of one source, a flat read-only view."""

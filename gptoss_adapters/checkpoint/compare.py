@@ -127,7 +127,9 @@ def compare_configs(a: Checkpoint, b: Checkpoint) -> tuple[list[str], list[str]]
 
 
 def _show(value: object) -> str:
-    return "".join("S" if t.startswith("s") else "F" for t in value) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple) and value and isinstance(value[0], str):
+        return "".join("S" if t.startswith("s") else "F" for t in value)
+    return str(value)
 
 
 def _without_dropped_rows(a: Checkpoint, b: Checkpoint) -> tuple[Checkpoint, Checkpoint, list[str]]:

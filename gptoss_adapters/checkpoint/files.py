@@ -16,6 +16,9 @@ import signal
 import stat
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,19 @@ class Source:
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+
+
+_follows_links: ContextVar[bool] = ContextVar("follows_links", default=False)
+
+
+@contextmanager
+def following_links(follow: bool) -> Iterator[None]:
+    """Inside it, `locate` takes links that leave their folder, if `follow`: weights that lie on another disk."""
+    before = _follows_links.set(follow)
+    try:
+        yield
+    finally:
+        _follows_links.reset(before)
 
 
 _mapped: weakref.WeakSet[MappedFile] = weakref.WeakSet()
@@ -159,7 +175,14 @@ def locate(root: Path, name: str) -> Path:
         raise BadInput("is a link that leads nowhere", file=path) from None
     if real.parent == root or real.is_relative_to(root) or _in_hub_cache(root, real):
         return real
-    raise BadInput("is a link that leaves its folder", file=path, got=real, hint="name the folder that holds the file")
+    if _follows_links.get():
+        return real
+    raise BadInput(
+        "is a link that leaves its folder",
+        file=path,
+        got=real,
+        hint="name the folder that holds the file, or let gptoss-convert --follow-links",
+    )
 
 
 def _in_hub_cache(root: Path, real: Path) -> bool:

@@ -126,6 +126,9 @@ def find_odd_config(config: GptOssConfig, kind: Kind) -> list[str]:
     odd = []
     if config.layer_types != alternating(config.num_hidden_layers):
         odd.append("layer_types is not the alternating pattern, which several engines assume")
+    for name, what in (("experts_per_layer", "number of experts"), ("windows", "window")):
+        if getattr(config, name):
+            odd.append(f"{name}: the {what} differs from layer to layer, which llama.cpp, Ollama and mlx-lm cannot say")
     for name, usual in (("swiglu_limit", SWIGLU_LIMIT), ("swiglu_alpha", SWIGLU_ALPHA), ("rms_norm_eps", RMS_NORM_EPS)):
         if getattr(config, name) != usual:
             odd.append(f"{name} is {getattr(config, name)}, not {usual}, which several engines hard-code")

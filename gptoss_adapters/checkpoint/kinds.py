@@ -37,6 +37,8 @@ class Kind(StrEnum):
     HF_OUT_IN =    ("hf-bf16-out-in",        Container.SAFETENSORS, Names.HF,     False,  False)
     # one linear layer per expert, gate and up interleaved: Unsloth, bitsandbytes
     DEFUSED =      ("hf-defused",            Container.SAFETENSORS, Names.HF,     False,  True)
+    # one linear layer per expert, gate and up apart: AutoRound, slime, unquantised llm-compressor
+    LINEAR =       ("hf-linear-experts",     Container.SAFETENSORS, Names.HF,     False,  True)
     # MXFP4 per expert, gate and up interleaved
     QUARK =        ("hf-quark",              Container.SAFETENSORS, Names.HF,     True,   True)
     # MXFP4 per expert, gate and up apart: llm-compressor

@@ -55,17 +55,20 @@ class Stored:
 def canonical(config: GptOssConfig) -> dict[str, Shape]:
     """Every canonical tensor of a model and its shape, in forward order."""
     sizes = _sizes(config)
-    return {row.name.format(n=n): tuple(sizes[a] for a in row.axes) for row, n in _fill_layers(config)}
+    return {
+        row.name.format(n=n): tuple(config.experts_of(n) if a == "E" else sizes[a] for a in row.axes)
+        for row, n in _fill_layers(config)
+    }
 
 
 def parts(kind: str, config: GptOssConfig, present: Container[str] = ()) -> dict[str, Parts]:
     """Canonical name -> the stored parts that make it up in a checkpoint of this kind; `present`: the names that are
-    there, by which the fused form of some tensors is told.
+    there, by which the other form of some tensors is told.
     """
     out = {}
     for row, n in _fill_layers(config):
-        fused = row.fused.get(kind, ())
-        chosen = fused if fused and fused[0].name.format(n=n) in present else row.parts[kind]
+        other = row.other.get(kind, ())
+        chosen = other if other and other[0].name.format(n=n) in present else row.parts[kind]
         out[row.name.format(n=n)] = _expand(chosen, n, config)
     return out
 
@@ -74,7 +77,9 @@ def _expand(given: Parts, n: int, config: GptOssConfig) -> Parts:
     """With the layer, and expert by expert where a part is one expert's."""
     if "{e}" not in given[0].name:
         return tuple(Part(p.name.format(n=n), p.rows, p.storage) for p in given)
-    return tuple(Part(p.name.format(n=n, e=e), p.rows, p.storage, e) for e in range(config.num_experts) for p in given)
+    return tuple(
+        Part(p.name.format(n=n, e=e), p.rows, p.storage, e) for e in range(config.experts_of(n)) for p in given
+    )
 
 
 def stored(kind: str, config: GptOssConfig, present: Container[str] = ()) -> dict[str, Stored]:
@@ -90,15 +95,17 @@ def stored(kind: str, config: GptOssConfig, present: Container[str] = ()) -> dic
 
 
 def tell_kind(names: Iterable[str], config: GptOssConfig, kinds: Iterable[Kind] = tuple(Kind)) -> Kind:
-    """The kind that explains most of the names; of two with the same names the first. Raises BadInput when none
-    explains any.
+    """The kind that explains most of the names, of several the one in whose own form most are; of two with the same
+    names the first. Raises BadInput when none explains any.
     """
     present = set(names)
     if not any(_ONE_EXPERT.search(name) for name in present):
         kinds = [kind for kind in kinds if not kind.per_expert]
     found = {kind: len(present & stored(kind, config, present).keys()) for kind in kinds}
-    best = max(found, key=lambda kind: found[kind])
-    if not found[best]:
+    most = max(found.values())
+    equal = [kind for kind in found if found[kind] == most]
+    best = equal[0] if len(equal) == 1 else max(equal, key=lambda k: len(present & stored(k, config).keys()))
+    if not most:
         raise BadInput("no tensor name is one of gpt-oss", got=", ".join(sorted(present)[:3]))
     return best
 
@@ -118,7 +125,6 @@ def _sizes(c: GptOssConfig) -> dict[str, int]:
         "H": c.hidden_size,
         "I": c.intermediate_size,
         "2I": 2 * c.intermediate_size,
-        "E": c.num_experts,
         "Q": c.q_rows,
         "KV": c.kv_rows,
         "NQ": c.num_attention_heads,

@@ -5,37 +5,55 @@ Only the named folder is read, nothing is unpickled, and no code that a config n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gptoss_adapters import spellings
-from gptoss_adapters.checkpoint import layouts
+from gptoss_adapters.checkpoint import companions, layouts
 from gptoss_adapters.checkpoint.adapters.finding import USE_LORA, is_adapter
-from gptoss_adapters.checkpoint.checkpoint import Checkpoint
+from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo
 from gptoss_adapters.checkpoint.dtypes import DENSE
-from gptoss_adapters.checkpoint.files import PICKLE_SUFFIXES, MappedFile, Source, locate, read_json, refuse_pickle
+from gptoss_adapters.checkpoint.files import (
+    PICKLE_SUFFIXES,
+    MappedFile,
+    Source,
+    following_links,
+    locate,
+    read_json,
+    refuse_pickle,
+)
 from gptoss_adapters.checkpoint.formats import safetensors
 from gptoss_adapters.checkpoint.kinds import SAFETENSORS_KINDS, Kind
+from gptoss_adapters.checkpoint.quantisation import explain_quantised
 from gptoss_adapters.checkpoint.resolving import resolve
 from gptoss_adapters.errors import BadInput, UsageError
 from gptoss_adapters.spec import GptOssConfig
+from gptoss_adapters.spellings.hf_keys import name_odd_keys
+from gptoss_adapters.spellings.relatives import refuse_relatives
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-_LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 METAL_MAGIC = b"GPT-"
-_MAX_TEXT = 10_000_000
+_NO_WEIGHTS = (".json", ".jinja", ".md", ".txt", ".yaml", ".yml", ".py", ".modelfile")
 _ACTIVATION_SCALES = (".input_scale", ".output_scale", ".k_scale", ".v_scale", ".q_scale", ".prob_scale")
+_ATTENTION_SCALES = re.compile(r"\.self_attn\.(?:attn\.)?(?:[kvq]|prob)_scale$")
 
 
-def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bool = True) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path, *, revision: str | None = None, strict: bool = True, follow_links: bool = False
+) -> Checkpoint:
     """A checkpoint from a file (safetensors, GGUF, Metal's model.bin), a folder, a model of Ollama's store
     (`ollama:gpt-oss:20b`), or a Hub repository id `owner/name` (at `revision`).
 
     Names, shapes and dtypes are checked against the config before anything is read; tensor contents are not
     (`Checkpoint.check`). Raises BadInput, naming file and tensor. `strict=False`, for inspection, turns a config with
-    `auto_map` into an oddity.
+    `auto_map` into an oddity. `follow_links` takes files that lie elsewhere by a link.
     """
+    with following_links(follow_links):
+        return _open(path, revision, strict)
+
+
+def _open(path: str | Path, revision: str | None, strict: bool) -> Checkpoint:
     from gptoss_adapters.checkpoint.formats.hub import resolve_path
     from gptoss_adapters.checkpoint.formats.ollama import PREFIX, find_in_store
 
@@ -47,6 +65,8 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bo
         raise BadInput("is a LoRA adapter, not a model", file=where, hint=USE_LORA)
     if where.is_dir():
         return _open_folder(where.resolve(), strict)
+    if where.suffix.lower() in _NO_WEIGHTS:
+        return _open_folder(_find_folder(where), strict)
     with_magic = MappedFile(where, where.resolve()).data[:4].tobytes()
     if with_magic == b"GGUF":
         from gptoss_adapters.checkpoint.formats.gguf import open_gguf
@@ -58,7 +78,17 @@ def open_checkpoint(path: str | Path, *, revision: str | None = None, strict: bo
         return open_metal(where)
     refuse_pickle(where, where.resolve())
     root = where.parent.resolve()
-    return _open_safetensors(where, root, [safetensors.SafetensorsFile(root / where.name, where.resolve())], [], strict)
+    alone = safetensors.Shards([safetensors.SafetensorsFile(root / where.name, where.resolve())])
+    return _open_safetensors(where, root, alone, strict)
+
+
+def _find_folder(file: Path) -> Path:
+    """The folder that is meant by its index or its config. Raises BadInput for another file without weights."""
+    if file.name in (safetensors.INDEX, "config.json"):
+        return file.parent.resolve()
+    raise BadInput(
+        "is no file of weights", file=file, expected="a safetensors or GGUF file, or a folder", hint="name the folder"
+    )
 
 
 def _open_folder(root: Path, strict: bool) -> Checkpoint:
@@ -75,8 +105,7 @@ def _open_folder(root: Path, strict: bool) -> Checkpoint:
         for file in sorted(root.iterdir()):
             if file.suffix in PICKLE_SUFFIXES:
                 refuse_pickle(file)
-    files, odd = safetensors.open_folder(root)
-    return _open_safetensors(root, root, files, odd, strict)
+    return _open_safetensors(root, root, safetensors.open_folder(root), strict)
 
 
 def _only_gguf(root: Path, ggufs: list[Path]) -> Path:
@@ -88,26 +117,25 @@ def _only_gguf(root: Path, ggufs: list[Path]) -> Path:
     return locate(root, first[0].name)
 
 
-def _open_safetensors(
-    path: Path, root: Path, files: list[safetensors.SafetensorsFile], odd: list[str], strict: bool
-) -> Checkpoint:
+def _open_safetensors(path: Path, root: Path, shards: safetensors.Shards, strict: bool) -> Checkpoint:
     raw = read_json(root / "config.json", locate(root, "config.json"))
+    files, odd = shards.files, list(shards.odd)
     odd += _refuse_code(raw, root / "config.json", strict)
     config, spelling = read_config(raw, str(root / "config.json"))
     sources: dict[str, Source] = {name: s for f in files for name, s in f.tensors.items()}
+    named = path if path.is_file() or len(files) > 1 else files[0].path
     try:
-        kind = layouts.tell_kind(sources, config, SAFETENSORS_KINDS)
+        kind, tensors = _resolve(named, config, sources, shards.orphans, odd)
     except BadInput as e:
-        raise BadInput(e.what, file=path, got=e.got) from None
-    if kind is Kind.HF_BF16 and _stored_out_in(sources, config):
-        kind = Kind.HF_OUT_IN
-        odd.append("the experts are stored [out, in], as transformers 4.55 left them: other programs expect [in, out]")
-    sources = _without_activation_scales(kind, sources, odd)
-    tensors = resolve(kind, path if path.is_file() or len(files) > 1 else files[0].path, config, sources, tuple(DENSE))
+        raise explain_quantised(e, raw, root, sources) from None
     odd += _odd_config(raw, kind, spelling) + [
         f"{p.name}: a pickle file, not read" for p in sorted(root.iterdir()) if p.suffix in PICKLE_SUFFIXES
     ]
-    there = _find_companions(root)
+    unheeded = tuple(f"config.json: {what}" for what in name_odd_keys(raw)) if spelling == "hf" else ()
+    there = companions.find_companions(root)
+    templates = companions.read_templates(root, there)
+    card, card_odd = companions.read_model_card(root)
+    odd += [*templates.odd, *card_odd]
     if "tokenizer.json" not in there:
         odd.append("no tokenizer.json in the folder")
     return Checkpoint(
@@ -117,12 +145,45 @@ def _open_safetensors(
         {f.path: f for f in files},
         tensors,
         config_file=root / "config.json",
-        tokenizer_files={name: there[name] for name in TOKENIZER_FILES if name in there},
-        chat_template=_read_chat_template(root, there),
-        generation_config=_read_generation_config(root, there),
-        license_text=next((read_text(root / name, there[name]) for name in _LICENSES if name in there), None),
-        oddities=tuple(odd),
+        hf_config=raw if spelling == "hf" else {},
+        tokenizer_files={name: there[name] for name in companions.TOKENIZER_FILES if name in there},
+        chat_template=templates.default,
+        chat_templates=templates.named,
+        generation_config=companions.read_generation_config(root, there),
+        license_text=companions.read_license(root, there),
+        model_card=card,
+        oddities=(*unheeded, *odd),
+        unheeded=unheeded,
     )
+
+
+def _resolve(
+    path: Path, config: GptOssConfig, sources: dict[str, Source], orphans: frozenset[str], odd: list[str]
+) -> tuple[Kind, dict[str, TensorInfo]]:
+    """The kind, and the canonical tensors; what is left out, or unusual, goes into `odd`."""
+    try:
+        kind = layouts.tell_kind(sources, config, SAFETENSORS_KINDS)
+    except BadInput as e:
+        raise BadInput(e.what, file=path, got=e.got) from None
+    if kind is Kind.HF_BF16 and _stored_out_in(sources, config):
+        kind = Kind.HF_OUT_IN
+        odd.append("the experts are stored [out, in], as transformers 4.55 left them: other programs expect [in, out]")
+    sources = _without_activation_scales(kind, sources, odd)
+    sources = _without_orphans(kind, config, sources, orphans, odd)
+    return kind, resolve(kind, path, config, sources, tuple(DENSE))
+
+
+def _without_orphans(
+    kind: Kind, config: GptOssConfig, sources: dict[str, Source], orphans: frozenset[str], odd: list[str]
+) -> dict[str, Source]:
+    """Without tensors that neither the index names nor the model needs; one that it needs is read all the same."""
+    if not orphans:
+        return sources
+    wanted = layouts.stored(kind, config, sources)
+    for name in sorted(orphans & sources.keys()):
+        kept = "read all the same" if name in wanted else "no part of the model, and left out"
+        odd.append(f"{sources[name].file.name}: {name} is not in {safetensors.INDEX}: {kept}")
+    return {name: source for name, source in sources.items() if name not in orphans or name in wanted}
 
 
 def _stored_out_in(sources: Mapping[str, Source], config: GptOssConfig) -> bool:
@@ -136,9 +197,8 @@ def _without_activation_scales(kind: Kind, sources: dict[str, Source], odd: list
     """Quark and llm-compressor store scales for quantising activations and the KV cache; they are no weights, and
     are left out.
     """
-    if not (kind.packed and kind.per_expert):
-        return sources
-    extra = [name for name in sources if name.endswith(_ACTIVATION_SCALES)]
+    own = kind.packed and kind.per_expert
+    extra = [name for name in sources if (own and name.endswith(_ACTIVATION_SCALES)) or _ATTENTION_SCALES.search(name)]
     if extra:
         odd.append(
             f"{len(extra)} scales of activations or of the KV cache (such as {extra[0]}) are not part of the "
@@ -151,10 +211,7 @@ def read_config(raw: Mapping[str, Any], file: str) -> tuple[GptOssConfig, str]:
     """The config and its spelling ("openai" or "hf"), told by its keys."""
     if "num_experts" in raw and "rope_scaling_factor" in raw and "model_type" not in raw:
         return spellings.from_openai(raw, file), "openai"
-    if raw.get("model_type", "gpt_oss") != "gpt_oss":
-        raise BadInput(
-            "config field model_type is not one of gpt-oss", file=file, expected="gpt_oss", got=raw["model_type"]
-        )
+    refuse_relatives(raw, file)
     return spellings.from_hf(raw, file), "hf"
 
 
@@ -189,34 +246,3 @@ def _odd_config(raw: Mapping[str, Any], kind: Kind, spelling: str) -> list[str]:
             f"of kind {kind}"
         )
     return odd
-
-
-def _find_companions(root: Path) -> dict[str, Path]:
-    """Tokenizer files, chat template, generation config and licence that lie in the folder, by name."""
-    names = (*TOKENIZER_FILES, *_LICENSES, "generation_config.json")
-    return {name: locate(root, name) for name in names if (root / name).exists()}
-
-
-def _read_generation_config(root: Path, there: Mapping[str, Path]) -> dict[str, Any] | None:
-    name = "generation_config.json"
-    return read_json(root / name, there[name]) if name in there else None
-
-
-def _read_chat_template(root: Path, there: Mapping[str, Path]) -> str | None:
-    if "chat_template.jinja" in there:
-        return read_text(root / "chat_template.jinja", there["chat_template.jinja"])
-    if "tokenizer_config.json" in there:
-        template = read_json(root / "tokenizer_config.json", there["tokenizer_config.json"]).get("chat_template")
-        return template if isinstance(template, str) else None
-    return None
-
-
-def read_text(path: Path, real: Path) -> str:
-    """A companion file of a checkpoint. Raises BadInput for one that is not UTF-8, or no text of sensible size."""
-    data = MappedFile(path, real).data
-    if data.size > _MAX_TEXT:
-        raise BadInput("the text file is too large", file=path, expected=f"at most {_MAX_TEXT} bytes", got=data.size)
-    try:
-        return data.tobytes().decode("utf-8")
-    except UnicodeDecodeError:
-        raise BadInput("the text is not UTF-8", file=path) from None

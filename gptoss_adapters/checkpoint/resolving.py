@@ -56,17 +56,20 @@ def resolve(
 
 def _check_expert_count(kind: Kind, config: GptOssConfig, sources: Mapping[str, Source]) -> None:
     """Pruned checkpoints have fewer experts; what the config says must be what the router has."""
-    router = sources.get(layouts.parts(kind, config)["layers.0.router.weight"][0].name)
-    if router is None or len(router.shape) != 2 or router.shape[1] != config.hidden_size:
-        return
-    if router.shape[0] != config.num_experts:
-        raise BadInput(
-            "the router has another number of experts than the config",
-            file=router.file,
-            tensor=router.name,
-            expected=f"{config.num_experts} rows",
-            got=router.shape[0],
-        )
+    names = layouts.parts(kind, config, sources)
+    for n in range(config.num_hidden_layers):
+        router = sources.get(names[f"layers.{n}.router.weight"][0].name)
+        if router is None or len(router.shape) != 2 or router.shape[1] != config.hidden_size:
+            continue
+        if router.shape[0] != config.experts_of(n):
+            raise BadInput(
+                "the router has another number of experts than the config",
+                file=router.file,
+                tensor=router.name,
+                expected=f"{config.experts_of(n)} rows",
+                got=router.shape[0],
+                hint="layers that differ are said by a list as num_local_experts, or by per_layer_config",
+            )
 
 
 def _explain_unexpected(kind: Kind, config: GptOssConfig, source: Source) -> BadInput:

@@ -12,7 +12,6 @@ it holds, its `storage` how the array in the file lies:
     PACKED                 [.., in / 2], the same bytes                    codes
     WORDS                  [.., in / 8] U32, the same bytes                codes
     SCALES                 [.., in / 32] exponents                         scales
-    EXPONENTS              the same, as U8 or F8_E8M0                      scales
     BIASED                 [.., in / 32] exponents + 14                    scales
 
 Where a DENSE or fused array is of one of GGUF's block types, the file says so (see dtypes.py). A new storage is a class
@@ -195,9 +194,9 @@ class PackedWords(Codes):
 
 @dataclass(frozen=True, slots=True)
 class Scales(Storage):
-    """[.., in / 32] exponents."""
+    """[.., in / 32] exponents, which a file may call floats of eight exponent bits."""
 
-    dtypes: ClassVar[tuple[str, ...]] = ("U8",)
+    dtypes: ClassVar[tuple[str, ...]] = ("U8", "F8_E8M0")
     packed = True
 
     def shape(self, shape: Shape, config: GptOssConfig) -> Shape:
@@ -212,13 +211,6 @@ class Scales(Storage):
 
 
 @dataclass(frozen=True, slots=True)
-class Exponents(Scales):
-    """Scales whose file may call them floats of eight exponent bits."""
-
-    dtypes = ("U8", "F8_E8M0")
-
-
-@dataclass(frozen=True, slots=True)
 class BiasedScales(Scales):
     """Scales plus 14, as Metal's kernels want them."""
 
@@ -228,7 +220,7 @@ class BiasedScales(Scales):
 
 DENSE, SWAPPED = Dense(), SwappedAxes()
 BLOCKS, PACKED, WORDS = Blocks(), PackedBytes(), PackedWords()
-SCALES, EXPONENTS, BIASED = Scales(), Exponents(), BiasedScales()
+SCALES, BIASED = Scales(), BiasedScales()
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------

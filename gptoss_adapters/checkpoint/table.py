@@ -16,7 +16,6 @@ from gptoss_adapters.checkpoint.kinds import Kind, Names
 from gptoss_adapters.checkpoint.storage import (
     BIASED,
     BLOCKS,
-    EXPONENTS,
     GATE,
     PACKED,
     SCALES,
@@ -33,19 +32,19 @@ Parts = tuple[Part, ...]
 Given = str | Parts  # a bare name is stored whole, as numbers
 _O, _H, _G, _C = "block.{n}", "model.layers.{n}", "blk.{n}", "layers.{n}"
 _E = f"{_H}.mlp.experts"
-_COMPRESSED, _MLX = (PACKED, EXPONENTS), (WORDS, SCALES)
+_COMPRESSED, _MLX = (PACKED, SCALES), (WORDS, SCALES)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: canonical name, axes, and the parts per kind; `fused`: what some files of a kind have
-    instead.
+    """One line of the table: canonical name, axes, and the parts per kind; `other`: what some files of a kind, or some
+    of their layers, have instead.
     """
 
     name: str
     axes: tuple[str, ...]
     parts: Mapping[str, Parts]  # by kind
-    fused: Mapping[str, Parts] = field(default_factory=dict)
+    other: Mapping[str, Parts] = field(default_factory=dict)
 
 
 def _row(
@@ -55,13 +54,13 @@ def _row(
     hf: Given,
     gguf: Given,
     others: Mapping[Kind, Given] | None = None,
-    fused: Mapping[Kind, Given] | None = None,
+    other: Mapping[Kind, Given] | None = None,
 ) -> Row:
     """The three spellings serve every kind that has such names, unless `others` says otherwise."""
     usual = {Names.OPENAI: openai, Names.HF: hf, Names.GGUF: gguf}
     given = {kind: usual[kind.names] for kind in Kind} | dict(others or {})
     parts: dict[str, Parts] = {kind: _parts(one) for kind, one in given.items()}
-    return Row(name, tuple(axes.split()), parts, {kind: _parts(one) for kind, one in (fused or {}).items()})
+    return Row(name, tuple(axes.split()), parts, {kind: _parts(one) for kind, one in (other or {}).items()})
 
 
 def _parts(given: Given) -> Parts:
@@ -79,7 +78,7 @@ def _qkv(which: str, what: str) -> Row:
         f"{_H}.self_attn.{which}_proj.{what}",
         f"{_G}.attn_{which}.{what}",
         {Kind.METAL: (Part(f"{_O}.attn.qkv.{what}", storage=paired),)},
-        fused={Kind.GGUF: fused, Kind.OLLAMA: fused},
+        other={Kind.GGUF: fused, Kind.OLLAMA: fused},
     )
 
 
@@ -102,9 +101,11 @@ def _half_pairs(codes: str, scales: str, storages: tuple[Storage, Storage]) -> P
 
 
 def _expert_weight(
-    which: str, axes: str, openai: str, gguf: Given, compressed: Parts, mlx: Parts, fused: Mapping[Kind, Given]
+    which: str, axes: str, openai: str, gguf: Given, compressed: Parts, mlx: Parts, linear: Given
 ) -> Row:
-    """An expert weight: MXFP4 as codes and scales in the packed kinds, dense in the others."""
+    """An expert weight: MXFP4 as codes and scales in the packed kinds, dense in the others. Of a model in HF MXFP4
+    some layers may be dense: those that were tuned.
+    """
     stem, per = f"{_E}.{which}_proj", f"{_E}.{{e}}.{which}_proj"
     return _row(
         f"{_C}.experts.{which}.weight",
@@ -116,18 +117,17 @@ def _expert_weight(
             Kind.HF_MXFP4: _pair(f"{stem}_blocks", f"{stem}_scales"),
             Kind.HF_BF16: (Part(stem, storage=SWAPPED),),
             Kind.DEFUSED: f"{stem}s.{{e}}.weight",
-            Kind.QUARK: _pair(f"{per}.weight", f"{per}.weight_scale", (PACKED, EXPONENTS)),
+            Kind.LINEAR: linear,
+            Kind.QUARK: _pair(f"{per}.weight", f"{per}.weight_scale", (PACKED, SCALES)),
             Kind.COMPRESSED: compressed,
             Kind.MLX: mlx,
             Kind.METAL: _pair(f"{openai}_weight.blocks.{{e}}", f"{openai}_weight.scales.{{e}}", (BLOCKS, BIASED)),
         },
-        fused,
+        {Kind.HF_MXFP4: (Part(stem, storage=SWAPPED),)} | _fused(gguf, which, "weight"),
     )
 
 
-def _expert_bias(
-    which: str, axes: str, openai: str, gguf: Given, compressed: Given, mlx: Given, fused: Mapping[Kind, Given]
-) -> Row:
+def _expert_bias(which: str, axes: str, openai: str, gguf: Given, apart: Given, mlx: Given) -> Row:
     stem, per = f"{_E}.{which}_proj", f"{_E}.{{e}}.{which}_proj"
     return _row(
         f"{_C}.experts.{which}.bias",
@@ -138,12 +138,18 @@ def _expert_bias(
         {
             Kind.DEFUSED: f"{stem}s.{{e}}.bias",
             Kind.QUARK: f"{per}.bias",
-            Kind.COMPRESSED: compressed,
+            Kind.LINEAR: apart,
+            Kind.COMPRESSED: apart,
             Kind.MLX: mlx,
             Kind.METAL: f"{openai}_bias.{{e}}",
         },
-        fused,
+        _fused(gguf, which, "bias"),
     )
+
+
+def _fused(gguf: Given, which: str, what: str) -> dict[Kind, Given]:
+    """Old blobs of Ollama have gate and up in one tensor."""
+    return {} if isinstance(gguf, str) else {Kind.OLLAMA: f"{_G}.ffn_{which}_exps.{what}"}
 
 
 def _experts() -> tuple[Row, ...]:
@@ -156,7 +162,7 @@ def _experts() -> tuple[Row, ...]:
             _halves(f"{_G}.ffn_{{half}}_exps.weight"),
             _half_pairs(f"{half}.weight_packed", f"{half}.weight_scale", _COMPRESSED),
             _half_pairs(f"{stacked}.weight", f"{stacked}.scales", _MLX),
-            fused={Kind.OLLAMA: f"{_G}.ffn_gate_up_exps.weight"},
+            _halves(f"{half}.weight"),
         ),
         _expert_bias(
             "gate_up",
@@ -165,7 +171,6 @@ def _experts() -> tuple[Row, ...]:
             _halves(f"{_G}.ffn_{{half}}_exps.bias"),
             _halves(f"{half}.bias"),
             _halves(f"{stacked}.bias"),
-            fused={Kind.OLLAMA: f"{_G}.ffn_gate_up_exps.bias"},
         ),
         _expert_weight(
             "down",
@@ -174,7 +179,7 @@ def _experts() -> tuple[Row, ...]:
             f"{_G}.ffn_down_exps.weight",
             _pair(f"{one}.down_proj.weight_packed", f"{one}.down_proj.weight_scale", _COMPRESSED),
             _pair(f"{_E}.down_proj.weight", f"{_E}.down_proj.scales", _MLX),
-            fused={},
+            f"{one}.down_proj.weight",
         ),
         _expert_bias(
             "down",
@@ -183,7 +188,6 @@ def _experts() -> tuple[Row, ...]:
             f"{_G}.ffn_down_exps.bias",
             f"{one}.down_proj.bias",
             f"{_E}.down_proj.bias",
-            fused={},
         ),
     )
 
@@ -229,6 +233,11 @@ TABLE: tuple[Row, ...] = (
             f"{_H}.mlp.router.{what}",
             f"{_G}.ffn_gate_inp.{what}",
             {Kind.DEFUSED: f"{_H}.mlp.router.linear.{what}"},
+            other={
+                kind: f"{_H}.mlp.router.{'' if kind is Kind.DEFUSED else 'linear.'}{what}"
+                for kind in Kind
+                if kind.names is Names.HF
+            },
         )
         for what, axes in (("weight", "E H"), ("bias", "E"))
     ),

@@ -86,14 +86,14 @@ OPEN: dict[str, tuple[Callable[[Path], Path], str]] = {
         edit(lambda t: t.update({"block.0.attn.sinks": t[_S + "sinks"]})),
         "block.0.attn.sinks: unexpected tensor",
     ),
-    "one layer in bf16": (
+    "one layer in bf16, with scales left over": (
         edit(
             lambda t: (
                 t.pop(_E + "down_proj_blocks"),
                 t.update({_E + "down_proj": np.zeros((8, 64, 96), ml_dtypes.bfloat16)}),
             )
         ),
-        _E + "down_proj: unexpected",
+        _E + "down_proj_scales: unexpected",
     ),
     "no tensor of ours": (
         edit(lambda t: (t.clear(), t.update(x=np.zeros(3, np.float32)))),

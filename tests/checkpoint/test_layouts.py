@@ -10,7 +10,6 @@ from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.storage import (
     BIASED,
     BLOCKS,
-    EXPONENTS,
     PACKED,
     SCALES,
     SWAPPED,
@@ -33,7 +32,7 @@ SMALL = GptOssConfig(
     num_key_value_heads=2,
 )
 
-ITEMS = {BLOCKS: 16, PACKED: 16, WORDS: 4, SCALES: 1, EXPONENTS: 1, BIASED: 1}  # elements per block of 32
+ITEMS = {BLOCKS: 16, PACKED: 16, WORDS: 4, SCALES: 1, BIASED: 1}  # elements per block of 32
 
 
 @pytest.mark.parametrize(

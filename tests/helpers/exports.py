@@ -8,6 +8,7 @@ from gptoss_converters.cli.options import open_input, rounding_for
 from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
 from gptoss_converters.to_hf import HfOptions, plan_hf
 from gptoss_converters.to_mlx import plan_mlx
+from helpers.kinds import MIXED
 
 from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.writing.writer import write
@@ -21,7 +22,15 @@ GGUF_TYPES = {
 }
 BLOBS = {"ollama": {}, "ollama-fused-old": {"fused": True, "old_type": True}}
 SAFETENSORS = ("hf-mxfp4", "openai", "hf-quark", "hf-compressed-tensors", "hf-bf16", "hf-bf16-out-in", "hf-defused")
-INPUTS = (*SAFETENSORS, *(f"{k}, 3 shards" for k in SAFETENSORS), *GGUF_TYPES, *BLOBS, Kind.MLX)
+INPUTS = (
+    *SAFETENSORS,
+    "hf-linear-experts",
+    MIXED,
+    *(f"{k}, 3 shards" for k in SAFETENSORS),
+    *GGUF_TYPES,
+    *BLOBS,
+    Kind.MLX,
+)
 OUTPUTS = ("gguf", "gguf-mxfp4", "hf-mxfp4", "hf-bf16", "openai", Kind.MLX)
 
 

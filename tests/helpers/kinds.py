@@ -20,7 +20,8 @@ from gptoss_adapters.checkpoint import Checkpoint, open_checkpoint
 BF16 = ml_dtypes.bfloat16
 DTYPES = {np.dtype(np.uint8): "U8", np.dtype(BF16): "BF16", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16"}
 MXFP4_KINDS = ("hf-mxfp4", "openai", "hf-quark", "hf-compressed-tensors")
-DENSE_KINDS = ("hf-bf16", "hf-bf16-out-in", "hf-defused")
+DENSE_KINDS = ("hf-bf16", "hf-bf16-out-in", "hf-defused", "hf-linear-experts")
+MIXED = "hf-mxfp4-mixed"
 Arrays = dict[str, np.ndarray]
 
 
@@ -54,7 +55,7 @@ def write_kind(source: Path, kind: str, folder: Path, *, shards: int = 1, spelli
     config: dict[str, Any] = (
         spellings.to_openai(c.config)
         if kind == "openai"
-        else spellings.to_hf(c.config, mxfp4=kind == "hf-mxfp4", spelling=spelling)
+        else spellings.to_hf(c.config, mxfp4=kind in ("hf-mxfp4", MIXED), spelling=spelling)
     )
     if kind in ("hf-quark", "hf-compressed-tensors"):
         config["quantization_config"] = {"quant_method": kind.removeprefix("hf-")}
@@ -96,6 +97,8 @@ def _experts(c: Checkpoint, kind: str, n: int, which: str) -> Iterator[tuple[str
         f"layers.{n}.experts.{which}.weight",
         read_bf16(c, f"layers.{n}.experts.{which}.bias"),
     )
+    if kind == MIXED:
+        kind = "hf-mxfp4" if n else "hf-bf16"
     if kind in ("hf-mxfp4", "hf-bf16", "hf-bf16-out-in"):
         yield f"{at}.{which}_proj_bias", bias
     if kind == "hf-mxfp4":
@@ -110,6 +113,12 @@ def _experts(c: Checkpoint, kind: str, n: int, which: str) -> Iterator[tuple[str
         for e, w in enumerate(read_bf16(c, weight)):
             yield f"{at}.{which}_projs.{e}.weight", w
             yield f"{at}.{which}_projs.{e}.bias", bias[e]
+    elif kind == "hf-linear-experts":
+        halves = {"gate": slice(0, None, 2), "up": slice(1, None, 2)} if which == "gate_up" else {"down": slice(None)}
+        for e, w in enumerate(read_bf16(c, weight)):
+            for half, rows in halves.items():
+                yield f"{at}.{e}.{half}_proj.weight", w[rows]
+                yield f"{at}.{e}.{half}_proj.bias", bias[e][rows]
     else:
         blocks, scales = packed(c, weight)
         for e in range(len(blocks)):

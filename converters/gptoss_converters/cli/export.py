@@ -120,7 +120,7 @@ def run_export(run: Run, plan: Callable[[Checkpoint, Rounding], Export]) -> None
     checkpoint = open_input(run.path, run.revision, run.lora, run.lora_order, exact_yarn=run.exact_yarn)
     rounding = rounding_for(checkpoint, run.rounding, run.scales_from)
     planned = plan(checkpoint, rounding)
-    out.note([*checkpoint.adapters, *planned.notices])
+    out.note([*checkpoint.adapters, *checkpoint.unheeded, *planned.notices])
     if run.dry_run:
         preview = planned.preview(rounding)
         out.show(preview.text, **preview.data)

@@ -56,7 +56,7 @@ def inspect(
 
 
 def _describe(i: Inspection) -> str:
-    config = {k: v for k, v in i.config.as_dict().items() if k != "layer_types"}
+    config = {k: v for k, v in i.config.as_dict().items() if k != "layer_types" and v != ()}
     layers = "".join("S" if t.startswith("sliding") else "F" for t in i.config.layer_types)
     lines = [
         f"{i.path.encode(errors='backslashreplace').decode()}: {i.kind}, {i.parameters:,} parameters, "

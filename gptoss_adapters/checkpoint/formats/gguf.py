@@ -8,6 +8,7 @@ offset); padding; tensor data. Source: the GGUF specification, and the checks of
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,17 @@ def open_gguf(path: Path) -> Checkpoint:
         metadata=metadata,
         oddities=tuple(odd),
         chat_template=template if isinstance(template, str) else None,
+        chat_templates=_find_named_templates(metadata),
     )
+
+
+def _find_named_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    prefix = "tokenizer.chat_template."
+    return {
+        key.removeprefix(prefix): text
+        for key, text in metadata.items()
+        if key.startswith(prefix) and isinstance(text, str)
+    }
 
 
 def _gather_sources(path: Path, files: list[GgufFile]) -> dict[str, Source]:

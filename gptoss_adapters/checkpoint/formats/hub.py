@@ -13,12 +13,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from gptoss_adapters.checkpoint.files import MappedFile
+from gptoss_adapters.checkpoint.formats.hub_names import HubName, choose_gguf, parse_hub_name
 from gptoss_adapters.errors import BadInput, GptOssError, OutputError, UsageError
 
-_REPO = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)((?:/[\w.-]+)*)")
 _WANTED = (
     ".safetensors",
     ".safetensors.index.json",
@@ -27,6 +28,8 @@ _WANTED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "README.md",
     "LICENSE",
     "LICENSE.txt",
     "LICENSE.md",
@@ -36,7 +39,7 @@ _CHUNK = 1 << 22
 
 
 def resolve_path(path: str | Path, *, revision: str | None = None) -> Path:
-    """The local file or folder that `path` names: itself when it exists, else `owner/name[/folder or file]` of the Hub.
+    """The local file or folder that `path` names: itself when it exists, else what it means on the Hub (hub_names.py).
 
     Raises UsageError for an empty path, and for a revision beside a local one; BadInput when there is no such thing or
     a file's contents are not the Hub's; OutputError when the Hub cannot be reached.
@@ -50,25 +53,31 @@ def resolve_path(path: str | Path, *, revision: str | None = None) -> Path:
         if revision is not None:
             raise UsageError(f"{local} is local: a revision is for a Hub repository", got=revision)
         return local
-    match = _REPO.fullmatch(str(path))
-    if not match:
+    name = parse_hub_name(str(path))
+    if name is None:
         raise BadInput("no such file or folder", file=local)
-    return download(match[1], match[2].lstrip("/"), revision)
+    if None not in (name.revision, revision) and name.revision != revision:
+        raise UsageError("--revision is not the one in the name", expected=name.revision, got=revision)
+    return download(replace(name, revision=name.revision or revision))
 
 
-def download(repo: str, inner: str = "", revision: str | None = None) -> Path:
-    """The verified local snapshot of a repository: its root, or the folder or file `inner` of it."""
+def download(name: HubName) -> Path:
+    """The verified local snapshot of a repository: its root, or the folder or file of it that is meant."""
     from huggingface_hub import constants
 
+    repo = name.repo
     with _hub_errors(repo):
-        root, hashes = _cached(repo, revision) if constants.HF_HUB_OFFLINE else _fetched(repo, inner, revision)
+        root, hashes = _cached(repo, name.revision) if constants.HF_HUB_OFFLINE else _fetched(name)
+    inner = name.inner
+    if name.quant:
+        inner = choose_gguf((p.relative_to(root).as_posix() for p in root.rglob("*.gguf")), name.quant, repo)
     target = root / inner
     if not target.exists():
         raise BadInput("the repository has no such file or folder", file=f"{repo}/{inner}")
     files = [target] if target.is_file() else sorted(p for p in target.iterdir() if p.is_file())
     for file in files:
-        name = file.relative_to(root).as_posix()
-        verify(file, hashes.get(name) or file.resolve().name, f"{repo}/{name}")
+        path = file.relative_to(root).as_posix()
+        verify(file, hashes.get(path) or file.resolve().name, f"{repo}/{path}")
     return target
 
 
@@ -92,14 +101,16 @@ def _cached(repo: str, revision: str | None) -> tuple[Path, dict[str, str]]:
     return root, {}
 
 
-def _fetched(repo: str, inner: str, revision: str | None) -> tuple[Path, dict[str, str]]:
+def _fetched(name: HubName) -> tuple[Path, dict[str, str]]:
     """Downloads what is wanted of the commit that the revision names now, and gives the hashes that the Hub states
     for it.
     """
     from huggingface_hub import HfApi, snapshot_download
 
+    repo, revision = name.repo, name.revision
     info = HfApi().model_info(repo, revision=revision, files_metadata=True)
     hashes = {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id or "" for s in info.siblings or ()}
+    inner = choose_gguf(hashes, name.quant, repo) if name.quant else name.inner
     names = wanted_files(hashes, inner, repo)
     root = Path(snapshot_download(repo, revision=revision, allow_patterns=names))
     if root.name != info.sha:
@@ -118,10 +129,12 @@ def wanted_files(names: Iterable[str], inner: str, repo: str) -> list[str]:
     names = list(names)
     if inner in names:
         beside = PurePosixPath(inner).parent
+        parts = re.sub(r"-\d{5}-of-", "-of-", inner)
         return [
             n
             for n in names
-            if n == inner or (PurePosixPath(n).parent == beside and _is_wanted(n) and not n.endswith(".safetensors"))
+            if re.sub(r"-\d{5}-of-", "-of-", n) == parts
+            or (PurePosixPath(n).parent == beside and _is_wanted(n) and not n.endswith(".safetensors"))
         ]
     here = [n for n in names if PurePosixPath(n).parent == PurePosixPath(inner or ".")]
     chosen = [n for n in here if _is_wanted(n)]

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gptoss_adapters.checkpoint.files import MAX_JSON_BYTES, MappedFile, Source, locate, parse_json, read_json
 from gptoss_adapters.errors import BadInput
@@ -18,6 +21,7 @@ from gptoss_adapters.errors import BadInput
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_NAME_BYTES = 1024
+_COMPARED = 1 << 24  # bytes of two tensors that are compared at once
 ITEM_BYTES = {
     "BOOL": 1,
     "U8": 1,
@@ -139,56 +143,87 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def open_folder(root: Path) -> tuple[list[SafetensorsFile], list[str]]:
-    """The safetensors files that make up the checkpoint in the resolved folder `root`, and what is odd about them.
+@dataclass(frozen=True)
+class Shards:
+    """The files that make up a checkpoint, and what is odd about them. `orphans`: tensors that no index names."""
+
+    files: list[SafetensorsFile]
+    odd: list[str] = field(default_factory=list)
+    orphans: frozenset[str] = frozenset()
+
+
+def open_folder(root: Path) -> Shards:
+    """The safetensors files that make up the checkpoint in the resolved folder `root`.
 
     In this order, as transformers does: `model.safetensors`; the files of the index; else the complete set of numbered
-    shards, or the only file. Raises BadInput for a missing shard, a tensor that two shards hold, an index that lies.
+    shards, or the only file. Raises BadInput for a missing shard, a tensor that differs between two shards, an index
+    that lies.
     """
     present = sorted(p.name for p in root.glob("*.safetensors"))
     has_index = (root / INDEX).is_symlink() or (root / INDEX).exists()
     if SINGLE in present:
         odd = [f"{INDEX} stands beside {SINGLE} and was ignored"] if has_index else []
-        return open_files(root, [SINGLE]), odd
+        return Shards(open_files(root, [SINGLE], odd), odd)
     if has_index:
         return _open_index(root)
-    return open_files(root, _shard_set(root, present)), []
+    odd = []
+    return Shards(open_files(root, _shard_set(root, present), odd), odd)
 
 
-def open_files(root: Path, names: Iterable[str]) -> list[SafetensorsFile]:
-    """Files of one folder as one checkpoint. Raises BadInput for a tensor that stands in two of them."""
+def open_files(root: Path, names: Iterable[str], odd: list[str]) -> list[SafetensorsFile]:
+    """Files of one folder as one checkpoint; a tensor that stands in two of them, byte for byte, counts once, and `odd`
+    says so. Raises BadInput when the two differ.
+    """
     files = [SafetensorsFile(root / name, locate(root, name)) for name in names]
-    owner: dict[str, Path] = {}
+    owner: dict[str, SafetensorsFile] = {}
     for file in files:
-        for name in file.tensors:
-            if name in owner:
+        for name in [name for name in file.tensors if name in owner]:
+            first = owner[name]
+            if not _is_same(first, file, name):
                 raise BadInput(
-                    "the tensor stands in two files", file=file.path, tensor=name, got=f"also in {owner[name].name}"
+                    "the tensor stands in two files, which differ",
+                    file=file.path,
+                    tensor=name,
+                    got=f"also in {first.path.name}",
                 )
-            owner[name] = file.path
+            del file.tensors[name]
+            odd.append(f"{name} stands in {first.path.name} and, the same, in {file.path.name}")
+        owner |= dict.fromkeys(file.tensors, file)
     return files
 
 
-def _open_index(root: Path) -> tuple[list[SafetensorsFile], list[str]]:
+def _is_same(a: SafetensorsFile, b: SafetensorsFile, name: str) -> bool:
+    x, y = a.tensors[name], b.tensors[name]
+    if (x.dtype, x.shape) != (y.dtype, y.shape):
+        return False
+    return all(
+        np.array_equal(
+            a.data[x.offset + at : x.offset + min(at + _COMPARED, x.nbytes)],
+            b.data[y.offset + at : y.offset + min(at + _COMPARED, y.nbytes)],
+        )
+        for at in range(0, x.nbytes, _COMPARED)
+    )
+
+
+def _open_index(root: Path) -> Shards:
     index = read_json(root / INDEX, locate(root, INDEX))
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise BadInput("weight_map must map tensor names to file names", file=root / INDEX)
-    files = {f.path.name: f for f in open_files(root, dict.fromkeys(weight_map.values()))}
+    odd: list[str] = []
+    files = {f.path.name: f for f in open_files(root, dict.fromkeys(weight_map.values()), odd)}
+    held = {tensor for file in files.values() for tensor in file.tensors}
     for tensor, shard in weight_map.items():
-        if tensor not in files[shard].tensors:
+        if tensor not in files[shard].tensors and not (tensor in held and odd):
             raise BadInput(
                 f"the index places the tensor in {shard}, which does not hold it", file=root / INDEX, tensor=tensor
             )
-    orphan = next(((f.path, t) for f in files.values() for t in f.tensors if t not in weight_map), None)
-    if orphan:
-        raise BadInput(f"the tensor is not in {INDEX}", file=orphan[0], tensor=orphan[1])
     total = sum(s.nbytes for f in files.values() for s in f.tensors.values())
     metadata = index.get("metadata")
     stated = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return list(files.values()), [] if stated in (None, total) else [
-        f"{INDEX} states total_size {stated}, the tensors take {total} bytes"
-    ]
+    if stated not in (None, total) and not odd:
+        odd.append(f"{INDEX} states total_size {stated}, the tensors take {total} bytes")
+    return Shards(list(files.values()), odd, frozenset(held - weight_map.keys()))
 
 
 def _shard_set(root: Path, present: list[str]) -> list[str]:

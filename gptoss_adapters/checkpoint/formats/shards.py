@@ -54,12 +54,15 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a checkpoint holds: its tensors in order, and each fill with the names of those that it fills."""
+    """What a checkpoint holds: its tensors in order, and each fill with the names of those that it fills. `hf_config`:
+    the config that the weights came with, whose other keys are kept.
+    """
 
     kind: str
     config: GptOssConfig
     tensors: Mapping[str, Tensor]
     fills: Sequence[tuple[Fill, tuple[str, ...]]]
+    hf_config: Mapping[str, Any] | None = None
 
 
 def plan_checkpoint(weights: Weights, kind: str, folder: Path, companions: Mapping[str, bytes], source: str) -> Plan:
@@ -92,7 +95,7 @@ def plan_files(
         if len(shards) == 1
         else [f"model-{i:05d}-of-{len(shards) - 1:05d}.safetensors" for i in range(len(shards))]
     )
-    extra = dict(companions) | _config_files(contents.kind, contents.config, tensors)
+    extra = dict(companions) | _config_files(contents)
     if len(shards) > 1:
         extra[INDEX] = _index(tensors, dict(zip(names, shards, strict=True)))
     files = [
@@ -206,11 +209,14 @@ def _index(tensors: Mapping[str, Tensor], shards: Mapping[str, list[str]]) -> by
     return json.dumps({"metadata": {"total_size": total}, "weight_map": where}).encode()
 
 
-def _config_files(kind: str, config: GptOssConfig, entries: Iterable[str]) -> dict[str, bytes]:
-    if kind == Kind.OPENAI:
-        types = {name: {"blocks": "FP4", "scales": "UE8"}.get(name.rsplit(".", 1)[1], "BF16") for name in entries}
+def _config_files(contents: Contents) -> dict[str, bytes]:
+    config = contents.config
+    if contents.kind == Kind.OPENAI:
+        stems = {name: name.rsplit(".", 1)[1] for name in contents.tensors}
+        types = {name: {"blocks": "FP4", "scales": "UE8"}.get(stem, "BF16") for name, stem in stems.items()}
         return {
             "config.json": json.dumps(spellings.to_openai(config)).encode(),
             "dtypes.json": json.dumps(types).encode(),
         }
-    return {"config.json": (json.dumps(spellings.to_hf(config, mxfp4=kind == Kind.HF_MXFP4), indent=2) + "\n").encode()}
+    said = spellings.to_hf(config, mxfp4=contents.kind == Kind.HF_MXFP4, source=contents.hf_config)
+    return {"config.json": (json.dumps(said, indent=2) + "\n").encode()}

@@ -162,7 +162,7 @@ def test_a_repository_opens(hub: Hub, tmp_path: Path) -> None:
     fetched = {
         line.split()[1].rpartition("/")[2] for line in hub.requests if line.startswith("GET") and "/resolve/" in line
     }
-    assert fetched == {"config.json", "model.safetensors"}  # neither the pickle, nor the other folder, nor the card
+    assert fetched == {"config.json", "model.safetensors", "README.md"}  # neither the pickle, nor the other folder
     assert any("Bearer hf_secret" in line for line in hub.requests)
     assert all(f"/resolve/{COMMIT}/" in line for line in hub.requests if "/resolve/" in line)  # pinned to the commit
 
