@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo
+from gptoss_adapters.checkpoint.companions import NAMED_FOLDER, TOKENIZER_FILES, find_companions
 from gptoss_adapters.checkpoint.files import U8, MappedFile, Source
 from gptoss_adapters.checkpoint.formats.shards import Contents, in_order, plan_files
 from gptoss_adapters.checkpoint.formats.tokenizer_files import small_files, tokenizer_json, vocabulary_texts
 from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.layouts import Stored
-from gptoss_adapters.checkpoint.opening import TOKENIZER_FILES
 from gptoss_adapters.checkpoint.storage import ALL, SCALES, SWAPPED, Blocks
 from gptoss_adapters.checkpoint.writing.fills import ChunkFill, Copied, SourceFile
 from gptoss_adapters.checkpoint.writing.plan import Fill, Plan, Tensor
 from gptoss_adapters.errors import BadInput, OutputError, UsageError
 from gptoss_adapters.spec import GPT_OSS_20B
-from gptoss_converters.export_plan import ExportPlan
+from gptoss_converters.export_plan import ExportPlan, refuse_differing_layers
 from gptoss_converters.rows.quantised import SIDE_FILE, Quantised, Regrouped, Rounding, with_side_file
 from gptoss_converters.rows.readers import JoinedRows, Readers
 from gptoss_converters.rows.rows import BF16, DenseRows, Encoded, Reader, bf16_loses
@@ -52,6 +52,8 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
     if options.kind not in (Kind.HF_MXFP4, Kind.HF_BF16, Kind.OPENAI):
         raise UsageError("not a layout to write", got=options.kind)
     rounding = rounding or Rounding()
+    if options.kind == Kind.OPENAI:
+        refuse_differing_layers(checkpoint.config, checkpoint.path, "OpenAI's config.json")
     unsaid = _leaves_yarn_bounds_unsaid(checkpoint)
     if unsaid and options.kind == Kind.OPENAI:
         raise _cannot_say_rounded_bounds(checkpoint)
@@ -62,7 +64,8 @@ def plan_hf(checkpoint: Checkpoint, folder: Path, options: HfOptions, rounding: 
     extra, notices = companions(checkpoint, options)
     sources = {path: file.stamp for path, file in (checkpoint.stored | rounding.files).items()}
     facts = {"kind": options.kind, "rounding": rounding.rule, "adapters": checkpoint.adapters}
-    contents = Contents(options.kind, checkpoint.config, tensors, [(fill, names) for fill, names, _ in made])
+    fills = [(fill, names) for fill, names, _ in made]
+    contents = Contents(options.kind, checkpoint.config, tensors, fills, checkpoint.hf_config)
     plan = plan_files(
         contents,
         folder,
@@ -208,42 +211,60 @@ class Transposed(ChunkFill):
 
 def companions(checkpoint: Checkpoint, options: HfOptions) -> tuple[dict[str, bytes], list[str]]:
     """Tokenizer files, generation config and licence, as they are; of a GGUF with the published vocabulary the
-    published ones.
+    published ones, with its own chat template.
     """
     out: dict[str, bytes] = {}
     if checkpoint.license_text is not None:
         out["LICENSE"] = checkpoint.license_text.encode()
-    if options.kind == Kind.OPENAI:
+    if options.kind == Kind.OPENAI or options.tokenizer == "none":
         return out, []
-    files = dict(checkpoint.tokenizer_files)
-    if options.tokenizer not in (None, "none"):
-        folder = Path(str(options.tokenizer))
-        files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
-        if "tokenizer.json" not in files:
-            raise BadInput(
-                "no such tokenizer",
-                file=folder / "tokenizer.json",
-                hint="--tokenizer names a folder with tokenizer.json, or none",
-            )
-    if options.tokenizer == "none":
-        return out, []
+    files = _find_tokenizer_files(checkpoint, options.tokenizer)
     out |= {name: MappedFile(path, path.resolve()).data.tobytes() for name, path in files.items()}
     generation = checkpoint.path / "generation_config.json" if checkpoint.path.is_dir() else None
     if generation is not None and checkpoint.generation_config is not None:
         out["generation_config.json"] = MappedFile(generation, generation.resolve()).data.tobytes()
-    if not files and checkpoint.config.vocab_size == GPT_OSS_20B.vocab_size:
-        stored = checkpoint.metadata.get("tokenizer.ggml.tokens")
-        if (
-            stored is None
-            or list(stored)[: GPT_OSS_20B.bos_token_id]
-            == vocabulary_texts(GPT_OSS_20B.vocab_size)[: GPT_OSS_20B.bos_token_id]
-        ):
-            out |= {name: text.encode() for name, text in {"tokenizer.json": tokenizer_json(), **small_files()}.items()}
-            return out, [
-                "the tokenizer files are the published ones"
-                + ("" if stored is None else ": the vocabulary in the file is theirs")
-            ]
-    return out, [] if files else ["no tokenizer came with the checkpoint: none is written (--tokenizer DIR adds one)"]
+    if files:
+        return out, _name_left_templates(checkpoint)
+    if not _has_published_vocabulary(checkpoint):
+        return out, ["no tokenizer came with the checkpoint: none is written (--tokenizer DIR adds one)"]
+    out |= {name: text.encode() for name, text in {"tokenizer.json": tokenizer_json(), **small_files()}.items()}
+    if checkpoint.chat_template is not None:
+        out["chat_template.jinja"] = checkpoint.chat_template.encode()
+    in_file = "tokenizer.ggml.tokens" in checkpoint.metadata
+    why = ": the vocabulary in the file is theirs" if in_file else ""
+    return out, [f"the tokenizer files are the published ones{why}", *_name_left_templates(checkpoint)]
+
+
+def _find_tokenizer_files(checkpoint: Checkpoint, where: str | None) -> dict[str, Path]:
+    """The checkpoint's own, or those of the folder `where`."""
+    if where is None:
+        return dict(checkpoint.tokenizer_files)
+    folder = Path(where)
+    there = find_companions(folder.resolve()) if folder.is_dir() else {}
+    if "tokenizer.json" not in there:
+        raise BadInput(
+            "no such tokenizer",
+            file=folder / "tokenizer.json",
+            hint="--tokenizer names a folder with tokenizer.json, or none",
+        )
+    return {name: there[name] for name in TOKENIZER_FILES if name in there}
+
+
+def _has_published_vocabulary(checkpoint: Checkpoint) -> bool:
+    """By its size, and by its ordinary tokens where the file holds them."""
+    if checkpoint.config.vocab_size != GPT_OSS_20B.vocab_size:
+        return False
+    stored, ordinary = checkpoint.metadata.get("tokenizer.ggml.tokens"), GPT_OSS_20B.bos_token_id
+    return stored is None or list(stored)[:ordinary] == vocabulary_texts(GPT_OSS_20B.vocab_size)[:ordinary]
+
+
+def _name_left_templates(checkpoint: Checkpoint) -> list[str]:
+    """Named templates that lie in a folder or in a GGUF; those of tokenizer_config.json go with that."""
+    folder = checkpoint.path / NAMED_FOLDER
+    if not checkpoint.chat_templates or (not folder.is_dir() and not checkpoint.kind.gguf_like):
+        return []
+    names = ", ".join(checkpoint.chat_templates)
+    return [f"the chat templates {names} are not written: {NAMED_FOLDER}/NAME.jinja is where they belong"]
 
 
 def refuse_other_weights(plan: Plan, folder: Path) -> None:

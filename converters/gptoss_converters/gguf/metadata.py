@@ -73,15 +73,16 @@ def _pack_value(kind: int, value: Any) -> bytes:
     return pack_string(value) if kind == STRING else struct.pack(_FORMATS[kind], value)
 
 
-def model_keys(config: GptOssConfig, name: str, size_label: str, experts: str) -> list[Key]:
-    """The keys of the architecture. `experts` is the type of the expert weights ("mxfp4", "bf16", ...)."""
+def model_keys(config: GptOssConfig, general: list[Key], experts: str) -> list[Key]:
+    """The keys of the architecture, after those of who made the model. `experts` is the type of the expert weights
+    ("mxfp4", "bf16", ...).
+    """
     own = [_architecture_key(f"{GGUF_ARCH}.{key}", value) for key, value in spellings.to_gguf(config).items()]
     window = next(n for n, key in enumerate(own) if key.name.endswith(".sliding_window"))
     return [
         Key("general.architecture", STRING, GGUF_ARCH),
         Key("general.type", STRING, "model"),
-        Key("general.name", STRING, name),
-        Key("general.size_label", STRING, size_label),
+        *general,
         *own[:window],
         Key("general.file_type", U32, FILE_TYPES[experts]),
         *own[window:],

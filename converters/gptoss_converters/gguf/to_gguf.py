@@ -16,8 +16,9 @@ from pathlib import Path
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.writing.plan import Place, Plan, PlannedFile, Seal, Tensor, Work
 from gptoss_adapters.errors import BadInput, UsageError
-from gptoss_converters.export_plan import ExportPlan
+from gptoss_converters.export_plan import ExportPlan, refuse_differing_layers
 from gptoss_converters.gguf import metadata as meta
+from gptoss_converters.gguf.general import general_keys
 from gptoss_converters.gguf.metadata import ARRAY, STRING, U16, Key
 from gptoss_converters.gguf.tensors import Entry, Tensors
 from gptoss_converters.gguf.tokenizer import find_tokenizer, no_vocabulary_keys, stored_keys, tokenizer_keys
@@ -56,11 +57,12 @@ def plan_gguf(
             "--dense mxfp4: MXFP4 holds expert weights only",
             hint=f"choose one of {', '.join(sorted(GGML_TYPES.keys() - {'mxfp4'}))}",
         )
+    refuse_differing_layers(checkpoint.config, checkpoint.path, "llama.cpp")
     notices = _check_lossy(checkpoint, options.allow_lossy)
     rounding = rounding or Rounding("ggml")
     tensors = Tensors(checkpoint, options.dense, options.experts, rounding)
     entries = tensors.entries()
-    keys = _collect_keys(checkpoint, entries, tensors.expert_type(), options)
+    keys = _collect_keys(checkpoint, entries, tensors.expert_type(), options, notices)
     groups = _split([t for e in entries for t in e.tensors], options.split_max_size)
     keys += _make_hash_keys(checkpoint, len(groups)) if options.sha256 else []
     files = tuple(_plan_file(*spec) for spec in _specify_files(output, keys, groups))
@@ -105,21 +107,34 @@ def _check_lossy(checkpoint: Checkpoint, allow: bool) -> list[str]:
 
 
 def _collect_keys(
-    checkpoint: Checkpoint, entries: Sequence[Entry], expert_type: str, options: GgufOptions
+    checkpoint: Checkpoint, entries: Sequence[Entry], expert_type: str, options: GgufOptions, notices: list[str]
 ) -> list[Key]:
     config = checkpoint.config
     label = meta.size_label(((t.name, t.shape) for e in entries for t in e.tensors), config.num_experts)
-    keys = meta.model_keys(config, options.name or _choose_name(checkpoint), label, expert_type)
+    general = general_keys(checkpoint, options.name or _choose_name(checkpoint), label, notices)
+    keys = meta.model_keys(config, general, expert_type)
     if options.tokenizer == "none":
         keys += no_vocabulary_keys(config)
     else:
         stored = stored_keys(checkpoint) if options.tokenizer is None else []
-        keys += stored or tokenizer_keys(find_tokenizer(checkpoint, options.tokenizer), checkpoint)
+        keys += stored or _make_tokenizer_keys(checkpoint, options, notices)
     if options.chat_template is not None:
         keys = [key for key in keys if key.name != "tokenizer.chat_template"]
         keys.append(Key("tokenizer.chat_template", STRING, options.chat_template))
     keys += meta.provenance_keys(config, checkpoint.kind, _read_version())
     return keys + [Key(name, STRING, text) for name, text in options.notes]
+
+
+def _make_tokenizer_keys(checkpoint: Checkpoint, options: GgufOptions, notices: list[str]) -> list[Key]:
+    files = find_tokenizer(checkpoint, options.tokenizer)
+    if files.templates.default is None:
+        named = ", ".join(files.templates.named)
+        notices.append(
+            f"the chat templates are {named}, and none is the default: llama.cpp chooses one of its own"
+            if named
+            else "no chat template came with the checkpoint: the published one is written"
+        )
+    return tokenizer_keys(files, checkpoint)
 
 
 def _choose_name(checkpoint: Checkpoint) -> str:

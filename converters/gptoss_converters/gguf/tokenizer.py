@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint
+from gptoss_adapters.checkpoint.companions import Templates, find_companions, read_templates
 from gptoss_adapters.checkpoint.files import MappedFile, parse_json, read_json
 from gptoss_adapters.checkpoint.formats.gguf import GgufFile
 from gptoss_adapters.checkpoint.formats.tokenizer_files import CHAT_TEMPLATE, PAD_TEXT
 from gptoss_adapters.checkpoint.kinds import Kind
-from gptoss_adapters.checkpoint.opening import read_text
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import GGUF_ARCH, GptOssConfig
 from gptoss_converters.gguf.metadata import ARRAY, BOOL, I32, STRING, U32, Key, StoredKey
@@ -39,17 +39,18 @@ _ROLES = (("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token"))
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """The files a tokenizer is read from; `template` is the text of the chat template that goes with it, if any."""
+    """The files a tokenizer is read from, and the chat templates that go with it, if any."""
 
     tokenizer: Path
     config: Path | None
-    template: str | None
+    templates: Templates
 
 
 def find_tokenizer(checkpoint: Checkpoint, where: str | None) -> TokenizerFiles:
     """The checkpoint's own tokenizer, or the one in the folder (or file) `where`. Raises BadInput when there is
     none.
     """
+    own = Templates(checkpoint.chat_template, checkpoint.chat_templates)
     if where is None:
         files = checkpoint.tokenizer_files
         if "tokenizer.json" not in files:
@@ -58,15 +59,15 @@ def find_tokenizer(checkpoint: Checkpoint, where: str | None) -> TokenizerFiles:
                 file=checkpoint.path,
                 hint="add --tokenizer DIR, or --tokenizer none for a file without vocabulary",
             )
-        return TokenizerFiles(files["tokenizer.json"], files.get("tokenizer_config.json"), checkpoint.chat_template)
+        return TokenizerFiles(files["tokenizer.json"], files.get("tokenizer_config.json"), own)
     folder = Path(where) if Path(where).is_dir() else Path(where).parent
     path = folder / "tokenizer.json" if Path(where).is_dir() else Path(where)
     if not path.is_file():
         raise BadInput("no such tokenizer", file=path, hint="--tokenizer names a folder with tokenizer.json, or none")
     config = folder / "tokenizer_config.json"
-    template = folder / "chat_template.jinja"
-    text = read_text(template, template.resolve()) if template.is_file() else None
-    return TokenizerFiles(path, config if config.is_file() else None, text or checkpoint.chat_template)
+    found = read_templates(folder.resolve(), find_companions(folder.resolve()))
+    has_one = found.default is not None or bool(found.named)
+    return TokenizerFiles(path, config if config.is_file() else None, found if has_one else own)
 
 
 def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
@@ -93,7 +94,19 @@ def tokenizer_keys(files: TokenizerFiles, checkpoint: Checkpoint) -> list[Key]:
     keys += [
         Key(f"tokenizer.ggml.add_{w}_token", BOOL, bool(settings.get(f"add_{w}_token", False))) for w in ("bos", "eos")
     ]
-    return [*keys, Key("tokenizer.chat_template", STRING, files.template or CHAT_TEMPLATE.read_text("utf-8"))]
+    return keys + _make_template_keys(files.templates)
+
+
+def _make_template_keys(templates: Templates) -> list[Key]:
+    """As llama.cpp's converter names them; the published template where the checkpoint has none."""
+    named = {re.sub(r"[^A-Za-z0-9]", "_", name): text for name, text in templates.named.items() if name}
+    keys = [Key(f"tokenizer.chat_template.{name}", STRING, text) for name, text in named.items()]
+    if named:
+        keys.append(Key("tokenizer.chat_templates", ARRAY, sorted(named), of=STRING))
+    if templates.default is None and named:
+        return keys
+    default = CHAT_TEMPLATE.read_text("utf-8") if templates.default is None else templates.default
+    return [*keys, Key("tokenizer.chat_template", STRING, default)]
 
 
 def stored_keys(checkpoint: Checkpoint) -> list[Key]:
