@@ -199,7 +199,7 @@ def test_layers_that_differ_survive_to_hf_and_are_refused_where_one_number_stand
         lambda: plan_metal(c, tmp_path / "o.bin"),
         lambda: plan_hf(c, tmp_path / "p", HfOptions(Kind.OPENAI)),
     ):
-        with pytest.raises(BadInput, match="the number of experts differs from layer to layer: .* has one for all"):
+        with pytest.raises(BadInput, match=r"the number of experts differs from layer to layer: .* has one for all"):
             plan()
     windows = dataclasses.replace(c.config, experts_per_layer=())
     with pytest.raises(BadInput, match="the sliding window differs from layer to layer"):
@@ -209,18 +209,18 @@ def test_layers_that_differ_survive_to_hf_and_are_refused_where_one_number_stand
 def test_a_list_of_expert_counts_is_read(tmp_path: Path) -> None:
     c = open_checkpoint(prune(copy(tmp_path / "x"), {2: 7}, num_local_experts=[8, 8, 7, 8]))
     assert c.config.experts_per_layer == (8, 8, 7, 8)
-    with pytest.raises(BadInput, match="another number of experts than the config .*said by a list"):
+    with pytest.raises(BadInput, match=r"another number of experts than the config .*said by a list"):
         open_checkpoint(prune(copy(tmp_path / "y"), {2: 7}))
 
 
-# Links, indexes, and what is not obeyed ---------------------------------------------------------------------------------
+# Links, indexes, and what is not obeyed ---------------
 
 
 def test_weights_on_another_disk_are_taken_when_links_are_followed(tmp_path: Path) -> None:
     folder = copy(tmp_path / "x")
     (folder / MODEL).rename(tmp_path / "elsewhere.safetensors")
     (folder / MODEL).symlink_to(tmp_path / "elsewhere.safetensors")
-    with pytest.raises(BadInput, match="a link that leaves its folder .*--follow-links"):
+    with pytest.raises(BadInput, match=r"a link that leaves its folder .*--follow-links"):
         open_checkpoint(folder)
     assert len(open_checkpoint(folder, follow_links=True).tensors) == 71
     with pytest.raises(BadInput, match="leaves its folder"):
@@ -250,7 +250,7 @@ def test_what_a_config_says_in_vain_is_said(tmp_path: Path) -> None:
     assert set(c.unheeded) <= set(c.oddities)
 
 
-# Other models, and other quantisations ----------------------------------------------------------------------------------
+# Other models, and other quantisations ---------------
 
 RELATIVES: dict[str, tuple[dict[str, Any], str]] = {
     "privacy filter": (

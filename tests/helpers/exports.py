@@ -8,10 +8,10 @@ from gptoss_converters.cli.options import open_input, rounding_for
 from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
 from gptoss_converters.to_hf import HfOptions, plan_hf
 from gptoss_converters.to_mlx import plan_mlx
-from helpers.kinds import MIXED
 
 from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.writing.writer import write
+from helpers.kinds import MIXED
 
 GGUF_TYPES = {
     "gguf-mxfp4": {},

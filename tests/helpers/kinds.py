@@ -88,7 +88,7 @@ def _tensors(c: Checkpoint, kind: str) -> Iterator[tuple[str, np.ndarray]]:
         for what in ("weight", "bias"):
             yield f"model.layers.{n}.{router}.{what}", read_bf16(c, f"layers.{n}.router.{what}")
         for which in ("gate_up", "down"):
-            yield from _experts(c, kind, n, which)
+            yield from _experts(c, kind if kind != MIXED else "hf-mxfp4" if n else "hf-bf16", n, which)
 
 
 def _experts(c: Checkpoint, kind: str, n: int, which: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -97,8 +97,6 @@ def _experts(c: Checkpoint, kind: str, n: int, which: str) -> Iterator[tuple[str
         f"layers.{n}.experts.{which}.weight",
         read_bf16(c, f"layers.{n}.experts.{which}.bias"),
     )
-    if kind == MIXED:
-        kind = "hf-mxfp4" if n else "hf-bf16"
     if kind in ("hf-mxfp4", "hf-bf16", "hf-bf16-out-in"):
         yield f"{at}.{which}_proj_bias", bias
     if kind == "hf-mxfp4":
@@ -114,29 +112,36 @@ def _experts(c: Checkpoint, kind: str, n: int, which: str) -> Iterator[tuple[str
             yield f"{at}.{which}_projs.{e}.weight", w
             yield f"{at}.{which}_projs.{e}.bias", bias[e]
     elif kind == "hf-linear-experts":
-        halves = {"gate": slice(0, None, 2), "up": slice(1, None, 2)} if which == "gate_up" else {"down": slice(None)}
         for e, w in enumerate(read_bf16(c, weight)):
-            for half, rows in halves.items():
+            for half, rows in halves(which):
                 yield f"{at}.{e}.{half}_proj.weight", w[rows]
                 yield f"{at}.{e}.{half}_proj.bias", bias[e][rows]
     else:
-        blocks, scales = packed(c, weight)
-        for e in range(len(blocks)):
-            flat = blocks[e].reshape(len(blocks[e]), -1)
-            if kind == "hf-quark":
-                yield f"{at}.{e}.{which}_proj.weight", flat
-                yield f"{at}.{e}.{which}_proj.weight_scale", scales[e]
-                yield f"{at}.{e}.{which}_proj.bias", bias[e]
-                yield f"{at}.{e}.{which}_proj.input_scale", np.ones(1, np.float32)
-            else:
-                for half, rows in (
-                    {"gate": slice(0, None, 2), "up": slice(1, None, 2)}.items()
-                    if which == "gate_up"
-                    else {"down": slice(None)}.items()
-                ):
-                    yield f"{at}.{e}.{half}_proj.weight_packed", flat[rows]
-                    yield f"{at}.{e}.{half}_proj.weight_scale", scales[e][rows]
-                    yield f"{at}.{e}.{half}_proj.bias", bias[e][rows]
+        yield from _packed_experts(kind, at, which, packed(c, weight), bias)
+
+
+def halves(which: str) -> list[tuple[str, slice]]:
+    """gate and up apart, by name and rows; down whole."""
+    return [("gate", slice(0, None, 2)), ("up", slice(1, None, 2))] if which == "gate_up" else [("down", slice(None))]
+
+
+def _packed_experts(
+    kind: str, at: str, which: str, pair: tuple[np.ndarray, np.ndarray], bias: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """MXFP4, one expert at a time."""
+    blocks, scales = pair
+    for e in range(len(blocks)):
+        flat = blocks[e].reshape(len(blocks[e]), -1)
+        if kind == "hf-quark":
+            yield f"{at}.{e}.{which}_proj.weight", flat
+            yield f"{at}.{e}.{which}_proj.weight_scale", scales[e]
+            yield f"{at}.{e}.{which}_proj.bias", bias[e]
+            yield f"{at}.{e}.{which}_proj.input_scale", np.ones(1, np.float32)
+        else:
+            for half, rows in halves(which):
+                yield f"{at}.{e}.{half}_proj.weight_packed", flat[rows]
+                yield f"{at}.{e}.{half}_proj.weight_scale", scales[e][rows]
+                yield f"{at}.{e}.{half}_proj.bias", bias[e][rows]
 
 
 def _openai(c: Checkpoint) -> Iterator[tuple[str, np.ndarray]]:

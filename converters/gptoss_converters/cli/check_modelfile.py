@@ -30,8 +30,8 @@ def check_modelfile(
     found = check(file)
     errors = [f for f in found if not f.warning]
     lines = [f"{file}:{f.line}: {'warning' if f.warning else 'error'}: {f.rule}: {f.what}" for f in found]
-    text = "\n".join([*lines, f"{file}: {len(errors)} errors, {len(found) - len(errors)} warnings"])
+    count = f"{len(errors)} errors, {len(found) - len(errors)} warnings"
+    text = "\n".join(lines if errors else [*lines, f"{file}: {count}"])
     Output(as_json).show(text, file=str(file), findings=[f._asdict() for f in found])
     if errors:
-        first = errors[0]
-        raise CheckFailed(f"line {first.line}: {first.rule}: {first.what}", file=file)
+        raise CheckFailed(count, file=file)

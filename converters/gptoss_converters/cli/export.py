@@ -117,7 +117,9 @@ def run_export(run: Run, plan: Callable[[Checkpoint, Rounding], Export]) -> None
     from gptoss_adapters.checkpoint.writing.writer import write
 
     out = Output(run.as_json)
-    checkpoint = open_input(run.path, run.revision, run.lora, run.lora_order, exact_yarn=run.exact_yarn)
+    checkpoint = open_input(
+        run.path, run.revision, run.lora, run.lora_order, exact_yarn=run.exact_yarn, follow_links=run.follow_links
+    )
     rounding = rounding_for(checkpoint, run.rounding, run.scales_from)
     planned = plan(checkpoint, rounding)
     out.note([*checkpoint.adapters, *checkpoint.unheeded, *planned.notices])

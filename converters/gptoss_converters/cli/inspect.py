@@ -8,6 +8,7 @@ import typer
 
 from gptoss_converters.cli.console import Output, ProgressBar, count_workers, format_size
 from gptoss_converters.cli.options import (
+    FollowLinksOption,
     JsonOption,
     LoraOption,
     LoraOrderOption,
@@ -32,6 +33,7 @@ def inspect(
     lora_order: LoraOrderOption = None,
     threads: ThreadsOption = None,
     revision: RevisionOption = None,
+    follow_links: FollowLinksOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a checkpoint is: kind, config, sizes per part, MXFP4 histograms, and what is odd about it.
@@ -44,7 +46,7 @@ def inspect(
     """
     from gptoss_adapters.checkpoint.inspect import inspect as look
 
-    checkpoint = open_input(path, revision, lora, lora_order, strict=False)
+    checkpoint = open_input(path, revision, lora, lora_order, strict=False, follow_links=follow_links)
     with ProgressBar() as bar:
         found = look(
             checkpoint,

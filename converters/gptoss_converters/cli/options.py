@@ -16,6 +16,7 @@ from gptoss_adapters.errors import UsageError
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint import Checkpoint
+    from gptoss_adapters.checkpoint.formats.hub_names import HubName
     from gptoss_converters.rows.quantised import Rounding
 
 RULES = ("mse", "even", "ocp", "triton", "ggml")
@@ -68,6 +69,9 @@ ThreadsOption = Annotated[
 RevisionOption = Annotated[
     str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a Hub repository.")
 ]
+FollowLinksOption = Annotated[
+    bool, typer.Option("--follow-links", help="Read files that links of the folder lead to, on another disk for one.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 MaxShardSizeOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Most bytes of tensors in a file, e.g. 4G (default: 4.8G).")
@@ -87,6 +91,7 @@ class Run:
     rounding: RoundingOption = None
     scales_from: ScalesFromOption = None
     exact_yarn: ExactYarnOption = False
+    follow_links: FollowLinksOption = False
     dry_run: DryRunOption = False
     force: ForceOption = False
     resume: ResumeOption = False
@@ -95,7 +100,7 @@ class Run:
     as_json: JsonOption = False
 
 
-READING = ("lora", "lora_order", "rounding", "scales_from", "exact_yarn")
+READING = ("lora", "lora_order", "rounding", "scales_from", "exact_yarn", "follow_links")
 WRITING = ("dry_run", "force", "resume", "threads", "revision", "as_json")
 Command = Callable[..., None]
 
@@ -135,6 +140,14 @@ def takes_run(*, exact_yarn: bool = True, force: Any = ForceOption) -> Callable[
     return decorate
 
 
+def find_on_hub(path: str) -> HubName | None:
+    """What a path names on the Hub; None for what is here, or in Ollama's store."""
+    from gptoss_adapters.checkpoint.formats.hub_names import parse_hub_name
+    from gptoss_adapters.checkpoint.formats.ollama import PREFIX
+
+    return None if Path(path).exists() or path.startswith(PREFIX) else parse_hub_name(path)
+
+
 def open_input(
     path: str,
     revision: str | None,
@@ -143,11 +156,12 @@ def open_input(
     *,
     exact_yarn: bool = False,
     strict: bool = True,
+    follow_links: bool = False,
 ) -> Checkpoint:
     """The checkpoint, with the adapters merged into it; `strict` as in open_checkpoint. Raises BadInput, UsageError."""
     from gptoss_adapters.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(path, revision=revision, strict=strict)
+    checkpoint = open_checkpoint(path, revision=revision, strict=strict, follow_links=follow_links)
     if exact_yarn:
         checkpoint = dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, yarn_truncate=False))
     if lora_order not in (None, "peft", "unsloth"):

@@ -15,7 +15,7 @@ import typer
 from gptoss_adapters.errors import OutputError
 from gptoss_converters.cli.console import format_size, parse_size, plan_to_json, plan_to_text
 from gptoss_converters.cli.export import Export, Outcome, Report, describe_write, join_lines, run_export
-from gptoss_converters.cli.options import ForceFileOption, Run, takes_run
+from gptoss_converters.cli.options import ForceFileOption, Run, find_on_hub, takes_run
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint import Checkpoint
@@ -87,14 +87,14 @@ def to_gguf(
     from gptoss_converters.gguf.metadata import title
     from gptoss_converters.gguf.to_gguf import GgufOptions, plan_gguf
 
-    on_hub = not Path(run.path).exists() and not run.path.startswith("ollama:")
-    hashes = on_hub if sha256 is None else sha256
+    on_hub = find_on_hub(run.path)
+    hashes = on_hub is not None if sha256 is None else sha256
     size = parse_size(split_max_size)
 
     def plan(checkpoint: Checkpoint, rounding: Rounding) -> Export:
         named = name
         if on_hub and name is None and "general.name" not in checkpoint.metadata:
-            named = title(run.path.split("/")[1])  # the folder that a download lands in is named by a hash
+            named = title(on_hub.repo.split("/")[1])  # the folder that a download lands in is named by a hash
         options = GgufOptions(
             dense and dense.value, experts and experts.value, tokenizer, named, size, hashes, allow_lossy
         )
@@ -208,7 +208,10 @@ def _suggest_commands(file: Path, source: str, vocabulary: bool) -> list[str]:
     if not vocabulary:
         return [f"gptoss-parity run {quote(source)} --target {quote(f'llama_cpp={file}')}"]
     line = f"FROM {file.resolve()}".replace("%", "%%") + r"\n"
+    model, smaller = quote(str(file)), quote(str(file.with_name(f"{file.stem}-Q4_K_M.gguf")))
     return [
-        f"llama-server -m {quote(str(file))} --jinja",
+        f"llama-server -m {model} --jinja",
         f"printf {quote(line)} > Modelfile && ollama create {name_model(file)} -f Modelfile",
+        f"llama-imatrix -m {model} -f TEXT -o imatrix.gguf",
+        f"llama-quantize --imatrix imatrix.gguf {model} {smaller} Q4_K_M  # smaller, by llama.cpp's own program",
     ]

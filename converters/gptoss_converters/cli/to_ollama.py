@@ -14,7 +14,7 @@ import typer
 from gptoss_adapters.errors import OutputError, UsageError
 from gptoss_converters.cli.console import ProgressBar, format_size, parse_size
 from gptoss_converters.cli.export import Export, Outcome, Report, join_lines, make_folder, run_export
-from gptoss_converters.cli.options import OutputFolderOption, Run, takes_run
+from gptoss_converters.cli.options import OutputFolderOption, Run, find_on_hub, takes_run
 from gptoss_converters.cli.to_gguf import Dense, Experts
 
 if TYPE_CHECKING:
@@ -37,11 +37,12 @@ def to_ollama(
     run: Run,
     output: OutputFolderOption,
     template: Annotated[
-        TemplateMode,
+        TemplateMode | None,
         typer.Option(
-            help="harmony: a Go TEMPLATE and Ollama's parser; embedded: the template in the GGUF, for /api/chat only."
+            help="harmony: a Go TEMPLATE and Ollama's parser; embedded: the template in the GGUF, for /api/chat only. "
+            "(Default: harmony, unless the checkpoint's own template is another.)"
         ),
-    ] = TemplateMode.harmony,
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(metavar="NAME[:TAG]", help="The model's name in Ollama (default: from the checkpoint's)."),
@@ -86,7 +87,7 @@ def to_ollama(
         gptoss-convert to-ollama ./my-tune -o out --store ~/.ollama/models
     """
     from gptoss_converters.gguf.to_gguf import GgufOptions
-    from gptoss_converters.ollama.to_ollama import OllamaOptions, plan_ollama
+    from gptoss_converters.ollama.to_ollama import OllamaOptions, name_model, plan_ollama
 
     if store and (create or split_max_size):
         raise UsageError("--store goes with neither --create nor --split-max-size")
@@ -94,9 +95,10 @@ def to_ollama(
         from gptoss_converters.ollama.server import Server
 
         Server(create).check()
+    on_hub = find_on_hub(run.path)
     options = OllamaOptions(
-        template.value,
-        name,
+        template and template.value,
+        name or (on_hub and name_model(Path(on_hub.repo))),
         num_ctx,
         system,
         tuple(map(_parse_turn, message or ())),

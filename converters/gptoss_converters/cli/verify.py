@@ -10,7 +10,7 @@ import typer
 
 from gptoss_adapters.errors import CheckFailed
 from gptoss_converters.cli.console import Output, ProgressBar, count_workers, format_size
-from gptoss_converters.cli.options import JsonOption, LoraOrderOption, RevisionOption, ThreadsOption
+from gptoss_converters.cli.options import FollowLinksOption, JsonOption, LoraOrderOption, RevisionOption, ThreadsOption
 
 if TYPE_CHECKING:
     from gptoss_adapters.checkpoint.compare import Block, Report
@@ -26,6 +26,7 @@ def verify(
     lora_order: LoraOrderOption = None,
     threads: ThreadsOption = None,
     revision: RevisionOption = None,
+    follow_links: FollowLinksOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two checkpoints of any kind tensor by tensor; exit 1 when they differ.
@@ -45,8 +46,8 @@ def verify(
         """It is the repository's, where the other one is local."""
         return None if Path(path).exists() and not Path(other).exists() else revision
 
-    left = open_input(a, choose_revision(a, b), lora, lora_order)
-    right = open_input(b, choose_revision(b, a))
+    left = open_input(a, choose_revision(a, b), lora, lora_order, follow_links=follow_links)
+    right = open_input(b, choose_revision(b, a), follow_links=follow_links)
     with ProgressBar() as bar:
         advance = partial(bar, "verify")
         report = compare(left, right, threads=count_workers(threads), progress=advance)

@@ -20,6 +20,7 @@ from gptoss_harmony.rendering.templates import chat_template
 from gptoss_harmony.tokens import CALL, FIRST_SPECIAL, RETURN, SPECIAL_NAMES
 
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint
+from gptoss_adapters.checkpoint.companions import speaks_harmony
 from gptoss_adapters.checkpoint.formats.tokenizer_files import CHAT_TEMPLATE
 from gptoss_adapters.checkpoint.writing.plan import Plan
 from gptoss_adapters.errors import BadInput, CheckFailed, UsageError
@@ -50,7 +51,7 @@ class OllamaOptions:
     `requires`: the REQUIRES version, None for no such line (Ollama before 0.14 refuses the command). num_ctx in tokens.
     """
 
-    mode: Mode = "harmony"
+    mode: Mode | None = None  # by the checkpoint's own template: embedded where that is not Harmony
     name: str | None = None
     num_ctx: int = 8192
     system: str | None = None
@@ -93,9 +94,13 @@ def plan_ollama(
         raise UsageError(
             "--tokenizer none: Ollama needs the vocabulary in the file", hint="name a folder with tokenizer.json"
         )
-    if options.mode == "embedded":
-        gguf = replace(gguf, chat_template=choose_embedded(checkpoint.chat_template), notes=((MODE_KEY, "embedded"),))
+    own = checkpoint.chat_template
+    mode: Mode = options.mode or ("harmony" if speaks_harmony(own) else "embedded")
+    options = replace(options, mode=mode)
+    if mode == "embedded":
+        gguf = replace(gguf, chat_template=choose_embedded(own), notes=((MODE_KEY, "embedded"),))
     planned = plan_gguf(checkpoint, folder / f"{name.replace(':', '-')}.gguf", gguf, rounding)
+    planned.notices.extend(_describe_template(own, mode))
     parts = _make_parts(checkpoint, options)
     text = modelfile.write(_list_commands(planned.plan, parts))
     _check_modelfile(text)
@@ -111,6 +116,18 @@ def choose_embedded(template: str | None) -> str:
     if template is None or template.strip() == CHAT_TEMPLATE.read_text("utf-8").strip():
         return chat_template()
     return _METHOD.sub(r"\1 (\3 in \2 and \2[\3]) \4", template)
+
+
+def _describe_template(own: str | None, mode: Mode) -> list[str]:
+    """What becomes of the checkpoint's own chat template."""
+    what = "the checkpoint's own chat template"
+    if not speaks_harmony(own):
+        if mode == "embedded":
+            return [f"{what} is not Harmony: it goes into the GGUF, and no TEMPLATE is written"]
+        return [f"{what} is not Harmony, and TEMPLATE is: the model may not know it (--template embedded)"]
+    if mode == "harmony" and own is not None and own != CHAT_TEMPLATE.read_text("utf-8"):
+        return [f"{what} differs from the published one, which TEMPLATE follows (--template embedded uses its own)"]
+    return []
 
 
 def name_model(path: Path) -> str:

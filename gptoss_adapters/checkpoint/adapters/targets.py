@@ -76,7 +76,7 @@ def _list_experts(config: GptOssConfig, n: int) -> dict[str, tuple[Target, ...]]
         f"{at}.w3": (Target(gate_up, rows=UP, tinker=True),),
         f"{at}.w2": (Target(down, tinker=True),),
     }
-    for e in range(config.num_experts):
+    for e in range(config.experts_of(n)):
         for canonical, which in ((gate_up, "gate_up"), (down, "down")):
             for name in (f"{which}_projs.{e}", f"{e}.{which}_proj"):
                 out[f"{at}.{name}"] = (Target(canonical, e),)
