@@ -1,6 +1,4 @@
-"""Checkpoints that are unlike the published ones and say all that is needed: read, to the same values; and those that
-say that they are something else: one line with what to do.
-"""
+"""Checkpoints unlike the published ones that say all that is needed: read; and those of something else: one line."""
 
 from __future__ import annotations
 

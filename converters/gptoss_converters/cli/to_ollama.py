@@ -97,8 +97,8 @@ def to_ollama(
         Server(create).check()
     on_hub = find_on_hub(run.path)
     options = OllamaOptions(
-        template and template.value,
-        name or (on_hub and name_model(Path(on_hub.repo))),
+        None if template is None else template.value,
+        name if name or on_hub is None else name_model(Path(on_hub.repo)),
         num_ctx,
         system,
         tuple(map(_parse_turn, message or ())),
