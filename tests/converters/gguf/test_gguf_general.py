@@ -28,7 +28,7 @@ datasets:
 pipeline_tag: text-generation
 model_creator: Jo
 author: Jo Doe
-version: 1.2
+version: "1.2"
 ---
 # A tune
 """,
