@@ -163,7 +163,7 @@ def _open_safetensors(folder: Path, names: list[str]) -> AdapterFiles:
     if len(names) == 1:  # under the name by which it was given
         files = [SafetensorsFile(folder / names[0], locate(root, names[0]))]
     else:
-        files = open_files(root, names)
+        files = open_files(root, names, [])
     tensors = {name: source for file in files for name, source in file.tensors.items()}
     form = Form.MLX if any(key in values for key in _MLX_KEYS) else Form.PEFT
     return AdapterFiles(form, folder, {f.path: f for f in files}, tensors, folder / CONFIG, values)
