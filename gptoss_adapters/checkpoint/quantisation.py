@@ -22,8 +22,7 @@ _MARKS = (  # in a tensor's name -> whose it is
     ((".qweight", ".qzeros", ".g_idx"), "gptq or awq"),
     (("weight_scale_inv",), "fp8"),
     (("_global_scale", "weight_scale_2"), "nvfp4"),
-    ((".weight_packed", ".weight_shape"), "compressed-tensors"),
-    (("weight_scale",), "fp8, or another with a scale beside each weight"),
+    ((".weight_shape",), "packed integers"),
     ((".codebooks", ".codebook"), "aqlm"),
 )
 _KINDS_OF_ERROR = (
@@ -40,7 +39,9 @@ def explain_quantised(error: BadInput, raw: Mapping[str, Any], root: Path, sourc
     if not error.what.startswith(_KINDS_OF_ERROR):
         return error
     stated = _tell_stated(raw, root)
-    found = _tell_by_names(sources)
+    found = _tell_by_names(sources) or _tell_by_types(sources.values())
+    if stated == "compressed-tensors":  # which may hold MXFP4
+        stated = found and f"{stated} ({found})"
     if (stated or "").partition(" ")[0] in _READ or "mxfp4" in (stated or "") or not (stated or found):
         return error
     if not found and all(source.dtype in ("BF16", "F16", "F32") for source in sources.values()):
@@ -69,6 +70,10 @@ def _tell_stated(raw: Mapping[str, Any], root: Path) -> str | None:
     said = [given.get(key) for key in ("mode", "format", "quant_algo", "bits")]
     words = [f"{word}-bit" if isinstance(word, int) else str(word) for word in said if word is not None]
     return " ".join([str(method), *(f"({word})" for word in words[:2])]) if method else None
+
+
+def _tell_by_types(sources: Iterable[Source]) -> str | None:
+    return "fp8" if any(source.dtype in ("F8_E4M3", "F8_E5M2") for source in sources) else None
 
 
 def _tell_by_names(names: Iterable[str]) -> str | None:

@@ -149,12 +149,12 @@ BAD = {
     "bitsandbytes": (
         "hf-defused",
         lambda t: t.update({"model.layers.0.mlp.experts.down_projs.2.weight.absmax": np.zeros(4, np.float32)}),
-        "not MXFP4: save the model merged",
+        "quantised by bitsandbytes.*save the model merged",
     ),
     "NVFP4": (
         "hf-compressed-tensors",
         lambda t: t.update({"model.layers.0.mlp.experts.0.down_proj.weight_global_scale": np.zeros(1, np.float32)}),
-        "NVFP4, not MXFP4",
+        r"quantised by compressed-tensors \(nvfp4\), which is not read",
     ),
     "an adapter among the weights": (
         "hf-defused",

@@ -150,7 +150,8 @@ class GgufExport(Export):
         if written.resumed:
             lines.append(f"  {format_size(written.resumed)} of it by the interrupted run")
         lines += [f"  sha256 {digest}  {name}" for name, digest in written.sha256.items()]
-        commands = _suggest_commands(files[0], self.run.path, self.has_vocabulary)
+        packed = any(tensor.dtype == "MXFP4" for file in self.plan.files for tensor in file.tensors)
+        commands = _suggest_commands(files[0], self.run.path, self.has_vocabulary, packed)
         return "\n".join([*lines, "next:", *(f"  {line}" for line in commands)])
 
     def report(self, outcome: Outcome) -> Report:
@@ -201,17 +202,20 @@ def _judge(run: Run, file: Path) -> Report:
     return Report(text, report.to_json(), exit_code(report.targets))
 
 
-def _suggest_commands(file: Path, source: str, vocabulary: bool) -> list[str]:
-    """Commands to copy into a shell. A file without a vocabulary runs in no server: llama.cpp's aborts on it."""
+def _suggest_commands(file: Path, source: str, vocabulary: bool, packed: bool) -> list[str]:
+    """Commands to copy into a shell. A file without a vocabulary runs in no server: llama.cpp's aborts on it. Smaller
+    files are llama.cpp's to make: experts that are MXFP4 (`packed`) stay as they are, byte for byte.
+    """
     from gptoss_converters.ollama.to_ollama import name_model
 
     if not vocabulary:
         return [f"gptoss-parity run {quote(source)} --target {quote(f'llama_cpp={file}')}"]
     line = f"FROM {file.resolve()}".replace("%", "%%") + r"\n"
+    keep = "--tensor-type exps=mxfp4 " if packed else ""
     model, smaller = quote(str(file)), quote(str(file.with_name(f"{file.stem}-Q4_K_M.gguf")))
     return [
         f"llama-server -m {model} --jinja",
         f"printf {quote(line)} > Modelfile && ollama create {name_model(file)} -f Modelfile",
         f"llama-imatrix -m {model} -f TEXT -o imatrix.gguf",
-        f"llama-quantize --imatrix imatrix.gguf {model} {smaller} Q4_K_M  # smaller, by llama.cpp's own program",
+        f"llama-quantize --imatrix imatrix.gguf {keep}{model} {smaller} Q4_K_M",
     ]

@@ -7,12 +7,13 @@ import json
 import re
 from pathlib import Path
 
+import gguf
 import pytest
 from gptoss_converters.cli.to_gguf import _suggest_commands
 from helpers.convert_cli import SOURCE, data_of, run
 from helpers.crafted import MODEL, copy
 
-from gptoss_adapters.checkpoint import open_checkpoint
+GGML_TYPE_MXFP4 = 39
 
 
 def test_links_are_followed_when_asked(tmp_path: Path) -> None:
@@ -58,18 +59,22 @@ def test_a_path_that_is_none_is_said_in_one_line(path: str, words: str) -> None:
 
 
 @pytest.mark.backend("llama_cpp")
-def test_llama_quantize_makes_a_smaller_file_of_ours(tmp_path: Path) -> None:
-    """The suggested line names a type; llama.cpp's own quantiser, by its library, takes the file and we read it."""
+def test_llama_quantize_takes_our_files_and_leaves_the_experts(tmp_path: Path) -> None:
+    """The suggested line, by llama.cpp's own library, whose program it is; we read the experts of what it made."""
     import llama_cpp
+    from llama_cpp.llama_cpp import llama_model_tensor_override
 
-    source, out = tmp_path / "tiny.gguf", tmp_path / "tiny-Q8_0.gguf"
+    source, out = tmp_path / "tiny.gguf", tmp_path / "tiny-Q4_K_M.gguf"
     assert run("to-gguf", SOURCE, "-o", source, "--tokenizer", "none").returncode == 0
-    commands = _suggest_commands(source, str(SOURCE), vocabulary=True)
-    assert any(re.match(r"llama-imatrix -m \S+ -f TEXT -o imatrix\.gguf", line) for line in commands)
-    assert any(re.match(r"llama-quantize --imatrix imatrix\.gguf \S+ \S+ Q4_K_M", line) for line in commands)
+    (line,) = [one for one in _suggest_commands(source, "x", True, packed=True) if one.startswith("llama-quantize")]
+    assert line == f"llama-quantize --imatrix imatrix.gguf --tensor-type exps=mxfp4 {source} {out} Q4_K_M"
+    assert "exps=mxfp4" not in "".join(_suggest_commands(source, "x", True, packed=False))
+    keep = (llama_model_tensor_override * 2)()
+    keep[0].pattern, keep[0].type = b"exps", GGML_TYPE_MXFP4
     options = llama_cpp.llama_model_quantize_default_params()
-    options.nthread, options.ftype = 1, llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0
-    options.allow_requantize = True
-    code = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(options))
-    assert code == 0 and out.stat().st_size < source.stat().st_size
-    assert open_checkpoint(out).tensors["embedding.weight"].encoding == "q8_0"
+    options.nthread, options.ftype, options.tt_overrides = 1, llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M, keep
+    assert llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(options)) == 0
+    before, after = ({t.name: t for t in gguf.GGUFReader(file).tensors} for file in (source, out))
+    experts = [name for name in before if name.endswith("exps.weight")]
+    assert len(experts) == 12 and out.stat().st_size < 0.8 * source.stat().st_size
+    assert all(before[name].data.tobytes() == after[name].data.tobytes() for name in experts)

@@ -175,8 +175,9 @@ def test_the_command(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        f"error: {tmp_path}/Modelfile: line 2: parser-without-template: PARSER harmony without TEMPLATE sends "
+    assert done.stderr.splitlines() == [f"error: {tmp_path}/Modelfile: 2 errors, 0 warnings"]
+    assert (
+        f"{tmp_path}/Modelfile:2: error: parser-without-template: PARSER harmony without TEMPLATE sends "
         "the bare prompt: remove the line, or add a Harmony TEMPLATE"
-    ]
+    ) in done.stdout
     assert f"{tmp_path}/Modelfile:3: error: renderer-harmony: " in done.stdout
