@@ -21,9 +21,9 @@ from gptoss_adapters.checkpoint.adapters.merging import Merging
 from gptoss_adapters.checkpoint.adapters.mlx import put_mlx
 from gptoss_adapters.checkpoint.adapters.peft import put_peft
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo
+from gptoss_adapters.checkpoint.companions import TOKENIZER_FILES, read_text
 from gptoss_adapters.checkpoint.dtypes import DENSE
 from gptoss_adapters.checkpoint.files import locate
-from gptoss_adapters.checkpoint.opening import TOKENIZER_FILES, read_text
 from gptoss_adapters.errors import UsageError
 
 
