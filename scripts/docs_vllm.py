@@ -1,4 +1,4 @@
-"""The table of vLLM's versions, made from bench/results/vllm_versions.json."""
+"""The table of vLLM's versions, made from tests/data/vllm_versions.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "bench" / "results" / "vllm_versions.json"
+RESULTS = Path(__file__).parents[1] / "tests" / "data" / "vllm_versions.json"
 
 
 def vllm_versions_table() -> str:

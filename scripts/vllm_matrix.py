@@ -1,4 +1,4 @@
-"""Which of this package's hooks fit which vLLM, and what runs there: into bench/results/vllm_versions.json.
+"""Which of this package's hooks fit which vLLM, and what runs there: into tests/data/vllm_versions.json.
 
     make vllm-matrix VERSIONS="0.33.0 0.32.0"
 
@@ -34,7 +34,7 @@ from gptoss_adapters.vllm_plugin.hooks import judge
 from gptoss_adapters.vllm_plugin.probing import Sources
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "results" / "vllm_versions.json"
+RESULTS = ROOT / "tests" / "data" / "vllm_versions.json"
 FOLDER = ROOT / "build" / "vllm-versions"
 CHILD = ROOT / "scripts" / "vllm_matrix_child.py"
 PARTS = ("parser_tests", "engines")

@@ -10,7 +10,7 @@ from typing import Literal
 
 from gptoss_adapters.errors import UsageError
 
-# vLLM's minor versions that the parser's tests passed with (bench/results/vllm_versions.json). A word in the log: each
+# vLLM's minor versions that the parser's tests passed with (tests/data/vllm_versions.json). A word in the log: each
 # hook decides by what it finds.
 TESTED = ("0.27", "0.32", "0.33")
 METHOD = "gptoss_mxfp4"  # the name under which vLLM knows our MXFP4 method: `--quantization gptoss_mxfp4`

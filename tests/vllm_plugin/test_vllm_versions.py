@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMITTED: dict[str, Any] = json.loads((ROOT / "bench/results/vllm_versions.json").read_text())
+COMMITTED: dict[str, Any] = json.loads((ROOT / "tests/data/vllm_versions.json").read_text())
 NEWEST, OLD = "0.33.0", "0.27.1"
 REST = [version for version in COMMITTED if version not in (NEWEST, OLD) and "engines" in COMMITTED[version]]
 
