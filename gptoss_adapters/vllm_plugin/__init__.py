@@ -8,6 +8,8 @@ that vLLM serves right.
     GPTOSS_ADAPTERS_EXPERTS=native|dequantise   keep MXFP4 experts packed (default), or widen them while loading
     GPTOSS_ADAPTERS_QUANTIZE=mxfp4           quantise bf16 experts while loading
     GPTOSS_ADAPTERS_SELFCHECK=1|require|off  compare the loaded experts with the reference; unset: on GPUs only
+    GPTOSS_ADAPTERS_LORA_DIR=DIR             serve the LoRA adapters in a folder by their names
+    GPTOSS_ADAPTERS_LORA_ORDER=peft|unsloth  who made fused expert adapters that do not say
     GPTOSS_ADAPTERS_RENDER=1                 render chats with gptoss_harmony
     VLLM_PLUGINS=...                         vLLM's own list of plugins to load (our entry point: gptoss_adapters)
 

@@ -65,6 +65,8 @@ def decide(vllm_config: VllmConfig) -> Decision:
             reasons.append(f"quant_method {stated} does not fit tensors stored as {checkpoint.kind}")
     if quantise:
         reasons.append("GPTOSS_ADAPTERS_QUANTIZE=mxfp4")
+    if takes_adapters(vllm_config) and not (quantise or (checkpoint.kind.packed if checkpoint else stated)):
+        reasons.append("--enable-lora with experts in the model's dtype (vLLM's CPU kernels for them take no adapter)")
     if policy.selfcheck():
         reasons.append("GPTOSS_ADAPTERS_SELFCHECK=1")
     if policy.mode() == "force":
@@ -83,6 +85,11 @@ def _refuse_unserved(config: GptOssConfig, checkpoint: Checkpoint | None) -> Non
             file=None if checkpoint is None else checkpoint.path,
             hint="to-hf writes experts of one kind" if differ[-1].startswith("how") else "GptOss computes such a model",
         )
+
+
+def takes_adapters(vllm_config: VllmConfig) -> bool:
+    """Whether LoRA is served on a CPU, where only our experts can."""
+    return vllm_config.lora_config is not None and policy.on_cpu()
 
 
 def read_config(hf: Any, checkpoint: Checkpoint | None = None) -> GptOssConfig:

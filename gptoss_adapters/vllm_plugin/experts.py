@@ -36,7 +36,9 @@ PRECISION = {torch.bfloat16: "q16"}  # error 1e-4, well below what rounding to b
 
 def choose_method(moe: FusedMoEConfig, alpha: float, limit: float) -> FusedMoEMethodBase:
     """The MoE method for one layer: vLLM's own where it serves this dtype and these constants, else one of ours."""
-    whose = policy.choose_experts(moe.in_dtype, (alpha, limit) == (SWIGLU_ALPHA, SWIGLU_LIMIT))
+    adapters = moe.is_lora_enabled and policy.on_cpu()  # which vLLM's kernels for CPUs do not take
+    standard = (alpha, limit) == (SWIGLU_ALPHA, SWIGLU_LIMIT) and not adapters
+    whose = policy.choose_experts(moe.in_dtype, standard)
     if whose == "builtin":
         from vllm.model_executor.layers.quantization.mxfp4 import GptOssMxfp4MoEMethod
 
@@ -118,6 +120,7 @@ class NativeExperts(FusedMoEMethodBase):
         self.alpha, self.limit = alpha, limit
         self.precision = PRECISION.get(moe.in_dtype, "q24")
         self.weights: mxfp4.ExpertWeights | None = None
+        self.adapters: Any = None  # lora_experts, where the engine serves LoRA
 
     def maybe_roundup_sizes(
         self, hidden_size: int, intermediate_size_per_partition: int, *rest: Any, **more: Any
@@ -175,12 +178,22 @@ class NativeExperts(FusedMoEMethodBase):
             threads=torch.get_num_threads(),
             precision=self.precision,
         )
-        return torch.from_numpy(y).to(x.dtype)
+        out = torch.from_numpy(y)
+        if self.adapters is not None:
+            self.adapters.overwrite(x, weights, ids, out)
+        return out.to(x.dtype)
+
+    def multiply(self, layer: Any, part: str, expert: int, x: Tensor) -> Tensor:
+        """x float32 [N, in] -> float32 [N, out] of one expert's w13 or w2, with its bias."""
+        name = {"w13": "gate_up", "w2": "down"}[part]
+        blocks, scales, bias = (getattr(self.weights, f"{name}_{of}")[expert] for of in ("blocks", "scales", "bias"))
+        rows, threads = x.contiguous().numpy(), torch.get_num_threads()
+        return torch.from_numpy(mxfp4.matmul(rows, blocks, scales, bias, threads, self.precision))
 
 
 class DenseExperts(UnquantizedFusedMoEMethod):
     """Experts in the model's dtype on a CPU. vLLM's kernels with the usual constants, which are compiled into them;
-    torch one expert at a time with others.
+    torch one expert at a time with others, and with adapters.
     """
 
     is_monolithic = False  # nor are vLLM's kernels for CPUs; its property asks `super()`, which Dynamo cannot trace
@@ -188,7 +201,8 @@ class DenseExperts(UnquantizedFusedMoEMethod):
     def __init__(self, moe: FusedMoEConfig, alpha: float, limit: float) -> None:
         super().__init__(moe)
         self.alpha, self.limit = alpha, limit
-        self.standard = (alpha, limit) == (SWIGLU_ALPHA, SWIGLU_LIMIT)
+        self.standard = (alpha, limit) == (SWIGLU_ALPHA, SWIGLU_LIMIT) and not moe.is_lora_enabled
+        self.adapters: Any = None  # lora_experts, where the engine serves LoRA
 
     def process_weights_after_loading(self, layer: Any) -> None:
         if self.standard:
@@ -216,7 +230,15 @@ class DenseExperts(UnquantizedFusedMoEMethod):
             h = linear(x[rows], layer.w13_weight[expert], layer.w13_bias[expert].to(x.dtype))
             h = swiglu(h, self.alpha, self.limit)
             out[rows, slots] = linear(h, layer.w2_weight[expert], layer.w2_bias[expert].to(x.dtype)).float()
-        return torch.einsum("tkh,tk->th", out, weights).to(x.dtype)
+        result = torch.einsum("tkh,tk->th", out, weights)
+        if self.adapters is not None:
+            self.adapters.overwrite(x, weights, ids, result)
+        return result.to(x.dtype)
+
+    def multiply(self, layer: Any, part: str, expert: int, x: Tensor) -> Tensor:
+        """As `NativeExperts.multiply`, rounded to the model's dtype on the way."""
+        weight, bias = (getattr(layer, f"{part}_{of}")[expert] for of in ("weight", "bias"))
+        return linear(x.to(weight.dtype), weight, bias.to(weight.dtype)).float()
 
 
 class DequantisedExperts(DenseExperts):

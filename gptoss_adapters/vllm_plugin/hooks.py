@@ -16,6 +16,7 @@ from gptoss_adapters.vllm_plugin.probing import Need, Sources, find_obstacle
 
 LAYERS, MOE = "vllm.model_executor.layers", "vllm.model_executor.layers.fused_moe"
 GPT_OSS, HARMONY = "vllm.model_executor.models.gpt_oss", "vllm.parser.harmony"
+PUNICA = "vllm.lora.punica_wrapper.punica_cpu:PunicaWrapperCPU"
 XGRAMMAR = "vllm.v1.structured_output.backend_xgrammar"
 APPLIED = ("layer", "x", "topk_weights", "topk_ids", "shared_experts", "shared_experts_input")
 CREATED = ("layer", "num_experts", "hidden_size", "intermediate_size_per_partition", "params_dtype")
@@ -176,8 +177,31 @@ TAGS = Hook(
     None,
     ("parser",),
 )
+LORA = Hook(
+    "lora",
+    "LoRA adapters of every tool served whole or refused in words; experts' adapters on CPUs",
+    (
+        Need("vllm.lora.worker_manager:WorkerLoRAManager._load_adapter", ("lora_request",), replaced=True),
+        Need(
+            "vllm.lora.utils:from_layer",
+            ("layer", "max_loras", "lora_config", "packed_modules_list", "model_config"),
+            replaced=True,
+        ),
+        Need(
+            "vllm.lora.lora_model:LoRAModel.from_lora_tensors",
+            ("lora_model_id", "tensors", "peft_helper", "device", "dtype", "model_vocab_size", "weights_mapper"),
+        ),
+        Need("vllm.lora.peft_helper:PEFTHelper.from_dict", ("config_dict",)),
+        Need(f"{PUNICA}._shrink_prefill", ("y", "x", "w_t_all", "scale"), replaced=True),
+        Need(f"{PUNICA}._shrink_decode", ("y", "x", "w_t_all", "scale"), replaced=True),
+        Need("vllm.lora.layers.fused_moe:FusedMoE3DWithLoRA.set_lora", ("index", "lora_a", "lora_b")),
+        Need("vllm.lora.resolver:LoRAResolverRegistry"),
+    ),
+    "lora_hooks",
+    ("model",),
+)
 METRICS = Hook("metrics", "repairs, cut calls, held answers and SELFCHECK's verdict in /metrics", (), "metrics")
-HOOKS = (EXPERTS, QUANTIZATION, MODEL, PARSER, TAGS, METRICS)  # what a hook comes after stands before it
+HOOKS = (EXPERTS, QUANTIZATION, MODEL, PARSER, TAGS, METRICS, LORA)  # what a hook comes after stands before it
 
 
 def judge(sources: Sources | None = None) -> list[Verdict]:

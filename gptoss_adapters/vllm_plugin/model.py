@@ -20,8 +20,8 @@ from vllm.model_executor.models import gpt_oss as builtin
 from vllm.model_executor.models.utils import maybe_prefix
 
 from gptoss_adapters.spec import SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig
-from gptoss_adapters.vllm_plugin import log, policy
-from gptoss_adapters.vllm_plugin.decision import Decision, decide
+from gptoss_adapters.vllm_plugin import log, lora_hooks, policy
+from gptoss_adapters.vllm_plugin.decision import Decision, decide, takes_adapters
 from gptoss_adapters.vllm_plugin.parallel import refuse_uneven
 from gptoss_adapters.vllm_plugin.quantised import open_quantised
 from gptoss_adapters.vllm_plugin.registry import ARCHITECTURE
@@ -81,6 +81,8 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
     def __new__(cls, *, vllm_config: VllmConfig, prefix: str = "") -> Any:
         if policy.mode() == "off":
             return builtin.GptOssForCausalLM(vllm_config=vllm_config, prefix=prefix)
+        if vllm_config.lora_config is not None:
+            lora_hooks.install_loader()
         decision = decide(vllm_config)
         refuse_uneven(vllm_config, decision.config)
         if not decision.reasons:
@@ -146,7 +148,8 @@ def obey(vllm_config: VllmConfig, decision: Decision) -> VllmConfig:
         hf.quantization_config = {"quant_method": GptOssMxfp4.get_name()}
     else:
         standard = (config.swiglu_alpha, config.swiglu_limit) == (SWIGLU_ALPHA, SWIGLU_LIMIT)
-        changed.quant_config = None if standard else DenseConstants(config.swiglu_alpha, config.swiglu_limit)
+        builtin_experts = standard and not takes_adapters(vllm_config)
+        changed.quant_config = None if builtin_experts else DenseConstants(config.swiglu_alpha, config.swiglu_limit)
         if hasattr(hf, "quantization_config"):
             del hf.quantization_config
     return changed

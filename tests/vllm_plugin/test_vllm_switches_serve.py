@@ -1,20 +1,26 @@
-"""A real `vllm serve` with `GPTOSS_ADAPTERS_RENDER=1`: its prompts are gptoss_harmony's, id by id, and what it repaired
-stands in its `/metrics`.
+"""A real `vllm serve` with our switches on: its prompts are gptoss_harmony's, id by id, its LoRA adapters are found by
+name, and what the plugin did stands in its `/metrics`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gptoss_harmony import Conversation, load_vocabulary, render
 from gptoss_harmony.openai import chat_completions, responses
+from helpers.lora_forms import write as write_adapter
 from helpers.vllm_serving import CHAT_TOOL, RESPONSES_TOOL, server
 
+from gptoss_adapters.checkpoint import open_checkpoint
 from gptoss_adapters.checkpoint.synthetic.checkpoints import plan_new
 from gptoss_adapters.checkpoint.writing.writer import write
 
@@ -30,13 +36,37 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPTOSS_ADAPTERS_RENDER", "1")
         patch.setenv("VLLM_ENABLE_RESPONSES_API_STORE", "1")
-        with server(folder, tmp_path_factory.mktemp("server") / "log.txt", "--enable-scale-out") as found:
+        patch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
+        patch.setenv("GPTOSS_ADAPTERS_LORA_DIR", str(write_adapters(folder, tmp_path_factory.mktemp("adapters"))))
+        log = tmp_path_factory.mktemp("server") / "log.txt"
+        with server(folder, log, "--enable-scale-out", "--enable-lora", "--max-lora-rank", "8") as found:
             yield found
+
+
+def write_adapters(base: Path, out: Path) -> Path:
+    """`loud` changes every answer; `larger` has a layer more than the model."""
+    config = open_checkpoint(base).config
+    rng = np.random.default_rng(0)
+
+    def make(layers: int) -> dict[str, np.ndarray]:
+        at = "base_model.model.model.layers.{}.self_attn.o_proj.lora_{}.weight"
+        sizes = {"A": (4, config.q_rows), "B": (config.hidden_size, 4)}
+        return {
+            at.format(n, half): rng.standard_normal(size).astype(np.float32)
+            for n in range(layers)
+            for half, size in sizes.items()
+        }
+
+    said = {"peft_type": "LORA", "peft_version": "0.21.2", "r": 4, "lora_alpha": 4, "target_modules": ["o_proj"]}
+    said["base_model_name_or_path"] = "somebody/else-bnb-4bit"  # vLLM's own resolver passes over it
+    write_adapter(out / "loud", make(config.num_hidden_layers), said)
+    write_adapter(out / "larger", make(config.num_hidden_layers + 1), said)
+    return out
 
 
 def post(url: str, path: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(
-        f"{url}/{path}", json.dumps({"model": "pocket", **body}).encode(), {"Content-Type": "application/json"}
+        f"{url}/{path}", json.dumps({"model": "pocket"} | body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=120) as answer:
         return json.load(answer)
@@ -153,6 +183,33 @@ def test_vllms_own_messages_give_the_same_ids() -> None:
     ids = render_ids([*preamble, *parse_chat_inputs_to_harmony_messages(history)])
     told = {"messages": [{"role": "system", "content": "Be brief."}, *history], "tools": [CHAT_TOOL]}
     assert ids == expect(chat_completions.to_conversation(told, date=DATE))
+
+
+def refuse(url: str, path: str, body: dict[str, Any]) -> tuple[int, str]:
+    """(HTTP status, message) of a request that is refused."""
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        post(url, path, body)
+    return caught.value.code, json.load(caught.value)["error"]["message"]
+
+
+def test_an_adapter_is_found_by_its_name(url: str) -> None:
+    asked = {"messages": [USER], "reasoning_effort": "low", "temperature": 0, "max_completion_tokens": 16}
+    plain = post(url, "chat/completions", asked | {"return_token_ids": True})
+    loud = post(url, "chat/completions", asked | {"model": "loud", "return_token_ids": True})
+    assert loud["model"] == "loud" and loud["choices"][0]["token_ids"] != plain["choices"][0]["token_ids"]
+    again = post(url, "chat/completions", asked | {"return_token_ids": True})
+    assert again["choices"][0]["token_ids"] == plain["choices"][0]["token_ids"]
+
+
+def test_a_bad_adapter_is_refused_in_words_whichever_way_it_comes(url: str) -> None:
+    status, words = refuse(url, "chat/completions", {"messages": [USER], "model": "larger"})
+    place = r"o_proj\.lora_A\.weight: a tensor of the adapter has no place in this model"
+    assert status == 400 and re.search(f"LoRA adapter larger: adapter_model.safetensors: .*{place}", words), words
+    for name in ("../loud", "nobody", "loud/.."):
+        assert refuse(url, "chat/completions", {"messages": [USER], "model": name})[0] == 404
+    larger = Path(os.environ["GPTOSS_ADAPTERS_LORA_DIR"]) / "larger"
+    status, words = refuse(url, "load_lora_adapter", {"lora_name": "mine", "lora_path": str(larger)})
+    assert status == 500 and re.search(place, words), words
 
 
 def test_metrics_have_what_was_held(url: str) -> None:
