@@ -12,7 +12,7 @@ from typing import Any
 
 from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import companions, layouts
-from gptoss_adapters.checkpoint.adapters.finding import USE_LORA, is_adapter
+from gptoss_adapters.checkpoint.adapters.finding import is_adapter
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint, TensorInfo
 from gptoss_adapters.checkpoint.dtypes import DENSE
 from gptoss_adapters.checkpoint.files import (
@@ -27,7 +27,7 @@ from gptoss_adapters.checkpoint.files import (
 from gptoss_adapters.checkpoint.formats import safetensors
 from gptoss_adapters.checkpoint.kinds import SAFETENSORS_KINDS, Kind
 from gptoss_adapters.checkpoint.quantisation import explain_quantised
-from gptoss_adapters.checkpoint.resolving import resolve
+from gptoss_adapters.checkpoint.resolving import USE_LORA, resolve
 from gptoss_adapters.errors import BadInput, UsageError
 from gptoss_adapters.spec import GptOssConfig
 from gptoss_adapters.spellings.hf_keys import name_odd_keys

@@ -14,6 +14,7 @@ from gptoss_adapters.checkpoint.storage import Part
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spec import MXFP4_BLOCK, GptOssConfig
 
+USE_LORA = "name the model that it is for, and the adapter by --lora"
 _HINTS = (
     (
         (".absmax", ".quant_state", ".quant_map", "bitsandbytes"),

@@ -24,7 +24,6 @@ _PICKLES = ("adapter_model.bin", "adapter_model.pt")
 _INDEX = f"{PEFT_WEIGHTS}.index.json"
 _SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
 _MLX_KEYS = ("fine_tune_type", "lora_parameters")
-USE_LORA = "name the model that it is for, and the adapter by --lora"
 
 
 class Form(StrEnum):

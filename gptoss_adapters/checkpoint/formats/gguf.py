@@ -14,13 +14,12 @@ from typing import Any
 
 from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import layouts
-from gptoss_adapters.checkpoint.adapters.finding import USE_LORA
 from gptoss_adapters.checkpoint.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.dtypes import DENSE, OLD_MXFP4
 from gptoss_adapters.checkpoint.files import MappedFile, Source, locate
 from gptoss_adapters.checkpoint.formats.gguf_values import UINT32, Cursor, StringArray
 from gptoss_adapters.checkpoint.kinds import Kind
-from gptoss_adapters.checkpoint.resolving import resolve
+from gptoss_adapters.checkpoint.resolving import USE_LORA, resolve
 from gptoss_adapters.errors import BadInput
 
 MAGIC, VERSIONS, DEFAULT_ALIGNMENT = b"GGUF", (2, 3), 32
