@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -211,8 +212,9 @@ def _suggest_commands(file: Path, source: str, vocabulary: bool, packed: bool) -
     if not vocabulary:
         return [f"gptoss-parity run {quote(source)} --target {quote(f'llama_cpp={file}')}"]
     line = f"FROM {file.resolve()}".replace("%", "%%") + r"\n"
+    whole = re.sub(r"-\d{5}-of-\d{5}$", "", file.stem)
     keep = "--tensor-type exps=mxfp4 " if packed else ""
-    model, smaller = quote(str(file)), quote(str(file.with_name(f"{file.stem}-Q4_K_M.gguf")))
+    model, smaller = quote(str(file)), quote(str(file.with_name(f"{whole}-Q4_K_M.gguf")))
     return [
         f"llama-server -m {model} --jinja",
         f"printf {quote(line)} > Modelfile && ollama create {name_model(file)} -f Modelfile",

@@ -30,7 +30,8 @@ def test_the_next_commands_can_be_pasted(tmp_path: Path) -> None:
     folder.mkdir()
     lines = run("to-gguf", SOURCE, "-o", folder / "My Tune.gguf", "--split-max-size", "400K").stdout.splitlines()
     first = next(folder.glob("My Tune-00001-of-*.gguf"))
-    serve, create = lines[lines.index("next:") + 1 :]
+    serve, create, _, quantise = lines[lines.index("next:") + 1 :]
+    assert shlex.split(quantise)[-3:] == [str(first), str(folder / "My Tune-Q4_K_M.gguf"), "Q4_K_M"]
     words = shlex.split(create)
     assert shlex.split(serve) == ["llama-server", "-m", str(first), "--jinja"]
     assert (
@@ -93,8 +94,8 @@ def test_a_hub_source_is_named_by_its_repository(tmp_path: Path, monkeypatch: py
     from gptoss_adapters.checkpoint.formats import hub
     from gptoss_adapters.checkpoint.formats.gguf import GgufFile
 
-    monkeypatch.setattr(hub, "download", lambda repo, inner, revision: SOURCE)
-    for path in ("openai/gpt-oss-20b", "openai/gpt-oss-20b/original"):
+    monkeypatch.setattr(hub, "download", lambda name: SOURCE)
+    for path in ("openai/gpt-oss-20b", "openai/gpt-oss-20b/original", "https://hf.co/openai/gpt-oss-20b/tree/main"):
         app(["to-gguf", path, "-o", str(tmp_path / "out.gguf"), "--force"], standalone_mode=False)
         made = GgufFile(tmp_path / "out.gguf").metadata
         assert made["general.name"] == "Gpt Oss 20b" and made["gptoss_adapters.source.sha256"]
@@ -106,7 +107,7 @@ def test_a_revision_is_a_repository_s(tmp_path: Path, monkeypatch: pytest.Monkey
     from gptoss_adapters.checkpoint.formats import hub
 
     asked = []
-    monkeypatch.setattr(hub, "download", lambda repo, inner, revision: asked.append(revision) or SOURCE)
+    monkeypatch.setattr(hub, "download", lambda name: asked.append(name.revision) or SOURCE)
     app(["verify", "openai/gpt-oss-20b", str(SOURCE), "--revision", "abc"], standalone_mode=False)
     app(["verify", str(SOURCE), "openai/gpt-oss-20b", "--revision", "abc"], standalone_mode=False)
     assert asked == ["abc", "abc"]
