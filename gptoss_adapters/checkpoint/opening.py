@@ -123,15 +123,17 @@ def _open_safetensors(path: Path, root: Path, shards: safetensors.Shards, strict
     odd += _refuse_code(raw, root / "config.json", strict)
     config, spelling = read_config(raw, str(root / "config.json"))
     sources: dict[str, Source] = {name: s for f in files for name, s in f.tensors.items()}
+    left: list[str] = []
     named = path if path.is_file() or len(files) > 1 else files[0].path
     try:
-        kind, tensors = _resolve(named, config, sources, shards.orphans, odd)
+        kind, tensors = _resolve(named, config, sources, shards.orphans, odd, left)
     except BadInput as e:
         raise explain_quantised(e, raw, root, sources) from None
     odd += _odd_config(raw, kind, spelling) + [
         f"{p.name}: a pickle file, not read" for p in sorted(root.iterdir()) if p.suffix in PICKLE_SUFFIXES
     ]
     unheeded = tuple(f"config.json: {what}" for what in name_odd_keys(raw)) if spelling == "hf" else ()
+    unheeded += tuple(left)
     there = companions.find_companions(root)
     templates = companions.read_templates(root, there)
     card, card_odd = companions.read_model_card(root)
@@ -158,9 +160,16 @@ def _open_safetensors(path: Path, root: Path, shards: safetensors.Shards, strict
 
 
 def _resolve(
-    path: Path, config: GptOssConfig, sources: dict[str, Source], orphans: frozenset[str], odd: list[str]
+    path: Path,
+    config: GptOssConfig,
+    sources: dict[str, Source],
+    orphans: frozenset[str],
+    odd: list[str],
+    left: list[str],
 ) -> tuple[Kind, dict[str, TensorInfo]]:
-    """The kind, and the canonical tensors; what is left out, or unusual, goes into `odd`."""
+    """The kind, and the canonical tensors; what is unusual goes into `odd`, tensors that
+    no index names into `left`.
+    """
     try:
         kind = layouts.tell_kind(sources, config, SAFETENSORS_KINDS)
     except BadInput as e:
@@ -169,12 +178,12 @@ def _resolve(
         kind = Kind.HF_OUT_IN
         odd.append("the experts are stored [out, in], as transformers 4.55 left them: other programs expect [in, out]")
     sources = _without_activation_scales(kind, sources, odd)
-    sources = _without_orphans(kind, config, sources, orphans, odd)
+    sources = _without_orphans(kind, config, sources, orphans, left)
     return kind, resolve(kind, path, config, sources, tuple(DENSE))
 
 
 def _without_orphans(
-    kind: Kind, config: GptOssConfig, sources: dict[str, Source], orphans: frozenset[str], odd: list[str]
+    kind: Kind, config: GptOssConfig, sources: dict[str, Source], orphans: frozenset[str], left: list[str]
 ) -> dict[str, Source]:
     """Without tensors that neither the index names nor the model needs; one that it needs is read all the same."""
     if not orphans:
@@ -182,7 +191,7 @@ def _without_orphans(
     wanted = layouts.stored(kind, config, sources)
     for name in sorted(orphans & sources.keys()):
         kept = "read all the same" if name in wanted else "no part of the model, and left out"
-        odd.append(f"{sources[name].file.name}: {name} is not in {safetensors.INDEX}: {kept}")
+        left.append(f"{sources[name].file.name}: {name} is not in {safetensors.INDEX}: {kept}")
     return {name: source for name, source in sources.items() if name not in orphans or name in wanted}
 
 

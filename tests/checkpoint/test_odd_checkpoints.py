@@ -112,7 +112,7 @@ def test_a_tensor_may_stand_in_two_files_if_it_is_the_same(twice: str, tmp_path:
 )
 def test_a_tensor_that_the_index_does_not_name_is_said(orphan: str, words: str, tmp_path: Path) -> None:
     folder = shard(copy(tmp_path / "x"), orphan=orphan)
-    assert any(orphan in line and words in line for line in open_checkpoint(folder).oddities)
+    assert any(orphan in line and words in line for line in open_checkpoint(folder).unheeded)
     assert_equal_to_source(folder, base=tmp_path / "b")
 
 

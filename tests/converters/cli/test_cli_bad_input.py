@@ -214,10 +214,6 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         index(lambda i: i["weight_map"].update({"lm_head.weight": "model-00001-of-00002.safetensors"})),
         "lm_head.weight: the index places",
     ),
-    "index forgets a tensor": (
-        index(lambda i: i["weight_map"].pop("lm_head.weight")),
-        "lm_head.weight: the tensor is not in",
-    ),
     "a link out of the folder": (
         lambda f: (
             shutil.move(f / "model.safetensors", f.parent / "m"),
