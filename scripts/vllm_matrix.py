@@ -120,7 +120,7 @@ def write(file: Path, results: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("versions", nargs="+", metavar="VERSION", help="a release, or the file of a wheel")
-    parser.add_argument("--names", action="store_true", help="probe only")
+    parser.add_argument("--names", action="store_true", help="probe only, keep what is known to run")
     parser.add_argument("--only", choices=PARTS, action="append", help="run this part, keep what is known of the other")
     parser.add_argument("--again", action="store_true", help="also what the file has")
     parser.add_argument("--fetch", action="store_true", help="unpack the versions and stop")
@@ -133,7 +133,7 @@ def main() -> None:
             find(wanted, args.folder)
         elif args.again or not known or ("engines" not in known and not args.names):
             parts = () if args.names else tuple(args.only or PARTS)
-            found = (known if args.only else {}) | examine(wanted, args.folder, parts)
+            found = (known if args.only or args.names else {}) | examine(wanted, args.folder, parts)
             write(args.out, read(args.out) | {wanted: found})  # another run may have written since
             print(wanted, {name: hook["in"] for name, hook in found["hooks"].items()}, flush=True)
     results = read(args.out)
