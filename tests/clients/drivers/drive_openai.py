@@ -95,7 +95,15 @@ def chat(client: OpenAI, flow: dict[str, Any], stream: bool) -> dict[str, Any]:
     for question in flow["asks"]:
         messages.append({"role": "user", "content": question})
         answer = run_tools(calls, messages, lambda: complete(client, messages=messages, **options))
-    return describe_chat(answer, calls, flow)
+    return describe_chat(answer, calls, flow) | {
+        "texts": [choice.message.content for choice in answer.choices],
+        "scored": join_tokens(answer.choices[0].logprobs),
+    }
+
+
+def join_tokens(logprobs: Any) -> str | None:
+    """The text of the tokens that have log-probabilities."""
+    return "".join(entry.token for entry in logprobs.content) if logprobs else None
 
 
 def describe_chat(answer: Any, calls: Calls, flow: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +136,7 @@ def list_chat_options(flow: dict[str, Any]) -> dict[str, Any]:
     options = {
         "model": flow.get("model", MODEL),
         **list_settings(flow, **SAME, **PENALTIES, max_tokens="max_completion_tokens", effort="reasoning_effort"),
-        **{name: flow[name] for name in ("stop", "tool_choice") if name in flow},
+        **{name: flow[name] for name in ("stop", "tool_choice", "n", "logprobs", "top_logprobs") if name in flow},
     }
     if "tools" in flow:
         options["tools"] = [
