@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from gptoss_adapters.checkpoint.kinds import Kind
@@ -108,6 +108,26 @@ def tell_kind(names: Iterable[str], config: GptOssConfig, kinds: Iterable[Kind] 
     if not most:
         raise BadInput("no tensor name is one of gpt-oss", got=", ".join(sorted(present)[:3]))
     return best
+
+
+def find_kind(names: Iterable[str], config: GptOssConfig, kinds: Sequence[Kind]) -> Kind | None:
+    """The first kind all of whose experts' tensors are among the names, whatever else is; None if there is none. Their
+    own form counts before the others that some tensors may have.
+    """
+    present = set(names)
+    own = (kind for kind in kinds if holds_experts(kind, config, present))
+    other = (kind for kind in kinds if holds_experts(kind, config, present, present))
+    return next(own, None) or next(other, None)
+
+
+def holds_experts(kind: Kind, config: GptOssConfig, present: Container[str], told: Container[str] = ()) -> bool:
+    """Whether all experts' tensors of the kind are present; `told`: see `parts`."""
+    return all(
+        part.name in present
+        for name, share in parts(kind, config, told).items()
+        if ".experts." in name
+        for part in share
+    )
 
 
 def _fill_layers(config: GptOssConfig) -> Iterable[tuple[Row, int]]:

@@ -6,7 +6,7 @@ Only the named folder is read, nothing is unpickled, and no code that a config n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,20 @@ def _open_safetensors(path: Path, root: Path, shards: safetensors.Shards, strict
     )
 
 
+def open_weights(files: Sequence[safetensors.SafetensorsFile], config: GptOssConfig) -> Checkpoint:
+    """The checkpoint whose weights lie in these files, and whose config somebody else has read.
+
+    Nothing beside the files is looked at: no config.json, no tokenizer, no adapter. Raises BadInput, as
+    `open_checkpoint` does.
+    """
+    odd: list[str] = []
+    safetensors.drop_doubles(files, odd)
+    path = files[0].path.parent if len(files) > 1 else files[0].path
+    sources = {name: source for file in files for name, source in file.tensors.items()}
+    kind, tensors = _resolve(path, config, sources, frozenset(), odd)
+    return Checkpoint(kind, path, config, {file.path: file for file in files}, tensors, oddities=tuple(odd))
+
+
 def _resolve(
     path: Path,
     config: GptOssConfig,
@@ -174,7 +188,7 @@ def _resolve(
         kind = layouts.tell_kind(sources, config, SAFETENSORS_KINDS)
     except BadInput as e:
         raise BadInput(e.what, file=path, got=e.got) from None
-    if kind is Kind.HF_BF16 and _stored_out_in(sources, config):
+    if kind is Kind.HF_BF16 and is_stored_out_in(sources, config):
         kind = Kind.HF_OUT_IN
         odd.append("the experts are stored [out, in], as transformers 4.55 left them: other programs expect [in, out]")
     sources = _without_activation_scales(kind, sources, odd)
@@ -195,7 +209,7 @@ def _without_orphans(
     return {name: source for name, source in sources.items() if name not in orphans or name in wanted}
 
 
-def _stored_out_in(sources: Mapping[str, Source], config: GptOssConfig) -> bool:
+def is_stored_out_in(sources: Mapping[str, Source], config: GptOssConfig) -> bool:
     """Dense fused experts as [E, 2I, H]. Only gate_up tells: down_proj has the same shape either way when H is I."""
     gate_up = sources.get(layouts.parts(Kind.HF_OUT_IN, config)["layers.0.experts.gate_up.weight"][0].name)
     h, i = config.hidden_size, config.intermediate_size

@@ -45,7 +45,8 @@ def _format_checkpoint(found: PluginReport) -> list[str]:
     lines = [f"  {name:<14} {value}" for name, value in facts.items()]
     because = [f"  {'because' if n == 0 else '':<14} {text}" for n, text in enumerate(asked.takes_over)]
     lost = [f"  {'without us' if n == 0 else '':<14} {text}" for n, text in enumerate(asked.lost)]
-    return ["", asked.model, *lines, *because, *lost]
+    notes = [f"  {'but' if n == 0 else '':<14} {text}" for n, text in enumerate(asked.notes)]
+    return ["", asked.model, *lines, *because, *lost, *notes]
 
 
 if __name__ == "__main__":

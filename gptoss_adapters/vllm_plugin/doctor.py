@@ -32,6 +32,7 @@ class CheckpointReport:
     experts: str
     lost: tuple[str, ...]
     problem: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def examine(model: str, inside: Collection[str]) -> CheckpointReport:
@@ -56,7 +57,7 @@ def _examine(model: str, inside: Collection[str]) -> CheckpointReport:
     if getattr(hf, "model_type", None) != "gpt_oss":
         raise TypeError(f"{model} is a {getattr(hf, 'model_type', 'model')}, not a gpt_oss: nothing is taken")
     decision = decide(config)
-    kind = "not here yet" if decision.checkpoint is None else str(decision.checkpoint.kind)
+    kind = "unknown, or not here yet" if decision.kind is None else str(decision.kind)
     reasons = decision.reasons if "model" in inside else ()
     dtype = config.model_config.dtype
     return CheckpointReport(
@@ -67,6 +68,7 @@ def _examine(model: str, inside: Collection[str]) -> CheckpointReport:
         tuple(reasons),
         _describe_experts(config, decision, inside),
         tuple(_list_losses(config, decision, inside)),
+        notes=decision.notes,
     )
 
 
@@ -78,6 +80,8 @@ def _describe_experts(config: Any, decision: Any, inside: Collection[str]) -> st
     from gptoss_adapters import mxfp4
     from gptoss_adapters.spec import SWIGLU_ALPHA, SWIGLU_LIMIT
 
+    if decision.config is None:
+        return "vLLM's own"
     dtype = str(config.model_config.dtype).removeprefix("torch.")
     constants = (decision.config.swiglu_alpha, decision.config.swiglu_limit)
     standard = constants == (SWIGLU_ALPHA, SWIGLU_LIMIT)
@@ -92,7 +96,7 @@ def _describe_experts(config: Any, decision: Any, inside: Collection[str]) -> st
 
 def _list_losses(config: Any, decision: Any, inside: Collection[str]) -> Iterator[str]:
     """What vLLM alone would do with this checkpoint here, of what the hooks inside mend."""
-    packed = decision.checkpoint is not None and decision.checkpoint.kind.packed
+    packed = decision.kind is not None and decision.kind.packed
     if "serve" in inside:
         yield "vllm serve would end with PackageNotFoundError"
     if packed and "quantization" in inside and not policy.builtin_mxfp4(config.model_config.dtype):

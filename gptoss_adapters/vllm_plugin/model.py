@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
+from vllm.distributed import get_world_group, model_parallel_is_initialized
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.rotary_embedding import get_rope
@@ -19,9 +21,10 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.models import gpt_oss as builtin
 from vllm.model_executor.models.utils import maybe_prefix
 
+from gptoss_adapters.errors import GptOssError
 from gptoss_adapters.spec import SLIDING, SWIGLU_ALPHA, SWIGLU_LIMIT, GptOssConfig
 from gptoss_adapters.vllm_plugin import log, lora_hooks, policy
-from gptoss_adapters.vllm_plugin.decision import Decision, decide, takes_adapters
+from gptoss_adapters.vllm_plugin.decision import Decision, decide, describe, list_demands, takes_adapters
 from gptoss_adapters.vllm_plugin.parallel import refuse_uneven
 from gptoss_adapters.vllm_plugin.quantised import open_quantised
 from gptoss_adapters.vllm_plugin.registry import ARCHITECTURE
@@ -76,27 +79,63 @@ class ObeyingModel(builtin.GptOssModel):
 
 
 class GptOssForCausalLM(builtin.GptOssForCausalLM):
-    """Constructing it gives vLLM's own model, unless `decide` has reasons against it, which the log then says."""
+    """What vLLM knows by this name. Constructing it gives vLLM's own model, unless `decide` has reasons against it,
+    which the log then says; and vLLM's own as well where ours cannot be built.
+    """
 
     def __new__(cls, *, vllm_config: VllmConfig, prefix: str = "") -> Any:
         if policy.mode() == "off":
             return builtin.GptOssForCausalLM(vllm_config=vllm_config, prefix=prefix)
         if vllm_config.lora_config is not None:
             lora_hooks.install_loader()
-        decision = decide(vllm_config)
-        refuse_uneven(vllm_config, decision.config)
-        if not decision.reasons:
-            model = builtin.GptOssForCausalLM(vllm_config=vllm_config, prefix=prefix)
-            schedule(model, vllm_config)
-            return model
-        model = super().__new__(cls)
-        object.__setattr__(model, "decision", decision)
+        decision = decide(vllm_config, download=True)
+        if decision.config is not None:
+            refuse_uneven(vllm_config, decision.config)
+        ours = build_obeying(vllm_config, prefix, decision) if decision.reasons else None
+        if decision.notes and speaks():
+            whose = "vLLM's own" if ours is None else "its own"
+            log.warning("gptoss-adapters: %s model class serves this checkpoint: %s", whose, "; ".join(decision.notes))
+        if ours is not None:
+            return ours
+        model = builtin.GptOssForCausalLM(vllm_config=vllm_config, prefix=prefix)
+        schedule(model, vllm_config)
         return model
 
-    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+
+def build_obeying(vllm_config: VllmConfig, prefix: str, decision: Decision) -> ObeyingForCausalLM | None:
+    """None, after a warning, where our class cannot be built for a reason that nobody has foreseen: vLLM's is then to
+    find no trace of it.
+    """
+    compilation = vllm_config.compilation_config
+    kept = {name: copy.copy(value) for name, value in vars(compilation).items() if isinstance(value, dict | list)}
+    try:
+        return ObeyingForCausalLM(vllm_config=vllm_config, prefix=prefix, decision=decision)
+    except GptOssError:  # a refusal, in words
+        raise
+    except Exception as error:
+        if list_demands():
+            raise
+        log.warning("gptoss-adapters: vLLM's own model class serves this checkpoint: %s", describe(error))
+    for name, value in kept.items():  # the objects themselves stay: others hold them
+        now = getattr(compilation, name)
+        now.clear()
+        now.update(value) if isinstance(value, dict) else now.extend(value)
+    return None
+
+
+def speaks() -> bool:
+    """Whether this is the rank of its machine that says what all of them do."""
+    return not model_parallel_is_initialized() or get_world_group().local_rank == 0
+
+
+class ObeyingForCausalLM(builtin.GptOssForCausalLM):
+    """vLLM's model with the pieces above, in the checkpoint's own config."""
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", decision: Decision) -> None:
         nn.Module.__init__(self)
-        decision: Decision = self.__dict__["decision"]
-        log.info("gptoss-adapters: its own model class serves this checkpoint: %s", "; ".join(decision.reasons))
+        if speaks():
+            log.info("gptoss-adapters: its own model class serves this checkpoint: %s", "; ".join(decision.reasons))
+        object.__setattr__(self, "decision", decision)
         self.vllm_config = obey(vllm_config, decision)
         self.config = self.vllm_config.model_config.hf_config
         self.model = ObeyingModel(vllm_config=self.vllm_config, prefix=maybe_prefix(prefix, "model"))
@@ -112,8 +151,8 @@ class GptOssForCausalLM(builtin.GptOssForCausalLM):
         caller's.
         """
         decision: Decision = self.__dict__["decision"]
-        if decision.translates and decision.checkpoint is not None:
-            self.__dict__["decision"] = Decision(decision.config, None, decision.quantise, decision.reasons)
+        if decision.checkpoint is not None:
+            self.__dict__["decision"] = replace(decision, checkpoint=None)
             self.__dict__["checkpoint"] = decision.checkpoint
             self.__dict__["read_packed"] = open_quantised(decision.checkpoint) if decision.quantise else None
             weights = translate_weights(decision.checkpoint, self.__dict__["read_packed"])
@@ -133,6 +172,7 @@ def obey(vllm_config: VllmConfig, decision: Decision) -> VllmConfig:
     from gptoss_adapters.vllm_plugin.quantization import DenseConstants, GptOssMxfp4
 
     config = decision.config
+    assert config is not None  # nothing to obey else
     changed = copy.copy(vllm_config)
     changed.model_config = copy.copy(vllm_config.model_config)
     hf = changed.model_config.hf_config = copy.deepcopy(vllm_config.model_config.hf_config)
@@ -142,8 +182,9 @@ def obey(vllm_config: VllmConfig, decision: Decision) -> VllmConfig:
     hf.rms_norm_eps = config.rms_norm_eps
     hf.sliding_window = config.sliding_window
     hf.rope_parameters = to_rope_parameters(config)
-    packed = decision.packed if decision.packed is not None else vllm_config.quant_config is not None
-    if packed:
+    if decision.packed is None:  # another quantisation: it stays what and where it is
+        return changed
+    if decision.packed:
         changed.quant_config = GptOssMxfp4(config.swiglu_alpha, config.swiglu_limit)
         hf.quantization_config = {"quant_method": GptOssMxfp4.get_name()}
     else:

@@ -58,7 +58,7 @@ class GptOssMxfp4(QuantizationConfig):
         method = hf_quant_cfg.get("quant_method") if isinstance(hf_quant_cfg, dict) else None
         if getattr(hf_config, "model_type", None) != "gpt_oss" or policy.mode() == "off":
             return None
-        if method not in CHECKPOINT_NAMES and not (method in OTHER_NAMES and _is_packed(hf_config)):
+        if method not in CHECKPOINT_NAMES and not (method in OTHER_NAMES and _is_packed(hf_config, hf_quant_cfg)):
             return None
         wanted = user_quant == policy.METHOD or policy.mode() == "force" or policy.on_cpu()
         return policy.METHOD if wanted else None
@@ -98,11 +98,10 @@ class DenseConstants(GptOssMxfp4):
         return DenseWithConstants(moe, self.alpha, self.limit)
 
 
-def _is_packed(hf_config: Any) -> bool:
-    from gptoss_adapters.vllm_plugin.decision import tell_kind
+def _is_packed(hf_config: Any, stated: dict[str, Any]) -> bool:
+    from gptoss_adapters.vllm_plugin.decision import is_packed
 
-    kind = tell_kind(str(getattr(hf_config, "_name_or_path", "")))
-    return kind is not None and kind.packed
+    return is_packed(hf_config, stated)
 
 
 def find_conflict() -> str:

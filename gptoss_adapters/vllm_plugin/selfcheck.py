@@ -25,7 +25,7 @@ from gptoss_adapters.reference.experts import PARTS, ExpertLayer, OracleExperts,
 from gptoss_adapters.reference.linear import as_tensor
 from gptoss_adapters.reference.model import DEFINITION
 from gptoss_adapters.vllm_plugin import log, metrics, policy
-from gptoss_adapters.vllm_plugin.decision import open_local
+from gptoss_adapters.vllm_plugin.decision import open_served
 from gptoss_adapters.vllm_plugin.quantised import ReadPacked
 
 # Relative L2: several times what rounding gives.
@@ -136,7 +136,7 @@ class _Check:
         return True
 
     def find_checkpoint(self) -> Checkpoint:
-        found = self.model.__dict__.get("checkpoint") or open_local(str(self.vllm_config.model_config.model))
+        found = self.model.__dict__.get("checkpoint") or open_served(self.vllm_config)
         if found is None:
             raise FileNotFoundError("the checkpoint's files are not at hand")
         return found.with_config(spellings.from_hf(self.model.config.to_dict()))  # what is served: --hf-overrides count

@@ -171,10 +171,16 @@ def open_folder(root: Path) -> Shards:
 
 
 def open_files(root: Path, names: Iterable[str], odd: list[str]) -> list[SafetensorsFile]:
-    """Files of one folder as one checkpoint; a tensor that stands in two of them, byte for byte, counts once, and `odd`
-    says so. Raises BadInput when the two differ.
-    """
+    """Files of one folder as one checkpoint; see `drop_doubles`."""
     files = [SafetensorsFile(root / name, locate(root, name)) for name in names]
+    drop_doubles(files, odd)
+    return files
+
+
+def drop_doubles(files: Iterable[SafetensorsFile], odd: list[str]) -> None:
+    """A tensor that stands in two files, byte for byte, counts once, and `odd` says so. Raises BadInput when the two
+    differ.
+    """
     owner: dict[str, SafetensorsFile] = {}
     for file in files:
         for name in [name for name in file.tensors if name in owner]:
@@ -189,7 +195,6 @@ def open_files(root: Path, names: Iterable[str], odd: list[str]) -> list[Safeten
             del file.tensors[name]
             odd.append(f"{name} stands in {first.path.name} and, the same, in {file.path.name}")
         owner |= dict.fromkeys(file.tensors, file)
-    return files
 
 
 def _is_same(a: SafetensorsFile, b: SafetensorsFile, name: str) -> bool:
