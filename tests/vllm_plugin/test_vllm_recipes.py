@@ -4,7 +4,9 @@ checked.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +35,32 @@ def test_vllm_takes_it(recipe: Path, parser) -> None:
     assert f"--config recipes/vllm/{recipe.name}" in recipe.read_text()  # says how it is used
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_the_recipe_in_json_says_the_same(recipe: Path, parser) -> None:
+    """In the shape of vLLM's own recipes: a command's words and its environment, whole for each node."""
+    found = json.loads((ROOT / "json" / f"{recipe.stem}.json").read_text())
+    assert (found["deploy_type"] == "multi_node") == (recipe.stem == "two_nodes")
+    nodes = {
+        "argv": [],
+        "head_argv": ["--node-rank", "0", "--master-addr", "$HEAD_IP"],
+        "worker_argv": ["--node-rank", "1", "--master-addr", "$HEAD_IP", "--headless"],
+    }
+    commands = {key: found[key] for key in nodes if key in found}
+    assert set(commands) == ({"head_argv", "worker_argv"} if recipe.stem == "two_nodes" else {"argv"})
+    for key, argv in commands.items():
+        assert argv[:2] == ["vllm", "serve"]
+        as_yaml = parse(parser, ["serve", "--config", str(recipe), *nodes[key]])
+        assert parse(parser, argv[1:]) == as_yaml, key
+    used = recipe.read_text().partition("\nmodel:")[0]
+    assert all(name in used for name in found["env"])  # the YAML file's text says it too
+
+
+def parse(parser, argv: list[str]) -> dict[str, Any]:
+    found = vars(parser.parse_args(argv))
+    model = found.pop("model_tag", None) or found.pop("model")
+    return {key: repr(value) for key, value in found.items() if key not in ("config", "model")} | {"model": model}
+
+
 def test_a_key_that_vllm_does_not_know_is_refused(parser, tmp_path: Path) -> None:
     """The negative control."""
     (tmp_path / "bad.yaml").write_text("model: x\nno-such-option: 3\n")
@@ -44,6 +72,7 @@ def test_there_is_one_per_kind_of_hardware() -> None:
     assert {recipe.stem for recipe in RECIPES} >= {
         "cpu",
         "one_gpu",
+        "one_gpu_120b",
         "tensor_parallel",
         "two_nodes",
         "fine_tune",
