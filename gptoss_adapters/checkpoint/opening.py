@@ -169,7 +169,7 @@ def open_weights(files: Sequence[safetensors.SafetensorsFile], config: GptOssCon
     safetensors.drop_doubles(files, odd)
     path = files[0].path.parent if len(files) > 1 else files[0].path
     sources = {name: source for file in files for name, source in file.tensors.items()}
-    kind, tensors = _resolve(path, config, sources, frozenset(), odd)
+    kind, tensors = _resolve(path, config, sources, frozenset(), odd, [])
     return Checkpoint(kind, path, config, {file.path: file for file in files}, tensors, oddities=tuple(odd))
 
 

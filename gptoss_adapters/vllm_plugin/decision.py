@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gptoss_adapters import spellings
-from gptoss_adapters.checkpoint import Checkpoint, layouts
+from gptoss_adapters.checkpoint import Checkpoint, layouts, open_checkpoint
 from gptoss_adapters.checkpoint.formats.safetensors import SafetensorsFile
 from gptoss_adapters.checkpoint.kinds import SAFETENSORS_KINDS, Kind
 from gptoss_adapters.checkpoint.opening import is_stored_out_in, open_weights
@@ -290,6 +290,12 @@ def open_served(vllm_config: VllmConfig) -> Checkpoint | None:
     config = read_config(vllm_config)
     paths = served_files.find_served(vllm_config)
     return open_weights([SafetensorsFile(path, path.resolve()) for path in paths], config) if paths else None
+
+
+def open_local(model: str) -> Checkpoint | None:
+    """The checkpoint of a folder, or of a repository's main revision in the Hub's cache; None: it is not here."""
+    paths = served_files.find_files(model)
+    return open_checkpoint(paths[0].parent) if paths else None
 
 
 def is_packed(hf_config: Any, stated: Mapping[str, Any]) -> bool:

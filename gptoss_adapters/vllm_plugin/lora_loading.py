@@ -28,11 +28,12 @@ from vllm.lora.utils import get_adapter_absolute_path
 from vllm.lora.worker_manager import WorkerLoRAManager
 from vllm.model_executor.layers.fused_moe import MoERunner
 
+from gptoss_adapters import spellings
 from gptoss_adapters.checkpoint import Checkpoint
 from gptoss_adapters.errors import BadInput, GptOssError
 from gptoss_adapters.spec import GptOssConfig
 from gptoss_adapters.vllm_plugin import log, policy
-from gptoss_adapters.vllm_plugin.decision import open_local, read_config
+from gptoss_adapters.vllm_plugin.decision import open_local
 from gptoss_adapters.vllm_plugin.lora_experts import FusedMoE3DWithLoRA
 from gptoss_adapters.vllm_plugin.lora_reading import ServedAdapter, read_adapter
 
@@ -99,7 +100,7 @@ def _load(worker: Any, lora_request: Any, path: Path) -> Any:
 def _read_config(hf: Any) -> GptOssConfig:
     """Raises RuntimeError where only vLLM can read the model's config."""
     try:
-        return read_config(hf)
+        return spellings.from_hf(hf.to_dict())
     except GptOssError as error:
         raise RuntimeError(str(error)) from error
 
