@@ -48,7 +48,7 @@ TAKEN: list[str | bytes] = [
     "FROM {}\nSYSTEM \U0001fae8 \U0001f6dc \U00011f04\n",
     "FROM {}\nSYSTEM 日本 é ß ı\n",
     "FROM {}\nSYSTEM a\u0301\u20e3\n",
-    b"FROM {}\nSYSTEM caf\xe9\n",
+    b"FROM {}\nSYSTEM na\xefve\n",
     "FROM {}\nSYSTEM x\n".encode("utf-16"),
     b"\xfe\xff" + "FROM {}\nSYSTEM x\n".encode("utf-16-be"),
     "FROM {}\nPARAMETER num_ctx 4096\n",
@@ -215,7 +215,7 @@ def find(text: str | bytes, folder: Path) -> list[object]:
 
 
 def test_an_odd_byte_is_a_warning_with_its_line(tmp_path: Path) -> None:
-    (found,) = find(b"FROM {}\n\nSYSTEM caf\xe9\n", tmp_path)
+    (found,) = find(b"FROM {}\n\nSYSTEM na\xefve\n", tmp_path)
     assert (found.line, found.rule, found.warning) == (3, "encoding", True)
 
 
