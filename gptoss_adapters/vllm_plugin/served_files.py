@@ -78,7 +78,11 @@ def _find_folder(model: str, revision: str | None, download_dir: str | None) -> 
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, revision=revision, cache_dir=download_dir, local_files_only=True))
+        # The pattern: to the Hub's library a snapshot with the weights alone, as in a download dir, is incomplete.
+        found = snapshot_download(
+            model, revision=revision, cache_dir=download_dir, allow_patterns=[INDEX], local_files_only=True
+        )
+        return Path(found)
     except Exception:  # not a repository, not in the cache: vLLM's loader goes its own way
         return None
 
