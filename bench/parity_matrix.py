@@ -1,6 +1,6 @@
 """Every exporter x every backend x every kind of checkpoint, judged by `gptoss_adapters.parity` against one reference.
 
-    python bench/parity_matrix.py [--full] [--out bench/results/parity_matrix.json]
+    python bench/parity_matrix.py [--full] [--keep] [--out bench/results/parity_matrix.json]
 
 The reference is the parity checkpoint p1 (seed 0). Each kind holds the same weights, each exporter writes from each
 kind, and each backend opens what it can read. Without --full: the fewest cells in which every pair of (kind, exporter),
@@ -234,6 +234,8 @@ def _short(value: float | None) -> float | None:
 
 def results(chosen: Sequence[Cell], folder: Path, jobs: int = 2) -> Iterator[dict[str, Any]]:
     """One row per cell, in order; `jobs` cells at a time."""
+    if not chosen:
+        return
     bench = Bench(folder)
     with ThreadPoolExecutor(jobs) as pool:
         yield bench.result(chosen[0])  # makes the reference
@@ -243,19 +245,27 @@ def results(chosen: Sequence[Cell], folder: Path, jobs: int = 2) -> Iterator[dic
         yield from pool.map(bench.result, chosen[1:])
 
 
+def kept_rows() -> dict[Cell, dict[str, Any]]:
+    """The rows of both committed files."""
+    rows = [row for file in RESULTS.glob("parity_matrix*.json") for row in json.loads(file.read_text())["results"]]
+    return {Cell(row["kind"], row["exporter"], row["backend"]): row for row in rows}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="every cell, not only every pair")
+    parser.add_argument("--keep", action="store_true", help="run only the cells that no committed file has")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     out = options.out or RESULTS / ("parity_matrix_full.json" if options.full else "parity_matrix.json")
     chosen = cells() if options.full else pairwise(cells())
-    rows = []
+    kept = kept_rows() if options.keep else {}
+    asked = [cell for cell in chosen if cell not in kept]
     with tempfile.TemporaryDirectory(prefix="parity-matrix-") as folder:
-        for n, row in enumerate(results(chosen, Path(folder)), 1):
-            rows.append(row)
+        for n, (cell, row) in enumerate(zip(asked, results(asked, Path(folder)), strict=True), 1):
+            kept[cell] = row
             print(
-                f"{n}/{len(chosen)} {row['kind']} -> {row['exporter']} -> {row['backend']}: {row['verdict']} "
+                f"{n}/{len(asked)} {row['kind']} -> {row['exporter']} -> {row['backend']}: {row['verdict']} "
                 f"({row['worst_excess']}, {row['seconds']} s) {row['reason'][:90]}",
                 flush=True,
             )
@@ -269,7 +279,7 @@ def main() -> None:
         "python": platform.python_version(),
         "cores": os.cpu_count(),
     }
-    out.write_text(json.dumps({**made, "results": rows}, indent=1) + "\n")
+    out.write_text(json.dumps({**made, "results": [kept[cell] for cell in chosen]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
