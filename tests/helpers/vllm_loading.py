@@ -30,6 +30,7 @@ def world() -> Iterator[None]:
     from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
     load_general_plugins()
+    cleanup_dist_env_and_memory()  # what an engine in this process may have left
     _set_torch_accelerator_to_noop()  # as the CPU worker does before it loads
     with set_current_vllm_config(VllmConfig()), tempfile.TemporaryDirectory() as folder:
         parallel_state.init_distributed_environment(1, 0, f"file://{folder}/store", 0, "gloo")

@@ -207,10 +207,12 @@ def test_a_parser_that_cannot_be_imported_leaves_vllm_s_own(
     from vllm.parser.parser_manager import ParserManager
     from vllm.reasoning import ReasoningParserManager
 
+    from gptoss_adapters import vllm_plugin
     from gptoss_adapters.vllm_plugin import harmony_hooks
 
     for name in ("lazy_parsers", "reasoning_parsers"):
         monkeypatch.setattr(ReasoningParserManager, name, dict(getattr(ReasoningParserManager, name)))
+    monkeypatch.delattr(vllm_plugin, "harmony_parser", raising=False)  # an import would find it there first
     monkeypatch.delitem(sys.modules, harmony_hooks.MODULE, raising=False)
     monkeypatch.setitem(sys.modules, "gptoss_adapters.vllm_plugin.harmony_parser", None)
     monkeypatch.setenv("GPTOSS_ADAPTERS_VLLM", "force")
