@@ -17,6 +17,8 @@ EXPERTS = {  # by `policy.choose_experts`
     "native": "MXFP4 as stored, this package's kernels ({backend})",
 }
 
+DENSE_ON_GPU = "vLLM's Triton kernels, told this checkpoint's SwiGLU constants, refused where those cannot run"
+
 
 @dataclass(frozen=True)
 class CheckpointReport:
@@ -86,7 +88,9 @@ def _describe_experts(config: Any, decision: Any, inside: Collection[str]) -> st
     constants = (decision.config.swiglu_alpha, decision.config.swiglu_limit)
     standard = constants == (SWIGLU_ALPHA, SWIGLU_LIMIT)
     if not _is_packed(config, decision):
-        return f"{dtype}, {'vLLM kernels' if standard else 'one expert at a time, in torch'}"
+        if standard or "model" not in inside:
+            return f"{dtype}, vLLM's kernels"
+        return f"{dtype}, {'one expert at a time, in torch' if policy.on_cpu() else DENSE_ON_GPU}"
     ours = config.model_config.quantization == policy.METHOD or (decision.reasons and "model" in inside)
     if not ours:
         return "MXFP4, vLLM's own kernels"

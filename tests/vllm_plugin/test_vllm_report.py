@@ -129,6 +129,20 @@ def test_of_a_checkpoint_it_says_what_is_taken(tmp_path: Path, monkeypatch: pyte
     assert any("refused" in text for text in found.lost) and any("rms_norm_eps" in text for text in found.lost)
 
 
+def test_of_bf16_experts_it_says_whose_kernels_take_the_constants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gptoss_adapters.vllm_plugin import policy
+
+    changed = tmp_path / "changed"
+    shutil.copytree(TINY / "hf-bf16", changed)
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps(config | {"swiglu_limit": 3.0}))
+    assert "in torch" in examine(changed).experts
+    monkeypatch.setattr(policy, "on_cpu", lambda: False)
+    assert "Triton" in examine(changed).experts and "in torch" not in examine(changed).experts
+
+
 def test_of_what_vllm_refuses_it_says_why(tmp_path: Path) -> None:
     found = examine(tmp_path / "nothing")
     assert found.problem and not found.lost and "\n" not in found.problem
