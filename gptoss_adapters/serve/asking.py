@@ -93,7 +93,8 @@ def make_ask(
         "logprobs": logprobs,
         "grammar": grammar and grammar.text,
     }
-    if grammar is None and holding.by == "headers":
+    biased = getattr(body, "logit_bias", None) and not tools  # it may be about headers, and no call is at stake
+    if grammar is None and holding.by == "headers" and not biased:
         settings["headers"] = list_headers(turn)
     return Ask(tokens, settings, schema, must_call, grammar is not None, grammar.notes if grammar else ())
 
