@@ -35,7 +35,7 @@ class MessageCollector:
             self.messages.append(Message(Role.USER, [*parts]))
         elif role == "assistant":
             self._add_assistant(message, thoughts, parts, where)
-        elif role == "tool":
+        elif role in ("tool", "function"):  # the latter answers the API's `function_call` of 2023
             self.messages.append(make_result(self._tool_of(message, where), parts))
         elif role in INSTRUCTING:
             self.messages.append(Message.developer(join_parts(parts)))
@@ -48,24 +48,30 @@ class MessageCollector:
         given = [read_optional(message, key, str, where) for key in (*REASONING_FIELDS, "thinking")]
         reasoning = next((text for text in given if text), thoughts)
         calls = read_optional(message, "tool_calls", list, where) or []
+        old_call = None if calls else read_optional(message, "function_call", dict, where)
+        called = bool(calls or old_call)
         if reasoning:
             self.messages.append(Message.assistant(reasoning, ANALYSIS))
-        if parts and (join_parts(parts) or not (calls or reasoning)):
-            self.messages.append(Message(Role.ASSISTANT, [*parts], channel=COMMENTARY if calls else FINAL))
+        if parts and (join_parts(parts) or not (called or reasoning)):
+            self.messages.append(Message(Role.ASSISTANT, [*parts], channel=COMMENTARY if called else FINAL))
         for i, call in enumerate(calls):
             self._add_call(call, f"{where}.tool_calls[{i}]")
+        if old_call:
+            self._add_function(old_call, "function", "", f"{where}.function_call")
 
     def _add_call(self, call: Json, where: str) -> None:
         kind = "custom" if expect(call, dict, where).get("type") == "custom" else "function"
         function = expect(call.get(kind), dict, f"{where}.{kind}")
-        name = expect(function.get("name"), str, f"{where}.{kind}.name")
+        self._add_function(function, kind, read_optional(call, "id", str, where) or "", f"{where}.{kind}")
+
+    def _add_function(self, function: Json, kind: str, call_id: str, where: str) -> None:
+        name = expect(function.get("name"), str, f"{where}.name")
         if kind == "custom":
             arguments = unspell_call(function, kind)
         else:
-            arguments = expect(function.get("arguments"), str, f"{where}.function.arguments")
-        space = read_optional(function, "namespace", str, f"{where}.{kind}")
+            arguments = expect(function.get("arguments"), str, f"{where}.arguments")
+        space = read_optional(function, "namespace", str, where)
         message = self._tools.call(name, arguments, space, kind)
-        call_id = read_optional(call, "id", str, where) or ""
         message = self._restore(message, call_id) if self._restore else message
         self._calls.add(call_id, message.recipient or "")
         self.messages.append(message)

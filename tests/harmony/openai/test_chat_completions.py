@@ -50,6 +50,25 @@ def test_an_agent_turn_keeps_its_reasoning_and_a_finished_turn_does_not() -> Non
     ]
 
 
+def test_calls_and_results_of_2023_stay_in_the_history() -> None:
+    call = {"name": "get_weather", "arguments": '{"city": "SF"}'}
+    request = {
+        "messages": [
+            {"role": "user", "content": "weather?"},
+            {"role": "assistant", "content": "Let me see.", "function_call": call},
+            {"role": "function", "name": "get_weather", "content": "sunny"},
+        ],
+        "tools": [WEATHER],
+    }
+    assert shape(request)[1:] == [
+        ("assistant", "commentary", None, "Let me see."),
+        ("assistant", "commentary", "functions.get_weather", '{"city": "SF"}'),
+        ("functions.get_weather", "commentary", "assistant", "sunny"),
+    ]
+    with pytest.raises(LayoutError, match=r"messages\[0\]\.function_call\.name"):
+        to_conversation({"messages": [{"role": "assistant", "function_call": {"arguments": "{}"}}]})
+
+
 def test_parallel_results_find_their_calls_by_id() -> None:
     calls = [
         {"id": f"c{i}", "type": "function", "function": {"name": name, "arguments": "{}"}}
