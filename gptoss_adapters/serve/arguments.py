@@ -6,7 +6,7 @@ range is refused either way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -30,6 +30,12 @@ _ABSENT: dict[str, str] = {
     "prompt": "this server has no stored prompts: send instructions and input",
 }
 """What an answer cannot be given without."""
+_INSIDE: dict[str, Collection[str]] = {
+    "stream_options": StreamOptions.model_fields,
+    "reasoning": ("effort", "summary", "generate_summary"),
+    "text": ("format", "verbosity"),
+}
+"""Keys of arguments that are objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +97,21 @@ def read_arguments(kind: type[Body], raw: Json, strict: bool) -> Reading[Body]:
     except ValidationError as error:
         raise explain_validation(error) from None
     reading: Reading[Body] = Reading(body, known, [], strict)
-    unknown = [*odd, *(key for key in spelled if key not in fields), *_list_unknown_stream_options(known)]
+    unknown = [*odd, *(key for key in spelled if key not in fields), *_list_unknown_inside(known)]
     reading.note(*(Note(key[:200], "unknown argument, ignored", "unknown_parameter") for key in unknown))
     reading.note(*_list_lacking(body, known))
     reading.note(*_describe_effort(known, responses))
     return reading
 
 
-def _list_unknown_stream_options(raw: Json) -> list[str]:
-    return [f"stream_options.{key}" for key in raw.get("stream_options") or () if key not in StreamOptions.model_fields]
+def _list_unknown_inside(raw: Json) -> list[str]:
+    """Paths of what is not known inside arguments that are objects."""
+    return [
+        f"{name}.{key}"
+        for name, known in _INSIDE.items()
+        for key, value in (raw.get(name) or {}).items()
+        if key not in known and value is not None
+    ]
 
 
 def _list_lacking(body: CommonBody, known: Json) -> Iterator[Note]:

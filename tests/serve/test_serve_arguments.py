@@ -51,6 +51,7 @@ def post_and_log(server: Served, path: str, **extra: Any) -> tuple[dict[str, Any
         ({"best_of": 2}, "best_of"),
         ({"moderation": {"model": "x"}}, "moderation"),
         ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats"),
+        ({"reasoning": {"effort": "low", "max_tokens": 9}}, "reasoning.max_tokens"),
     ],
 )
 def test_what_is_unknown_or_lacking_is_named(server: Served, path: str, extra: dict[str, Any], named: str) -> None:
@@ -69,6 +70,7 @@ def test_what_is_unknown_or_lacking_is_named(server: Served, path: str, extra: d
         {"max_tokens": -1},
         {"chat_template_kwargs": {"reasoning_effort": "high"}},
         {"think": True, "enable_thinking": True, "thinking": {"type": "enabled"}},
+        {"reasoning": {"effort": None, "max_tokens": None, "summary": "auto", "enabled": True}},
         {"user": "u", "prompt_cache_key": "k", "service_tier": "auto"},
     ],
 )
@@ -79,6 +81,7 @@ def test_what_asks_for_nothing_is_not_worth_a_word(server: Served, path: str, ex
 def test_arguments_of_one_api(server: Served) -> None:
     assert len(post(server, CHAT, n=2)["choices"]) == 2
     assert "n: unknown argument" in post(server, RESPONSES, n=2)["warnings"][0]
+    assert "text.verbose: unknown" in post(server, RESPONSES, text={"verbosity": "low", "verbose": 1})["warnings"][0]
     assert "background: " in post(server, RESPONSES, background=True)["warnings"][0]
     every = ["web_search_call.action.sources", "code_interpreter_call.outputs", "file_search_call.results"]
     assert "warnings" not in post(server, RESPONSES, include=every)
