@@ -168,7 +168,7 @@ def test_log_probabilities_of_a_prompts_positions(server: FakeOllama, backend: B
         backend.top_logprobs(PROMPT[:1], 10)
     with pytest.raises(UsageError, match="argument k"):
         backend.top_logprobs(PROMPT, 11)
-    with pytest.raises(NotComparable, match="own tokens"):
+    with pytest.raises(NotComparable, match="of a prompt's tokens"):
         backend.prompt_logprobs(PROMPT)
 
 

@@ -232,7 +232,7 @@ def open_gguf(path: Path) -> Checkpoint:
 
     files = open_splits(path)
     metadata = files[0].metadata
-    if metadata.get("general.type") == "adapter":
+    if str(metadata.get("general.type")) == "adapter":  # a key may hold an array
         raise BadInput("is a LoRA adapter, not a model", file=path, hint=USE_LORA)
     sources = _gather_sources(path, files)
     if blob := is_blob(metadata):
