@@ -115,8 +115,11 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)  # made once: it is hot
+
+
 def dump(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
 def _read_object(data: bytes) -> Json:
