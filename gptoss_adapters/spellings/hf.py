@@ -11,23 +11,10 @@ from gptoss_adapters.errors import BadInput
 from gptoss_adapters.json_fields import JsonFields, plain, without_none
 from gptoss_adapters.spec import GPT_OSS_20B as PUBLISHED  # what an absent key mostly means
 from gptoss_adapters.spec import GptOssConfig
-from gptoss_adapters.spellings.hf_keys import READ, check_keys
+from gptoss_adapters.spellings.hf_keys import READ, SAME, check_keys
 from gptoss_adapters.spellings.hf_layers import take_layers, to_hf_layers
 from gptoss_adapters.spellings.hf_rope import take_rope, to_hf_rope
 
-_SAME = (  # spelled as ours, and never null
-    "num_hidden_layers",
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "head_dim",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "sliding_window",
-    "rms_norm_eps",
-    "swiglu_limit",
-    "swiglu_alpha",
-)
 NOT_QUANTISED = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
 _FIXED = {  # of every published config
     "architectures": ["GptOssForCausalLM"],
@@ -52,10 +39,10 @@ def from_hf(raw: Mapping[str, Any], file: str | None = None) -> GptOssConfig:
     """
     check_keys(raw, file)
     take = JsonFields(raw, file)
-    null = next((key for key in _SAME if key in raw and raw[key] is None and not _in_blocks(raw, key)), None)
+    null = next((key for key in SAME if key in raw and raw[key] is None and not _in_blocks(raw, key)), None)
     if null:
         raise BadInput(f"config field {null} is null", file=file)
-    values = {key: take(key) for key in _SAME} | take_rope(take) | take_layers(take)
+    values = {key: take(key) for key in SAME} | take_rope(take) | take_layers(take)
     values["num_hidden_layers"] = take.integer("num_hidden_layers")
     values["experts_per_token"] = take("num_experts_per_tok", take("experts_per_token"))
     eos = take("eos_token_id")
@@ -76,7 +63,7 @@ def to_hf(
     kept: lists of end tokens, unknown keys, what training needs. The tensors are bfloat16, and `dtype` says so.
     """
     rope, theta = to_hf_rope(config.as_dict()), plain(config.rope_theta)
-    out = _FIXED | _list_kept(source or {}) | {key: getattr(config, key) for key in _SAME}
+    out = _FIXED | _list_kept(source or {}) | {key: getattr(config, key) for key in SAME}
     out |= {
         "experts_per_token": config.experts_per_token,
         "initial_context_length": config.initial_context_length,

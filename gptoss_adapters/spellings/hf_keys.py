@@ -13,12 +13,8 @@ from typing import Any
 from gptoss_adapters.errors import BadInput
 from gptoss_adapters.spellings.hf_rope import ROPE_KEYS, name_odd_rope
 
-READ = (
+SAME = (  # spelled as ours, and never null
     "num_hidden_layers",
-    "num_local_experts",
-    "num_experts",
-    "num_experts_per_tok",
-    "experts_per_token",  # of the published files
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -26,10 +22,17 @@ READ = (
     "num_attention_heads",
     "num_key_value_heads",
     "sliding_window",
-    "layer_types",
     "rms_norm_eps",
-    "swiglu_alpha",
     "swiglu_limit",
+    "swiglu_alpha",
+)
+READ = (
+    *SAME,
+    "num_local_experts",
+    "num_experts",
+    "num_experts_per_tok",
+    "experts_per_token",  # of the published files
+    "layer_types",
     "max_position_embeddings",
     *ROPE_KEYS,
     "pad_token_id",

@@ -26,6 +26,7 @@ import numpy as np
 
 from gptoss_adapters.checkpoint import Checkpoint
 from gptoss_adapters.checkpoint.adapters.deltas import F32, Deltas, Pair
+from gptoss_adapters.checkpoint.adapters.finding import PEFT_PICKLES, PEFT_WEIGHTS
 from gptoss_adapters.checkpoint.checkpoint import TensorInfo
 from gptoss_adapters.checkpoint.kinds import Kind
 from gptoss_adapters.checkpoint.layouts import canonical
@@ -38,8 +39,6 @@ ORDERS = ("peft", "unsloth")
 ORDER_SWITCH = "GPTOSS_ADAPTERS_LORA_ORDER"
 _LINEAR = re.compile(r"layers\.(\d+)\.(?:([qkvo])_proj|router)\.weight")
 _EXPERTS = re.compile(r"layers\.(\d+)\.experts\.(gate_up|down)\.weight")
-_WEIGHTS = "adapter_model.safetensors"
-_PICKLES = ("adapter_model.bin", "adapter_model.pt")  # vLLM reads them too, without running what is in them
 _MERGE = "merge it into the checkpoint: gptoss-convert to-hf BASE -o OUT --lora ADAPTER"
 
 
@@ -173,9 +172,11 @@ def _reword(error: BadInput, folder: Path, path: Path) -> BadInput:
 
 @contextmanager
 def _without_pickle(path: Path) -> Iterator[Path]:
-    """The folder itself, or a copy of it with its pickle's tensors as safetensors."""
-    pickle = next((path / name for name in _PICKLES if (path / name).is_file()), None)
-    if pickle is None or (path / _WEIGHTS).exists():
+    """The folder itself, or a copy of it with its pickle's tensors as safetensors: vLLM reads pickles too, without
+    running what is in them.
+    """
+    pickle = next((path / name for name in PEFT_PICKLES if (path / name).is_file()), None)
+    if pickle is None or (path / PEFT_WEIGHTS).exists():
         yield path
         return
     import torch
@@ -183,6 +184,6 @@ def _without_pickle(path: Path) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(prefix="gptoss-adapters-") as folder:
         tensors = torch.load(pickle, map_location="cpu", weights_only=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / _WEIGHTS)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / PEFT_WEIGHTS)
         shutil.copy(path / "adapter_config.json", folder)
         yield Path(folder)

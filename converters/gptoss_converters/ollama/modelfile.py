@@ -188,7 +188,11 @@ class _Reader:
         """Up to the first newline at which the value is whole."""
         value = _Value()
         while self.at < len(self.text) and not (self.text[self.at] in "\r\n" and value.is_whole()):
-            value.add(self.text[self.at], self.line if not is_printable(self.text[self.at]) else 0)
+            character = self.text[self.at]
+            if _is_kept(character):
+                value.keep(character)
+            else:
+                value.drop(character, self.line)
             self.at += 1
         if not value.is_whole():
             raise ModelfileError(
@@ -225,10 +229,10 @@ class _Value:
         start = "".join(self.kept[self.begin : self.begin + 3]) if self.begin >= 0 else ""
         return '"""' if start == '"""' else start[:1] if start[:1] == '"' else ""
 
-    def add(self, character: str, line: int) -> None:
-        if not is_printable(character) and character not in "\t\r\n":
-            self.dropped.append((len(self.kept), line, character))
-            return
+    def drop(self, character: str, line: int) -> None:
+        self.dropped.append((len(self.kept), line, character))
+
+    def keep(self, character: str) -> None:
         self.kept.append(character)
         if character not in " \t\r\n":
             self.begin = len(self.kept) - 1 if self.begin < 0 else self.begin

@@ -20,7 +20,7 @@ from gptoss_adapters.errors import BadInput
 
 CONFIG = "adapter_config.json"
 PEFT_WEIGHTS, MLX_WEIGHTS = "adapter_model.safetensors", "adapters.safetensors"
-_PICKLES = ("adapter_model.bin", "adapter_model.pt")
+PEFT_PICKLES = ("adapter_model.bin", "adapter_model.pt")
 _INDEX = f"{PEFT_WEIGHTS}.index.json"
 _SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
 _MLX_KEYS = ("fine_tune_type", "lora_parameters")
@@ -99,7 +99,7 @@ def is_adapter(path: Path) -> bool:
 def _open_folder(folder: Path) -> AdapterFiles:
     if names := _list_weights(folder):
         return _open_safetensors(folder, names)
-    for name in _PICKLES:
+    for name in PEFT_PICKLES:
         if (folder / name).exists():
             raise BadInput(
                 "is a pickle adapter, which can run code when loaded",
